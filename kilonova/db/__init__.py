@@ -1,0 +1,1 @@
+"""The databases: connections, schemas, migrations and queries."""

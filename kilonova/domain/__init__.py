@@ -1,0 +1,1 @@
+"""Plain types of the compute domain. Imports nothing else of the package."""

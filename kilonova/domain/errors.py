@@ -1,0 +1,170 @@
+"""The error hierarchy. Every error knows its HTTP status, what happened, to what, and what to do.
+
+Three questions decide where an error belongs:
+
+- Is it the caller's? Then it is one of the HTTP families below (`InvalidInput`, `NotFound`, ...).
+- Does it tell the engine what to do next? Then it derives from `Retryable`, `TryElsewhere` or `Unreachable`.
+- Neither? Then it is a plain `KilonovaError`: the step has failed for good and the operation unwinds.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class KilonovaError(Exception):
+    """Root of all errors that this package raises on purpose.
+
+    Args:
+        message: what happened, naming the object. Shown to users; holds no secrets or addresses.
+        hint: what to do about it, or None.
+    """
+
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+# --- The caller's errors, by HTTP status -----------------------------------------------------------
+
+
+class InvalidInput(KilonovaError):
+    """The request is malformed or contradicts itself."""
+
+    status = 400
+
+
+class Unauthorized(KilonovaError):
+    """No token, or one that is not valid."""
+
+    status = 401
+
+
+class Forbidden(KilonovaError):
+    """The caller may not do this."""
+
+    status = 403
+
+
+class PolicyNotAuthorized(Forbidden):
+    """A policy rule refuses the caller. Spec: API-041."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(f"Policy doesn't allow {rule} to be performed.")
+        self.rule = rule
+
+
+class OverQuota(Forbidden):
+    """A quota would be exceeded. Spec: API-058, API-059."""
+
+
+class NotFound(KilonovaError):
+    """The object does not exist, or not for this caller."""
+
+    status = 404
+
+
+class InstanceNotFound(NotFound):
+    def __init__(self, instance: str) -> None:
+        super().__init__(f"Instance {instance} could not be found.")
+
+
+class FlavorNotFound(NotFound):
+    def __init__(self, flavor: str) -> None:
+        super().__init__(f"Flavor {flavor} could not be found.")
+
+
+class ImageNotFound(NotFound):
+    def __init__(self, image: str) -> None:
+        super().__init__(f"Image {image} could not be found.")
+
+
+class NetworkNotFound(NotFound):
+    def __init__(self, network: str) -> None:
+        super().__init__(f"Network {network} could not be found.")
+
+
+class PortNotFound(NotFound):
+    def __init__(self, port: str) -> None:
+        super().__init__(f"Port id {port} could not be found.")
+
+
+class Conflict(KilonovaError):
+    """The object is in a state that does not allow this."""
+
+    status = 409
+
+
+class InstanceInvalidState(Conflict):
+    """Spec: API-062."""
+
+    def __init__(self, instance: str, action: str, attr: str, value: str) -> None:
+        super().__init__(f"Cannot '{action}' instance {instance} while it is in {attr} {value}")
+
+
+class InstanceLocked(Conflict):
+    """Spec: API-064."""
+
+    def __init__(self, instance: str) -> None:
+        super().__init__(f"Instance {instance} is locked")
+
+
+class InstanceNotReady(Conflict):
+    """The server has no host yet. Spec: API-065."""
+
+    def __init__(self, instance: str) -> None:
+        super().__init__(f"Instance {instance} is not ready")
+
+
+class NotSupported(KilonovaError):
+    """This deployment cannot do it (a driver or service lacks the feature)."""
+
+    status = 501
+
+
+class ServiceUnavailable(KilonovaError):
+    """Something this depends on does not answer now; try again later."""
+
+    status = 503
+
+
+# --- Errors that tell the engine what to do --------------------------------------------------------
+
+
+class Retryable(KilonovaError):
+    """The same step may succeed when repeated (a restart, a lost connection, a busy database)."""
+
+    status = 503
+
+
+class Unreachable(Retryable):
+    """The host or service did not answer; whether the command took effect is not known."""
+
+
+class TryElsewhere(KilonovaError):
+    """This host cannot do it but another may: the operation unwinds to its claim and goes on there."""
+
+
+class NoValidHost(KilonovaError):
+    """No host can take the server."""
+
+    def __init__(self, reason: str = "There are not enough hosts available.") -> None:
+        super().__init__(f"No valid host was found. {reason}")
+
+
+class Fenced(KilonovaError):
+    """A write or command carried an epoch that another owner has overtaken. The loser just stops."""
+
+
+class WaitTimedOut(KilonovaError):
+    """An awaited event did not come in time. Spec: EVT-33."""
+
+
+class StaleState(Conflict):
+    """A guarded save found another state than the one expected. Spec: FND-11."""

@@ -1,0 +1,126 @@
+"""The instance (the server of the Compute API): its record and what belongs to it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kilonova.domain.flavor import Flavor
+from kilonova.domain.image import Image
+from kilonova.domain.network import RequestedNetwork, Vif
+from kilonova.domain.states import PowerState, TaskState, VmState
+
+
+class Instance(msgspec.Struct, kw_only=True):
+    """The record of one server in its cell.
+
+    Times are seconds since the epoch, UTC. `network_info` caches what the network service last said.
+    """
+
+    uuid: str
+    project_id: str
+    user_id: str
+    reservation_id: str = ""
+    display_name: str = ""
+    display_description: str | None = None
+    hostname: str = ""
+    vm_state: VmState = VmState.BUILDING
+    task_state: TaskState | None = TaskState.SCHEDULING
+    power_state: PowerState = PowerState.NOSTATE
+    host: str | None = None
+    node: str | None = None
+    launched_on: str | None = None
+    availability_zone: str | None = None
+    image_ref: str = ""
+    kernel_id: str = ""
+    ramdisk_id: str = ""
+    flavor: Flavor
+    metadata: dict[str, str] = {}
+    system_metadata: dict[str, str] = {}
+    tags: tuple[str, ...] = ()
+    key_name: str | None = None
+    key_data: str | None = None
+    user_data: str | None = None
+    config_drive: str = ""
+    access_ip_v4: str | None = None
+    access_ip_v6: str | None = None
+    root_device_name: str | None = None
+    launch_index: int = 0
+    progress: int = 0
+    auto_disk_config: bool = True
+    locked_by: str | None = None
+    locked_reason: str | None = None
+    trusted_certs: tuple[str, ...] | None = None
+    network_info: tuple[Vif, ...] = ()
+    security_groups: tuple[str, ...] = ()
+    created_at: float = 0.0
+    updated_at: float | None = None
+    launched_at: float | None = None
+    terminated_at: float | None = None
+    deleted_at: float | None = None
+
+
+class InjectedFile(msgspec.Struct, frozen=True):
+    """path in the guest; contents base64."""
+
+    path: str
+    contents: str
+
+
+class BlockDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """One block device mapping (v2). Sizes in GiB."""
+
+    uuid: str
+    source_type: str
+    destination_type: str
+    boot_index: int | None = None
+    image_id: str | None = None
+    volume_id: str | None = None
+    snapshot_id: str | None = None
+    volume_size: int | None = None
+    guest_format: str | None = None
+    device_name: str | None = None
+    device_type: str | None = None
+    disk_bus: str | None = None
+    delete_on_termination: bool = False
+    tag: str | None = None
+    attachment_id: str | None = None
+    connection_info: str | None = None
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an operation on the instance failed. Spec: FND-18."""
+
+    code: int
+    message: str
+    details: str = ""
+    created_at: float = 0.0
+
+
+class RequestSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for, kept as long as the instance: the scheduler reads it now and on every later move."""
+
+    instance_uuid: str
+    project_id: str
+    user_id: str
+    flavor: Flavor
+    image: Image
+    availability_zone: str | None = None
+    force_host: str | None = None
+    force_node: str | None = None
+    requested_host: str | None = None
+    ignore_hosts: tuple[str, ...] = ()
+    scheduler_hints: dict[str, list[str]] = {}
+    server_group: str | None = None
+    requested_networks: tuple[RequestedNetwork, ...] | None = None
+    """None asks for automatic choice; an empty tuple for no networking."""
+    security_groups: tuple[str, ...] = ("default",)
+    block_devices: tuple[BlockDevice, ...] = ()
+
+
+class BuildRequest(msgspec.Struct, kw_only=True):
+    """The full first record of a server that has been accepted and has no cell yet. Spec: DEL-46."""
+
+    instance: Instance
+    spec: RequestSpec
+    injected_files: tuple[InjectedFile, ...] = ()
+    admin_password: str = ""

@@ -1,0 +1,108 @@
+"""The driver protocol: what an agent asks of a hypervisor.
+
+Every call is idempotent: repeating it after a crash at any point gives the same end state, and removing what is
+already gone succeeds. Blocking work runs in bounded threads inside the driver.
+
+Errors: `TryElsewhere` when this host cannot do it but another may (out of disk, hypervisor refuses);
+`InvalidInput` when no host can (corrupt or hostile image, disk too small); `Retryable` when it may work in a
+moment (libvirt restarting); any other `KilonovaError` is final.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from kilonova.domain.states import PowerState
+from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
+
+
+class Driver(Protocol):
+    """One hypervisor host. All implementations pass `tests/contract/test_driver.py`."""
+
+    name: str
+
+    async def start(self, on_event: Callable[[GuestEvent], None]) -> None:
+        """Connect; tell of guest events from now on. Raises KilonovaError with a hint when it cannot work."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnect. Guests keep running."""
+        ...
+
+    async def inventory(self) -> HostInventory: ...
+
+    async def guests(self) -> list[GuestOnHost]:
+        """All guests of this product on the host, running or not."""
+        ...
+
+    async def disks(self) -> list[str]:
+        """UUIDs of all instances that have files on the host, for the audit."""
+        ...
+
+    async def power_state(self, uuid: str) -> PowerState:
+        """NOSTATE for a guest the hypervisor does not know. Spec: PWR-01, PWR-02."""
+        ...
+
+    async def create_disks(self, guest: Guest) -> None:
+        """Fetch the image into the cache, inspect it, make root, ephemeral, swap and config-drive disks.
+
+        Raises:
+            InvalidInput: the image is not what it claims, has a backing or data file, or is larger than the
+                flavor's disk. TryElsewhere: no space here.
+        """
+        ...
+
+    async def delete_disks(self, uuid: str) -> None:
+        """Remove every file of the instance."""
+        ...
+
+    async def plug(self, guest: Guest) -> None:
+        """Prepare what interfaces need on the host before the guest starts."""
+        ...
+
+    async def unplug(self, uuid: str, vif_devnames: tuple[str, ...]) -> None: ...
+
+    async def spawn(self, guest: Guest, *, paused: bool = False) -> None:
+        """Define and start a guest whose disks exist. A guest that already runs is left alone.
+
+        Args:
+            paused: start with the CPUs stopped; `resume` lets it run (after its interfaces are wired).
+        """
+        ...
+
+    async def resume(self, uuid: str) -> None:
+        """Let a guest started paused run. A running guest is left alone."""
+        ...
+
+    async def destroy(self, uuid: str) -> None:
+        """Stop at once and forget the guest (disks stay)."""
+        ...
+
+    async def power_off(self, uuid: str, *, grace: float, interval: float) -> None:
+        """Ask the guest to shut down, repeating the signal; then cut the power.
+
+        Args:
+            grace: seconds to wait; 0 cuts the power at once. interval: seconds between signals.
+        """
+        ...
+
+    async def power_on(self, guest: Guest) -> None:
+        """Start a guest from what is described now (its definition is made anew)."""
+        ...
+
+    async def soft_reboot(self, guest: Guest, *, wait: float) -> bool:
+        """Ask the guest to shut down and start it again.
+
+        Returns:
+            False if it did not shut down within `wait` seconds and was left running.
+        """
+        ...
+
+    async def hard_reboot(self, guest: Guest) -> None:
+        """Cut the power, make the definition anew, start."""
+        ...
+
+    async def console_output(self, uuid: str, limit: int) -> bytes:
+        """The last `limit` bytes that the guest wrote to its serial console. Raises NotFound without one."""
+        ...

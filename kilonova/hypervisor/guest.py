@@ -1,0 +1,97 @@
+"""A guest as a driver is asked to make it: plain data that crosses the bus to the agent."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kilonova.domain.image import Image
+from kilonova.domain.instance import InjectedFile
+from kilonova.domain.network import Vif
+from kilonova.domain.states import PowerState
+
+
+class GuestMetadata(msgspec.Struct, frozen=True, kw_only=True):
+    """What the guest may learn of itself (config drive and metadata service)."""
+
+    instance_uuid: str
+    name: str
+    hostname: str
+    project_id: str
+    flavor_name: str
+    availability_zone: str = ""
+    launch_index: int = 0
+    user_data: str | None = None
+    """base64"""
+    keys: dict[str, str] = {}
+    """key name to OpenSSH public key"""
+    metadata: dict[str, str] = {}
+    image_ref: str = ""
+    reservation_id: str = ""
+    security_groups: tuple[str, ...] = ()
+    admin_password: str = ""
+    files: tuple[InjectedFile, ...] = ()
+    vifs: tuple[Vif, ...] = ()
+
+
+class Guest(msgspec.Struct, frozen=True, kw_only=True):
+    """One guest on one host.
+
+    Args:
+        memory_mib, swap_mib: MiB. root_gib, ephemeral_gib: GiB; root_gib 0 takes the image's own size.
+        image: the image of the root disk, None for a guest that boots from elsewhere.
+        config_drive: build one.
+        properties: image properties (`hw_*`, `os_*`). extra_specs: those of the flavor.
+    """
+
+    uuid: str
+    name: str
+    project_id: str
+    user_id: str
+    vcpus: int
+    memory_mib: int
+    root_gib: int
+    ephemeral_gib: int = 0
+    swap_mib: int = 0
+    image: Image | None = None
+    vifs: tuple[Vif, ...] = ()
+    config_drive: bool = False
+    metadata: GuestMetadata
+    properties: dict[str, str] = {}
+    extra_specs: dict[str, str] = {}
+
+
+class GuestOnHost(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest as found on the hypervisor. managed: it carries this product's mark."""
+
+    uuid: str
+    name: str
+    power_state: PowerState
+    managed: bool = True
+
+
+class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host has. Memory in MiB, disk in GiB (local_gib the total, disk_available_gib the free part)."""
+
+    hostname: str
+    hypervisor_type: str
+    hypervisor_version: int
+    vcpus: int
+    memory_mib: int
+    local_gib: int
+    disk_available_gib: int
+    memory_free_mib: int
+    host_ip: str = "127.0.0.1"
+    architecture: str = "x86_64"
+    cpu_info: str = "{}"
+    traits: tuple[str, ...] = ()
+    supported: tuple[tuple[str, str, str], ...] = ()
+    """(architecture, hypervisor type, vm mode)"""
+    uptime: str | None = None
+
+
+class GuestEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A change the hypervisor tells of by itself. transition: started, stopped, crashed, paused, resumed..."""
+
+    uuid: str
+    transition: str
+    power_state: PowerState

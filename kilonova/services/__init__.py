@@ -1,0 +1,1 @@
+"""What the compute service needs of other services, as small typed protocols."""

@@ -1,0 +1,109 @@
+"""The network service (OpenStack: Neutron)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from kilonova.domain.context import RequestContext
+from kilonova.domain.network import Vif
+
+
+class NetworkSummary(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    name: str
+    project_id: str
+    shared: bool = False
+    external: bool = False
+    has_subnets: bool = True
+    mtu: int = 1500
+
+
+class PortSummary(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    network_id: str
+    project_id: str
+    device_id: str = ""
+    device_owner: str = ""
+    binding_host: str = ""
+    mac: str = ""
+    addresses: tuple[str, ...] = ()
+    status: str = "DOWN"
+
+
+class PortRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A port to be made for an instance.
+
+    Args:
+        key: makes the call repeatable: a second call with the same key returns the port of the first.
+        security_groups: ids or names, resolved within the project.
+    """
+
+    key: str
+    network_id: str
+    project_id: str
+    instance_uuid: str
+    host: str
+    availability_zone: str = ""
+    fixed_ip: str | None = None
+    security_groups: tuple[str, ...] = ("default",)
+    tag: str | None = None
+
+
+class NetworkService(Protocol):
+    """The calls the compute service makes. All are idempotent. All raise ServiceUnavailable when the service
+    is down, which is worth a retry; every other error is final."""
+
+    async def networks(self, context: RequestContext, ids: tuple[str, ...] = ()) -> list[NetworkSummary]:
+        """Networks the caller may use: all, or those among `ids` that exist (missing ones are left out)."""
+        ...
+
+    async def port(self, context: RequestContext, port_id: str) -> PortSummary:
+        """Raises PortNotFound."""
+        ...
+
+    async def check_security_groups(self, context: RequestContext, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Resolve names or ids to ids. Raises InvalidInput naming the one that does not exist."""
+        ...
+
+    async def create_port(self, request: PortRequest) -> str:
+        """Make a port owned by the instance and bind it to the host; returns its id.
+
+        Raises:
+            Conflict: the address is in use, or no address is left. OverQuota. NetworkNotFound.
+        """
+        ...
+
+    async def bind_port(self, port_id: str, instance_uuid: str, host: str, *, availability_zone: str = "",
+                        tag: str | None = None) -> None:
+        """Give an existing port to the instance on this host. Binding it again to the same is no change.
+
+        Raises:
+            PortNotFound; Conflict: the port belongs to another device.
+        """
+        ...
+
+    async def unbind_port(self, port_id: str, instance_uuid: str) -> None:
+        """Take the port from the instance, keeping it. No error if it is gone or no longer the instance's."""
+        ...
+
+    async def delete_port(self, port_id: str) -> None:
+        """No error if it is gone."""
+        ...
+
+    async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
+        """All ports whose device is the instance: the way tear-down finds them. Spec: NET-09."""
+        ...
+
+    async def vifs(self, instance_uuid: str) -> tuple[Vif, ...]:
+        """What the guest gets: its interfaces in order of creation, with addresses, routes and tap names."""
+        ...
+
+    async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = ()) -> None:
+        """Delete every port of the instance but `keep_ports`, which are unbound and kept. Spec: NET-21."""
+        ...
+
+    async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of the security groups of those ports."""
+        ...
