@@ -1,0 +1,1 @@
+"""The one-machine services: identity, image, network, placement, each with its HTTP API."""
