@@ -1,0 +1,1 @@
+"""Which cells there are and in which one a server lives."""

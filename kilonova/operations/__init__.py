@@ -1,0 +1,1 @@
+"""Every change to a server is an operation: one file each, telling its whole story."""

@@ -1,0 +1,128 @@
+"""Which cell a server is in, what was asked for, and servers that have no cell yet. In the API database.
+
+A server is visible through its mapping. While the mapping names no cell, the build request is its record.
+Deleting it in that time removes mapping and build request in one transaction. Spec: DEL-46 to DEL-51.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.db.api_schema import api_metadata
+from kilonova.db.columns import Json, Timestamp, Uuid
+from kilonova.domain.errors import InstanceNotFound
+from kilonova.domain.instance import BuildRequest, RequestSpec
+
+instance_mappings = sa.Table(
+    "instance_mappings",
+    api_metadata,
+    sa.Column("uuid", Uuid, primary_key=True),
+    sa.Column("project_id", sa.String(64), nullable=False, index=True),
+    sa.Column("cell", sa.String(64)),
+    sa.Column("created_at", Timestamp, nullable=False),
+)
+
+build_requests = sa.Table(
+    "build_requests",
+    api_metadata,
+    sa.Column("uuid", Uuid, primary_key=True),
+    sa.Column("project_id", sa.String(64), nullable=False, index=True),
+    sa.Column("created_at", Timestamp, nullable=False),
+    sa.Column("body", Json(BuildRequest), nullable=False),
+)
+
+request_specs = sa.Table(
+    "request_specs",
+    api_metadata,
+    sa.Column("uuid", Uuid, primary_key=True),
+    sa.Column("body", Json(RequestSpec), nullable=False),
+)
+
+
+def accept(conn: sa.Connection, requests: Collection[BuildRequest]) -> None:
+    """Store new servers: mapping, build request and request spec of each."""
+    rows = [
+        {"uuid": r.instance.uuid, "project_id": r.instance.project_id, "created_at": r.instance.created_at,
+         "cell": None, "body": r}
+        for r in requests
+    ]
+    conn.execute(sa.insert(instance_mappings), [{k: v for k, v in r.items() if k != "body"} for r in rows])
+    conn.execute(sa.insert(build_requests), [{k: v for k, v in r.items() if k != "cell"} for r in rows])
+    conn.execute(sa.insert(request_specs), [{"uuid": r.instance.uuid, "body": r.spec} for r in requests])
+
+
+def cell_of(conn: sa.Connection, uuid: str) -> str | None:
+    """The cell of a server, None while it has none. Raises InstanceNotFound."""
+    row = conn.execute(sa.select(instance_mappings.c.cell).where(instance_mappings.c.uuid == uuid)).first()
+    if row is None:
+        raise InstanceNotFound(uuid)
+    cell: str | None = row[0]
+    return cell
+
+
+def get(conn: sa.Connection, uuid: str) -> BuildRequest | None:
+    """The build request, None once it is consumed or deleted."""
+    found: BuildRequest | None = conn.execute(
+        sa.select(build_requests.c.body).where(build_requests.c.uuid == uuid)
+    ).scalar()
+    return found
+
+
+def of_project(conn: sa.Connection, project_id: str | None) -> list[BuildRequest]:
+    """All waiting build requests of a project (None: of all), newest first."""
+    query = sa.select(build_requests.c.body).order_by(
+        build_requests.c.created_at.desc(), build_requests.c.uuid.desc()
+    )
+    if project_id is not None:
+        query = query.where(build_requests.c.project_id == project_id)
+    return list(conn.execute(query).scalars())
+
+
+def update(conn: sa.Connection, uuid: str, request: BuildRequest) -> None:
+    """Replace the stored request (a rename while it waits)."""
+    conn.execute(sa.update(build_requests).where(build_requests.c.uuid == uuid).values(body=request))
+
+
+def consume(conn: sa.Connection, uuid: str, cell: str) -> bool:
+    """Hand the server over to its cell: one atomic step.
+
+    Returns:
+        False if the build request was deleted first: the server must not come back. Spec: DEL-50.
+    """
+    gone = conn.execute(sa.delete(build_requests).where(build_requests.c.uuid == uuid)).rowcount
+    if gone != 1:
+        return False
+    conn.execute(sa.update(instance_mappings).where(instance_mappings.c.uuid == uuid).values(cell=cell))
+    return True
+
+
+def discard(conn: sa.Connection, uuid: str) -> bool:
+    """Delete a server that has no cell yet. Returns False if it was handed over first. Spec: DEL-46, DEL-49."""
+    if conn.execute(sa.delete(build_requests).where(build_requests.c.uuid == uuid)).rowcount != 1:
+        return False
+    conn.execute(sa.delete(instance_mappings).where(instance_mappings.c.uuid == uuid))
+    conn.execute(sa.delete(request_specs).where(request_specs.c.uuid == uuid))
+    return True
+
+
+def spec_of(conn: sa.Connection, uuid: str) -> RequestSpec | None:
+    found: RequestSpec | None = conn.execute(
+        sa.select(request_specs.c.body).where(request_specs.c.uuid == uuid)
+    ).scalar()
+    return found
+
+
+def forget(conn: sa.Connection, uuid: str) -> None:
+    """Drop the request spec of a deleted server. The mapping stays, so that its history can be found."""
+    conn.execute(sa.delete(request_specs).where(request_specs.c.uuid == uuid))
+
+
+def replace_spec(conn: sa.Connection, spec: RequestSpec, **changes: object) -> None:
+    conn.execute(
+        sa.update(request_specs)
+        .where(request_specs.c.uuid == spec.instance_uuid)
+        .values(body=msgspec.structs.replace(spec, **changes))
+    )

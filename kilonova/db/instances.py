@@ -1,0 +1,177 @@
+"""Instance records and their faults, in the cell database.
+
+A record is one JSON document (`body`), because nearly every reader wants all of it; the columns beside it are
+projections for look-ups, filters and guarded saves. `insert` and `update` are the only writers, so that document
+and columns cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.db.cell_schema import cell_metadata
+from kilonova.db.columns import Json, Timestamp, Uuid
+from kilonova.domain.errors import InstanceNotFound, StaleState
+from kilonova.domain.instance import Fault, Instance
+from kilonova.domain.states import TaskState, VmState
+
+instances = sa.Table(
+    "instances",
+    cell_metadata,
+    sa.Column("uuid", Uuid, primary_key=True),
+    sa.Column("project_id", sa.String(64), nullable=False),
+    sa.Column("user_id", sa.String(64), nullable=False),
+    sa.Column("reservation_id", sa.String(64), nullable=False),
+    sa.Column("display_name", sa.String(255), nullable=False),
+    sa.Column("hostname", sa.String(255), nullable=False),
+    sa.Column("vm_state", sa.String(32), nullable=False),
+    sa.Column("task_state", sa.String(64)),
+    sa.Column("power_state", sa.Integer, nullable=False),
+    sa.Column("host", sa.String(255)),
+    sa.Column("node", sa.String(255)),
+    sa.Column("availability_zone", sa.String(255)),
+    sa.Column("image_ref", sa.String(64), nullable=False),
+    sa.Column("flavor_id", sa.String(255), nullable=False),
+    sa.Column("key_name", sa.String(255)),
+    sa.Column("locked", sa.Boolean, nullable=False),
+    sa.Column("created_at", Timestamp, nullable=False),
+    sa.Column("updated_at", Timestamp),
+    sa.Column("launched_at", Timestamp),
+    sa.Column("deleted_at", Timestamp),
+    sa.Column("body", Json(Instance), nullable=False),
+    sa.Index("instances_project_created", "project_id", "created_at", "uuid"),
+    sa.Index("instances_created", "created_at", "uuid"),
+    sa.Index("instances_host", "host"),
+)
+
+instance_faults = sa.Table(
+    "instance_faults",
+    cell_metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("instance_uuid", Uuid, nullable=False),
+    sa.Column("operation_id", Uuid, nullable=False),
+    sa.Column("code", sa.Integer, nullable=False),
+    sa.Column("message", sa.String(255), nullable=False),
+    sa.Column("details", sa.Text, nullable=False),
+    sa.Column("created_at", Timestamp, nullable=False),
+    sa.UniqueConstraint("instance_uuid", "operation_id"),
+)
+
+_PROJECTED = tuple(c.name for c in instances.columns if c.name not in ("body", "flavor_id", "locked"))
+ANY: Collection[Any] = ("any",)
+"""As an expectation of `update`: whatever is stored."""
+
+
+def _row(instance: Instance) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(instance, name) for name in _PROJECTED}
+    row["vm_state"] = instance.vm_state.value
+    row["task_state"] = instance.task_state.value if instance.task_state else None
+    row["power_state"] = int(instance.power_state)
+    row["flavor_id"] = instance.flavor.flavor_id
+    row["locked"] = instance.locked_by is not None
+    row["body"] = instance
+    return row
+
+
+def insert(conn: sa.Connection, instance: Instance) -> None:
+    """Store a new record; one that exists already is left as it is (the call is repeatable)."""
+    if conn.execute(sa.select(instances.c.uuid).where(instances.c.uuid == instance.uuid)).first() is None:
+        conn.execute(sa.insert(instances), _row(instance))
+
+
+def get(conn: sa.Connection, uuid: str, *, deleted: bool = False) -> Instance:
+    """Read a record.
+
+    Raises:
+        InstanceNotFound: there is none, or it is deleted and `deleted` is not set.
+    """
+    query = sa.select(instances.c.body).where(instances.c.uuid == uuid)
+    if not deleted:
+        query = query.where(instances.c.deleted_at.is_(None))
+    found: Instance | None = conn.execute(query).scalar()
+    if found is None:
+        raise InstanceNotFound(uuid)
+    return found
+
+
+def on_host(conn: sa.Connection, host: str) -> list[Instance]:
+    """All records, not deleted, that name this host."""
+    query = sa.select(instances.c.body).where(instances.c.host == host, instances.c.deleted_at.is_(None))
+    return list(conn.execute(query).scalars())
+
+
+def update(
+    conn: sa.Connection,
+    uuid: str,
+    *,
+    now: float,
+    task: Collection[TaskState | None] = ANY,
+    vm: Collection[VmState] = ANY,
+    deleted: bool = False,
+    **changes: Any,
+) -> Instance:
+    """A guarded save: change fields if the stored states are among the expected ones.
+
+    Args:
+        now: the time of the change, stored as updated_at.
+        task, vm: the states accepted; `ANY` accepts all.
+        deleted: also change a record marked deleted.
+        changes: field names of Instance and their new values.
+
+    Raises:
+        InstanceNotFound: the record is gone. StaleState: it is in another state; nothing is written.
+    """
+    query = sa.select(instances.c.body).where(instances.c.uuid == uuid)
+    if not deleted:
+        query = query.where(instances.c.deleted_at.is_(None))
+    current: Instance | None = conn.execute(query.with_for_update()).scalar()
+    if current is None:
+        raise InstanceNotFound(uuid)
+    if task is not ANY and current.task_state not in task:
+        raise StaleState(f"Instance {uuid} is in task_state {_value(current.task_state)}")
+    if vm is not ANY and current.vm_state not in vm:
+        raise StaleState(f"Instance {uuid} is in vm_state {current.vm_state.value}")
+    changed = msgspec.structs.replace(current, updated_at=now, **changes)
+    conn.execute(sa.update(instances).where(instances.c.uuid == uuid).values(**_row(changed)))
+    return changed
+
+
+def _value(state: TaskState | None) -> str:
+    return state.value if state else "None"
+
+
+def add_fault(conn: sa.Connection, uuid: str, operation_id: str, fault: Fault) -> None:
+    """Store why an operation failed, at most once per operation. Spec: FND-18, FND-21."""
+    seen = sa.select(instance_faults.c.id).where(
+        instance_faults.c.instance_uuid == uuid, instance_faults.c.operation_id == operation_id
+    )
+    if conn.execute(seen).first() is None:
+        conn.execute(
+            sa.insert(instance_faults),
+            {
+                "instance_uuid": uuid,
+                "operation_id": operation_id,
+                "code": fault.code,
+                "message": fault.message[:255],
+                "details": fault.details,
+                "created_at": fault.created_at,
+            },
+        )
+
+
+def latest_faults(conn: sa.Connection, uuids: Collection[str]) -> dict[str, Fault]:
+    """The newest fault of each of those instances that has one."""
+    faults: dict[str, Fault] = {}
+    if not uuids:
+        return faults
+    table = instance_faults
+    newest = sa.select(sa.func.max(table.c.id)).where(table.c.instance_uuid.in_(uuids)).group_by(table.c.instance_uuid)
+    for row in conn.execute(sa.select(table).where(table.c.id.in_(newest))):
+        faults[row.instance_uuid] = Fault(
+            code=row.code, message=row.message, details=row.details, created_at=row.created_at
+        )
+    return faults

@@ -1,0 +1,41 @@
+"""What the API may ask for: each call checks, journals an operation and returns; the work follows.
+
+Raises from every call on a server: InstanceNotFound, InstanceInvalidState, InstanceLocked, InstanceNotReady,
+ServiceUnavailable (409 and 503 texts as the Compute API has them). Nothing is written when a call raises.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kilonova.cells.registry import Located
+from kilonova.domain.context import RequestContext
+from kilonova.domain.instance import BuildRequest
+
+
+class Compute(Protocol):
+    """Operations on servers, as the API sees them. Policy has been checked before a call is made."""
+
+    async def create(self, context: RequestContext, requests: list[BuildRequest]) -> None:
+        """Accept new servers; returns when they are durable. Building follows at once."""
+        ...
+
+    async def delete(self, context: RequestContext, server: Located) -> None: ...
+
+    async def stop(self, context: RequestContext, server: Located, *, clean: bool = True) -> None: ...
+
+    async def start(self, context: RequestContext, server: Located) -> None: ...
+
+    async def reboot(self, context: RequestContext, server: Located, *, hard: bool) -> None: ...
+
+    async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:
+        """Set vm_state to active or error, and no task. Spec: API-141."""
+        ...
+
+    async def lock(self, context: RequestContext, server: Located, reason: str | None) -> None: ...
+
+    async def unlock(self, context: RequestContext, server: Located) -> None: ...
+
+    async def console_output(self, context: RequestContext, server: Located, lines: int | None) -> str:
+        """The last lines of the serial console; None for all that is kept."""
+        ...
