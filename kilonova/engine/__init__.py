@@ -1,0 +1,1 @@
+"""The journaled operation engine. It knows nothing of compute."""

@@ -1,0 +1,241 @@
+"""How an operation is declared: an ordered list of steps, each with where it runs, its undo and its limits.
+
+Four kinds of step:
+
+- `Record`: changes the database of the journal, inside the journal's own transaction: exactly once.
+- `Here`: runs in the conductor and may call other services: at least once, so it must be idempotent.
+- `OnHost`: runs on a hypervisor host through its agent: effective once by the agent's own journal.
+- `Await`: waits for external events; costs a row, not a coroutine.
+
+The result of a step is a msgspec.Struct that is journaled; later steps ask for it by its type
+(`run.output(Allocated)`). Results are small: names and numbers that recovery needs.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.domain.operation import Failure
+from kilonova.engine.run import Run
+
+Output = TypeVar("Output", bound=msgspec.Struct)
+
+AnyRun: TypeAlias = Run[Any]
+
+
+@dataclass(frozen=True)
+class Tx:
+    """A transaction on the database of the journal, and its time (seconds since the epoch)."""
+
+    conn: sa.Connection
+    now: float
+
+
+@dataclass(frozen=True)
+class NoUndo:
+    """A step that needs no undo, and why."""
+
+    reason: str
+
+
+RecordFn: TypeAlias = Callable[[Tx, Any], msgspec.Struct | None]
+HereFn: TypeAlias = Callable[[Any, Any], Awaitable[msgspec.Struct | None]]
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """A function that runs on a host, by the name it has in journals and messages.
+
+    Args:
+        name: stable, for example `guest.spawn`.
+        do: `async (host, args) -> result`; idempotent.
+        args: type of its arguments. result: type of its result, None if it has none.
+        after_crash: what to run instead of `do` when the agent died in the middle of it; None repeats `do`.
+        interruptible: a cancel (a delete that came in) may cut it short.
+        heavy: counts against the host's limit of concurrent builds.
+    """
+
+    name: str
+    do: Callable[[Any, Any], Awaitable[msgspec.Struct | None]]
+    args: type[msgspec.Struct]
+    result: type[msgspec.Struct] | None = None
+    after_crash: Callable[[Any, Any], Awaitable[msgspec.Struct | None]] | None = None
+    interruptible: bool = False
+    heavy: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """A step that is nothing but a change of the journal's database."""
+
+    name: str
+    do: RecordFn
+    undo: RecordFn | NoUndo
+
+
+@dataclass(frozen=True)
+class Here:
+    """A step in the conductor.
+
+    Args:
+        do: `async (environment, run) -> result`.
+        undo: the same form.
+        recorded: written in the transaction that journals the result.
+        undone: written in the transaction that journals the undo.
+        timeout: seconds for the whole step, retries included.
+        retries: further attempts after a `Retryable` error.
+        owed: if it still fails after its retries, the step becomes a debt and the operation goes on.
+    """
+
+    name: str
+    do: HereFn
+    undo: HereFn | NoUndo
+    recorded: RecordFn | None = None
+    undone: RecordFn | None = None
+    timeout: float = 60.0
+    retries: int = 3
+    owed: bool = False
+
+
+@dataclass(frozen=True)
+class OnHost:
+    """A step on a host.
+
+    Args:
+        host: which one, from the run; None there means that no host is concerned and the step is passed over.
+        do, args: the host step and its arguments from the run.
+        undo, undo_args: how it is undone on that host; the arguments default to those of `do`.
+        owed: if the host cannot be reached the step becomes a debt to it and the operation goes on.
+    """
+
+    name: str
+    host: Callable[[Any], str | None]
+    do: HostStep
+    args: Callable[[Any], msgspec.Struct]
+    undo: HostStep | NoUndo
+    undo_args: Callable[[Any], msgspec.Struct] | None = None
+    recorded: RecordFn | None = None
+    undone: RecordFn | None = None
+    timeout: float = 300.0
+    retries: int = 3
+    owed: bool = False
+
+
+@dataclass(frozen=True)
+class Await:
+    """A wait for external events of the operation's subject.
+
+    Args:
+        events: keys (`event_key`) awaited; none means that there is nothing to wait for.
+        timeout: seconds from the moment the step is reached, for all of them together.
+        fatal: a missing or failed event fails the operation; otherwise it goes on.
+    """
+
+    name: str
+    events: Callable[[Any], tuple[str, ...]]
+    timeout: Callable[[Any], float]
+    fatal: Callable[[Any], bool] = lambda _run: True
+
+
+Step: TypeAlias = Record | Here | OnHost | Await
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A declared operation.
+
+    Args:
+        name, version: journals refer to them; a changed list of steps needs a new version.
+        request: type of what the operation is asked to do.
+        begins: guarded save that takes the subject, in the transaction that accepts the operation. Raises
+            to refuse.
+        ends: in the transaction of the last step. fails: in the transaction that ends the undo.
+        exclusive: has its subject to itself.
+        preempts: may be accepted while another exclusive operation runs; that one is cancelled first.
+        no_return: name of the first step after which a cancel is not obeyed and a failure is not undone.
+        again_from: name of the step where it starts anew on another host after `TryElsewhere`.
+        rounds: how many hosts are tried at most, from the run.
+        action: its name in os-instance-actions, None to keep it out of there.
+        max_crashes: how often a step may take its process down before it counts as failed.
+    """
+
+    name: str
+    request: type[msgspec.Struct]
+    steps: tuple[Step, ...]
+    ends: Callable[[Tx, Any], None]
+    fails: Callable[[Tx, Any, Failure], None]
+    begins: Callable[[Tx, Any], None] = lambda _tx, _run: None
+    version: int = 1
+    exclusive: bool = True
+    preempts: bool = False
+    no_return: str | None = None
+    again_from: str | None = None
+    rounds: Callable[[Any], int] = lambda _run: 1
+    action: str | None = None
+    max_crashes: int = 5
+    undo_retries: int = 8
+    _index: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for position, step in enumerate(self.steps):
+            if step.name in self._index:
+                raise ValueError(f"{self.name}: two steps are called {step.name!r}")
+            self._index[step.name] = position
+        for name in (self.no_return, self.again_from):
+            if name is not None and name not in self._index:
+                raise ValueError(f"{self.name}: no step is called {name!r}")
+
+    def position(self, step: str) -> int:
+        """Index of the step of that name."""
+        return self._index[step]
+
+    def past_return(self, cursor: int) -> bool:
+        """Whether an operation at `cursor` can no longer be cancelled or undone."""
+        return self.no_return is not None and cursor >= self._index[self.no_return]
+
+
+def output_type(step: Step) -> type[msgspec.Struct] | None:
+    """The type of a step's result, from its declaration."""
+    if isinstance(step, OnHost):
+        return step.do.result
+    if isinstance(step, Await):
+        return None
+    hint = typing.get_type_hints(step.do).get("return")
+    if isinstance(step, Here):
+        hint = typing.get_args(hint)[-1] if typing.get_args(hint) and hint is not None and typing.get_origin(hint) in _AWAITABLES else hint
+    return hint if isinstance(hint, type) and issubclass(hint, msgspec.Struct) else None
+
+
+_AWAITABLES = (Awaitable,)
+
+
+class Definitions:
+    """The operations that a process can run, by name and version."""
+
+    def __init__(self, *operations: Operation) -> None:
+        self._all: dict[tuple[str, int], Operation] = {}
+        for operation in operations:
+            self._all[operation.name, operation.version] = operation
+
+    def find(self, name: str, version: int) -> Operation | None:
+        return self._all.get((name, version))
+
+    def __iter__(self) -> typing.Iterator[Operation]:
+        return iter(self._all.values())
+
+    def host_steps(self) -> dict[str, HostStep]:
+        """All host steps that these operations use, by name."""
+        found: dict[str, HostStep] = {}
+        for operation in self:
+            for step in operation.steps:
+                if isinstance(step, OnHost):
+                    found[step.do.name] = step.do
+                    if isinstance(step.undo, HostStep):
+                        found[step.undo.name] = step.undo
+        return found
