@@ -1,5 +1,21 @@
-"""What every test can ask for."""
+"""What every test can ask for, and what is recorded of every run."""
 
+import pytest
 from servers import postgres, postgres_url
+from spec_results import SpecResults
 
 __all__ = ["postgres", "postgres_url"]
+
+SERVER_FIXTURES = frozenset({"postgres", "postgres_url"})
+"""Fixtures that start a server process: their tests are left out of `script/test quick`."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.option.collectonly:
+        config.pluginmanager.register(SpecResults(), "spec-results")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("servers")

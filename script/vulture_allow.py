@@ -1,0 +1,1 @@
+"""Names that are used in ways vulture cannot see. Each line says where."""
