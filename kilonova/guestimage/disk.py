@@ -17,7 +17,7 @@ BOOT_START, BOOT_SIZE = 1 * MIB, 40 * MIB
 DATA_START, DATA_SIZE = 41 * MIB, 24 * MIB
 DISK_SIZE = 66 * MIB
 EFI_SYSTEM, LINUX = 0xEF, 0x83
-COMMAND_LINE = "console=tty0 console=ttyS0,115200 loglevel=4 panic=5 net.ifnames=0"
+COMMAND_LINE = "console=tty0 console=ttyS0,115200 loglevel=4 panic=5 edd=off"
 SYSLINUX = f"DEFAULT guest\nLABEL guest\nLINUX /vmlinuz\nINITRD /initrd\nAPPEND {COMMAND_LINE}\n"
 LOADER = "timeout 0\ndefault guest.conf\n"
 LOADER_ENTRY = f"title guest\nlinux /vmlinuz\ninitrd /initrd\noptions {COMMAND_LINE}\n"
@@ -59,7 +59,8 @@ def _boot_partition(unpacked: Path, kernel: bytes, initrd: bytes, work: Path) ->
     partition = work / "boot.img"
     with partition.open("wb") as file:
         file.truncate(BOOT_SIZE)
-    run(["mkfs.vfat", "-F", "16", "-n", "BOOT", "-h", str(BOOT_START // SECTOR), str(partition)], unpacked=unpacked)
+    hidden = str(BOOT_START // SECTOR)
+    run(["mkfs.vfat", "-F", "16", "-n", "BOOT", "-h", hidden, str(partition)], unpacked=unpacked)
     tops = sorted(str(path) for path in content.iterdir())
     run(["mcopy", "-s", "-i", str(partition), *tops, "::/"], unpacked=unpacked)
     run(["syslinux", "--install", str(partition)], unpacked=unpacked)
@@ -70,21 +71,23 @@ def _data_partition(work: Path) -> Path:
     content = work / "data"
     content.mkdir()
     partition = work / "data.img"
-    size = f"{DATA_SIZE // 1024}k"
-    run(["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-L", "data", "-d", str(content), str(partition), size])
+    options = ["-q", "-F", "-t", "ext4", "-m", "0", "-L", "data", "-d", str(content)]
+    run(["mke2fs", *options, str(partition), f"{DATA_SIZE // 1024}k"])
     return partition
 
 
 def _boot_sector(code: bytes) -> bytes:
     """Boot code and a partition table of two entries, the first one active."""
     table = _partition(0x80, EFI_SYSTEM, BOOT_START, BOOT_SIZE) + _partition(0, LINUX, DATA_START, DATA_SIZE)
-    return code[:440].ljust(440, b"\0") + struct.pack("<IH", 0x4B4E4F56, 0) + table.ljust(64, b"\0") + b"\x55\xaa"
+    signature = struct.pack("<IH", 0x4B4E4F56, 0)
+    return code[:440].ljust(440, b"\0") + signature + table.ljust(64, b"\0") + b"\x55\xaa"
 
 
 def _partition(active: int, kind: int, start: int, size: int) -> bytes:
     """Sector numbers only; the cylinder fields hold the value that stands for 'see the sector numbers'."""
     beyond = b"\xfe\xff\xff"
-    return bytes([active]) + beyond + bytes([kind]) + beyond + struct.pack("<II", start // SECTOR, size // SECTOR)
+    extent = struct.pack("<II", start // SECTOR, size // SECTOR)
+    return bytes([active]) + beyond + bytes([kind]) + beyond + extent
 
 
 def _one(unpacked: Path, name: str) -> Path:

@@ -57,12 +57,12 @@ def guest_tree(unpacked: Path, kernel: Kernel, *, services: bool) -> Tree:
 
 
 def archive(tree: Tree) -> bytes:
-    """The tree as a gzip-compressed cpio archive in the kernel's `newc` form; equal trees give equal bytes."""
+    """The tree as the compressed cpio archive that the kernel unpacks; equal trees give equal bytes."""
     out = bytearray()
     for number, name in enumerate(sorted(tree), start=1):
         _append(out, number, name, tree[name])
     _append(out, 0, "TRAILER!!!", Entry(0))
-    return gzip.compress(bytes(out), compresslevel=9, mtime=0)
+    return gzip.compress(bytes(out), compresslevel=6, mtime=0)
 
 
 def _append(out: bytearray, number: int, name: str, entry: Entry) -> None:
@@ -90,10 +90,10 @@ def _add_services(tree: Tree, unpacked: Path) -> None:
     for service in SERVICES:
         program = _find(unpacked, service)
         tree[service] = Entry(SCRIPT, program.read_bytes())
-        needs = run([str(loader), "--inhibit-cache", "--library-path", places, "--list", str(program)]).decode()
-        for name, path in re.findall(r"^\s*(\S+) => (\S+)", needs, re.MULTILINE):
+        listing = run([str(loader), "--inhibit-cache", "--library-path", places, "--list", str(program)])
+        for name, path in re.findall(r"^\s*(\S+) => (\S+)", listing.decode(), re.MULTILINE):
             if not path.startswith(str(unpacked)):
-                raise KilonovaError(f"{service} of the guest needs the library {name}, which no package gave.")
+                raise KilonovaError(f"{service} needs the library {name}, which no package gave.")
             tree[f"usr/lib/{name}"] = Entry(SCRIPT, Path(path).read_bytes())
 
 

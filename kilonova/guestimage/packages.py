@@ -1,7 +1,7 @@
 """Packages of the distribution, downloaded and unpacked without being installed.
 
-Nothing lands outside the given directory: a kernel unpacked here leaves the machine's own boot files alone, and
-no root is needed.
+Nothing lands outside the given directory: a kernel unpacked here leaves the machine's own boot files alone,
+and no root is needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from kilonova.domain.errors import KilonovaError
 
 KERNELS = ("linux-image-cloud-amd64", "linux-image-kvm", "linux-image-virtual")
-"""The smallest kernels for guests, by distribution: Debian, then Ubuntu's two. The first known one is taken."""
+"""The smallest kernels for guests: Debian's, then Ubuntu's two. The first known one is taken."""
 
 BOOT = ("busybox-static", "dosfstools", "mtools", "syslinux", "syslinux-common", "systemd-boot-efi")
 SERVICES = ("dropbear-bin", "qemu-guest-agent")
