@@ -1,0 +1,1 @@
+"""The message bus: in-process and NATS behind one interface."""

@@ -176,6 +176,12 @@ class Journal:
         cancel: str | None = saved[0]
         return cancel
 
+    def lock(self, conn: sa.Connection, operation_id: str) -> None:
+        """Hold the row, so that an event or a cancel comes wholly before or wholly after this transaction."""
+        if conn.dialect.name != "sqlite":  # which has one writer at a time anyway
+            t = self.operations
+            conn.execute(sa.select(t.c.id).where(t.c.id == operation_id).with_for_update())
+
     def claim(self, conn: sa.Connection, owner: str, *, now: float, until: float, count: int) -> list[Owned]:
         """Lease up to `count` operations that are due and that nobody holds."""
         claimed = []
@@ -282,10 +288,7 @@ class Journal:
             False if no operation is active on the subject: nobody can be waiting, nothing is kept.
         """
         t = self.operations
-        woken = conn.execute(
-            sa.update(t).where(t.c.slot == event.subject, t.c.wake_at > now).values(wake_at=now)
-        ).rowcount
-        if not woken and conn.execute(self._holder, {"subject": event.subject}).first() is None:
+        if not conn.execute(sa.update(t).where(t.c.slot == event.subject).values(wake_at=now)).rowcount:
             return False
         conn.execute(
             sa.insert(self.events),

@@ -49,6 +49,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         kind: class name of the error. status: HTTP-like code shown in the instance fault.
         message: for users. details: traceback text for operators, "" for expected errors.
         elsewhere: another host may succeed. cancelled: somebody asked for the end.
+        retryable: the same step may succeed when repeated.
     """
 
     kind: str
@@ -58,6 +59,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     step: str = ""
     elsewhere: bool = False
     cancelled: bool = False
+    retryable: bool = False
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +89,8 @@ class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
         subject: the object it works on (an instance uuid).
         cursor: index of the step it is at. round: how often it began anew on another host.
         parent: the operation whose debt this one pays.
+        back_to: while it is being undone for another round, the index of the step where that round begins.
+        resting: it was laid down on purpose (to wait), not left by a process that died.
         request: JSON of the operation's request type.
     """
 
@@ -103,6 +107,8 @@ class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str = ""
     parent: str | None = None
     host: str | None = None
+    back_to: int | None = None
+    resting: bool = False
     request: msgspec.Raw = msgspec.Raw(b"null")
     entries: tuple[Entry, ...] = ()
     failure: Failure | None = None

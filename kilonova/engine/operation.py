@@ -14,7 +14,7 @@ The result of a step is a msgspec.Struct that is journaled; later steps ask for 
 from __future__ import annotations
 
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -31,10 +31,16 @@ AnyRun: TypeAlias = Run[Any]
 
 @dataclass(frozen=True)
 class Tx:
-    """A transaction on the database of the journal, and its time (seconds since the epoch)."""
+    """A transaction on the database of the journal.
+
+    Args:
+        now: its time, seconds since the epoch.
+        refused: what earlier tries of the same transaction found out: by round and step, why it cannot be done.
+    """
 
     conn: sa.Connection
     now: float
+    refused: Mapping[tuple[int, str], Failure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,7 @@ class Operation:
         ends: in the transaction of the last step. fails: in the transaction that ends the undo.
         exclusive: has its subject to itself.
         preempts: may be accepted while another exclusive operation runs; that one is cancelled first.
-        no_return: name of the first step after which a cancel is not obeyed and a failure is not undone.
+        no_return: name of the first step from which on a cancel is not obeyed.
         again_from: name of the step where it starts anew on another host after `TryElsewhere`.
         rounds: how many hosts are tried at most, from the run.
         action: its name in os-instance-actions, None to keep it out of there.
@@ -181,6 +187,7 @@ class Operation:
     max_crashes: int = 5
     undo_retries: int = 8
     _index: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _types: dict[str, type[msgspec.Struct]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for position, step in enumerate(self.steps):
@@ -196,8 +203,14 @@ class Operation:
         return self._index[step]
 
     def past_return(self, cursor: int) -> bool:
-        """Whether an operation at `cursor` can no longer be cancelled or undone."""
+        """Whether an operation at `cursor` can no longer be cancelled."""
         return self.no_return is not None and cursor >= self._index[self.no_return]
+
+    def output_types(self) -> dict[str, type[msgspec.Struct]]:
+        """Type of each step's result, by step name."""
+        if not self._types:
+            self._types.update({s.name: type_ for s in self.steps if (type_ := output_type(s)) is not None})
+        return self._types
 
 
 def output_type(step: Step) -> type[msgspec.Struct] | None:
@@ -207,21 +220,14 @@ def output_type(step: Step) -> type[msgspec.Struct] | None:
     if isinstance(step, Await):
         return None
     hint = typing.get_type_hints(step.do).get("return")
-    if isinstance(step, Here):
-        hint = typing.get_args(hint)[-1] if typing.get_args(hint) and hint is not None and typing.get_origin(hint) in _AWAITABLES else hint
     return hint if isinstance(hint, type) and issubclass(hint, msgspec.Struct) else None
-
-
-_AWAITABLES = (Awaitable,)
 
 
 class Definitions:
     """The operations that a process can run, by name and version."""
 
     def __init__(self, *operations: Operation) -> None:
-        self._all: dict[tuple[str, int], Operation] = {}
-        for operation in operations:
-            self._all[operation.name, operation.version] = operation
+        self._all = {(operation.name, operation.version): operation for operation in operations}
 
     def find(self, name: str, version: int) -> Operation | None:
         return self._all.get((name, version))

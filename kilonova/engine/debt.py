@@ -1,0 +1,81 @@
+"""Debts: what could not be done or undone now is an operation of its own, tried until it succeeds.
+
+A debt repeats one step of its parent (or that step's undo) exactly as the parent declared it. A debt to a host
+is tried again when the host returns; until it is paid, no other command about its subject is sent.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+
+from kilonova.domain.operation import Failure, OperationRecord, OperationState
+from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Step, Tx
+from kilonova.engine.run import Run
+
+KIND = "debt"
+FOREVER = 10.0 * 365 * 86400
+
+
+class DebtRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The parent as it stood, and which of its steps is owed in which direction."""
+
+    parent: OperationRecord
+    step: str
+    undo: bool
+
+
+def incur(parent: OperationRecord, step: Step, *, undo: bool, host: str | None, now: float) -> OperationRecord:
+    """The record of a new debt of `parent`."""
+    return OperationRecord(
+        id=str(uuid.uuid5(uuid.UUID(parent.id), f"{parent.round}/{step.name}/{undo}")),
+        kind=KIND,
+        version=1,
+        subject=parent.subject,
+        state=OperationState.RUNNING,
+        exclusive=False,
+        project_id=parent.project_id,
+        user_id=parent.user_id,
+        request_id=parent.request_id,
+        parent=parent.id,
+        host=host,
+        request=msgspec.Raw(msgspec.json.encode(DebtRequest(parent=parent, step=step.name, undo=undo))),
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def _nothing(_tx: Tx, _run: Run[DebtRequest]) -> None:
+    return None
+
+
+def _abandoned(_tx: Tx, _run: Run[DebtRequest], _failure: Failure) -> None:
+    return None
+
+
+def payment(definition: Operation, request: DebtRequest, parent_run: Run[msgspec.Struct]) -> Operation:
+    """The operation that pays a debt: one step, taken from the parent's declaration."""
+    step = definition.steps[definition.position(request.step)]
+    paid: Step
+    if isinstance(step, OnHost):
+        entry = parent_run.entry(step.name, undo=request.undo)
+        host = entry.host if entry is not None else None
+        args = (step.undo_args or step.args) if request.undo else step.args
+        do = step.undo if request.undo else step.do
+        assert not isinstance(do, NoUndo)
+        paid = OnHost(
+            name=step.name, host=lambda _run: host, do=do, args=lambda _run: args(parent_run),
+            undo=NoUndo("a debt is only ever paid"), timeout=FOREVER, retries=2**31,
+        )
+    else:
+        assert isinstance(step, Here)
+        function = step.undo if request.undo else step.do
+        assert not isinstance(function, NoUndo)
+        call = function
+
+        async def pay(environment: object, _run: Run[DebtRequest]) -> None:
+            await call(environment, parent_run)
+
+        paid = Here(name=step.name, do=pay, undo=NoUndo("a debt is only ever paid"), timeout=FOREVER, retries=2**31)
+    return Operation(name=KIND, request=DebtRequest, steps=(paid,), ends=_nothing, fails=_abandoned, exclusive=False)

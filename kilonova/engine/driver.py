@@ -1,0 +1,347 @@
+"""Driving one operation: the loop between its journal and the world."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import msgspec
+import structlog
+
+from kilonova.db.database import Database
+from kilonova.db.journal import Journal, Owned
+from kilonova.domain.clock import Clock
+from kilonova.domain.errors import Fenced, Unreachable
+from kilonova.domain.operation import (
+    TERMINAL,
+    Entry,
+    EntryState,
+    Failure,
+    OperationRecord,
+    OperationState,
+)
+from kilonova.engine import debt
+from kilonova.engine.commands import Command, Hosts, command_key
+from kilonova.engine.failure import cancelled, describe
+from kilonova.engine.journaling import Moves, RecordFailed, amend, encode
+from kilonova.engine.operation import Await, Definitions, Here, NoUndo, OnHost, Operation, Step, Tx
+
+log = structlog.get_logger(__name__)
+
+LONG_PAUSE = 2.0
+"""Seconds from which on a pause is written down and the operation is laid to rest instead of held in memory."""
+
+MAX_PAUSE = 60.0
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What driving needs, the same for every operation of a journal.
+
+    Args:
+        environment: handed to `Here` steps. owner: who holds the leases. ttl: seconds a lease lasts.
+        wake: called after a commit that made other operations due.
+    """
+
+    database: Database
+    journal: Journal
+    definitions: Definitions
+    environment: Any
+    hosts: Hosts
+    clock: Clock
+    random: Random
+    owner: str
+    ttl: float
+    wake: Callable[[], None]
+    observe: Callable[[OperationRecord], None] = lambda _record: None
+
+
+class Driver:
+    """Drives one leased operation until it ends, rests, or the lease is lost."""
+
+    def __init__(self, shop: Workshop, owned: Owned) -> None:
+        self._shop = shop
+        self._epoch = owned.epoch
+        self._cancel = owned.cancel
+        self._resting = False
+        self.record = owned.record
+        self._debt: debt.DebtRequest | None = None
+        self._moves = Moves(self._definition(), shop.journal, owned.record)
+
+    def _definition(self) -> Operation:
+        record = self.record
+        if record.kind == debt.KIND:
+            self._debt = msgspec.json.decode(record.request, type=debt.DebtRequest)
+            parent = self._debt.parent
+            definition = self._find(parent)
+            return debt.payment(definition, self._debt, Moves(definition, self._shop.journal, parent).run(parent))
+        return self._find(record)
+
+    def _find(self, record: OperationRecord) -> Operation:
+        definition = self._shop.definitions.find(record.kind, record.version)
+        if definition is None:
+            raise LookupError(f"Operation {record.id}: this release has no {record.kind} version {record.version}.")
+        return definition
+
+    def note_cancel(self, reason: str) -> None:
+        """Somebody asked for the end while this process drives it."""
+        self._cancel = self._cancel or reason
+
+    async def drive(self) -> None:
+        """Go on from where the journal stands.
+
+        Raises:
+            Fenced: another process took the operation over; nothing more is done here.
+        """
+        await self._adopt()
+        while self.record.state not in TERMINAL and not self._resting:
+            step = self._moves.current(self.record)
+            assert step is not None
+            undo = self.record.state is OperationState.UNDOING
+            if isinstance(step, Await) and not undo:
+                await self._await(step)
+            elif undo:
+                await self._undo(step)
+            else:
+                await self._do(step)
+
+    async def _adopt(self) -> None:
+        """Take up a new operation, or one that rested, or one whose process died."""
+        record = self.record
+        step = self._moves.current(record)
+        undo = record.state is OperationState.UNDOING
+        entry = self._moves.run(record).entry(step.name, undo=undo) if step is not None else None
+        if entry is None or entry.state is not EntryState.STARTED:
+            move = self._moves.retreat if undo else self._moves.advance
+            await self._commit(lambda tx: move(tx, record))
+        elif not record.resting and not isinstance(step, Await):
+            assert step is not None
+            name, crashes = step.name, entry.crashes + 1
+            await self._commit(lambda tx: amend(record, name, undo=undo, crashes=crashes))
+
+    # --- forward ---------------------------------------------------------------------------------
+
+    def _ends_by_cancel(self) -> bool:
+        return (
+            self._cancel is not None
+            and self.record.state is OperationState.RUNNING
+            and not self._moves.definition.past_return(self.record.cursor)
+        )
+
+    async def _do(self, step: Step) -> None:
+        record, moves = self.record, self._moves
+        entry = self._entry(step, undo=False)
+        if self._ends_by_cancel():
+            assert self._cancel is not None
+            failure = cancelled(self._cancel)
+            await self._commit(lambda tx: moves.step_failed(tx, record, step, failure))
+            return
+        if entry.crashes > moves.definition.max_crashes:
+            failure = Failure(kind="CrashLoop", step=step.name,
+                              message=f"The service stopped {entry.crashes} times during {step.name}.")
+            await self._commit(lambda tx: moves.step_failed(tx, record, step, failure))
+            return
+        try:
+            output = await self._perform(step, entry, undo=False)
+        except Fenced:
+            raise
+        except Exception as error:  # noqa: BLE001 - every failure of a step is journaled
+            await self._failed(step, entry, error)
+        else:
+            await self._commit(lambda tx: moves.step_done(tx, record, step, output))
+
+    async def _failed(self, step: Step, entry: Entry, error: Exception) -> None:
+        """A forward step failed: try again, owe it, or turn around."""
+        record, moves = self.record, self._moves
+        assert isinstance(step, (Here, OnHost))
+        failure = describe(error, step.name)
+        late = self._shop.clock.now() >= entry.started_at + step.timeout
+        unreachable = isinstance(error, Unreachable)
+        if unreachable and isinstance(step, OnHost) and step.owed:
+            await self._owe(step, entry, undo=False)
+        elif failure.retryable and not late and (unreachable or entry.attempt <= step.retries):
+            await self._pause(step, entry, failure, undo=False)
+        elif step.owed and isinstance(step, Here):
+            await self._owe(step, entry, undo=False)
+        else:
+            if not failure.details and failure.kind not in ("Cancelled",):
+                log.info("step failed", operation=record.id, kind=record.kind, step=step.name, error=failure.message)
+            await self._commit(lambda tx: moves.step_failed(tx, record, step, failure))
+
+    async def _await(self, step: Await) -> None:
+        record, moves = self.record, self._moves
+        if self._ends_by_cancel():
+            assert self._cancel is not None
+            failure = cancelled(self._cancel)
+            await self._commit(lambda tx: moves.step_failed(tx, record, step, failure))
+        else:
+            await self._commit(lambda tx: moves.advance(tx, record))
+
+    # --- backward --------------------------------------------------------------------------------
+
+    async def _undo(self, step: Step) -> None:
+        record, moves = self.record, self._moves
+        entry = self._entry(step, undo=True)
+        try:
+            output = await self._perform(step, entry, undo=True)
+        except Fenced:
+            raise
+        except Unreachable:
+            await self._owe(step, entry, undo=True)
+        except Exception as error:  # noqa: BLE001 - an undo does not give up
+            failure = describe(error, step.name)
+            if entry.attempt <= moves.definition.undo_retries:
+                await self._pause(step, entry, failure, undo=True)
+            else:
+                log.error("operation stranded", operation=record.id, kind=record.kind, step=step.name,
+                          error=failure.message)
+                await self._commit(lambda tx: replace_state(
+                    amend(record, step.name, undo=True, failure=failure), OperationState.STRANDED
+                ))
+        else:
+            await self._commit(lambda tx: moves.undo_done(tx, record, step, output))
+
+    # --- doing -----------------------------------------------------------------------------------
+
+    async def _perform(self, step: Step, entry: Entry, *, undo: bool) -> msgspec.Raw:
+        """Run the step's function, here or on its host; returns the JSON of its result."""
+        run = self._moves.run(self.record)
+        if isinstance(step, OnHost):
+            return await self._on_host(step, entry, undo=undo)
+        assert isinstance(step, Here)
+        function = step.undo if undo else step.do
+        assert not isinstance(function, NoUndo)
+        left = entry.started_at + step.timeout - self._shop.clock.now()
+        async with asyncio.timeout(None if step.timeout >= debt.FOREVER else max(left, 1.0)):
+            return encode(await function(self._shop.environment, run))
+
+    async def _on_host(self, step: OnHost, entry: Entry, *, undo: bool) -> msgspec.Raw:
+        run, record, shop = self._moves.run(self.record), self.record, self._shop
+        args = (step.undo_args or step.args) if undo else step.args
+        host_step = step.undo if undo else step.do
+        assert not isinstance(host_step, NoUndo)
+        assert entry.host is not None
+        source = self._debt.parent if self._debt is not None else record
+        backwards = self._debt.undo if self._debt is not None else undo
+        key = command_key(source.id, source.round, step.name, undo=backwards)
+        if record.kind != debt.KIND and await shop.database.read(
+            lambda conn: shop.journal.owes(conn, record.subject, entry.started_at)
+        ):
+            raise Unreachable(f"Host {entry.host} still owes earlier work on {record.subject}.")
+        command = Command(
+            key=key,
+            opposite=command_key(source.id, source.round, step.name, undo=not backwards),
+            fence=record.id,
+            epoch=self._epoch,
+            subject=record.subject,
+            step=host_step.name,
+            args=msgspec.Raw(msgspec.json.encode(args(run))),
+            undo=backwards,
+            attempt=entry.attempt,
+        )
+        deadline = shop.clock.monotonic() + max(1.0, entry.started_at + step.timeout - shop.clock.now())
+        return await shop.hosts.run(entry.host, command, deadline=deadline, interrupted=self._ends_by_cancel)
+
+    def _entry(self, step: Step, *, undo: bool) -> Entry:
+        entry = self._moves.run(self.record).entry(step.name, undo=undo)
+        assert entry is not None
+        return entry
+
+    async def _pause(self, step: Step, entry: Entry, failure: Failure, *, undo: bool) -> None:
+        """Count the failed attempt and wait before the next, longer each time."""
+        record = self.record
+        seconds = min(0.1 * 2 ** min(entry.attempt, 12), MAX_PAUSE) * (0.75 + self._shop.random.random() / 2)
+        attempt = entry.attempt + 1
+        rest = seconds >= LONG_PAUSE
+        await self._commit(
+            lambda tx: amend(record, step.name, undo=undo, attempt=attempt, failure=failure),
+            wake_in=seconds if rest else None,
+        )
+        if not rest:
+            await self._shop.clock.sleep(seconds)
+
+    async def _owe(self, step: Step, entry: Entry, *, undo: bool) -> None:
+        """Journal a debt in place of the step, in the same transaction as going on without it."""
+        record, moves, journal = self.record, self._moves, self._shop.journal
+        if self._debt is not None:
+            await self._pause(step, entry, Failure(kind="Unreachable", message="The host does not answer.",
+                                                   retryable=True), undo=undo)
+            return
+
+        def go_on(tx: Tx) -> OperationRecord:
+            owed = debt.incur(record, step, undo=undo, host=entry.host, now=tx.now)
+            if journal.get(tx.conn, owed.id) is None:
+                journal.insert(tx.conn, owed, wake_at=tx.now + 1.0)
+            move = moves.undo_done if undo else moves.step_done
+            return move(tx, record, step, msgspec.Raw(b"null"), EntryState.OWED)
+
+        log.warning("owed", operation=record.id, kind=record.kind, step=step.name, host=entry.host, undo=undo)
+        await self._commit(go_on)
+
+    # --- journal ---------------------------------------------------------------------------------
+
+    async def _commit(self, move: Callable[[Tx], OperationRecord], *, wake_in: float | None = None) -> None:
+        """Write the next state of the operation, repeating once for every `Record` step that refuses.
+
+        Args:
+            wake_in: lay the operation to rest for so many seconds.
+
+        Raises:
+            Fenced: the lease is lost.
+        """
+        refused: dict[tuple[int, str], Failure] = {}
+        while True:
+            try:
+                self.record, cancel = await self._shop.database.write(
+                    lambda conn: self._write(Tx(conn, self._shop.clock.now(), dict(refused)), move, wake_in)
+                )
+            except RecordFailed as error:
+                if error.place in refused:
+                    raise
+                refused[error.place] = error.failure
+            else:
+                break
+        self._cancel = self._cancel or cancel
+        self._resting = self.record.resting
+        self._shop.observe(self.record)
+        if self.record.state in TERMINAL:
+            self._shop.wake()
+
+    def _write(
+        self, tx: Tx, move: Callable[[Tx], OperationRecord], wake_in: float | None
+    ) -> tuple[OperationRecord, str | None]:
+        shop = self._shop
+        shop.journal.lock(tx.conn, self.record.id)
+        record = move(tx)
+        ended = record.state in TERMINAL
+        waits = self._moves.waits_until(record)
+        rests = wake_in is not None or waits is not None or record.state is OperationState.STRANDED
+        record = msgspec.structs.replace(record, updated_at=tx.now, resting=rests)
+        wake_at = waits if waits is not None else tx.now + (wake_in or 0.0)
+        held = not ended and not rests
+        cancel = shop.journal.save(
+            tx.conn, record, self._epoch, now=tx.now, wake_at=None if ended else wake_at,
+            owner=shop.owner if held else None, lease_until=tx.now + shop.ttl if held else None,
+        )
+        if cancel is not None and rests and record.state is OperationState.RUNNING:
+            shop.journal.wake(tx.conn, record.id, tx.now)
+        if ended and record.exclusive:
+            self._promote(tx, record.subject)
+        return record, cancel
+
+    def _promote(self, tx: Tx, subject: str) -> None:
+        """Let the operation that waited for this one begin."""
+        waiting = self._shop.journal.queued(tx.conn, subject)
+        if waiting is not None:
+            self._shop.journal.replace(
+                tx.conn, replace_state(waiting, OperationState.RUNNING), wake_at=tx.now, now=tx.now
+            )
+
+
+def replace_state(record: OperationRecord, state: OperationState) -> OperationRecord:
+    return msgspec.structs.replace(record, state=state)
+
+

@@ -1,0 +1,54 @@
+"""From an exception to a failure in the journal, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+
+from kilonova.domain.errors import KilonovaError, Retryable, TryElsewhere
+from kilonova.domain.operation import Failure
+
+
+class Failed(KilonovaError):
+    """Carries a failure that was journaled or came from a host."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def describe(error: BaseException, step: str = "") -> Failure:
+    """Turn an error into what is journaled and shown.
+
+    Errors raised on purpose speak for themselves. Of any other only the class is shown to users, and the
+    traceback is kept for operators. Spec: BDM-27, API-036.
+    """
+    if isinstance(error, Failed):
+        return error.failure
+    if isinstance(error, asyncio.CancelledError):
+        return Failure(kind="Cancelled", message="The step was cut short.", step=step, cancelled=True)
+    if isinstance(error, TimeoutError):
+        return Failure(kind="StepTimedOut", message=f"The step {step!r} did not end in time.", status=504, step=step)
+    if isinstance(error, KilonovaError):
+        return Failure(
+            kind=type(error).__name__,
+            message=str(error),
+            status=error.status,
+            step=step,
+            elsewhere=isinstance(error, TryElsewhere),
+            retryable=isinstance(error, Retryable),
+        )
+    return Failure(
+        kind=type(error).__name__,
+        message=f"Unexpected error: {type(error).__name__}.",
+        details="".join(traceback.format_exception(error))[-8000:],
+        step=step,
+    )
+
+
+CANCELLED = "Cancelled"
+
+
+def cancelled(reason: str) -> Failure:
+    """The failure of an operation that was asked to end."""
+    return Failure(kind=CANCELLED, message=f"The operation was cancelled: {reason}", status=409, cancelled=True)

@@ -1,0 +1,257 @@
+"""Moving an operation through its journal: pure functions from one record to the next, inside a transaction.
+
+`advance` and `retreat` carry the record from one step with an effect to the next one, doing the `Record` steps on
+the way in the same transaction. They change nothing but the database of the journal, so that the driver may run
+them again if the commit fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from kilonova.db.journal import Journal
+from kilonova.domain.operation import Entry, EntryState, Failure, OperationRecord, OperationState
+from kilonova.engine.failure import describe
+from kilonova.engine.operation import Await, Here, NoUndo, OnHost, Operation, Record, Step, Tx
+from kilonova.engine.run import Run
+
+NONE = msgspec.Raw(b"null")
+END = "(end)"
+"""The name under which a failure of the closing transaction is reported."""
+
+
+class RecordFailed(Exception):
+    """A `Record` step refused; the transaction is rolled back and repeated with this knowledge."""
+
+    def __init__(self, round_: int, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.place = (round_, failure.step)
+        self.failure = failure
+
+
+class Moves:
+    """The moves of one operation over its journal.
+
+    Args:
+        journal: where events of the same database are found.
+        record: any state of the operation; its request never changes.
+    """
+
+    def __init__(self, definition: Operation, journal: Journal, record: OperationRecord) -> None:
+        self.definition = definition
+        self._journal = journal
+        self._request = msgspec.json.decode(record.request, type=definition.request)
+        self._types = definition.output_types()
+
+    def run(self, record: OperationRecord) -> Run[Any]:
+        """The record as its steps see it."""
+        return Run(record, self._request, self._types)
+
+    def current(self, record: OperationRecord) -> Step | None:
+        """The step at the cursor, None past the last."""
+        steps = self.definition.steps
+        return steps[record.cursor] if 0 <= record.cursor < len(steps) else None
+
+    # --- forward ---------------------------------------------------------------------------------
+
+    def advance(self, tx: Tx, record: OperationRecord) -> OperationRecord:
+        """Go on from the cursor to the next step with an effect, or to the end.
+
+        Raises:
+            RecordFailed: a `Record` step raised; nothing of this transaction may be kept.
+        """
+        while (step := self.current(record)) is not None:
+            if isinstance(step, Record):
+                if (refusal := tx.refused.get((record.round, step.name))) is not None:
+                    failed = _entry(record, step, tx.now, state=EntryState.FAILED, failure=refusal)
+                    return self.turn_around(tx, _append(record, failed), refusal)
+                record = _append(record, self._do_record(tx, record, step))
+            elif isinstance(step, OnHost) and (host := step.host(self.run(record))) is None:
+                pass
+            elif isinstance(step, Await):
+                outcome = self._look_for_events(tx, record, step)
+                if outcome is None:
+                    return _append(record, _entry(record, step, tx.now))
+                record = _append(record, outcome)
+                if outcome.state is EntryState.FAILED:
+                    assert outcome.failure is not None
+                    return self.turn_around(tx, record, outcome.failure)
+            else:
+                return _append(record, _entry(record, step, tx.now, host=host if isinstance(step, OnHost) else None))
+            record = msgspec.structs.replace(record, cursor=record.cursor + 1)
+        if (refusal := tx.refused.get((record.round, END))) is not None:
+            return self.turn_around(tx, record, refusal)
+        try:
+            self.definition.ends(tx, self.run(record))
+        except Exception as error:
+            raise RecordFailed(record.round, describe(error, END)) from error
+        return self._finish(tx, record, OperationState.SUCCEEDED, None)
+
+    def _do_record(self, tx: Tx, record: OperationRecord, step: Record) -> Entry:
+        try:
+            output = step.do(tx, self.run(record))
+        except Exception as error:
+            raise RecordFailed(record.round, describe(error, step.name)) from error
+        return _entry(record, step, tx.now, state=EntryState.DONE, output=encode(output))
+
+    def step_done(
+        self, tx: Tx, record: OperationRecord, step: Step, output: msgspec.Raw, state: EntryState = EntryState.DONE,
+    ) -> OperationRecord:
+        """Journal the result of the step at the cursor, with what it writes, and go on."""
+        if (refusal := tx.refused.get((record.round, step.name))) is not None:
+            return self.step_failed(tx, record, step, refusal)
+        record = _settle(record, step, tx.now, undo=False, state=state, output=output)
+        if state is EntryState.DONE and isinstance(step, (Here, OnHost)) and step.recorded is not None:
+            try:
+                step.recorded(tx, self.run(record))
+            except Exception as error:
+                raise RecordFailed(record.round, describe(error, step.name)) from error
+        return self.advance(tx, msgspec.structs.replace(record, cursor=record.cursor + 1))
+
+    def step_failed(self, tx: Tx, record: OperationRecord, step: Step, failure: Failure) -> OperationRecord:
+        """Journal that the step at the cursor failed for good, and begin to undo."""
+        failed = amend(record, step.name, undo=False, state=EntryState.FAILED, failure=failure, finished_at=tx.now)
+        return self.turn_around(tx, failed, failure)
+
+    def _look_for_events(self, tx: Tx, record: OperationRecord, step: Await) -> Entry | None:
+        """The outcome of a wait: an entry if it is over, None if it goes on. Spec: EVT-20 to EVT-34."""
+        run = self.run(record)
+        wanted = set(step.events(run))
+        came = {event.key: event for event in self._journal.events_of(tx.conn, record.subject)} if wanted else {}
+        bad = [came[key] for key in sorted(wanted) if key in came and came[key].status != "completed"]
+        missing = sorted(wanted - came.keys())
+        known = run.entry(step.name)
+        failure: Failure | None = None
+        if bad:
+            failure = Failure(kind="EventFailed", message=f"{bad[0].key} was reported as {bad[0].status}.",
+                              step=step.name)
+        elif missing and known is not None and tx.now >= known.started_at + step.timeout(run):
+            failure = Failure(kind="WaitTimedOut", message=f"Timed out waiting for {', '.join(missing)}.",
+                              step=step.name)
+        elif missing:
+            return None
+        fatal = failure is not None and step.fatal(run)
+        state = EntryState.FAILED if fatal else EntryState.DONE
+        started = known.started_at if known is not None else tx.now
+        return Entry(step=step.name, round=record.round, state=state, started_at=started, finished_at=tx.now,
+                     failure=failure)
+
+    def waits_until(self, record: OperationRecord) -> float | None:
+        """The deadline of the wait that the record is in, None if it is in none."""
+        step = self.current(record)
+        if record.state is not OperationState.RUNNING or not isinstance(step, Await):
+            return None
+        run = self.run(record)
+        entry = run.entry(step.name)
+        return None if entry is None else entry.started_at + step.timeout(run)
+
+    # --- backward --------------------------------------------------------------------------------
+
+    def turn_around(self, tx: Tx, record: OperationRecord, failure: Failure) -> OperationRecord:
+        """Begin to undo because of a failure: down to where another round begins, or all the way."""
+        back_to: int | None = None
+        if self.definition.again_from is not None and failure.elsewhere:
+            first = self.definition.position(self.definition.again_from)
+            if record.cursor >= first and record.round + 1 < self.definition.rounds(self.run(record)):
+                back_to = first
+        record = msgspec.structs.replace(record, state=OperationState.UNDOING, failure=failure, back_to=back_to)
+        return self.retreat(tx, record)
+
+    def retreat(self, tx: Tx, record: OperationRecord) -> OperationRecord:
+        """Undo from the cursor downwards to the next undo with an effect, to a new round, or to the end."""
+        while record.cursor >= (record.back_to or 0):
+            step = self.current(record)
+            if step is not None and self._to_undo(record, step):
+                if isinstance(step, Record):
+                    assert not isinstance(step.undo, NoUndo)
+                    output = step.undo(tx, self.run(record))
+                    record = _append(record, _entry(record, step, tx.now, undo=True, state=EntryState.DONE,
+                                                    output=encode(output)))
+                else:
+                    done = self.run(record).entry(step.name)
+                    host = done.host if done is not None else None
+                    return _append(record, _entry(record, step, tx.now, undo=True, host=host))
+            record = msgspec.structs.replace(record, cursor=record.cursor - 1)
+        if record.back_to is None:
+            return self.give_up(tx, record)
+        record = msgspec.structs.replace(
+            record, state=OperationState.RUNNING, cursor=record.back_to, round=record.round + 1, back_to=None,
+            failure=None,
+        )
+        return self.advance(tx, record)
+
+    def give_up(self, tx: Tx, record: OperationRecord) -> OperationRecord:
+        """End a failed operation: everything is undone (or an operator forced it)."""
+        assert record.failure is not None
+        self.definition.fails(tx, self.run(record), record.failure)
+        state = OperationState.CANCELLED if record.failure.cancelled else OperationState.FAILED
+        return self._finish(tx, record, state, record.failure)
+
+    def _to_undo(self, record: OperationRecord, step: Step) -> bool:
+        """Whether the step has an undo and may have had an effect that was not undone."""
+        if isinstance(step, Await) or isinstance(step.undo, NoUndo):
+            return False
+        last: Entry | None = None
+        for entry in reversed(record.entries):
+            if entry.step == step.name:
+                last = entry
+                break
+        if last is None or last.undo:
+            return False
+        return not (isinstance(step, Record) and last.state is EntryState.FAILED)
+
+    def undo_done(
+        self, tx: Tx, record: OperationRecord, step: Step, output: msgspec.Raw, state: EntryState = EntryState.DONE,
+    ) -> OperationRecord:
+        """Journal that the step at the cursor is undone (or owed, or skipped) and move down."""
+        record = _settle(record, step, tx.now, undo=True, state=state, output=output)
+        if isinstance(step, (Here, OnHost)) and step.undone is not None:
+            step.undone(tx, self.run(record))
+        return self.retreat(tx, msgspec.structs.replace(record, cursor=record.cursor - 1))
+
+    # --- ends ------------------------------------------------------------------------------------
+
+    def _finish(
+        self, tx: Tx, record: OperationRecord, state: OperationState, failure: Failure | None
+    ) -> OperationRecord:
+        if record.exclusive:
+            self._journal.drop_events(tx.conn, record.subject)
+        return msgspec.structs.replace(record, state=state, failure=failure, finished_at=tx.now)
+
+
+def encode(output: msgspec.Struct | None) -> msgspec.Raw:
+    return NONE if output is None else msgspec.Raw(msgspec.json.encode(output))
+
+
+def _entry(
+    record: OperationRecord, step: Step, now: float, *, undo: bool = False, state: EntryState = EntryState.STARTED,
+    output: msgspec.Raw = NONE, host: str | None = None, failure: Failure | None = None,
+) -> Entry:
+    return Entry(
+        step=step.name, round=record.round, undo=undo, state=state, host=host, started_at=now,
+        finished_at=None if state is EntryState.STARTED else now, output=output, failure=failure,
+    )
+
+
+def _append(record: OperationRecord, entry: Entry) -> OperationRecord:
+    """Add a line, or replace the line of the same step, round and direction."""
+    entries = [e for e in record.entries if (e.step, e.round, e.undo) != (entry.step, entry.round, entry.undo)]
+    return msgspec.structs.replace(record, entries=(*entries, entry), host=entry.host or record.host)
+
+
+def _settle(
+    record: OperationRecord, step: Step, now: float, *, undo: bool, state: EntryState, output: msgspec.Raw
+) -> OperationRecord:
+    return amend(record, step.name, undo=undo, state=state, output=output, finished_at=now, failure=None)
+
+
+def amend(record: OperationRecord, step: str, *, undo: bool, **changes: Any) -> OperationRecord:
+    """Change the line of a step in this round."""
+    entries: Sequence[Entry] = [
+        msgspec.structs.replace(e, **changes) if (e.step, e.round, e.undo) == (step, record.round, undo) else e
+        for e in record.entries
+    ]
+    return msgspec.structs.replace(record, entries=tuple(entries))

@@ -1,0 +1,162 @@
+"""Accepting, cancelling and settling operations: units of work over a journal, called inside a transaction."""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+
+from kilonova.db.journal import Journal
+from kilonova.domain.errors import Conflict, NotFound
+from kilonova.domain.operation import TERMINAL, EntryState, OperationRecord, OperationState
+from kilonova.engine.failure import cancelled
+from kilonova.engine.journaling import Moves, amend
+from kilonova.engine.operation import Definitions, Operation, Tx
+
+
+class Busy(Conflict):
+    """Another operation has the subject to itself.
+
+    Args:
+        holder: that operation.
+    """
+
+    def __init__(self, holder: OperationRecord) -> None:
+        super().__init__(f"Operation {holder.kind} {holder.id} is working on {holder.subject}.")
+        self.holder = holder
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """An accepted operation. preempted: the operation that was asked to end for it, if any."""
+
+    record: OperationRecord
+    preempted: str | None = None
+
+
+def submit(
+    tx: Tx, journal: Journal, definition: Operation, subject: str, request: msgspec.Struct, *,
+    project_id: str = "", user_id: str = "", request_id: str = "", held: bool = False,
+    operation_id: str | None = None,
+) -> Submission:
+    """Accept an operation: its journal row and its first change of the subject, in the caller's transaction.
+
+    A pre-empting operation asks the one that runs to end and queues behind it. If one of its kind is queued or
+    running already, that one is returned and nothing is written.
+
+    Args:
+        held: not to be driven until `release`.
+
+    Raises:
+        Busy: another exclusive operation has the subject and this one does not pre-empt.
+        Whatever `definition.begins` raises.
+    """
+    holder = journal.holder(tx.conn, subject) if definition.exclusive else None
+    state = OperationState.HELD if held else OperationState.RUNNING
+    preempted: str | None = None
+    if holder is not None:
+        if not definition.preempts:
+            raise Busy(holder[0])
+        if holder[0].kind == definition.name:
+            return Submission(holder[0])
+        waiting = journal.queued(tx.conn, subject)
+        if waiting is not None:
+            return Submission(waiting)
+        state, preempted = OperationState.QUEUED, holder[0].id
+    record = OperationRecord(
+        id=operation_id or str(uuid.uuid4()),
+        kind=definition.name,
+        version=definition.version,
+        subject=subject,
+        state=state,
+        exclusive=definition.exclusive,
+        project_id=project_id,
+        user_id=user_id,
+        request_id=request_id,
+        request=msgspec.Raw(msgspec.json.encode(request)),
+        created_at=tx.now,
+        updated_at=tx.now,
+    )
+    definition.begins(tx, Moves(definition, journal, record).run(record))
+    journal.insert(tx.conn, record, wake_at=tx.now if state is OperationState.RUNNING else None)
+    if preempted is not None:
+        journal.request_cancel(tx.conn, preempted, f"pre-empted by {definition.name} {record.id}", tx.now)
+    return Submission(record, preempted)
+
+
+def release(tx: Tx, journal: Journal, operation_id: str) -> None:
+    """Let a held operation run. Releasing it again changes nothing."""
+    record = journal.get(tx.conn, operation_id)
+    if record is not None and record.state is OperationState.HELD:
+        running = msgspec.structs.replace(record, state=OperationState.RUNNING)
+        journal.replace(tx.conn, running, wake_at=tx.now, now=tx.now)
+
+
+def drop_held(tx: Tx, journal: Journal, operation_id: str, reason: str) -> None:
+    """End a held operation that will never run."""
+    record = journal.get(tx.conn, operation_id)
+    if record is not None and record.state is OperationState.HELD:
+        dropped = msgspec.structs.replace(
+            record, state=OperationState.CANCELLED, failure=cancelled(reason), finished_at=tx.now
+        )
+        journal.replace(tx.conn, dropped, wake_at=None, now=tx.now)
+
+
+def cancel(tx: Tx, journal: Journal, definitions: Definitions, operation_id: str, reason: str) -> None:
+    """Ask an operation to end and be undone.
+
+    Raises:
+        NotFound: there is no such operation. Conflict: it has ended or passed its point of no return.
+    """
+    record = _existing(tx, journal, operation_id)
+    definition = definitions.find(record.kind, record.version)
+    if record.state in TERMINAL:
+        raise Conflict(f"Operation {operation_id} has ended ({record.state.value}).")
+    if definition is None or definition.past_return(record.cursor):
+        raise Conflict(f"Operation {operation_id} can no longer be cancelled.", hint="it will complete by itself")
+    journal.request_cancel(tx.conn, operation_id, reason, tx.now)
+
+
+def resume(tx: Tx, journal: Journal, operation_id: str) -> None:
+    """Try a stranded operation again, from the undo it stopped at. Raises NotFound, Conflict."""
+    record = _stranded(tx, journal, operation_id)
+    entry = next(e for e in reversed(record.entries) if e.undo and e.state is EntryState.STARTED)
+    again = amend(record, entry.step, undo=True, attempt=1, crashes=0)
+    undoing = msgspec.structs.replace(again, state=OperationState.UNDOING, resting=True)
+    journal.replace(tx.conn, undoing, wake_at=tx.now, now=tx.now)
+
+
+def skip(tx: Tx, journal: Journal, definitions: Definitions, operation_id: str) -> None:
+    """Go on without the undo that a stranded operation stopped at. Raises NotFound, Conflict."""
+    record = _stranded(tx, journal, operation_id)
+    entry = next(e for e in reversed(record.entries) if e.undo and e.state is EntryState.STARTED)
+    skipped = amend(record, entry.step, undo=True, state=EntryState.SKIPPED, finished_at=tx.now)
+    undoing = msgspec.structs.replace(skipped, state=OperationState.UNDOING, cursor=record.cursor - 1, resting=True)
+    journal.replace(tx.conn, undoing, wake_at=tx.now, now=tx.now)
+
+
+def force(tx: Tx, journal: Journal, definitions: Definitions, operation_id: str) -> None:
+    """End a stranded operation where it stands, undoing nothing more. Raises NotFound, Conflict."""
+    record = _stranded(tx, journal, operation_id)
+    definition = definitions.find(record.kind, record.version)
+    if definition is None:
+        raise Conflict(f"This release does not know {record.kind} version {record.version}.")
+    ended = Moves(definition, journal, record).give_up(tx, record)
+    journal.replace(tx.conn, ended, wake_at=None, now=tx.now)
+    waiting = journal.queued(tx.conn, record.subject) if record.exclusive else None
+    if waiting is not None:
+        running = msgspec.structs.replace(waiting, state=OperationState.RUNNING)
+        journal.replace(tx.conn, running, wake_at=tx.now, now=tx.now)
+
+
+def _existing(tx: Tx, journal: Journal, operation_id: str) -> OperationRecord:
+    record = journal.get(tx.conn, operation_id)
+    if record is None:
+        raise NotFound(f"Operation {operation_id} could not be found.")
+    return record
+
+
+def _stranded(tx: Tx, journal: Journal, operation_id: str) -> OperationRecord:
+    record = _existing(tx, journal, operation_id)
+    if record.state is not OperationState.STRANDED:
+        raise Conflict(f"Operation {operation_id} is not stranded but {record.state.value}.")
+    return record
