@@ -1,0 +1,310 @@
+"""Claims: taking, giving back and handing over what a provider offers.
+
+Each function changes allocations and the `used` counters of the inventories together. Nothing is held in
+memory; whether there is room is decided on rows that the transaction has locked.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Set
+from enum import Enum
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from kilonova.db.placement.errors import ConcurrentUpdate
+from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers, touch
+from kilonova.domain.grouping import GroupPolicy, ServerGroup
+
+INSTANCE = "INSTANCE"
+MIGRATION = "MIGRATION"
+
+
+class Claim(Enum):
+    """How a claim ended. True in a condition only if the consumer now holds the resources."""
+
+    HELD = "the resources are held"
+    FULL = "the host has not enough left"
+    GROUP = "the policy of the server group does not allow this host"
+    GONE = "the host no longer exists"
+
+    def __bool__(self) -> bool:
+        return self is Claim.HELD
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """What a consumer holds of one provider. host, node: None for a provider that is not a compute host."""
+
+    provider: str
+    resources: dict[str, int]
+    host: str | None = None
+    node: str | None = None
+
+
+def claim(
+    connection: sa.Connection,
+    consumer: str,
+    provider: str,
+    resources: Mapping[str, int],
+    project_id: str,
+    user_id: str,
+    *,
+    group: ServerGroup | None = None,
+) -> Claim:
+    """Make the consumer hold exactly these resources of the provider, if there is room.
+
+    Repeating a claim changes nothing. A claim that is refused leaves no trace. With other resources than
+    before it changes what is held of this provider; what is held of other providers stays.
+
+    Args:
+        consumer: uuid of the instance. provider: uuid. resources: amounts by resource class.
+        group: checked here too, because parallel decisions cannot see each other: whoever claims first
+            stays. Spec: BLD-11 to BLD-14, BLD-17, BLD-18.
+    """
+    if group is not None:
+        _lock_group(connection, group)
+    _lock_consumer(connection, consumer, project_id, user_id, INSTANCE, consumer)
+    provider_id = connection.execute(
+        sa.select(providers.c.id).where(providers.c.uuid == provider).with_for_update()
+    ).scalar_one_or_none()
+    if provider_id is None:
+        outcome = Claim.GONE
+    elif group is not None and not _group_allows(connection, group, consumer, provider_id):
+        outcome = Claim.GROUP
+    else:
+        outcome = _take(connection, consumer, provider_id, resources)
+    if not outcome or not any(resources.values()):
+        _drop_consumer_without_allocations(connection, consumer)
+    return outcome
+
+
+def release(connection: sa.Connection, consumer: str, provider: str | None = None) -> bool:
+    """Give back what the consumer holds.
+
+    Args:
+        provider: only what it holds of this provider, so that a late release cannot take the claim made
+            elsewhere since. Spec: BLD-70.
+
+    Returns:
+        Whether anything was held.
+    """
+    _lock_existing_consumers(connection, consumer)
+    held = _held(connection, consumer)
+    if provider is not None:
+        wanted = connection.execute(sa.select(providers.c.id).where(providers.c.uuid == provider)).scalar()
+        held = {provider_id: amounts for provider_id, amounts in held.items() if provider_id == wanted}
+    if not held:
+        return False
+    _lock_providers(connection, held.keys())
+    _give_back(connection, consumer, held)
+    _raise_consumer_generation(connection, consumer)
+    _drop_consumer_without_allocations(connection, consumer)
+    return True
+
+
+def move(connection: sa.Connection, source: str, target: str, *, target_type: str = INSTANCE) -> bool:
+    """Hand all that one consumer holds to another, replacing what that one holds.
+
+    A cold move calls this with the instance as source and the migration (type `MIGRATION`) as target, claims
+    the destination for the instance, and to revert calls it the other way round.
+    Spec: API-752, MIG-10, RSZ-28.
+
+    Returns:
+        False if the source holds nothing (the move was done before, or never begun); then nothing changes.
+        Spec: MIG-16.
+    """
+    found = _lock_existing_consumers(connection, source, target)
+    held = _held(connection, source)
+    if source == target or not held:
+        return False
+    replaced = _held(connection, target)
+    _lock_providers(connection, held.keys() | replaced.keys())
+    if replaced:
+        _give_back(connection, target, replaced)
+    origin = found[source]
+    _lock_consumer(connection, target, origin.project_id, origin.user_id, target_type, origin.instance)
+    connection.execute(allocations.update().where(allocations.c.consumer == source).values(consumer=target))
+    _raise_consumer_generation(connection, target)
+    _drop_consumer_without_allocations(connection, source)
+    touch(connection, list(held))
+    return True
+
+
+def holdings(connection: sa.Connection, consumer: str) -> list[Holding]:
+    """What a consumer holds, one entry for each provider; empty for an unknown consumer."""
+    rows = connection.execute(
+        sa.select(
+            providers.c.uuid, hosts.c.host, hosts.c.node, allocations.c.resource_class, allocations.c.used
+        )
+        .join_from(allocations, providers, providers.c.id == allocations.c.provider_id)
+        .outerjoin(hosts, hosts.c.provider_id == providers.c.id)
+        .where(allocations.c.consumer == consumer)
+        .order_by(providers.c.uuid, allocations.c.resource_class)
+    )
+    found: dict[str, Holding] = {}
+    for row in rows:
+        holding = found.setdefault(row.uuid, Holding(row.uuid, {}, row.host, row.node))
+        holding.resources[row.resource_class] = row.used
+    return list(found.values())
+
+
+def _take(connection: sa.Connection, consumer: str, provider_id: int, resources: Mapping[str, int]) -> Claim:
+    """The provider is locked: what is read here stays true until the transaction ends."""
+    mine = sa.and_(
+        allocations.c.consumer == consumer,
+        allocations.c.provider_id == inventories.c.provider_id,
+        allocations.c.resource_class == inventories.c.resource_class,
+    )
+    offers = {
+        row.resource_class: row
+        for row in connection.execute(
+            sa.select(inventories, allocations.c.used.label("held"))
+            .outerjoin(allocations, mine)
+            .where(inventories.c.provider_id == provider_id)
+        )
+    }
+    held = {name: row.held for name, row in offers.items() if row.held}
+    wanted = {name: amount for name, amount in resources.items() if amount > 0}
+    if held == wanted:
+        return Claim.HELD
+    if any(
+        name not in offers or not fits(offers[name], amount, held.get(name, 0))
+        for name, amount in wanted.items()
+    ):
+        return Claim.FULL
+    change = {name: wanted.get(name, 0) - held.get(name, 0) for name in sorted(wanted.keys() | held.keys())}
+    add_use(connection, provider_id, change)
+    if held:
+        connection.execute(
+            allocations.delete().where(
+                allocations.c.consumer == consumer, allocations.c.provider_id == provider_id
+            )
+        )
+    if wanted:
+        connection.execute(
+            allocations.insert(),
+            [
+                {"consumer": consumer, "provider_id": provider_id, "resource_class": name, "used": amount}
+                for name, amount in wanted.items()
+            ],
+        )
+    _raise_consumer_generation(connection, consumer)
+    touch(connection, [provider_id])
+    return Claim.HELD
+
+
+def fits(offer: Any, amount: int, held: int) -> bool:
+    """Whether an inventory row has room for an amount of which `held` is already counted. Spec: API-746."""
+    allowed = offer.min_unit <= amount <= offer.max_unit and amount % offer.step_size == 0
+    return allowed and (amount <= held or offer.used - held + amount <= offer.capacity)
+
+
+def add_use(connection: sa.Connection, provider_id: int, change: Mapping[str, int]) -> None:
+    """Add to the `used` counters of a locked provider. What would exceed the capacity is refused by the row.
+
+    Raises:
+        ConcurrentUpdate: a counter did not allow it, although the caller had looked.
+    """
+    change = {name: amount for name, amount in change.items() if amount}
+    if not change:
+        return
+    amount = sa.case(dict(change), value=inventories.c.resource_class, else_=0)
+    updated = connection.execute(
+        inventories.update()
+        .where(
+            inventories.c.provider_id == provider_id,
+            inventories.c.resource_class.in_(sorted(change)),
+            sa.or_(amount < 0, inventories.c.used + amount <= inventories.c.capacity),
+        )
+        .values(used=inventories.c.used + amount)
+    )
+    if updated.rowcount != len(change):
+        raise ConcurrentUpdate("A host changed while it was being claimed.", hint="repeat the claim")
+
+
+def _give_back(connection: sa.Connection, consumer: str, held: Mapping[int, Mapping[str, int]]) -> None:
+    for provider_id in sorted(held):
+        add_use(connection, provider_id, {name: -amount for name, amount in held[provider_id].items()})
+    connection.execute(
+        allocations.delete().where(
+            allocations.c.consumer == consumer, allocations.c.provider_id.in_(sorted(held))
+        )
+    )
+    touch(connection, list(held))
+
+
+def _held(connection: sa.Connection, consumer: str) -> dict[int, dict[str, int]]:
+    found: dict[int, dict[str, int]] = defaultdict(dict)
+    for row in connection.execute(sa.select(allocations).where(allocations.c.consumer == consumer)):
+        found[row.provider_id][row.resource_class] = row.used
+    return found
+
+
+def _lock_providers(connection: sa.Connection, provider_ids: Set[int]) -> None:
+    connection.execute(
+        sa.select(providers.c.id)
+        .where(providers.c.id.in_(sorted(provider_ids)))
+        .order_by(providers.c.id)
+        .with_for_update()
+    ).all()
+
+
+def _lock_existing_consumers(connection: sa.Connection, *uuids: str) -> dict[str, Any]:
+    rows = connection.execute(
+        sa.select(consumers).where(consumers.c.uuid.in_(uuids)).order_by(consumers.c.uuid).with_for_update()
+    )
+    return {row.uuid: row for row in rows}
+
+
+def _lock_consumer(
+    connection: sa.Connection, uuid: str, project_id: str, user_id: str, type_: str, instance: str
+) -> None:
+    """Make the consumer if need be; either way its row is locked and no one else claims for it meanwhile."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(consumers).values(
+        uuid=uuid, project_id=project_id, user_id=user_id, type=type_, generation=0, instance=instance
+    )
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[consumers.c.uuid], set_={"instance": statement.excluded.instance}
+        )
+    )
+
+
+def _raise_consumer_generation(connection: sa.Connection, uuid: str) -> None:
+    connection.execute(
+        consumers.update().where(consumers.c.uuid == uuid).values(generation=consumers.c.generation + 1)
+    )
+
+
+def _drop_consumer_without_allocations(connection: sa.Connection, uuid: str) -> None:
+    """Spec: API-751."""
+    holds = sa.exists().where(allocations.c.consumer == consumers.c.uuid)
+    connection.execute(consumers.delete().where(consumers.c.uuid == uuid, ~holds))
+
+
+def _lock_group(connection: sa.Connection, group: ServerGroup) -> None:
+    """One claim of a group at a time. SQLite has one writer anyway. Spec: BLD-18."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(group.uuid, 0))))
+
+
+def _group_allows(connection: sa.Connection, group: ServerGroup, instance: str, provider_id: int) -> bool:
+    others = [member for member in group.members if member != instance]
+    if group.policy not in (GroupPolicy.AFFINITY, GroupPolicy.ANTI_AFFINITY) or not others:
+        return True
+    located = connection.execute(
+        sa.select(hosts.c.host, consumers.c.instance)
+        .distinct()
+        .join_from(consumers, allocations, allocations.c.consumer == consumers.c.uuid)
+        .join(hosts, hosts.c.provider_id == allocations.c.provider_id)
+        .where(consumers.c.instance.in_(others))
+    ).all()
+    here = connection.execute(sa.select(hosts.c.host).where(hosts.c.provider_id == provider_id)).scalar()
+    if group.policy is GroupPolicy.AFFINITY:
+        return not located or any(row.host == here for row in located)
+    members_here = sum(row.host == here for row in located)
+    return bool(members_here < group.max_per_host)

@@ -1,0 +1,293 @@
+"""Compute hosts as placement and the scheduler know them: what agents report and operators decide."""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.db.placement.errors import ConcurrentUpdate
+from kilonova.db.placement.providers import (
+    Inventory,
+    create_provider,
+    delete_provider,
+    find_provider,
+    lock_provider,
+    set_aggregates,
+    set_inventories,
+    set_traits,
+)
+from kilonova.db.placement.tables import (
+    hosts,
+    inventories,
+    provider_aggregates,
+    provider_traits,
+    providers,
+    stamp,
+)
+from kilonova.hypervisor.guest import HostInventory
+
+STATUS_DISABLED = "COMPUTE_STATUS_DISABLED"
+STATUS_ATTEMPTS = 4
+"""How often a host's status is written when others change its provider meanwhile. Spec: FND-49."""
+
+OWN_CLASSES = ("VCPU", "MEMORY_MB", "DISK_GB")
+"""What a report decides. Other inventories of the host's provider belong to operators or other services."""
+
+_NAMESPACE = uuid.UUID("8f5f1b66-5f6e-4c0e-9a55-3a5f9e0d7c11")
+
+
+class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept back on a host, and how far it is overcommitted when it is first seen.
+
+    A ratio that an operator has changed in placement since then stays.
+    """
+
+    initial_cpu_allocation_ratio: float = 4.0
+    initial_ram_allocation_ratio: float = 1.0
+    initial_disk_allocation_ratio: float = 1.0
+    reserved_host_cpus: int = 0
+    reserved_host_memory_mb: int = 512
+    reserved_host_disk_mb: int = 0
+
+
+def provider_uuid(host: str, node: str) -> str:
+    """The uuid a node's provider gets unless another is given: always the same for the same node."""
+    return str(uuid.uuid5(_NAMESPACE, f"{host}\n{node}"))
+
+
+def report(
+    connection: sa.Connection,
+    host: str,
+    node: str,
+    inventory: HostInventory,
+    *,
+    now: float,
+    cell: str = "",
+    provider: str | None = None,
+    settings: HostSettings | None = None,
+) -> str:
+    """Record what a node of a host has, and that the host is alive. A repeated report writes only the latter.
+
+    Inventories of other classes, child providers, traits that others have set, and allocations stay.
+
+    Args:
+        now: seconds since the epoch. cell: uuid of the host's cell.
+        provider: uuid for the node's provider when it is made.
+
+    Returns:
+        The uuid of the node's provider.
+
+    Raises:
+        DuplicateName: another host has reported a node of that name.
+
+    Spec: EMP-04, EMP-05, FND-48.
+    """
+    facts = {
+        "cell": cell,
+        "hypervisor_type": inventory.hypervisor_type,
+        "hypervisor_version": inventory.hypervisor_version,
+        "host_ip": inventory.host_ip,
+        "cpu_info": inventory.cpu_info,
+        "supported": list(inventory.supported),
+        "reported_traits": sorted(set(inventory.traits)),
+    }
+    known = connection.execute(
+        sa.select(hosts, providers.c.uuid)
+        .join(providers, providers.c.id == hosts.c.provider_id)
+        .where(hosts.c.host == host, hosts.c.node == node)
+    ).one_or_none()
+    if known is None:
+        uuid_ = provider or provider_uuid(host, node)
+        provider_id = create_provider(connection, uuid_, node, now=now)
+        connection.execute(
+            hosts.insert().values(
+                provider_id=provider_id,
+                host=host,
+                node=node,
+                seen_at=now,
+                num_io_ops=0,
+                failed_builds=0,
+                **facts,
+            )
+        )
+        reported_before: set[str] = set()
+    else:
+        uuid_ = known.uuid
+        provider_id = lock_provider(connection, uuid_)
+        reported_before = set(known.reported_traits)
+        changed = {name: value for name, value in facts.items() if getattr(known, name) != value}
+        connection.execute(
+            hosts.update().where(hosts.c.provider_id == provider_id).values(seen_at=now, **changed)
+        )
+        if changed:
+            stamp(connection, [provider_id])
+    offered = _inventories(connection, provider_id, inventory, settings or HostSettings())
+    set_inventories(connection, uuid_, offered)
+    traits = set(
+        connection.execute(
+            sa.select(provider_traits.c.trait).where(provider_traits.c.provider_id == provider_id)
+        ).scalars()
+    )
+    set_traits(connection, uuid_, (traits - reported_before) | set(inventory.traits))
+    return uuid_
+
+
+def _inventories(
+    connection: sa.Connection, provider_id: int, inventory: HostInventory, settings: HostSettings
+) -> dict[str, Inventory]:
+    present = {
+        row.resource_class: row
+        for row in connection.execute(sa.select(inventories).where(inventories.c.provider_id == provider_id))
+    }
+    wanted = {
+        name: Inventory(**{field: getattr(row, field) for field in Inventory.__struct_fields__})
+        for name, row in present.items()
+    }
+    sizes = {
+        "VCPU": (inventory.vcpus, settings.reserved_host_cpus, settings.initial_cpu_allocation_ratio),
+        "MEMORY_MB": (
+            inventory.memory_mib,
+            settings.reserved_host_memory_mb,
+            settings.initial_ram_allocation_ratio,
+        ),
+        "DISK_GB": (
+            inventory.local_gib,
+            -(-settings.reserved_host_disk_mb // 1024),
+            settings.initial_disk_allocation_ratio,
+        ),
+    }
+    for name, (total, reserved, ratio) in sizes.items():
+        if total > 0:
+            ratio = present[name].allocation_ratio if name in present else ratio
+            wanted[name] = Inventory(
+                total=total, reserved=min(reserved, total), max_unit=total, allocation_ratio=ratio
+            )
+        elif name in present and not present[name].used:
+            del wanted[name]
+    return wanted
+
+
+def heartbeat(connection: sa.Connection, host: str, now: float) -> bool:
+    """Record a sign of life. Returns False for a host that has never reported."""
+    return connection.execute(hosts.update().where(hosts.c.host == host).values(seen_at=now)).rowcount > 0
+
+
+def mark_down(connection: sa.Connection, host: str) -> None:
+    """Take the host for dead until its next sign of life (a service forced down, or fenced)."""
+    ids = _node_ids(connection, host)
+    connection.execute(hosts.update().where(hosts.c.provider_id.in_(ids)).values(seen_at=0.0))
+    stamp(connection, ids)
+
+
+def publish_status(connection: sa.Connection, host: str, *, disabled: bool) -> None:
+    """Set or remove the trait that keeps new servers off a host, on each of its nodes.
+
+    Raises:
+        ConcurrentUpdate: someone else kept changing the provider.
+
+    Spec: FND-43 to FND-49.
+    """
+    uuids = (
+        connection.execute(
+            sa.select(providers.c.uuid)
+            .join(hosts, hosts.c.provider_id == providers.c.id)
+            .where(hosts.c.host == host)
+            .order_by(providers.c.id)
+        )
+        .scalars()
+        .all()
+    )
+    for uuid_ in uuids:
+        for attempt in range(STATUS_ATTEMPTS):
+            try:
+                _publish_status_once(connection, uuid_, disabled)
+            except ConcurrentUpdate:
+                if attempt == STATUS_ATTEMPTS - 1:
+                    raise
+            else:
+                break
+
+
+def _publish_status_once(connection: sa.Connection, uuid_: str, disabled: bool) -> None:
+    provider = find_provider(connection, uuid_)
+    traits = set(
+        connection.execute(
+            sa.select(provider_traits.c.trait).where(provider_traits.c.provider_id == provider.id)
+        ).scalars()
+    )
+    wanted = traits | {STATUS_DISABLED} if disabled else traits - {STATUS_DISABLED}
+    if wanted != traits:
+        set_traits(connection, uuid_, wanted, generation=provider.generation)
+
+
+def join_aggregate(connection: sa.Connection, host: str, aggregate: str) -> None:
+    """Put every node of the host into the aggregate (its uuid). Spec: API-227."""
+    _change_aggregates(connection, host, add={aggregate}, remove=set())
+
+
+def leave_aggregate(connection: sa.Connection, host: str, aggregate: str) -> None:
+    """Take every node of the host out of the aggregate. Spec: API-228."""
+    _change_aggregates(connection, host, add=set(), remove={aggregate})
+
+
+def _change_aggregates(connection: sa.Connection, host: str, *, add: set[str], remove: set[str]) -> None:
+    nodes = connection.execute(
+        sa.select(providers.c.id, providers.c.uuid)
+        .join(hosts, hosts.c.provider_id == providers.c.id)
+        .where(hosts.c.host == host)
+        .order_by(providers.c.id)
+    ).all()
+    for node in nodes:
+        lock_provider(connection, node.uuid)
+        present = set(
+            connection.execute(
+                sa.select(provider_aggregates.c.aggregate).where(provider_aggregates.c.provider_id == node.id)
+            ).scalars()
+        )
+        set_aggregates(connection, node.uuid, (present | add) - remove)
+
+
+def count_build(connection: sa.Connection, host: str, node: str, *, failed: bool) -> None:
+    """Count a build that failed because of the host, or forget them after one that succeeded.
+
+    Spec: BLD-45, BLD-47.
+    """
+    this = sa.and_(hosts.c.host == host, hosts.c.node == node)
+    if failed:
+        connection.execute(hosts.update().where(this).values(failed_builds=hosts.c.failed_builds + 1))
+    elif not connection.execute(
+        hosts.update().where(this, hosts.c.failed_builds > 0).values(failed_builds=0)
+    ).rowcount:
+        return
+    stamp(connection, _node_ids(connection, host))
+
+
+def set_io_ops(connection: sa.Connection, host: str, node: str, count: int) -> None:
+    """Record how many of the node's servers are being built, moved, copied or restored."""
+    this = sa.and_(hosts.c.host == host, hosts.c.node == node, hosts.c.num_io_ops != count)
+    if connection.execute(hosts.update().where(this).values(num_io_ops=count)).rowcount:
+        stamp(connection, _node_ids(connection, host))
+
+
+def forget_host(connection: sa.Connection, host: str, node: str | None = None) -> None:
+    """Remove the providers of a host, or of one node of it.
+
+    Raises:
+        ProviderInUse: servers still hold allocations there; nothing is removed. Spec: RSU-12, API-243.
+    """
+    statement = (
+        sa.select(providers.c.uuid)
+        .join(hosts, hosts.c.provider_id == providers.c.id)
+        .where(hosts.c.host == host)
+        .order_by(providers.c.id)
+    )
+    if node is not None:
+        statement = statement.where(hosts.c.node == node)
+    for uuid_ in connection.execute(statement).scalars().all():
+        delete_provider(connection, uuid_)
+
+
+def _node_ids(connection: sa.Connection, host: str) -> list[int]:
+    return list(connection.execute(sa.select(hosts.c.provider_id).where(hosts.c.host == host)).scalars())

@@ -1,0 +1,164 @@
+"""Tables of placement, and the number that tells readers what has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from kilonova.db.api_schema import api_metadata
+from kilonova.db.columns import Json, Timestamp, Uuid
+
+BIG_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+providers = sa.Table(
+    "resource_providers",
+    api_metadata,
+    sa.Column("id", BIG_ID, primary_key=True),
+    sa.Column("uuid", Uuid, nullable=False, unique=True),
+    sa.Column("name", sa.String(200), nullable=False, unique=True),
+    sa.Column("generation", sa.BigInteger, nullable=False, default=0),
+    sa.Column("parent_id", sa.ForeignKey("resource_providers.id"), index=True),
+    sa.Column("root_id", BIG_ID, index=True),
+    sa.Column("changed", sa.BigInteger, nullable=False, index=True),
+    sa.Column("updated_at", Timestamp, nullable=False, default=0.0),
+)
+"""root_id: id of the root of the tree, its own for a root. changed: see `change_number`."""
+
+deleted_providers = sa.Table(
+    "deleted_resource_providers",
+    api_metadata,
+    sa.Column("id", BIG_ID, primary_key=True, autoincrement=False),
+    sa.Column("changed", sa.BigInteger, nullable=False, index=True),
+)
+"""What readers of changes must forget. One small row for each host that was ever removed."""
+
+inventories = sa.Table(
+    "inventories",
+    api_metadata,
+    sa.Column("provider_id", sa.ForeignKey("resource_providers.id"), primary_key=True),
+    sa.Column("resource_class", sa.String(255), primary_key=True),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.Column("reserved", sa.BigInteger, nullable=False),
+    sa.Column("min_unit", sa.BigInteger, nullable=False),
+    sa.Column("max_unit", sa.BigInteger, nullable=False),
+    sa.Column("step_size", sa.BigInteger, nullable=False),
+    sa.Column("allocation_ratio", sa.Double, nullable=False),
+    sa.Column("capacity", sa.BigInteger, nullable=False),
+    sa.Column("used", sa.BigInteger, nullable=False, default=0),
+    sa.CheckConstraint("used >= 0", name="inventory_used_not_negative"),
+    sa.Index("ix_inventories_resource_class", "resource_class"),
+)
+"""capacity: (total - reserved) * allocation_ratio, rounded down, kept so that a claim compares integers.
+used: the sum of the allocations of this provider and class, kept in the same transactions as they."""
+
+provider_traits = sa.Table(
+    "resource_provider_traits",
+    api_metadata,
+    sa.Column("provider_id", sa.ForeignKey("resource_providers.id"), primary_key=True),
+    sa.Column("trait", sa.String(255), primary_key=True),
+    sa.Index("ix_resource_provider_traits_trait", "trait"),
+)
+
+provider_aggregates = sa.Table(
+    "resource_provider_aggregates",
+    api_metadata,
+    sa.Column("provider_id", sa.ForeignKey("resource_providers.id"), primary_key=True),
+    sa.Column("aggregate", Uuid, primary_key=True),
+    sa.Index("ix_resource_provider_aggregates_aggregate", "aggregate"),
+)
+
+consumers = sa.Table(
+    "consumers",
+    api_metadata,
+    sa.Column("uuid", Uuid, primary_key=True),
+    sa.Column("project_id", sa.String(255), nullable=False),
+    sa.Column("user_id", sa.String(255), nullable=False),
+    sa.Column("type", sa.String(255), nullable=False),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("instance", Uuid, nullable=False, index=True),
+    sa.Index("ix_consumers_project_id", "project_id", "user_id"),
+)
+"""instance: the server this is about. It differs from uuid for a migration, which holds what the server has
+on the host it is leaving."""
+
+allocations = sa.Table(
+    "allocations",
+    api_metadata,
+    sa.Column("consumer", sa.ForeignKey("consumers.uuid"), primary_key=True),
+    sa.Column("provider_id", sa.ForeignKey("resource_providers.id"), primary_key=True),
+    sa.Column("resource_class", sa.String(255), primary_key=True),
+    sa.Column("used", sa.BigInteger, nullable=False),
+    sa.Index("ix_allocations_provider_id", "provider_id", "resource_class"),
+)
+
+custom_traits = sa.Table("traits", api_metadata, sa.Column("name", sa.String(255), primary_key=True))
+custom_classes = sa.Table(
+    "resource_classes", api_metadata, sa.Column("name", sa.String(255), primary_key=True)
+)
+
+hosts = sa.Table(
+    "scheduler_hosts",
+    api_metadata,
+    sa.Column("provider_id", sa.ForeignKey("resource_providers.id"), primary_key=True),
+    sa.Column("host", sa.String(255), nullable=False, index=True),
+    sa.Column("node", sa.String(255), nullable=False),
+    sa.Column("cell", sa.String(255), nullable=False),
+    sa.Column("hypervisor_type", sa.String(64), nullable=False),
+    sa.Column("hypervisor_version", sa.Integer, nullable=False),
+    sa.Column("host_ip", sa.String(64), nullable=False),
+    sa.Column("cpu_info", sa.Text, nullable=False),
+    sa.Column("supported", Json(list[tuple[str, str, str]]), nullable=False),
+    sa.Column("reported_traits", Json(list[str]), nullable=False),
+    sa.Column("num_io_ops", sa.Integer, nullable=False, default=0),
+    sa.Column("failed_builds", sa.Integer, nullable=False, default=0),
+    sa.Column("seen_at", Timestamp, nullable=False, index=True),
+)
+"""What the scheduler knows of a compute host beside its inventory. seen_at: the last sign of life; it changes
+all the time and is read by itself, so it does not count as a change of the provider."""
+
+
+def change_number(connection: sa.Connection) -> Any:
+    """An SQL expression: the number that a row changed by this transaction is stamped with.
+
+    Readers ask for rows stamped at or after the number that `changes_before` gave with their last reading.
+    PostgreSQL: the transaction's own id, so claims on different hosts share no counter row. SQLite has one
+    writer at a time: one more than the highest stamp.
+    """
+    if connection.dialect.name == "postgresql":
+        return sa.cast(sa.cast(sa.func.pg_current_xact_id(), sa.Text), sa.BigInteger)
+    highest = [
+        sa.select(sa.func.coalesce(sa.func.max(table.c.changed), 0)).scalar_subquery()
+        for table in (providers, deleted_providers)
+    ]
+    return sa.func.max(*highest) + 1
+
+
+def changes_before(connection: sa.Connection) -> int:
+    """The number below which this snapshot holds every change there will ever be.
+
+    PostgreSQL: the oldest transaction still running. SQLite: the highest stamp plus one.
+    """
+    if connection.dialect.name == "postgresql":
+        oldest = sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot())
+        number = sa.cast(sa.cast(oldest, sa.Text), sa.BigInteger)
+        return int(connection.execute(sa.select(number)).scalar_one())
+    return int(connection.execute(sa.select(change_number(connection))).scalar_one())
+
+
+def stamp(connection: sa.Connection, provider_ids: Sequence[int]) -> None:
+    """Let readers of changes see the providers again, though nothing that has a generation changed."""
+    connection.execute(
+        providers.update().where(providers.c.id.in_(provider_ids)).values(changed=change_number(connection))
+    )
+
+
+def touch(connection: sa.Connection, provider_ids: list[int]) -> None:
+    """Raise the generation of the providers: something about them changed. Spec: API-742."""
+    if provider_ids:
+        connection.execute(
+            providers.update()
+            .where(providers.c.id.in_(sorted(provider_ids)))
+            .values(generation=providers.c.generation + 1, changed=change_number(connection))
+        )
