@@ -1,0 +1,74 @@
+"""The Compute API put together: every resource's routes behind one edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from kilonova.api.application import Application
+from kilonova.api.cloud import ApiOptions, Cloud
+from kilonova.api.compute import addresses, retired, versions
+from kilonova.api.compute.quota_check import Quotas, RecordQuotas
+from kilonova.api.policy import Policy, Rule
+from kilonova.api.routes import Route
+from kilonova.cells.registry import Cells
+from kilonova.domain.clock import Clock
+from kilonova.operations.action_log import ActionLog
+from kilonova.operations.compute import Compute
+from kilonova.services.identity import IdentityService
+from kilonova.services.image import ImageService
+from kilonova.services.network import NetworkService
+
+RESOURCES = (versions, retired, addresses)
+"""Modules with a list ROUTES. A new resource is one more name here."""
+
+
+def all_routes() -> list[Route]:
+    """Every route of the API."""
+    return [route for module in RESOURCES for route in module.ROUTES]
+
+
+def all_rules(routes: Iterable[Route]) -> list[Rule]:
+    """Every policy rule that some route refers to."""
+    found = dict.fromkeys(rule for route in routes for rule in (route.rule, *route.rules) if rule)
+    return list(found)
+
+
+class ComputeApi(Application):
+    """The Compute API as an ASGI application, to be mounted under `/compute` or alone.
+
+    Args:
+        cells, compute, identity, images, networks, actions: what it works with.
+        policy_file: overrides of policy rules; read again when it changes. None for the defaults.
+        identity_url: told to callers without a token.
+        quotas: limits and usage; by default the same limits for every project.
+
+    Raises:
+        PolicyFileInvalid: the policy file cannot be parsed.
+    """
+
+    def __init__(
+        self,
+        *,
+        cells: Cells,
+        compute: Compute,
+        identity: IdentityService,
+        images: ImageService,
+        networks: NetworkService,
+        actions: ActionLog,
+        clock: Clock,
+        identity_url: str,
+        policy_file: Path | None = None,
+        quotas: Quotas | None = None,
+        options: ApiOptions | None = None,
+    ) -> None:
+        routes = all_routes()
+        cloud = Cloud(
+            cells=cells, compute=compute, identity=identity, images=images, networks=networks,
+            actions=actions, quotas=quotas or RecordQuotas(cells), clock=clock,
+            options=options or ApiOptions(),
+        )
+        super().__init__(
+            routes, cloud=cloud, policy=Policy(all_rules(routes), policy_file, clock),
+            documents=versions.VersionDocuments(), identity_url=identity_url,
+        )

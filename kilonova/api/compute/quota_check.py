@@ -1,0 +1,114 @@
+"""Quotas on servers: the limits of a project, what it uses, and refusing what is too much.
+
+Spec: API-058 to API-061, API-640, API-641.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from kilonova.cells.registry import Cells
+from kilonova.db import server_usage
+from kilonova.db.server_usage import Usage
+from kilonova.domain.errors import OverQuota
+from kilonova.domain.flavor import Flavor
+
+UNLIMITED = -1
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of one project (or user in it); -1 is none. ram in MiB, contents in bytes. Spec: API-640."""
+
+    instances: int = 10
+    cores: int = 20
+    ram: int = 51200
+    metadata_items: int = 128
+    key_pairs: int = 100
+    server_groups: int = 10
+    server_group_members: int = 10
+    injected_files: int = 5
+    injected_file_content_bytes: int = 10240
+    injected_file_path_bytes: int = 255
+
+
+class Quotas(Protocol):
+    """Limits and usage of a project."""
+
+    async def limits(self, project_id: str, user_id: str | None = None) -> Limits:
+        """What the project may use, or that user in it."""
+        ...
+
+    async def usage(self, project_id: str, user_id: str | None = None) -> Usage:
+        """What the servers of the project take, those without a cell included."""
+        ...
+
+
+class RecordQuotas:
+    """The same limits for every project; usage counted from the records."""
+
+    def __init__(self, cells: Cells, limits: Limits | None = None) -> None:
+        self._cells = cells
+        self._limits = limits or Limits()
+
+    async def limits(self, project_id: str, user_id: str | None = None) -> Limits:
+        return self._limits
+
+    async def usage(self, project_id: str, user_id: str | None = None) -> Usage:
+        return await count_usage(self._cells, project_id, user_id)
+
+
+async def count_usage(cells: Cells, project_id: str, user_id: str | None = None) -> Usage:
+    """Count servers, cores and memory from build requests and cells; a server in both counts once."""
+    waiting = await cells.api.read(lambda conn: server_usage.of_build_requests(conn, project_id, user_id))
+    total = Usage()
+    for cell in cells.all:
+        used, handed_over = await cell.database.read(
+            lambda conn: (
+                server_usage.of_instances(conn, project_id, user_id),
+                server_usage.known(conn, list(waiting)),
+            )
+        )
+        total = total.plus(used)
+        for uuid in handed_over:
+            waiting.pop(uuid, None)
+    for used in waiting.values():
+        total = total.plus(used)
+    return total
+
+
+async def allowed_count(
+    quotas: Quotas, project_id: str, user_id: str, flavor: Flavor, fewest: int, most: int
+) -> int:
+    """How many servers of this flavor may be made: `most`, or fewer but at least `fewest`.
+
+    Raises:
+        OverQuota: there is no room for `fewest`. Spec: API-059.
+    """
+    limits = await quotas.limits(project_id, user_id)
+    sizes = {"instances": 1, "cores": flavor.vcpus, "ram": flavor.memory_mib}
+    bounded = {name: limit for name in sizes if (limit := getattr(limits, name)) != UNLIMITED}
+    if not bounded:
+        return most
+    usage = await quotas.usage(project_id)
+    room = most
+    for name, limit in bounded.items():
+        if sizes[name]:
+            room = min(room, max(0, limit - getattr(usage, name)) // sizes[name])
+    if room >= fewest:
+        return room
+    over = [n for n, limit in bounded.items() if sizes[n] * fewest + getattr(usage, n) > limit]
+    asked = ", ".join(str(sizes[name] * fewest) for name in over)
+    used = ", ".join(str(getattr(usage, name)) for name in over)
+    allowed = ", ".join(str(bounded[name]) for name in over)
+    names = ", ".join(over)
+    raise OverQuota(
+        f"Quota exceeded for {names}: Requested {asked}, but already used {used} of {allowed} {names}"
+    )
+
+
+def check_metadata(limits: Limits, count: int) -> None:
+    """Raises OverQuota for more metadata items than allowed. Spec: API-060."""
+    if limits.metadata_items != UNLIMITED and count > limits.metadata_items:
+        raise OverQuota(f"Maximum number of metadata items exceeds {limits.metadata_items}")

@@ -1,0 +1,73 @@
+"""What the servers of a project take, counted from their records. Quotas are checked against it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSON
+
+from kilonova.db.build_requests import build_requests
+from kilonova.db.instances import instances
+
+_CHUNK = 500
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Servers, virtual CPUs and memory (MiB) in use."""
+
+    instances: int = 0
+    cores: int = 0
+    ram: int = 0
+
+    def plus(self, other: Usage) -> Usage:
+        return Usage(instances=self.instances + other.instances, cores=self.cores + other.cores,
+                     ram=self.ram + other.ram)
+
+
+def _number(conn: sa.Connection, body: sa.ColumnElement[str], *path: str) -> sa.ColumnElement[int]:
+    """An integer inside a JSON text column."""
+    text = sa.type_coerce(body, sa.Text)
+    if conn.dialect.name == "postgresql":
+        value: sa.ColumnElement[str] = sa.cast(text, JSON)[list(path)].astext
+        return sa.cast(value, sa.Integer)
+    return sa.func.json_extract(text, "$." + ".".join(path), type_=sa.Integer)
+
+
+def of_instances(conn: sa.Connection, project_id: str, user_id: str | None = None) -> Usage:
+    """The usage of the records in this cell that are not deleted."""
+    table = instances.c
+    query = sa.select(
+        sa.func.count(),
+        sa.func.coalesce(sa.func.sum(_number(conn, table.body, "flavor", "vcpus")), 0),
+        sa.func.coalesce(sa.func.sum(_number(conn, table.body, "flavor", "memory_mib")), 0),
+    ).where(table.project_id == project_id, table.deleted_at.is_(None))
+    if user_id is not None:
+        query = query.where(table.user_id == user_id)
+    count, cores, ram = conn.execute(query).one()
+    return Usage(instances=count, cores=cores, ram=ram)
+
+
+def of_build_requests(conn: sa.Connection, project_id: str, user_id: str | None = None) -> dict[str, Usage]:
+    """The usage of each server that waits for its cell, by uuid."""
+    table = build_requests.c
+    instance_flavor = ("instance", "flavor")
+    query = sa.select(
+        table.uuid, _number(conn, table.body, *instance_flavor, "vcpus"),
+        _number(conn, table.body, *instance_flavor, "memory_mib"), table.body,
+    ).where(table.project_id == project_id)
+    return {
+        row[0]: Usage(instances=1, cores=row[1], ram=row[2])
+        for row in conn.execute(query)
+        if user_id is None or row[3].instance.user_id == user_id
+    }
+
+
+def known(conn: sa.Connection, uuids: Sequence[str]) -> set[str]:
+    """Those of the servers that have a record in this cell."""
+    found: set[str] = set()
+    for start in range(0, len(uuids), _CHUNK):
+        chunk = uuids[start : start + _CHUNK]
+        found.update(conn.execute(sa.select(instances.c.uuid).where(instances.c.uuid.in_(chunk))).scalars())
+    return found

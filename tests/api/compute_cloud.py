@@ -1,0 +1,367 @@
+"""A Compute API on in-memory databases, with honest stand-ins for everything behind it.
+
+    async with compute_cloud() as cloud:
+        answer = await cloud.get("/servers", version="2.79", as_="reader")
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import sqlalchemy as sa
+
+import kilonova.db.flavors
+import kilonova.db.keypairs
+from kilonova.api.cloud import ApiOptions
+from kilonova.api.compute.application import ComputeApi
+from kilonova.api.compute.quota_check import Limits, RecordQuotas
+from kilonova.cells.registry import Cell, Cells, Located
+from kilonova.db import build_requests, instances
+from kilonova.db.api_schema import api_metadata
+from kilonova.db.cell_schema import cell_metadata
+from kilonova.db.database import Database
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import (
+    ImageNotFound,
+    InstanceInvalidState,
+    InstanceLocked,
+    InstanceNotReady,
+    InvalidInput,
+    NotFound,
+    PortNotFound,
+    Unauthorized,
+)
+from kilonova.domain.flavor import Flavor
+from kilonova.domain.image import Image
+from kilonova.domain.instance import BuildRequest, Fault, Instance
+from kilonova.domain.states import PowerState, VmState
+from kilonova.operations.action_log import Action
+from kilonova.services.identity import Token
+from kilonova.services.network import NetworkSummary, PortSummary
+
+PROJECT = "a" * 32
+OTHER_PROJECT = "b" * 32
+IDENTITY_URL = "http://identity.test/identity"
+
+CIRROS = "11111111-1111-4111-8111-111111111111"
+NETWORK = "22222222-2222-4222-8222-222222222222"
+HOST = "host-1"
+TINY = Flavor(flavor_id="1", name="tiny", vcpus=1, memory_mib=512, root_gib=1, extra_specs={"hw:cpu_policy": "shared"})
+
+PERSONAS: dict[str, Token] = {
+    name: Token(user_id=f"user-of-{name}", user_name=name, user_domain_id="default", project_id=project,
+                project_name="demo", project_domain_id="default", roles=roles, system=system)
+    for name, project, roles, system in (
+        ("admin", PROJECT, ("admin",), False),
+        ("manager", PROJECT, ("manager",), False),
+        ("member", PROJECT, ("member", "reader"), False),
+        ("colleague", PROJECT, ("member", "reader"), False),
+        ("reader", PROJECT, ("reader",), False),
+        ("service", PROJECT, ("service",), False),
+        ("stranger", OTHER_PROJECT, ("member", "reader"), False),
+        ("system", None, ("admin",), True),
+        ("nobody", PROJECT, (), False),
+    )
+}
+
+
+class SteppingClock:
+    """Stands still unless told; every record made in between has the same time."""
+
+    def __init__(self) -> None:
+        self.time = 1_700_000_000.0
+
+    def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+class KnownIdentity:
+    """Tokens are the names of PERSONAS."""
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+
+    async def validate(self, token: str) -> Token:
+        if self.failure:
+            raise self.failure
+        if token not in PERSONAS:
+            raise Unauthorized("The request you have made requires authentication.")
+        return PERSONAS[token]
+
+    async def project_exists(self, project_id: str) -> bool:
+        return project_id in (PROJECT, OTHER_PROJECT)
+
+
+class ShelfOfImages:
+    """Images by id; private ones are hidden from other projects."""
+
+    def __init__(self) -> None:
+        self.images = {CIRROS: Image(id=CIRROS, name="cirros", size=1 << 20, visibility="public")}
+
+    def add(self, **fields: Any) -> Image:
+        image = Image(**{"id": str(uuid.uuid4()), "visibility": "public", **fields})
+        self.images[image.id] = image
+        return image
+
+    async def show(self, context: RequestContext | None, image_id: str) -> Image:
+        image = self.images.get(image_id)
+        hidden = image and context and image.visibility == "private" and image.owner != context.project_id
+        if image is None or hidden:
+            raise ImageNotFound(image_id)
+        return image
+
+    def data(self, image_id: str) -> AsyncIterator[bytes]:
+        raise ImageNotFound(image_id)
+
+    def local_path(self, image_id: str) -> Path | None:
+        return None
+
+    async def delete(self, image_id: str) -> None:
+        self.images.pop(image_id, None)
+
+
+class DrawnNetworks:
+    """Networks, ports and security groups as they are put in; only what the API asks is here."""
+
+    def __init__(self) -> None:
+        self.all = [NetworkSummary(id=NETWORK, name="private", project_id=PROJECT)]
+        self.ports: dict[str, PortSummary] = {}
+        self.groups = {"default": "33333333-3333-4333-8333-333333333333"}
+        self.groups_of_ports: dict[str, str] = {}
+
+    async def networks(self, context: RequestContext, ids: tuple[str, ...] = ()) -> list[NetworkSummary]:
+        seen = [n for n in self.all if context.is_admin or n.shared or n.external
+                or n.project_id == context.project_id]
+        return [n for n in seen if not ids or n.id in ids]
+
+    async def port(self, context: RequestContext, port_id: str) -> PortSummary:
+        found = self.ports.get(port_id)
+        if found is None or not (context.is_admin or found.project_id == context.project_id):
+            raise PortNotFound(port_id)
+        return found
+
+    async def check_security_groups(self, context: RequestContext, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in self.groups and name not in self.groups.values():
+                raise InvalidInput(f"Security group {name} not found for project {context.project_id}.")
+        return tuple(self.groups.get(name, name) for name in names)
+
+    async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.groups_of_ports[p] for p in port_ids if p in self.groups_of_ports))
+
+
+class RecordedActions:
+    """Actions of servers, as put in."""
+
+    def __init__(self) -> None:
+        self.recorded: list[Action] = []
+
+    async def actions(self, instance_uuid: str, *, limit: int | None = None, marker: str | None = None,
+                      changes_since: float | None = None, changes_before: float | None = None) -> list[Action]:
+        found = [a for a in reversed(self.recorded) if a.instance_uuid == instance_uuid]
+        if marker is not None:
+            ids = [a.request_id for a in found]
+            if marker not in ids:
+                raise NotFound(f"Marker {marker} could not be found.")
+            found = found[ids.index(marker) + 1:]
+        if changes_since is not None:
+            found = [a for a in found if (a.updated_at or a.start_time) >= changes_since]
+        if changes_before is not None:
+            found = [a for a in found if (a.updated_at or a.start_time) <= changes_before]
+        return found[:limit]
+
+    async def action(self, instance_uuid: str, request_id: str) -> Action | None:
+        return next((a for a in self.recorded
+                     if a.instance_uuid == instance_uuid and a.request_id == request_id), None)
+
+
+class PatientCompute:
+    """Does what operations do to the records, at once; `build` is a call of the test."""
+
+    def __init__(self, cells: Cells, clock: SteppingClock) -> None:
+        self.cells = cells
+        self.clock = clock
+        self.consoles: dict[str, str] = {}
+        self.created: list[BuildRequest] = []
+        self.calls: list[tuple[str, str]] = []
+
+    async def create(self, context: RequestContext, requests: list[BuildRequest]) -> None:
+        self.created += requests
+        await self.cells.api.write(lambda conn: build_requests.accept(conn, requests))
+
+    async def delete(self, context: RequestContext, server: Located) -> None:
+        self._check(context, server, "delete", states=None)
+        uuid_ = server.instance.uuid
+        if server.cell is None:
+            await self.cells.api.write(lambda conn: build_requests.discard(conn, uuid_))
+            return
+        now = self.clock.now()
+        await self._change(server, vm_state=VmState.DELETED, deleted_at=now, terminated_at=now)
+
+    async def stop(self, context: RequestContext, server: Located, *, clean: bool = True) -> None:
+        self._check(context, server, "stop", states={VmState.ACTIVE, VmState.ERROR})
+        await self._change(server, vm_state=VmState.STOPPED, power_state=PowerState.SHUTDOWN)
+
+    async def start(self, context: RequestContext, server: Located) -> None:
+        self._check(context, server, "start", states={VmState.STOPPED})
+        await self._change(server, vm_state=VmState.ACTIVE, power_state=PowerState.RUNNING)
+
+    async def reboot(self, context: RequestContext, server: Located, *, hard: bool) -> None:
+        self._check(context, server, "reboot", states={VmState.ACTIVE, *([VmState.STOPPED] if hard else [])})
+        self.calls.append(("reboot hard" if hard else "reboot soft", server.instance.uuid))
+        await self._change(server, vm_state=VmState.ACTIVE)
+
+    async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:
+        state = VmState.ACTIVE if active else VmState.ERROR
+        await self._change(server, vm_state=state, task_state=None)
+
+    async def lock(self, context: RequestContext, server: Located, reason: str | None) -> None:
+        owner = "owner" if context.project_id == server.instance.project_id else "admin"
+        await self._change(server, locked_by=owner, locked_reason=reason)
+
+    async def unlock(self, context: RequestContext, server: Located) -> None:
+        await self._change(server, locked_by=None, locked_reason=None)
+
+    async def console_output(self, context: RequestContext, server: Located, lines: int | None) -> str:
+        if server.instance.host is None:
+            raise InstanceNotReady(server.instance.uuid)
+        text = self.consoles.get(server.instance.uuid, "")
+        if lines is None or lines < 0:
+            return text
+        return "".join(text.splitlines(keepends=True)[-lines:] if lines else [])
+
+    async def _change(self, server: Located, **changes: Any) -> Instance:
+        assert server.cell is not None
+        now, uuid_ = self.clock.now(), server.instance.uuid
+        return await server.cell.database.write(lambda conn: instances.update(conn, uuid_, now=now, **changes))
+
+    def _check(self, context: RequestContext, server: Located, action: str, states: set[VmState] | None) -> None:
+        instance = server.instance
+        if instance.locked_by and not context.is_admin:
+            raise InstanceLocked(instance.uuid)
+        if states is None:
+            return
+        if instance.host is None:
+            raise InstanceNotReady(instance.uuid)
+        if instance.vm_state not in states:
+            raise InstanceInvalidState(instance.uuid, action, "vm_state", instance.vm_state.value)
+
+
+class ComputeCloud:
+    """The running API and what stands behind it."""
+
+    def __init__(self, *, policy_file: Path | None = None, options: ApiOptions | None = None,
+                 limits: Limits | None = None) -> None:
+        api, cell = Database.open("sqlite://"), Database.open("sqlite://")
+        api_metadata.create_all(api.engine)
+        cell_metadata.create_all(cell.engine)
+        self.clock = SteppingClock()
+        self.cell = Cell("cell1", "44444444-4444-4444-8444-444444444444", cell)
+        self.cells = Cells(api, (self.cell,))
+        self.identity = KnownIdentity()
+        self.images = ShelfOfImages()
+        self.networks = DrawnNetworks()
+        self.actions = RecordedActions()
+        self.compute = PatientCompute(self.cells, self.clock)
+        self.app = ComputeApi(
+            cells=self.cells, compute=self.compute, identity=self.identity, images=self.images,
+            networks=self.networks, actions=self.actions, clock=self.clock, policy_file=policy_file,  # type: ignore[arg-type]
+            identity_url=IDENTITY_URL, options=options, quotas=RecordQuotas(self.cells, limits),
+        )
+        self.client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app, raise_app_exceptions=True, root_path="/compute"),
+            base_url="http://cloud.test",
+        )
+
+    async def request(self, method: str, path: str, *, version: str | None = None, as_: str | None = "member",
+                      root: str = "/v2.1", headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
+        """A request; `as_` names a persona, None sends no token."""
+        sent = dict(headers or {})
+        if as_ is not None:
+            sent.setdefault("X-Auth-Token", as_)
+        if version is not None:
+            sent.setdefault("OpenStack-API-Version", f"compute {version}")
+        return await self.client.request(method, f"/compute{root}{path}", headers=sent, **more)
+
+    async def get(self, path: str, **more: Any) -> httpx.Response:
+        return await self.request("GET", path, **more)
+
+    async def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
+        return await self.request("POST", path, json=body, **more)
+
+    async def put(self, path: str, body: Any, **more: Any) -> httpx.Response:
+        return await self.request("PUT", path, json=body, **more)
+
+    async def delete(self, path: str, **more: Any) -> httpx.Response:
+        return await self.request("DELETE", path, **more)
+
+    async def flavor(self, flavor: Flavor = TINY) -> Flavor:
+        return await self.cells.api.write(lambda conn: kilonova.db.flavors.create(conn, flavor, now=self.clock.now()))
+
+    async def boot(self, **fields: Any) -> Instance:
+        """Put a running server of project PROJECT straight into the cell."""
+        given = {
+            "uuid": str(uuid.uuid4()), "project_id": PROJECT, "user_id": "user-of-member", "display_name": "vm",
+            "hostname": "vm", "vm_state": VmState.ACTIVE, "task_state": None, "power_state": PowerState.RUNNING,
+            "host": HOST, "node": HOST, "availability_zone": "nova", "image_ref": CIRROS, "flavor": TINY,
+            "created_at": self.clock.now(), "launched_at": self.clock.now(), "reservation_id": "r-abcdefgh", **fields,
+        }
+        instance = Instance(**given)
+
+        def mapped(conn: sa.Connection) -> None:
+            conn.execute(sa.insert(build_requests.instance_mappings), {
+                "uuid": instance.uuid, "project_id": instance.project_id, "cell": self.cell.name,
+                "created_at": instance.created_at})
+
+        await self.cells.api.write(mapped)
+        await self.cell.database.write(lambda conn: instances.insert(conn, instance))
+        return instance
+
+    async def build(self, server_id: str, **changes: Any) -> Instance:
+        """Finish the build of an accepted server: hand it to the cell and start it."""
+        request = await self.cells.api.read(lambda conn: build_requests.get(conn, server_id))
+        assert request is not None
+        instance = msgspec.structs.replace(request.instance, **{
+            "vm_state": VmState.ACTIVE, "task_state": None, "power_state": PowerState.RUNNING, "host": HOST,
+            "node": HOST, "launched_at": self.clock.now(), **changes})
+        await self.cell.database.write(lambda conn: instances.insert(conn, instance))
+        await self.cells.api.write(lambda conn: build_requests.consume(conn, server_id, self.cell.name))
+        return instance
+
+    async def fail(self, server_id: str, fault: Fault) -> None:
+        await self.cell.database.write(
+            lambda conn: instances.add_fault(conn, server_id, str(uuid.uuid4()), fault))
+
+    async def stored(self, server_id: str) -> Instance:
+        return await self.cell.database.read(lambda conn: instances.get(conn, server_id, deleted=True))
+
+    async def close(self) -> None:
+        await self.client.aclose()
+        await self.cells.api.close()
+        await self.cell.database.close()
+
+
+@asynccontextmanager
+async def compute_cloud(**arguments: Any) -> AsyncIterator[ComputeCloud]:
+    cloud = ComputeCloud(**arguments)
+    try:
+        yield cloud
+    finally:
+        await cloud.close()
+
+
+def link(answer: dict[str, Any], rel: str) -> str:
+    """The href of one link of a resource."""
+    return next(entry["href"] for entry in answer["links"] if entry["rel"] == rel)
