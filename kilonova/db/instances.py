@@ -175,3 +175,9 @@ def latest_faults(conn: sa.Connection, uuids: Collection[str]) -> dict[str, Faul
             code=row.code, message=row.message, details=row.details, created_at=row.created_at
         )
     return faults
+
+
+def erase(conn: sa.Connection, uuid: str) -> None:
+    """Remove a record as if it had never been: for a server that was deleted before it reached its cell."""
+    conn.execute(sa.delete(instance_faults).where(instance_faults.c.instance_uuid == uuid))
+    conn.execute(sa.delete(instances).where(instances.c.uuid == uuid))

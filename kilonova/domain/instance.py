@@ -31,6 +31,8 @@ class Instance(msgspec.Struct, kw_only=True):
     launched_on: str | None = None
     availability_zone: str | None = None
     image_ref: str = ""
+    image: Image | None = None
+    """The image as it was when the server was built; None for a server that boots from a volume."""
     kernel_id: str = ""
     ramdisk_id: str = ""
     flavor: Flavor

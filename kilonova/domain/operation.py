@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 import msgspec
 
 
-class OperationState(str, Enum):
+class OperationState(StrEnum):
     """Where an operation stands."""
 
     HELD = "held"
@@ -32,7 +32,7 @@ DRIVEN = frozenset({OperationState.RUNNING, OperationState.UNDOING})
 """States in which a conductor works on the operation."""
 
 
-class EntryState(str, Enum):
+class EntryState(StrEnum):
     STARTED = "started"
     DONE = "done"
     FAILED = "failed"

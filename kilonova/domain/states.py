@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 
 
-class VmState(str, Enum):
+class VmState(StrEnum):
     """What the server is meant to be, when nothing is being done to it."""
 
     ACTIVE = "active"
@@ -22,7 +22,7 @@ class VmState(str, Enum):
     SHELVED_OFFLOADED = "shelved_offloaded"
 
 
-class TaskState(str, Enum):
+class TaskState(StrEnum):
     """What is being done to the server at this moment; a server at rest has none."""
 
     SCHEDULING = "scheduling"

@@ -44,6 +44,8 @@ class Workshop:
     Args:
         environment: handed to `Here` steps. owner: who holds the leases. ttl: seconds a lease lasts.
         wake: called after a commit that made other operations due.
+        observe: called with every state that was journaled.
+        checkpoint: called at every journal boundary with its name (`kind/step/do/before`), for crash tests.
     """
 
     database: Database
@@ -57,6 +59,7 @@ class Workshop:
     ttl: float
     wake: Callable[[], None]
     observe: Callable[[OperationRecord], None] = lambda _record: None
+    checkpoint: Callable[[str], None] = lambda _place: None
 
 
 class Driver:
@@ -208,15 +211,22 @@ class Driver:
 
     async def _perform(self, step: Step, entry: Entry, *, undo: bool) -> msgspec.Raw:
         """Run the step's function, here or on its host; returns the JSON of its result."""
-        run = self._moves.run(self.record)
+        place = f"{self.record.kind}/{step.name}/{'undo' if undo else 'do'}"
+        self._shop.checkpoint(f"{place}/before")
         if isinstance(step, OnHost):
-            return await self._on_host(step, entry, undo=undo)
-        assert isinstance(step, Here)
+            output = await self._on_host(step, entry, undo=undo)
+        else:
+            assert isinstance(step, Here)
+            output = await self._here(step, entry, undo=undo)
+        self._shop.checkpoint(f"{place}/answered")
+        return output
+
+    async def _here(self, step: Here, entry: Entry, *, undo: bool) -> msgspec.Raw:
         function = step.undo if undo else step.do
         assert not isinstance(function, NoUndo)
         left = entry.started_at + step.timeout - self._shop.clock.now()
         async with asyncio.timeout(None if step.timeout >= debt.FOREVER else max(left, 1.0)):
-            return encode(await function(self._shop.environment, run))
+            return encode(await function(self._shop.environment, self._moves.run(self.record)))
 
     async def _on_host(self, step: OnHost, entry: Entry, *, undo: bool) -> msgspec.Raw:
         run, record, shop = self._moves.run(self.record), self.record, self._shop

@@ -20,22 +20,23 @@ class Failed(KilonovaError):
 def describe(error: BaseException, step: str = "") -> Failure:
     """Turn an error into what is journaled and shown.
 
-    Errors raised on purpose speak for themselves. Of any other only the class is shown to users, and the
-    traceback is kept for operators. Spec: BDM-27, API-036.
+    Errors raised on purpose speak for themselves and decide what follows. Of any other only the class is shown
+    to users, the traceback is kept for operators, and another host may be tried. Spec: BDM-27, BLD-96, API-036.
     """
     if isinstance(error, Failed):
         return error.failure
     if isinstance(error, asyncio.CancelledError):
         return Failure(kind="Cancelled", message="The step was cut short.", step=step, cancelled=True)
     if isinstance(error, TimeoutError):
-        return Failure(kind="StepTimedOut", message=f"The step {step!r} did not end in time.", status=504, step=step)
+        return Failure(kind="StepTimedOut", message=f"The step {step!r} did not end in time.", status=504, step=step,
+                       elsewhere=True)
     if isinstance(error, KilonovaError):
         return Failure(
             kind=type(error).__name__,
             message=str(error),
             status=error.status,
             step=step,
-            elsewhere=isinstance(error, TryElsewhere),
+            elsewhere=isinstance(error, TryElsewhere | Retryable),
             retryable=isinstance(error, Retryable),
         )
     return Failure(
@@ -43,6 +44,7 @@ def describe(error: BaseException, step: str = "") -> Failure:
         message=f"Unexpected error: {type(error).__name__}.",
         details="".join(traceback.format_exception(error))[-8000:],
         step=step,
+        elsewhere=True,
     )
 
 

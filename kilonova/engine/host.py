@@ -7,7 +7,7 @@ written before it is answered. After a crash of the agent, a command that had be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -73,10 +73,11 @@ class HostExecutor:
     Args:
         host: its name. steps: what it can run. environment: handed to every step function.
         journal: the host's own database. max_heavy: concurrent heavy steps, 0 for no limit. Spec: FND-54.
+        checkpoint: called after every effect, before it is journaled, with the step's name, for crash tests.
     """
 
     def __init__(self, host: str, steps: Mapping[str, HostStep], environment: Any, journal: Database, clock: Clock,
-                 *, max_heavy: int = 10) -> None:
+                 *, max_heavy: int = 10, checkpoint: Callable[[str], None] = lambda _place: None) -> None:
         if max_heavy < 0:
             raise InvalidInput("max_concurrent_builds must not be negative", hint="0 means no limit")
         self.host = host
@@ -88,6 +89,7 @@ class HostExecutor:
         self._subjects: dict[str, asyncio.Lock] = {}
         self._heavy = asyncio.Semaphore(max_heavy) if max_heavy else None
         self._closing = False
+        self._checkpoint = checkpoint
 
     async def handle(self, _subject: str, payload: bytes) -> bytes:
         """Answer one command message."""
@@ -172,6 +174,7 @@ class HostExecutor:
             finally:
                 if not lock.locked() and not getattr(lock, "_waiters", None):
                     self._subjects.pop(command.subject, None)
+            self._checkpoint(f"{command.key.split('/', 2)[2]}/effect")
             await self._journal.write(lambda conn: self._finish(conn, command, reply))
             return reply
         finally:

@@ -71,6 +71,8 @@ class Moves:
                 record = _append(record, self._do_record(tx, record, step))
             elif isinstance(step, OnHost) and (host := step.host(self.run(record))) is None:
                 pass
+            elif isinstance(step, Here) and step.given(self.run(record)):
+                record = _append(record, _entry(record, step, tx.now, state=EntryState.DONE))
             elif isinstance(step, Await):
                 outcome = self._look_for_events(tx, record, step)
                 if outcome is None:
@@ -219,6 +221,9 @@ class Moves:
     ) -> OperationRecord:
         if record.exclusive:
             self._journal.drop_events(tx.conn, record.subject)
+        if self.definition.scrub is not None:
+            clean = self.definition.scrub(self._request)
+            record = msgspec.structs.replace(record, request=msgspec.Raw(msgspec.json.encode(clean)))
         return msgspec.structs.replace(record, state=state, failure=failure, finished_at=tx.now)
 
 

@@ -97,6 +97,7 @@ class Here:
         timeout: seconds for the whole step, retries included.
         retries: further attempts after a `Retryable` error.
         owed: if it still fails after its retries, the step becomes a debt and the operation goes on.
+        given: whether its effect is there already (it was made by who asked), so that only the undo counts.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Here:
     timeout: float = 60.0
     retries: int = 3
     owed: bool = False
+    given: Callable[[Any], bool] = lambda _run: False
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,11 @@ class Operation:
             to refuse.
         ends: in the transaction of the last step. fails: in the transaction that ends the undo.
         exclusive: has its subject to itself.
-        preempts: may be accepted while another exclusive operation runs; that one is cancelled first.
+        preempts: the kinds of exclusive operation it may end to take their place; ("*",) for all.
         no_return: name of the first step from which on a cancel is not obeyed.
         again_from: name of the step where it starts anew on another host after `TryElsewhere`.
         rounds: how many hosts are tried at most, from the run.
+        scrub: takes secrets out of the request once the operation has ended.
         action: its name in os-instance-actions, None to keep it out of there.
         max_crashes: how often a step may take its process down before it counts as failed.
     """
@@ -179,10 +182,11 @@ class Operation:
     begins: Callable[[Tx, Any], None] = lambda _tx, _run: None
     version: int = 1
     exclusive: bool = True
-    preempts: bool = False
+    preempts: tuple[str, ...] = ()
     no_return: str | None = None
     again_from: str | None = None
     rounds: Callable[[Any], int] = lambda _run: 1
+    scrub: Callable[[Any], msgspec.Struct] | None = None
     action: str | None = None
     max_crashes: int = 5
     undo_retries: int = 8

@@ -54,13 +54,12 @@ def submit(
     state = OperationState.HELD if held else OperationState.RUNNING
     preempted: str | None = None
     if holder is not None:
-        if not definition.preempts:
-            raise Busy(holder[0])
-        if holder[0].kind == definition.name:
-            return Submission(holder[0])
         waiting = journal.queued(tx.conn, subject)
-        if waiting is not None:
-            return Submission(waiting)
+        for known in (holder[0], waiting):
+            if known is not None and known.kind == definition.name:
+                return Submission(known)
+        if waiting is not None or not {"*", holder[0].kind} & set(definition.preempts):
+            raise Busy(waiting or holder[0])
         state, preempted = OperationState.QUEUED, holder[0].id
     record = OperationRecord(
         id=operation_id or str(uuid.uuid4()),

@@ -1,0 +1,176 @@
+"""What a host can be told to do with a guest. Each step is idempotent; the driver's calls are.
+
+Every step answers with the power state it left behind, so that the record tells the truth without asking again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from kilonova.domain.clock import Clock
+from kilonova.domain.errors import KilonovaError, Retryable
+from kilonova.domain.states import GUEST_OFF, PowerState
+from kilonova.engine.operation import HostStep
+from kilonova.hypervisor.driver import Driver
+from kilonova.hypervisor.guest import Guest
+
+
+@dataclass(frozen=True)
+class HostEnvironment:
+    """What a host step may use."""
+
+    host: str
+    driver: Driver
+    clock: Clock
+
+
+class GuestArgs(msgspec.Struct, frozen=True):
+    guest: Guest
+
+
+class SpawnArgs(msgspec.Struct, frozen=True):
+    """paused: start with stopped CPUs, until the interfaces are wired."""
+
+    guest: Guest
+    paused: bool
+
+
+class GuestRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest that may be gone. devnames: its taps."""
+
+    uuid: str
+    devnames: tuple[str, ...] = ()
+
+
+class PowerOffArgs(msgspec.Struct, frozen=True, kw_only=True):
+    """grace: seconds for a clean shutdown, 0 for none. interval: seconds between signals. Spec: PWR-04, PWR-05."""
+
+    uuid: str
+    grace: float
+    interval: float
+
+
+class RebootArgs(msgspec.Struct, frozen=True, kw_only=True):
+    """wait: seconds until a guest that does not obey is rebooted hard."""
+
+    guest: Guest
+    wait: float = 0.0
+
+
+class Powered(msgspec.Struct, frozen=True):
+    """The power state after a step."""
+
+    power_state: PowerState
+
+
+class Rebooted(msgspec.Struct, frozen=True, kw_only=True):
+    """How a reboot went.
+
+    Args:
+        hard: the power was cut, because that was asked for or because the guest did not obey.
+        error: why the hypervisor could not do it, "" if it did.
+    """
+
+    power_state: PowerState
+    hard: bool
+    error: str = ""
+
+
+async def _create_disks(host: HostEnvironment, args: GuestArgs) -> None:
+    await host.driver.create_disks(args.guest)
+    await host.driver.plug(args.guest)
+
+
+async def _remove(host: HostEnvironment, args: GuestRef) -> None:
+    """Guest first, then its interfaces, then its disks. Spec: DEL-02."""
+    await host.driver.destroy(args.uuid)
+    await host.driver.unplug(args.uuid, args.devnames)
+    await host.driver.delete_disks(args.uuid)
+
+
+async def _spawn(host: HostEnvironment, args: SpawnArgs) -> Powered:
+    await host.driver.spawn(args.guest, paused=args.paused)
+    return Powered(await host.driver.power_state(args.guest.uuid))
+
+
+async def _destroy(host: HostEnvironment, args: GuestRef) -> None:
+    await host.driver.destroy(args.uuid)
+    await host.driver.unplug(args.uuid, args.devnames)
+
+
+async def _resume(host: HostEnvironment, args: GuestRef) -> Powered:
+    await host.driver.resume(args.uuid)
+    return Powered(await host.driver.power_state(args.uuid))
+
+
+async def _power_off(host: HostEnvironment, args: PowerOffArgs) -> Powered:
+    """A guest that is not there is off. Spec: PWR-16."""
+    if await host.driver.power_state(args.uuid) is not PowerState.NOSTATE:
+        await host.driver.power_off(args.uuid, grace=args.grace, interval=args.interval)
+    return Powered(await host.driver.power_state(args.uuid))
+
+
+async def _power_on(host: HostEnvironment, args: GuestArgs) -> Powered:
+    await host.driver.plug(args.guest)
+    await host.driver.power_on(args.guest)
+    return Powered(await host.driver.power_state(args.guest.uuid))
+
+
+async def _soft_reboot(host: HostEnvironment, args: RebootArgs) -> Rebooted:
+    if await host.driver.power_state(args.guest.uuid) is PowerState.RUNNING:
+        try:
+            if await host.driver.soft_reboot(args.guest, wait=args.wait):
+                return Rebooted(power_state=await host.driver.power_state(args.guest.uuid), hard=False)
+        except Retryable:
+            raise
+        except KilonovaError as error:
+            return await _failed_reboot(host, args, error, hard=False)
+    return await _hard_reboot(host, args)
+
+
+async def _hard_reboot(host: HostEnvironment, args: RebootArgs) -> Rebooted:
+    try:
+        await host.driver.hard_reboot(args.guest)
+    except Retryable:
+        raise
+    except KilonovaError as error:
+        return await _failed_reboot(host, args, error, hard=True)
+    return Rebooted(power_state=await host.driver.power_state(args.guest.uuid), hard=True)
+
+
+async def _failed_reboot(
+    host: HostEnvironment, args: RebootArgs, error: KilonovaError, *, hard: bool
+) -> Rebooted:
+    """A reboot that failed tells in what state it left the guest. Spec: RBT-15, RBT-16."""
+    state = await host.driver.power_state(args.guest.uuid)
+    return Rebooted(power_state=state, hard=hard, error=str(error))
+
+
+async def _soft_reboot_cut_off(host: HostEnvironment, args: RebootArgs) -> Rebooted:
+    """The agent died during a soft reboot. A guest that is off is started by a hard reboot; one that runs has
+    arrived. Spec: INI-083, INI-085, INI-139, INI-147."""
+    state = await host.driver.power_state(args.guest.uuid)
+    if state in GUEST_OFF:
+        return await _hard_reboot(host, args)
+    return Rebooted(power_state=state, hard=False)
+
+
+CREATE_DISKS = HostStep("guest.create_disks", _create_disks, GuestArgs, heavy=True)
+SPAWN = HostStep("guest.spawn", _spawn, SpawnArgs, Powered, heavy=True)
+DESTROY = HostStep("guest.destroy", _destroy, GuestRef)
+REMOVE = HostStep("guest.remove", _remove, GuestRef)
+RESUME = HostStep("guest.resume", _resume, GuestRef, Powered)
+POWER_OFF = HostStep("guest.power_off", _power_off, PowerOffArgs, Powered, interruptible=True)
+POWER_ON = HostStep("guest.power_on", _power_on, GuestArgs, Powered)
+SOFT_REBOOT = HostStep(
+    "guest.soft_reboot", _soft_reboot, RebootArgs, Rebooted, after_crash=_soft_reboot_cut_off, interruptible=True
+)
+HARD_REBOOT = HostStep("guest.hard_reboot", _hard_reboot, RebootArgs, Rebooted)
+
+ALL: dict[str, HostStep] = {
+    step.name: step
+    for step in (CREATE_DISKS, SPAWN, DESTROY, REMOVE, RESUME, POWER_OFF, POWER_ON, SOFT_REBOOT, HARD_REBOOT)
+}
+"""What this release's agents can run. A step stays here as long as a journal may name it."""

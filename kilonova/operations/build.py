@@ -1,0 +1,203 @@
+"""Build: make the guest of a new server on the host that was chosen, or on an alternate.
+
+The server was recorded by `place`, which also claimed the first host. Here the interfaces are allocated, the
+disks made, the guest started; if a host cannot do it, everything of that host is undone and the next alternate
+is claimed. A delete that comes in at any moment cancels the build, which undoes what it did.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from kilonova.agent.steps import CREATE_DISKS, DESTROY, REMOVE, RESUME, SPAWN, GuestArgs, GuestRef, Powered, SpawnArgs
+from kilonova.domain.instance import InjectedFile, Instance, RequestSpec
+from kilonova.domain.network import Vif
+from kilonova.domain.operation import Failure, event_key
+from kilonova.domain.states import PowerState, TaskState, VmState
+from kilonova.engine.operation import Await, Here, NoUndo, OnHost, Operation, Record, Tx
+from kilonova.engine.run import Run
+from kilonova.hypervisor.guest import Guest
+from kilonova.operations.environment import Environment
+from kilonova.operations.guests import guest_of
+from kilonova.operations.network_allocation import allocate
+from kilonova.operations.records import fail, settle
+from kilonova.services.placement import Target
+
+BUILD_TASKS = (
+    TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.BLOCK_DEVICE_MAPPING, TaskState.SPAWNING, None,
+)
+
+
+class BuildServer(msgspec.Struct, frozen=True, kw_only=True):
+    """What to build.
+
+    Args:
+        targets: the claimed host first, then the alternates.
+        wiring_timeout: seconds to wait for the interfaces; 0 does not wait. wiring_is_fatal: fail without them.
+    """
+
+    instance: Instance
+    spec: RequestSpec
+    targets: tuple[Target, ...]
+    config_drive: bool = False
+    admin_password: str = ""
+    injected_files: tuple[InjectedFile, ...] = ()
+    wiring_timeout: float = 300.0
+    wiring_is_fatal: bool = True
+    access_network: str = ""
+
+
+class Allocated(msgspec.Struct, frozen=True):
+    """The interfaces of the server."""
+
+    vifs: tuple[Vif, ...]
+
+
+def _target(run: Run[BuildServer]) -> Target:
+    return run.request.targets[run.round]
+
+
+def _guest(run: Run[BuildServer]) -> Guest:
+    request = run.request
+    target = _target(run)
+    instance = msgspec.structs.replace(request.instance, availability_zone=target.availability_zone or None)
+    return guest_of(
+        instance, run.output(Allocated).vifs, config_drive=request.config_drive,
+        admin_password=request.admin_password, files=request.injected_files,
+    )
+
+
+def _ref(run: Run[BuildServer]) -> GuestRef:
+    allocated = run.find(Allocated)
+    return GuestRef(uuid=run.subject, devnames=tuple(v.devname for v in allocated.vifs) if allocated else ())
+
+
+async def _claim(env: Environment, run: Run[BuildServer]) -> None:
+    """Hold the alternate of this round."""
+    await env.placement.claim(run.request.spec, _target(run))
+
+
+async def _release(env: Environment, run: Run[BuildServer]) -> None:
+    """Give back what is held of this round's host, and of no other. Spec: BLD-70."""
+    await env.placement.release(run.subject, _target(run).provider)
+
+
+def _go_to_host(tx: Tx, run: Run[BuildServer]) -> None:
+    """From here on the record names the host. Spec: BLD-61, BLD-88."""
+    target = _target(run)
+    settle(
+        tx, run, owned=(TaskState.SCHEDULING, None), vm=(VmState.BUILDING,), task_state=TaskState.NETWORKING,
+        host=target.host, node=target.node, launched_on=target.host,
+        availability_zone=target.availability_zone or None,
+    )
+
+
+def _leave_host(tx: Tx, run: Run[BuildServer]) -> None:
+    """Only after nothing is left there. A record that a delete has taken keeps its task. Spec: BLD-66, BLD-68,
+    BLD-81, FND-32, FND-34."""
+    fields = {"host": None, "node": None, "launched_on": None, "availability_zone": None}
+    instance = settle(tx, run, owned=(*BUILD_TASKS, TaskState.DELETING), **fields)
+    if instance.task_state is not TaskState.DELETING:
+        settle(tx, run, owned=BUILD_TASKS, task_state=TaskState.SCHEDULING)
+
+
+async def _allocate(env: Environment, run: Run[BuildServer]) -> Allocated:
+    target = _target(run)
+    return Allocated(await allocate(env.networks, run.request.spec, target.host, target.availability_zone))
+
+
+async def _deallocate(env: Environment, run: Run[BuildServer]) -> None:
+    """Delete what was made, unbind what the user brought. Found by asking, never by a flag. Spec: NET-09."""
+    brought = tuple(r.port_id for r in run.request.spec.requested_networks or () if r.port_id)
+    await env.networks.release(run.subject, brought)
+
+
+def _networked(tx: Tx, run: Run[BuildServer]) -> None:
+    vifs = run.output(Allocated).vifs
+    settle(tx, run, owned=(TaskState.NETWORKING,), task_state=TaskState.BLOCK_DEVICE_MAPPING, network_info=vifs)
+
+
+def _forget_networks(tx: Tx, run: Run[BuildServer]) -> None:
+    settle(tx, run, owned=(*BUILD_TASKS, TaskState.DELETING), network_info=())
+
+
+def _spawning(tx: Tx, run: Run[BuildServer]) -> None:
+    settle(tx, run, owned=(TaskState.BLOCK_DEVICE_MAPPING,), task_state=TaskState.SPAWNING)
+
+
+def _waits_for_wiring(run: Run[BuildServer]) -> bool:
+    return run.request.wiring_timeout > 0 and bool(run.output(Allocated).vifs)
+
+
+def _wired_events(run: Run[BuildServer]) -> tuple[str, ...]:
+    if not _waits_for_wiring(run):
+        return ()
+    return tuple(event_key("network-vif-plugged", vif.id) for vif in run.output(Allocated).vifs)
+
+
+def _built(tx: Tx, run: Run[BuildServer]) -> None:
+    """Spec: BLD-35, BLD-37, BLD-89 to BLD-91."""
+    powered = run.find(Powered)
+    vifs = tuple(msgspec.structs.replace(v, active=True) for v in run.output(Allocated).vifs)
+    addresses: dict[str, str] = {}
+    instance = run.request.instance
+    if run.request.access_network and not instance.access_ip_v4 and not instance.access_ip_v6:
+        addresses = _access_addresses(vifs, run.request.access_network)
+    settle(
+        tx, run, owned=(TaskState.SPAWNING,), vm_state=VmState.ACTIVE, task_state=None, launched_at=tx.now,
+        power_state=powered.power_state if powered else PowerState.RUNNING, network_info=vifs,
+        config_drive="True" if run.request.config_drive else "", **addresses,
+    )
+
+
+def _access_addresses(vifs: tuple[Vif, ...], network: str) -> dict[str, str]:
+    """First address of each version on the first interface of that network."""
+    found: dict[str, str] = {}
+    for vif in vifs:
+        if vif.network_name == network:
+            for fixed in vif.fixed_ips:
+                found.setdefault(f"access_ip_v{fixed.subnet.version}", fixed.address)
+            break
+    return found
+
+
+def _failed(tx: Tx, run: Run[BuildServer], failure: Failure) -> None:
+    """ERROR with the reason; the host was left when the undo ended. Spec: BLD-63, BLD-67, BLD-75, BLD-78."""
+    fail(tx, run, failure, owned=BUILD_TASKS, vm_state=VmState.ERROR)
+
+
+def _rounds(run: Run[BuildServer]) -> int:
+    return len(run.request.targets)
+
+
+def _without_secrets(request: BuildServer) -> BuildServer:
+    """Passwords and files leave the journal with the end of the build. Spec: BLD-06."""
+    instance = msgspec.structs.replace(request.instance, user_data=None)
+    return msgspec.structs.replace(request, admin_password="", injected_files=(), instance=instance)
+
+
+BUILD = Operation(
+    name="build",
+    action="create",
+    request=BuildServer,
+    again_from="claim host",
+    rounds=_rounds,
+    steps=(
+        Here("claim host", _claim, undo=_release, given=lambda run: run.round == 0),
+        Record("go to host", _go_to_host, undo=_leave_host),
+        Here("allocate networks", _allocate, undo=_deallocate, recorded=_networked, undone=_forget_networks,
+             timeout=120),
+        OnHost("create disks", lambda run: _target(run).host, CREATE_DISKS, lambda run: GuestArgs(_guest(run)),
+               undo=REMOVE, undo_args=_ref, recorded=_spawning, timeout=1800),
+        OnHost("start guest", lambda run: _target(run).host, SPAWN,
+               lambda run: SpawnArgs(_guest(run), paused=_waits_for_wiring(run)),
+               undo=DESTROY, undo_args=_ref, timeout=600),
+        Await("wait for wiring", _wired_events, timeout=lambda run: run.request.wiring_timeout,
+              fatal=lambda run: run.request.wiring_is_fatal),
+        OnHost("let guest run", lambda run: _target(run).host if _waits_for_wiring(run) else None, RESUME, _ref,
+               undo=NoUndo("the guest's start is undone as a whole")),
+    ),
+    ends=_built,
+    fails=_failed,
+    scrub=_without_secrets,
+)

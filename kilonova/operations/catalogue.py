@@ -1,0 +1,14 @@
+"""All operations this release can run. An old version stays here as long as a journal may name it."""
+
+from __future__ import annotations
+
+from kilonova.engine.operation import Definitions
+from kilonova.operations.build import BUILD
+from kilonova.operations.delete import DELETE
+from kilonova.operations.place import PLACE
+from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER
+from kilonova.operations.start import START
+from kilonova.operations.stop import STOP
+
+CELL_OPERATIONS = Definitions(BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER)
+API_OPERATIONS = Definitions(PLACE)

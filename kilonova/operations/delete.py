@@ -1,0 +1,100 @@
+"""Delete: remove a server and everything it owns, whatever it is doing and whether or not its host answers.
+
+It pre-empts what runs: that operation ends and undoes itself first. What cannot be released now (a host or a
+service that does not answer) is journaled as a debt and paid when it returns; the server is gone for its user.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from kilonova.agent.steps import REMOVE, GuestRef
+from kilonova.db import instances
+from kilonova.domain.errors import InstanceNotFound
+from kilonova.domain.operation import Failure
+from kilonova.domain.states import PowerState, TaskState, VmState
+from kilonova.engine.debt import FOREVER
+from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
+from kilonova.engine.run import Run
+from kilonova.operations.environment import Environment
+from kilonova.operations.records import fail
+
+GONE = NoUndo("a delete goes forward only")
+
+
+class DeleteServer(msgspec.Struct, frozen=True, kw_only=True):
+    """keep_ports: those the user brought, which are unbound and kept."""
+
+    keep_ports: tuple[str, ...] = ()
+
+
+class Remains(msgspec.Struct, frozen=True, kw_only=True):
+    """What the record said when its turn came, after whatever ran before was undone. Spec: DEL-41, DEL-42."""
+
+    host: str | None
+    devnames: tuple[str, ...]
+    keep_ports: tuple[str, ...]
+
+
+def _begin(tx: Tx, run: Run[DeleteServer]) -> None:
+    """Accepted in every state. Spec: API-112, DEL-62."""
+    instances.update(tx.conn, run.subject, now=tx.now, task_state=TaskState.DELETING)
+
+
+def _look(tx: Tx, run: Run[DeleteServer]) -> Remains:
+    instance = instances.get(tx.conn, run.subject)
+    kept = {vif.id for vif in instance.network_info if vif.preserve_on_delete} | set(run.request.keep_ports)
+    return Remains(
+        host=instance.host, devnames=tuple(v.devname for v in instance.network_info), keep_ports=tuple(sorted(kept))
+    )
+
+
+async def _release_networks(env: Environment, run: Run[DeleteServer]) -> None:
+    """Found by asking for the ports of the instance. Spec: NET-09, NET-21, DEL-02."""
+    await env.networks.release(run.subject, run.output(Remains).keep_ports)
+
+
+async def _release_claim(env: Environment, run: Run[DeleteServer]) -> None:
+    """The record stays until its allocations are gone, however long that takes. Spec: DEL-26, INI-128."""
+    await env.placement.forget(run.subject)
+
+
+def _gone(tx: Tx, run: Run[DeleteServer]) -> None:
+    """Spec: DEL-23, DEL-25."""
+    instances.update(
+        tx.conn, run.subject, now=tx.now, vm_state=VmState.DELETED, task_state=None,
+        power_state=PowerState.NOSTATE, terminated_at=tx.now, deleted_at=tx.now,
+    )
+
+
+def _end(tx: Tx, run: Run[DeleteServer]) -> None:
+    try:
+        _gone(tx, run)
+    except InstanceNotFound:  # a second delete finds the work done. Spec: DEL-65
+        return
+
+
+def _failed(tx: Tx, run: Run[DeleteServer], failure: Failure) -> None:
+    """The host answered but could not remove the guest: ERROR, no task, so that delete can be asked again.
+    Spec: DEL-40."""
+    fail(tx, run, failure, owned=(TaskState.DELETING,), vm_state=VmState.ERROR)
+
+
+DELETE = Operation(
+    name="delete",
+    action="delete",
+    request=DeleteServer,
+    preempts=("*",),
+    begins=_begin,
+    no_return="look",
+    steps=(
+        Record("look", _look, undo=GONE),
+        OnHost("remove guest", lambda run: run.output(Remains).host, REMOVE,
+               lambda run: GuestRef(uuid=run.subject, devnames=run.output(Remains).devnames),
+               undo=GONE, owed=True, timeout=600, retries=5),
+        Here("release networks", _release_networks, undo=GONE, owed=True),
+        Here("release claim", _release_claim, undo=GONE, timeout=FOREVER, retries=2**31),
+    ),
+    ends=_end,
+    fails=_failed,
+)

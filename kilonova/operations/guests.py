@@ -1,0 +1,91 @@
+"""From an instance record to the guest that a driver is asked to make."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kilonova.db import instances
+from kilonova.domain.instance import InjectedFile, Instance
+from kilonova.domain.network import Vif
+from kilonova.engine.run import Run
+from kilonova.hypervisor.guest import Guest, GuestMetadata
+from kilonova.operations.environment import Environment
+from kilonova.operations.options import OperationOptions
+
+
+class Described(msgspec.Struct, frozen=True):
+    """The guest as it is to be now, and the host it is on."""
+
+    guest: Guest
+    host: str
+
+
+def wants_config_drive(instance: Instance, options: OperationOptions) -> bool:
+    """A config drive is made on request, by image property, or for all by option."""
+    mandatory = instance.image is not None and instance.image.properties.get("img_config_drive") == "mandatory"
+    return options.force_config_drive or mandatory or instance.config_drive.lower() in ("true", "1", "yes", "on", "t")
+
+
+def guest_of(
+    instance: Instance, vifs: tuple[Vif, ...], *, config_drive: bool, admin_password: str = "",
+    files: tuple[InjectedFile, ...] = (),
+) -> Guest:
+    """Describe the guest of a record.
+
+    Args:
+        vifs: its interfaces as the network service tells them now.
+        admin_password, files: secrets and files of a first boot; later boots have none.
+    """
+    metadata = metadata_of(instance, vifs, admin_password=admin_password, files=files)
+    image = instance.image
+    return Guest(
+        uuid=instance.uuid,
+        name=instance.display_name,
+        project_id=instance.project_id,
+        user_id=instance.user_id,
+        vcpus=instance.flavor.vcpus,
+        memory_mib=instance.flavor.memory_mib,
+        root_gib=instance.flavor.root_gib,
+        ephemeral_gib=instance.flavor.ephemeral_gib,
+        swap_mib=instance.flavor.swap_mib,
+        image=image,
+        vifs=vifs,
+        config_drive=config_drive,
+        metadata=metadata,
+        properties=dict(image.properties) if image is not None else {},
+        extra_specs=instance.flavor.extra_specs,
+    )
+
+
+def metadata_of(
+    instance: Instance, vifs: tuple[Vif, ...], *, admin_password: str = "", files: tuple[InjectedFile, ...] = (),
+) -> GuestMetadata:
+    """What the guest may learn of itself."""
+    keys = {instance.key_name: instance.key_data} if instance.key_name and instance.key_data else {}
+    return GuestMetadata(
+        instance_uuid=instance.uuid,
+        name=instance.display_name,
+        hostname=instance.hostname,
+        project_id=instance.project_id,
+        flavor_name=instance.flavor.name,
+        availability_zone=instance.availability_zone or "",
+        launch_index=instance.launch_index,
+        user_data=instance.user_data,
+        keys=keys,
+        metadata=instance.metadata,
+        image_ref=instance.image_ref,
+        reservation_id=instance.reservation_id,
+        security_groups=instance.security_groups,
+        admin_password=admin_password,
+        files=files,
+        vifs=vifs,
+    )
+
+
+async def describe(env: Environment, run: Run[msgspec.Struct]) -> Described:
+    """A step: the guest with its network information read anew. Spec: PWR-17, RBT-06."""
+    instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
+    vifs = await env.networks.vifs(run.subject)
+    guest = guest_of(instance, vifs, config_drive=wants_config_drive(instance, env.options))
+    assert instance.host is not None
+    return Described(guest, instance.host)

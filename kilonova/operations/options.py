@@ -1,0 +1,32 @@
+"""Options that operations go by; names are those of OpenStack where the meaning is the same."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class OperationOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Times in seconds."""
+
+    shutdown_timeout: float = 60.0
+    """How long a guest may take for a clean shutdown. Spec: PWR-04."""
+    shutdown_timeout_max: float = 600.0
+    """Cap on what an image property may ask for. Spec: PWR-07."""
+    shutdown_retry_interval: float = 10.0
+    """Pause between shutdown signals."""
+    wait_soft_reboot_seconds: float = 120.0
+    """How long a guest may take to obey a soft reboot, before it is rebooted hard."""
+    vif_plugging_timeout: float = 300.0
+    """How long a build waits for the network service to wire the interfaces; 0 does not wait."""
+    vif_plugging_is_fatal: bool = True
+    """Whether a build fails when they are not wired in time."""
+    max_attempts: int = 3
+    """Hosts tried for one build. Spec: BLD-63, BLD-64."""
+    network_allocate_retries: int = 2
+    """Further attempts at allocating networks after one that may pass. Spec: NET-02."""
+    default_access_ip_network_name: str = ""
+    """Network that gives the access addresses of a server. Spec: BLD-89."""
+    force_config_drive: bool = False
+    """Give every server a config drive."""
+    dhcp_domain: str = "novalocal"
+    """Appended to host names in metadata."""

@@ -1,0 +1,165 @@
+"""Place: choose a host for a new server, claim it, and hand the server over to the host's cell.
+
+Runs over the API database, where the build request waits. A delete that comes in first removes the build
+request; then the hand-over finds it gone and everything made so far is undone: the server never comes back.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+
+from kilonova.db import build_requests, instances
+from kilonova.db.journal import cell_journal
+from kilonova.domain.errors import Conflict, NoValidHost
+from kilonova.domain.instance import BuildRequest, Fault
+from kilonova.domain.operation import Failure, OperationRecord, OperationState
+from kilonova.domain.states import VmState
+from kilonova.engine import submit
+from kilonova.engine.operation import Here, NoUndo, Operation, Record, Tx
+from kilonova.engine.run import Run
+from kilonova.operations.build import BUILD, BuildServer
+from kilonova.operations.environment import PlacingEnvironment
+from kilonova.operations.guests import wants_config_drive
+from kilonova.services.placement import Target
+
+
+class PlaceServer(msgspec.Struct, frozen=True, kw_only=True):
+    """The server to place."""
+
+    request: BuildRequest
+
+
+class Chosen(msgspec.Struct, frozen=True, kw_only=True):
+    """Where it goes: the claimed host first; none, and the reason, if no host can take it."""
+
+    targets: tuple[Target, ...]
+    cell: str
+    reason: str = ""
+
+
+def build_id(place_id: str) -> str:
+    """The id of the build that a placing leads to: the same however often it is repeated."""
+    return str(uuid.uuid5(uuid.UUID(place_id), "build"))
+
+
+async def _choose(env: PlacingEnvironment, run: Run[PlaceServer]) -> Chosen:
+    spec = run.request.request.spec
+    cell = env.cells.all[0].name
+    try:
+        targets = await env.scheduler.place(spec, alternates=env.options.max_attempts - 1)
+    except NoValidHost as error:
+        return Chosen(targets=(), cell=cell, reason=error.message)
+    return Chosen(targets=targets, cell=cell)
+
+
+async def _unclaim(env: PlacingEnvironment, run: Run[PlaceServer]) -> None:
+    await env.placement.release(run.subject)
+
+
+async def _record(env: PlacingEnvironment, run: Run[PlaceServer]) -> None:
+    """The record appears in the cell, with its build held back; or in ERROR, if no host can take it."""
+    chosen = run.output(Chosen)
+    request = run.request.request
+    cell = env.cells.named(chosen.cell)
+    now = env.clock.now()
+    if chosen.targets:
+        await cell.database.write(lambda conn: _insert_building(Tx(conn, now), env, run, chosen))
+        return
+
+    failure = Failure(kind="NoValidHost", message=chosen.reason, step="choose host")
+    failed = msgspec.structs.replace(request.instance, vm_state=VmState.ERROR, task_state=None, updated_at=now)
+    history = _operation(run, OperationState.FAILED, now, failure)
+
+    def bury(conn: instances.sa.Connection) -> None:
+        instances.insert(conn, failed)
+        fault = Fault(code=500, message=failure.message, created_at=now)
+        instances.add_fault(conn, failed.uuid, history.id, fault)
+        if cell_journal.get(conn, history.id) is None:
+            cell_journal.insert(conn, history, wake_at=None)
+
+    await cell.database.write(bury)
+
+
+def _insert_building(tx: Tx, env: PlacingEnvironment, run: Run[PlaceServer], chosen: Chosen) -> None:
+    request, options = run.request.request, env.options
+    instances.insert(tx.conn, request.instance)
+    if cell_journal.get(tx.conn, build_id(run.id)) is None:
+        build = BuildServer(
+            instance=request.instance, spec=request.spec, targets=chosen.targets,
+            config_drive=wants_config_drive(request.instance, options), admin_password=request.admin_password,
+            injected_files=request.injected_files, wiring_timeout=options.vif_plugging_timeout,
+            wiring_is_fatal=options.vif_plugging_is_fatal, access_network=options.default_access_ip_network_name,
+        )
+        submit.submit(
+            tx, cell_journal, BUILD, run.subject, build, held=True, operation_id=build_id(run.id),
+            project_id=run.record.project_id, user_id=run.record.user_id, request_id=run.record.request_id,
+        )
+
+
+def _operation(run: Run[PlaceServer], state: OperationState, now: float, failure: Failure) -> OperationRecord:
+    """The build that never began, as the server's history tells it."""
+    return OperationRecord(
+        id=build_id(run.id), kind=BUILD.name, version=BUILD.version, subject=run.subject, state=state,
+        exclusive=True, project_id=run.record.project_id, user_id=run.record.user_id,
+        request_id=run.record.request_id, failure=failure, created_at=run.record.created_at, updated_at=now,
+        finished_at=now,
+    )
+
+
+async def _unrecord(env: PlacingEnvironment, run: Run[PlaceServer]) -> None:
+    """The server was deleted while it was placed: its record goes without a trace. Spec: DEL-50."""
+    now = env.clock.now()
+
+    def remove(conn: instances.sa.Connection) -> None:
+        tx = Tx(conn, now)
+        submit.drop_held(tx, cell_journal, build_id(run.id), "the server was deleted before it was built")
+        instances.erase(conn, run.subject)
+
+    await env.cells.named(run.output(Chosen).cell).database.write(remove)
+
+
+def _hand_over(tx: Tx, run: Run[PlaceServer]) -> None:
+    """One atomic step: the build request goes and the mapping names the cell. Spec: DEL-49 to DEL-51."""
+    if not build_requests.consume(tx.conn, run.subject, run.output(Chosen).cell):
+        raise Conflict(f"Server {run.subject} was deleted before it was built.")
+
+
+async def _let_build(env: PlacingEnvironment, run: Run[PlaceServer]) -> None:
+    chosen = run.output(Chosen)
+    if chosen.targets:
+        now = env.clock.now()
+        database = env.cells.named(chosen.cell).database
+        await database.write(lambda conn: submit.release(Tx(conn, now), cell_journal, build_id(run.id)))
+        env.wake(chosen.cell)
+
+
+def _nothing(_tx: Tx, _run: Run[PlaceServer]) -> None:
+    return None
+
+
+def _given_up(tx: Tx, run: Run[PlaceServer], _failure: Failure) -> None:
+    """Only a deleted server is not placed; what remains of its request goes with it."""
+    build_requests.discard(tx.conn, run.subject)
+
+
+def _without_secrets(request: PlaceServer) -> PlaceServer:
+    clean = msgspec.structs.replace(request.request, admin_password="", injected_files=())
+    return PlaceServer(request=clean)
+
+
+PLACE = Operation(
+    name="place",
+    request=PlaceServer,
+    steps=(
+        Here("choose host", _choose, undo=_unclaim, timeout=3600, retries=1000),
+        Here("record in cell", _record, undo=_unrecord, timeout=3600, retries=1000),
+        Record("hand over", _hand_over, undo=NoUndo("from here on the cell's record is the server")),
+        Here("let it build", _let_build, undo=NoUndo("the build is undone by itself"), timeout=3600, retries=10**6),
+    ),
+    ends=_nothing,
+    fails=_given_up,
+    no_return="let it build",
+    scrub=_without_secrets,
+)

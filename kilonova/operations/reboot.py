@@ -1,0 +1,132 @@
+"""Reboot. Soft asks the guest to shut down and starts it again; hard cuts the power and makes it anew.
+
+A soft reboot becomes a hard one when the guest does not obey in time, is off already, or when the agent died
+between shutdown and start; the journal of the step tells which it was. A hard reboot may take over from a soft
+one that is still waiting for the guest.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from kilonova.agent.steps import HARD_REBOOT, SOFT_REBOOT, RebootArgs, Rebooted
+from kilonova.db import instances
+from kilonova.domain.errors import KilonovaError
+from kilonova.domain.operation import Failure
+from kilonova.domain.states import PowerState, TaskState, VmState
+from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
+from kilonova.engine.run import Run
+from kilonova.operations.guests import Described, describe
+from kilonova.operations.records import fail, settle, take
+
+T, V = TaskState, VmState
+SOFT = (T.REBOOTING, T.REBOOT_PENDING, T.REBOOT_STARTED)
+HARD = (T.REBOOTING_HARD, T.REBOOT_PENDING_HARD, T.REBOOT_STARTED_HARD)
+STANDS = NoUndo("a reboot that failed leaves the guest as it is; its state is recorded")
+
+
+class RebootServer(msgspec.Struct, frozen=True):
+    """wait: seconds until a guest that does not obey is rebooted hard."""
+
+    wait: float = 0.0
+
+
+def _begin_soft(tx: Tx, run: Run[RebootServer]) -> None:
+    take(tx, run.subject, action="reboot", becomes=T.REBOOTING, vm=(V.ACTIVE,))
+
+
+def _begin_hard(tx: Tx, run: Run[RebootServer]) -> None:
+    take(
+        tx, run.subject, action="reboot", becomes=T.REBOOTING_HARD,
+        vm=(V.ACTIVE, V.STOPPED, V.PAUSED, V.SUSPENDED, V.ERROR),
+        task=(None, *SOFT, T.REBOOTING_HARD, T.RESUMING, T.UNPAUSING, T.PAUSING, T.SUSPENDING),
+    )
+
+
+def _pending_soft(tx: Tx, run: Run[RebootServer]) -> None:
+    """Spec: RBT-04, RBT-08."""
+    settle(tx, run, owned=SOFT, task_state=T.REBOOT_PENDING)
+
+
+def _pending_hard(tx: Tx, run: Run[RebootServer]) -> None:
+    """Spec: RBT-05."""
+    settle(tx, run, owned=HARD, task_state=T.REBOOT_PENDING_HARD)
+
+
+def _started_soft(tx: Tx, run: Run[RebootServer]) -> None:
+    """Spec: RBT-11."""
+    settle(tx, run, owned=(T.REBOOT_PENDING,), task_state=T.REBOOT_STARTED)
+
+
+def _started_hard(tx: Tx, run: Run[RebootServer]) -> None:
+    settle(tx, run, owned=(T.REBOOT_PENDING_HARD,), task_state=T.REBOOT_STARTED_HARD)
+
+
+def _judge(_tx: Tx, run: Run[RebootServer]) -> None:
+    """A hypervisor that failed fails the operation, whatever state the guest is in. Spec: RBT-17."""
+    rebooted = run.output(Rebooted)
+    if rebooted.error:
+        raise KilonovaError(rebooted.error)
+
+
+def _settled(tx: Tx, run: Run[RebootServer]) -> VmState:
+    """Where a reboot ends: a rescued server stays rescued. Spec: RBT-10."""
+    return V.RESCUED if instances.get(tx.conn, run.subject).vm_state is V.RESCUED else V.ACTIVE
+
+
+def _rebooted(tx: Tx, run: Run[RebootServer]) -> None:
+    """launched_at is not touched. Spec: RBT-13, RBT-19."""
+    settle(tx, run, owned=(T.REBOOT_STARTED, T.REBOOT_STARTED_HARD), vm_state=_settled(tx, run), task_state=None,
+           power_state=run.output(Rebooted).power_state, network_info=run.output(Described).guest.vifs)
+
+
+def _failed(tx: Tx, run: Run[RebootServer], failure: Failure) -> None:
+    """A guest that runs all the same is ACTIVE, one that is off after it was touched is in ERROR; one that was
+    never touched keeps its state. Spec: RBT-06, RBT-15 to RBT-18, INI-122."""
+    rebooted = run.find(Rebooted)
+    changes: dict[str, object] = {}
+    if rebooted is not None:
+        running = rebooted.power_state is PowerState.RUNNING
+        changes = {"vm_state": _settled(tx, run) if running else V.ERROR, "power_state": rebooted.power_state}
+    elif run.entry("reboot guest") is not None and not failure.cancelled:
+        changes = {"vm_state": V.ERROR}
+    fail(tx, run, failure, owned=HARD if run.record.kind == HARD_REBOOT_OPERATION else SOFT, **changes)
+
+
+HARD_REBOOT_OPERATION = "hard-reboot"
+
+SOFT_REBOOT_SERVER = Operation(
+    name="soft-reboot",
+    action="reboot",
+    request=RebootServer,
+    begins=_begin_soft,
+    steps=(
+        Record("pending", _pending_soft, undo=STANDS),
+        Here("describe guest", describe, undo=STANDS),
+        Record("started", _started_soft, undo=STANDS),
+        OnHost("reboot guest", lambda run: run.output(Described).host, SOFT_REBOOT,
+               lambda run: RebootArgs(guest=run.output(Described).guest, wait=run.request.wait), undo=STANDS,
+               timeout=900),
+        Record("judge", _judge, undo=STANDS),
+    ),
+    ends=_rebooted,
+    fails=_failed,
+)
+
+HARD_REBOOT_SERVER = Operation(
+    name=HARD_REBOOT_OPERATION,
+    action="reboot",
+    request=RebootServer,
+    preempts=(SOFT_REBOOT_SERVER.name,),
+    begins=_begin_hard,
+    steps=(
+        Record("pending", _pending_hard, undo=STANDS),
+        Here("describe guest", describe, undo=STANDS),
+        Record("started", _started_hard, undo=STANDS),
+        OnHost("reboot guest", lambda run: run.output(Described).host, HARD_REBOOT,
+               lambda run: RebootArgs(guest=run.output(Described).guest), undo=STANDS),
+        Record("judge", _judge, undo=STANDS),
+    ),
+    ends=_rebooted,
+    fails=_failed,
+)

@@ -1,0 +1,61 @@
+"""How operations take, settle and fault instance records: guarded saves, in the journal's transaction.
+
+An operation owns the task states it sets. It clears or changes a record only while one of them is stored; any
+other means that another operation has taken the record over, which is left alone. Spec: FND-10 to FND-17.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from kilonova.db import instances
+from kilonova.domain.errors import InstanceInvalidState, InstanceNotFound, InstanceNotReady, StaleState
+from kilonova.domain.instance import Fault, Instance
+from kilonova.domain.operation import Failure
+from kilonova.domain.states import TaskState, VmState
+from kilonova.engine.operation import Tx
+from kilonova.engine.run import Run
+
+
+def take(
+    tx: Tx, uuid: str, *, action: str, becomes: TaskState, vm: Collection[VmState],
+    task: Collection[TaskState | None] = (None,), needs_host: bool = False,
+) -> Instance:
+    """Begin: check the states the action is allowed in and store its task state.
+
+    Args:
+        action: its name in the error text. vm, task: the states allowed. needs_host: refuse without one.
+
+    Raises:
+        InstanceNotFound, InstanceNotReady, InstanceInvalidState. Spec: API-062, API-065, API-070.
+    """
+    instance = instances.get(tx.conn, uuid)
+    if needs_host and instance.host is None:
+        raise InstanceNotReady(uuid)
+    if instance.vm_state not in vm:
+        raise InstanceInvalidState(uuid, action, "vm_state", instance.vm_state.value)
+    if instance.task_state not in task:
+        stored = instance.task_state.value if instance.task_state else "None"
+        raise InstanceInvalidState(uuid, action, "task_state", stored)
+    return instances.update(tx.conn, uuid, now=tx.now, task_state=becomes)
+
+
+def settle(tx: Tx, run: Run[Any], *, owned: Collection[TaskState | None], **changes: Any) -> Instance:
+    """Change the record while this operation still owns it. Raises StaleState, InstanceNotFound otherwise."""
+    return instances.update(tx.conn, run.subject, now=tx.now, task=owned, **changes)
+
+
+def fail(tx: Tx, run: Run[Any], failure: Failure, *, owned: Collection[TaskState | None], **changes: Any) -> None:
+    """End a failed operation: no task, the given changes, and a fault that says why.
+
+    A record that is gone, or that another operation has taken over, is left as it is. One that somebody
+    cancelled gets no fault. Spec: FND-11, FND-12, FND-18, FND-19, FND-39.
+    """
+    try:
+        instances.update(tx.conn, run.subject, now=tx.now, task=owned, task_state=None, **changes)
+    except (StaleState, InstanceNotFound):
+        return
+    if not failure.cancelled:
+        fault = Fault(code=failure.status, message=failure.message, details=failure.details, created_at=tx.now)
+        instances.add_fault(tx.conn, run.subject, run.id, fault)

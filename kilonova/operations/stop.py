@@ -1,0 +1,79 @@
+"""Stop: shut the guest down, asking it first unless told otherwise."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kilonova.agent.steps import POWER_OFF, Powered, PowerOffArgs
+from kilonova.db import instances
+from kilonova.domain.instance import Instance
+from kilonova.domain.operation import Failure
+from kilonova.domain.states import TaskState, VmState
+from kilonova.engine.operation import NoUndo, OnHost, Operation, Record, Tx
+from kilonova.engine.run import Run
+from kilonova.operations.options import OperationOptions
+from kilonova.operations.records import fail, settle, take
+
+OWNED = (TaskState.POWERING_OFF,)
+
+
+class StopServer(msgspec.Struct, frozen=True, kw_only=True):
+    """grace: seconds for a clean shutdown, 0 for none. interval: seconds between signals."""
+
+    grace: float
+    interval: float
+
+
+class Host(msgspec.Struct, frozen=True):
+    """The host of the server."""
+
+    host: str
+
+
+def grace_of(instance: Instance, options: OperationOptions) -> float:
+    """Seconds that the guest may take: what its image asks for within the operator's cap, else the option.
+
+    Spec: PWR-04, PWR-07.
+    """
+    wanted = instance.image.properties.get("os_shutdown_timeout", "") if instance.image is not None else ""
+    if not wanted.isdecimal():
+        return options.shutdown_timeout
+    return min(float(wanted), options.shutdown_timeout_max)
+
+
+def _begin(tx: Tx, run: Run[StopServer]) -> None:
+    take(tx, run.subject, action="stop", becomes=TaskState.POWERING_OFF, needs_host=True,
+         vm=(VmState.ACTIVE, VmState.ERROR))
+
+
+def _look(tx: Tx, run: Run[StopServer]) -> Host:
+    host = instances.get(tx.conn, run.subject).host
+    assert host is not None
+    return Host(host)
+
+
+def _stopped(tx: Tx, run: Run[StopServer]) -> None:
+    """Spec: PWR-08 to PWR-10."""
+    settle(tx, run, owned=OWNED, vm_state=VmState.STOPPED, task_state=None,
+           power_state=run.output(Powered).power_state)
+
+
+def _failed(tx: Tx, run: Run[StopServer], failure: Failure) -> None:
+    """vm_state stays. Spec: PWR-11."""
+    fail(tx, run, failure, owned=OWNED)
+
+
+STOP = Operation(
+    name="stop",
+    action="stop",
+    request=StopServer,
+    begins=_begin,
+    steps=(
+        Record("look", _look, undo=NoUndo("changes nothing")),
+        OnHost("power off", lambda run: run.output(Host).host, POWER_OFF,
+               lambda run: PowerOffArgs(uuid=run.subject, grace=run.request.grace, interval=run.request.interval),
+               undo=NoUndo("a guest that went off stays off; its power state is observed"), timeout=900),
+    ),
+    ends=_stopped,
+    fails=_failed,
+)

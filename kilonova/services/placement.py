@@ -1,0 +1,55 @@
+"""Placement as operations need it: claims on hosts, taken and given back."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from kilonova.domain.instance import RequestSpec
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A host chosen for a server. provider: its resource provider."""
+
+    host: str
+    node: str
+    provider: str
+    availability_zone: str = ""
+
+
+class PlacementService(Protocol):
+    """Claims. All calls may be repeated."""
+
+    async def claim(self, spec: RequestSpec, target: Target) -> None:
+        """Hold the resources of the request on that host.
+
+        Raises:
+            TryElsewhere: there is no room left on it, or the policy of the server group forbids it.
+        """
+        ...
+
+    async def release(self, consumer: str, provider: str | None = None) -> None:
+        """Give back what the consumer holds, of one provider or of all. Spec: BLD-70."""
+        ...
+
+    async def forget(self, consumer: str) -> None:
+        """Give back everything and drop what was asked for: the server is gone."""
+        ...
+
+
+class SchedulerService(Protocol):
+    """Chooses hosts."""
+
+    async def place(self, spec: RequestSpec, alternates: int) -> tuple[Target, ...]:
+        """Choose a host, claim it for the server, and name alternates that would do as well.
+
+        Repeating it for a server that holds a claim returns that host first.
+
+        Args:
+            alternates: how many further hosts at most.
+
+        Raises:
+            NoValidHost: with the reason; nothing is claimed.
+        """
+        ...
