@@ -1,0 +1,101 @@
+"""Who may see and change what. Spec: EMI-05, EMN-03, EMN-04."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import Forbidden, InvalidInput, NetworkNotFound, NotFound, PortNotFound
+from kilonova.embedded.network import schema
+from kilonova.embedded.network.bodies import Body, sent
+from kilonova.embedded.network.errors import SecurityGroupNotFound, SecurityGroupRuleNotFound, SubnetNotFound
+from kilonova.embedded.network.port_records import find_port
+
+
+class Owned(Protocol):
+    @property
+    def project_id(self) -> str: ...
+
+
+def privileged(caller: RequestContext) -> bool:
+    """May act for every project: an administrator or another service."""
+    return caller.is_admin or "service" in caller.roles
+
+
+def owns(caller: RequestContext, thing: Owned) -> bool:
+    return privileged(caller) or (bool(caller.project_id) and thing.project_id == caller.project_id)
+
+
+def target_project(caller: RequestContext, body: Body) -> str:
+    """The project a new object is for: the caller's, or any if an administrator names it."""
+    values = sent(body)
+    wanted = values.get("project_id", values.get("tenant_id"))
+    if wanted is not None and wanted != caller.project_id:
+        if not privileged(caller):
+            raise Forbidden("Specifying 'project_id' other than the authenticated project requires admin privileges")
+        return str(wanted)
+    if not caller.project_id:
+        raise InvalidInput("A project is needed: use a token with project scope, or send project_id.")
+    return caller.project_id
+
+
+def visible_networks(caller: RequestContext) -> sa.ColumnElement[bool]:
+    table = schema.networks
+    if privileged(caller):
+        return sa.true()
+    return sa.or_(table.c.project_id == caller.project_id, table.c.shared, table.c.external)
+
+
+def network(conn: sa.Connection, caller: RequestContext, id_: str, *, change: bool = False) -> schema.Network:
+    """A network the caller may see (and change). Raises NetworkNotFound, Forbidden."""
+    table = schema.networks
+    row = conn.execute(sa.select(table).where(table.c.id == id_, visible_networks(caller))).one_or_none()
+    if row is None:
+        raise NetworkNotFound(id_)
+    found = schema.record(schema.Network, row)
+    if change and not owns(caller, found):
+        raise Forbidden(f"Network {id_} belongs to another project.")
+    return found
+
+
+def subnet(conn: sa.Connection, caller: RequestContext, id_: str, *, change: bool = False) -> schema.Subnet:
+    row = conn.execute(sa.select(schema.subnets).where(schema.subnets.c.id == id_)).one_or_none()
+    if row is None:
+        raise SubnetNotFound(id_)
+    found = schema.record(schema.Subnet, row)
+    try:
+        network(conn, caller, found.network_id)
+    except NotFound as error:
+        raise SubnetNotFound(id_) from error
+    if change and not owns(caller, found):
+        raise Forbidden(f"Subnet {id_} belongs to another project.")
+    return found
+
+
+def port(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.Port:
+    """A port of the caller's project, or on a network of that project."""
+    found = find_port(conn, id_)
+    if found is None or not (owns(caller, found) or _owns_network(conn, caller, found.network_id)):
+        raise PortNotFound(id_)
+    return found
+
+
+def _owns_network(conn: sa.Connection, caller: RequestContext, id_: str) -> bool:
+    table = schema.networks
+    return conn.execute(sa.select(table.c.project_id).where(table.c.id == id_)).scalar() == caller.project_id
+
+
+def group(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.Group:
+    row = conn.execute(sa.select(schema.groups).where(schema.groups.c.id == id_)).one_or_none()
+    if row is None or not owns(caller, found := schema.record(schema.Group, row)):
+        raise SecurityGroupNotFound(id_)
+    return found
+
+
+def rule(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.Rule:
+    row = conn.execute(sa.select(schema.rules).where(schema.rules.c.id == id_)).one_or_none()
+    if row is None or not owns(caller, found := schema.record(schema.Rule, row)):
+        raise SecurityGroupRuleNotFound(id_)
+    return found

@@ -1,0 +1,162 @@
+"""The errors of the network service. Clients match on the class names: they are the `type` of the error body.
+
+Spec: EMN-20.
+"""
+
+from __future__ import annotations
+
+from kilonova.domain.errors import Conflict, InvalidInput, NotFound
+
+
+class SubnetNotFound(NotFound):
+    def __init__(self, subnet: str) -> None:
+        super().__init__(f"Subnet {subnet} could not be found.")
+
+
+class SecurityGroupNotFound(NotFound):
+    def __init__(self, group: str) -> None:
+        super().__init__(f"Security group {group} does not exist")
+
+
+class SecurityGroupRuleNotFound(NotFound):
+    def __init__(self, rule: str) -> None:
+        super().__init__(f"Security group rule {rule} does not exist")
+
+
+class ExtensionNotFound(NotFound):
+    def __init__(self, alias: str) -> None:
+        super().__init__(f"Extension with alias {alias} does not exist")
+
+
+class TagNotFound(NotFound):
+    def __init__(self, tag: str) -> None:
+        super().__init__(f"Tag {tag} could not be found.")
+
+
+class BindingNotFound(NotFound):
+    def __init__(self, port: str, host: str) -> None:
+        super().__init__(f"Binding for port {port} on host {host} could not be found.")
+
+
+class NetworkInUse(Conflict):
+    def __init__(self, network: str) -> None:
+        super().__init__(
+            f"Unable to complete operation on network {network}. There are one or more ports still in use on the "
+            "network."
+        )
+
+
+class SubnetInUse(Conflict):
+    def __init__(self, subnet: str) -> None:
+        super().__init__(
+            f"Unable to complete operation on subnet {subnet}: One or more ports have an IP allocation from this "
+            "subnet."
+        )
+
+
+class IpAddressGenerationFailure(Conflict):
+    def __init__(self, network: str) -> None:
+        super().__init__(f"No more IP addresses available on network {network}.")
+
+
+class IpAddressAlreadyAllocated(Conflict):
+    def __init__(self, address: str, subnet: str) -> None:
+        super().__init__(f"IP address {address} already allocated in subnet {subnet}")
+
+
+class InvalidIpForSubnet(InvalidInput):
+    def __init__(self, address: str) -> None:
+        super().__init__(f"IP address {address} is not a valid IP for the specified subnet.")
+
+
+class InvalidIpForNetwork(InvalidInput):
+    def __init__(self, address: str) -> None:
+        super().__init__(f"IP address {address} is not a valid IP for any of the subnets on the specified network.")
+
+
+class MacAddressInUse(Conflict):
+    def __init__(self, mac: str, network: str) -> None:
+        super().__init__(
+            f"Unable to complete operation for network {network}. The mac address {mac} is in use."
+        )
+
+
+class PortBound(Conflict):
+    def __init__(self, port: str, field: str) -> None:
+        super().__init__(f"Unable to complete operation on port {port}, port is already bound: {field} is fixed.")
+
+
+class PortInUse(Conflict):
+    def __init__(self, port: str, device: str) -> None:
+        super().__init__(f"Port {port} is in use by device {device}.")
+
+
+class ServicePortInUse(Conflict):
+    def __init__(self, port: str, owner: str) -> None:
+        super().__init__(f"Port {port} cannot be deleted directly via the port API: it belongs to {owner}.")
+
+
+class PortSecurityAndIPRequiredForSecurityGroups(Conflict):
+    def __init__(self) -> None:
+        super().__init__(
+            "Port security must be enabled and port must have an IP address in order to use security groups.",
+        )
+
+
+class PortSecurityPortHasSecurityGroup(Conflict):
+    def __init__(self) -> None:
+        super().__init__(
+            "Port has security group associated. Cannot disable port security or IP address until security group "
+            "is removed."
+        )
+
+
+class AddressPairAndPortSecurityRequired(Conflict):
+    def __init__(self) -> None:
+        super().__init__("Port Security must be enabled in order to have allowed address pairs on a port.")
+
+
+class SecurityGroupInUse(Conflict):
+    def __init__(self, group: str) -> None:
+        super().__init__(f"Security Group {group} in use.")
+
+
+class SecurityGroupCannotRemoveDefault(Conflict):
+    def __init__(self) -> None:
+        super().__init__("Insufficient rights for removing default security group.")
+
+
+class SecurityGroupCannotUpdateDefault(Conflict):
+    def __init__(self) -> None:
+        super().__init__("Updating default security group not allowed.")
+
+
+class SecurityGroupDefaultAlreadyExists(Conflict):
+    def __init__(self) -> None:
+        super().__init__("Default security group already exists.")
+
+
+class SecurityGroupRuleExists(Conflict):
+    def __init__(self, rule: str) -> None:
+        super().__init__(f"Security group rule already exists. Rule id is {rule}.")
+
+
+class NetworkOverQuota(Conflict):
+    """A quota would be exceeded. The network API answers 409, where others answer 403. Spec: EMN-18."""
+
+    def __init__(self, resource: str) -> None:
+        super().__init__(f"Quota exceeded for resources: ['{resource}'].")
+
+
+class PortBindingAlreadyExists(Conflict):
+    def __init__(self, port: str, host: str) -> None:
+        super().__init__(f"Binding for port {port} on host {host} already exists.")
+
+
+class PortBindingAlreadyActive(Conflict):
+    def __init__(self, port: str, host: str) -> None:
+        super().__init__(f"Binding for port {port} on host {host} is already active.")
+
+
+TYPE_NAMES = {"NetworkOverQuota": "OverQuota", "Forbidden": "PolicyNotAuthorized", "NotFound": "HTTPNotFound"}
+"""Error types whose wire name is not the name of the class."""

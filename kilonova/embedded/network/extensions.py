@@ -1,0 +1,42 @@
+"""The extensions that are offered: all that are listed work, and no other is listed. Spec: EMN-01, section 4.2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+EXTENSIONS = {
+    "agent": "Agents",
+    "allowed-address-pairs": "Allowed Address Pairs",
+    "availability_zone": "Availability Zone",
+    "binding": "Port Binding",
+    "binding-extended": "Port Bindings Extended",
+    "dns-integration": "DNS Integration",
+    "external-net": "External Network",
+    "extra_dhcp_opt": "Extra DHCP Options",
+    "ip-substring-filtering": "IP Address Substring Filtering",
+    "net-mtu": "Network MTU",
+    "net-mtu-writable": "Network MTU (Writable)",
+    "network-ip-availability": "Network IP Availability",
+    "network_availability_zone": "Network Availability Zone",
+    "pagination": "Pagination",
+    "port-security": "Port Security",
+    "project-id": "Project ID",
+    "provider": "Provider Network",
+    "quota_details": "Quota Details",
+    "quotas": "Quota Management",
+    "security-group": "Security Groups",
+    "security-groups-shared-filtering": "Security Group Filtering by Shared",
+    "sorting": "Sorting",
+    "standard-attr-description": "Standard Attribute Description",
+    "standard-attr-revisions": "Resource Revision Numbers",
+    "standard-attr-tag": "Resource Tags",
+    "standard-attr-timestamp": "Resource Timestamps",
+    "tag-ports-during-bulk-creation": "Tag Ports During Bulk Creation",
+}
+
+
+def view(alias: str) -> dict[str, Any]:
+    return {
+        "alias": alias, "name": EXTENSIONS[alias], "description": f"{EXTENSIONS[alias]}.",
+        "updated": "2024-01-01T00:00:00-00:00", "links": [],
+    }

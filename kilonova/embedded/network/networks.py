@@ -1,0 +1,253 @@
+"""Networks and subnets: units of work that create, change and delete them."""
+
+from __future__ import annotations
+
+import ipaddress
+import uuid
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import sqlalchemy as sa
+from msgspec import UNSET
+
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import Conflict, InvalidInput
+from kilonova.embedded.network import access, addresses, quotas, schema
+from kilonova.embedded.network.bodies import NetworkBody, SubnetBody, refuse_read_only, require_privilege, sent
+from kilonova.embedded.network.errors import NetworkInUse, SubnetInUse
+
+SEGMENTS = 4095
+DEFAULT_MTU = 1500
+DHCP_OWNER = "network:dhcp"
+_PRIVILEGED = (
+    "shared", "external", "is_default", "provider_network_type", "provider_physical_network",
+    "provider_segmentation_id",
+)
+_SAME_NAME = ("name", "description", "admin_state_up", "shared", "external", "is_default", "mtu", "dns_domain")
+
+
+def create_network(conn: sa.Connection, caller: RequestContext, body: NetworkBody, now: float,
+                   id_: str | None = None) -> schema.Network:
+    """Spec: EMN-02, EMN-03."""
+    require_privilege(body, access.privileged(caller), *_PRIVILEGED)
+    project_id = access.target_project(caller, body)
+    quotas.check(conn, project_id, "network")
+    values = sent(body)
+    _check_network(values.get("mtu", DEFAULT_MTU), values.get("provider_network_type"))
+    row = {
+        "id": id_ or str(uuid.uuid4()), "project_id": project_id, "name": "", "description": "",
+        "admin_state_up": True, "shared": False, "external": False, "is_default": False, "mtu": DEFAULT_MTU,
+        "dns_domain": "", "tags": tuple(values.get("tags", ())),
+        "port_security": values.get("port_security_enabled", True),
+        "segment": _free_segment(conn), **schema.stamp(now),
+    }
+    row |= {name: values[name] for name in _SAME_NAME if name in values}
+    conn.execute(sa.insert(schema.networks).values(row))
+    return access.network(conn, caller, str(row["id"]))
+
+
+def update_network(conn: sa.Connection, caller: RequestContext, id_: str, body: NetworkBody,
+                   now: float) -> schema.Network:
+    access.network(conn, caller, id_, change=True)
+    require_privilege(body, access.privileged(caller), *_PRIVILEGED)
+    refuse_read_only(body, "project_id", "tenant_id", "tags", "availability_zone_hints",
+                     "provider_network_type", "provider_physical_network", "provider_segmentation_id")
+    values = sent(body)
+    _check_network(values.get("mtu", DEFAULT_MTU), None)
+    changes: dict[str, Any] = {name: values[name] for name in _SAME_NAME if name in values}
+    if "port_security_enabled" in values:
+        changes["port_security"] = values["port_security_enabled"]
+    schema.touch(conn, schema.networks, id_, now, **changes)
+    return access.network(conn, caller, id_)
+
+
+def delete_network(conn: sa.Connection, caller: RequestContext, id_: str) -> None:
+    """Takes its subnets and DHCP ports along. Spec: EMN-09."""
+    access.network(conn, caller, id_, change=True)
+    ports = schema.ports
+    busy = conn.execute(
+        sa.select(ports.c.id).where(ports.c.network_id == id_, ports.c.device_owner != DHCP_OWNER).limit(1)
+    ).first()
+    if busy:
+        raise NetworkInUse(id_)
+    _delete_dhcp_ports(conn, ports.c.network_id == id_)
+    conn.execute(sa.delete(schema.subnets).where(schema.subnets.c.network_id == id_))
+    conn.execute(sa.delete(schema.networks).where(schema.networks.c.id == id_))
+
+
+def subnets_of(conn: sa.Connection, network_id: str) -> list[schema.Subnet]:
+    table = schema.subnets
+    rows = conn.execute(
+        sa.select(table).where(table.c.network_id == network_id).order_by(table.c.created_at, table.c.id)
+    )
+    return [schema.record(schema.Subnet, row) for row in rows]
+
+
+def create_subnet(conn: sa.Connection, caller: RequestContext, body: SubnetBody, now: float,
+                  id_: str | None = None) -> schema.Subnet:
+    """Spec: EMN-05, EMN-06, EMN-07."""
+    if body.network_id is UNSET:
+        raise InvalidInput("Invalid input: network_id is required.")
+    network = access.network(conn, caller, body.network_id, change=True)
+    project_id = access.target_project(caller, body)
+    quotas.check(conn, project_id, "subnet")
+    values = sent(body)
+    cidr = _checked_cidr(values)
+    for other in subnets_of(conn, network.id):
+        if ipaddress.ip_network(other.cidr).overlaps(cidr):
+            raise InvalidInput(
+                f"Invalid input for operation: Requested subnet with cidr: {cidr} for network: {network.id} "
+                f"overlaps with another subnet."
+            )
+    first = cidr[1] if cidr.prefixlen < 31 else cidr[0]
+    gateway = values["gateway_ip"] if "gateway_ip" in values else str(first)
+    gateway = _checked_gateway(gateway, cidr)
+    pools = tuple(values["allocation_pools"]) if "allocation_pools" in values else None
+    subnet_id = id_ or str(uuid.uuid4())
+    conn.execute(sa.insert(schema.subnets).values(
+        id=subnet_id, network_id=network.id, project_id=project_id, name=values.get("name", ""),
+        description=values.get("description", ""), tags=tuple(values.get("tags", ())), cidr=str(cidr),
+        gateway=gateway, dhcp=values.get("enable_dhcp", True), dns=_checked_dns(values.get("dns_nameservers", [])),
+        routes=tuple(values.get("host_routes", ())), pools=_checked_pools(pools, cidr, gateway),
+        cursor=0, **schema.stamp(now),
+    ))
+    subnet = access.subnet(conn, caller, subnet_id)
+    if subnet.dhcp:
+        _create_dhcp_port(conn, network, subnet, now)
+    return subnet
+
+
+def update_subnet(conn: sa.Connection, caller: RequestContext, id_: str, body: SubnetBody,
+                  now: float) -> schema.Subnet:
+    subnet = access.subnet(conn, caller, id_, change=True)
+    refuse_read_only(body, "network_id", "project_id", "tenant_id", "tags", "cidr", "ip_version",
+                     "ipv6_ra_mode", "ipv6_address_mode")
+    values = sent(body)
+    cidr = IPv4Network(subnet.cidr)
+    changes: dict[str, Any] = {name: values[name] for name in ("name", "description") if name in values}
+    gateway = subnet.gateway
+    if "gateway_ip" in values:
+        gateway = changes["gateway"] = _checked_gateway(values["gateway_ip"], cidr)
+        if gateway and gateway != subnet.gateway and addresses.holder(conn, subnet.network_id, gateway):
+            raise Conflict(f"Gateway ip {gateway} is in use by a port of the subnet.")
+    if "allocation_pools" in values:
+        changes["pools"] = _checked_pools(tuple(values["allocation_pools"]), cidr, gateway)
+    elif gateway and _in_pools(gateway, subnet.pools):
+        raise Conflict(f"Gateway ip {gateway} conflicts with an allocation pool of the subnet.")
+    if "dns_nameservers" in values:
+        changes["dns"] = _checked_dns(values["dns_nameservers"])
+    if "host_routes" in values:
+        changes["routes"] = tuple(values["host_routes"])
+    if "enable_dhcp" in values:
+        changes["dhcp"] = values["enable_dhcp"]
+    schema.touch(conn, schema.subnets, id_, now, **changes)
+    changed = access.subnet(conn, caller, id_)
+    if changed.dhcp and not subnet.dhcp:
+        _create_dhcp_port(conn, access.network(conn, caller, subnet.network_id), changed, now)
+    elif subnet.dhcp and not changed.dhcp:
+        _delete_dhcp_ports(conn, schema.ports.c.id == dhcp_port_id(id_))
+    return changed
+
+
+def delete_subnet(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.Subnet:
+    """Spec: EMN-09."""
+    subnet = access.subnet(conn, caller, id_, change=True)
+    table = schema.addresses
+    busy = conn.execute(
+        sa.select(table.c.address).where(table.c.subnet_id == id_, table.c.port_id != dhcp_port_id(id_)).limit(1)
+    ).first()
+    if busy:
+        raise SubnetInUse(id_)
+    _delete_dhcp_ports(conn, schema.ports.c.id == dhcp_port_id(id_))
+    conn.execute(sa.delete(schema.subnets).where(schema.subnets.c.id == id_))
+    return subnet
+
+
+def dhcp_port_id(subnet_id: str) -> str:
+    """Each subnet with DHCP has one such port; its id follows from the subnet's."""
+    return str(uuid.uuid5(schema.NAMESPACE, f"dhcp/{subnet_id}"))
+
+
+def _create_dhcp_port(conn: sa.Connection, network: schema.Network, subnet: schema.Subnet, now: float) -> None:
+    id_ = dhcp_port_id(subnet.id)
+    conn.execute(sa.insert(schema.ports).values(
+        id=id_, network_id=network.id, project_id=network.project_id, name="", description="", tags=(),
+        admin_state_up=True, mac=addresses.free_mac(conn, network.id, id_), device_id=f"dhcp-{network.id}",
+        device_owner=DHCP_OWNER, host="", vif_type="unbound", vnic_type="normal", profile={}, status="ACTIVE",
+        secured=False, pairs=(), dhcp_options=(), dns_name="", owned=False, device_tag=None, **schema.stamp(now),
+    ))
+    addresses.assign(conn, id_, [addresses.allocate(conn, subnet)])
+
+
+def _delete_dhcp_ports(conn: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    ports = schema.ports
+    ids = sa.select(ports.c.id).where(which, ports.c.device_owner == DHCP_OWNER).scalar_subquery()
+    conn.execute(sa.delete(schema.addresses).where(schema.addresses.c.port_id.in_(ids)))
+    conn.execute(sa.delete(ports).where(which, ports.c.device_owner == DHCP_OWNER))
+
+
+def _free_segment(conn: sa.Connection) -> int:
+    taken = set(conn.execute(sa.select(schema.networks.c.segment)).scalars())
+    for segment in range(1, SEGMENTS + 1):
+        if segment not in taken:
+            return segment
+    raise Conflict("No more networks are possible on this machine.", hint=f"the limit is {SEGMENTS}")
+
+
+def _check_network(mtu: int, network_type: str | None) -> None:
+    if not 576 <= mtu <= 9000:
+        raise InvalidInput(f"Invalid input for mtu: {mtu} is not between 576 and 9000.")
+    if network_type not in (None, "local", "flat", "vlan", "vxlan", "geneve", "gre"):
+        raise InvalidInput(f"Invalid input for operation: network_type value '{network_type}' not supported.")
+
+
+def _checked_cidr(values: dict[str, object]) -> IPv4Network:
+    if values.get("ip_version", 4) != 4 or values.get("ipv6_ra_mode") or values.get("ipv6_address_mode"):
+        raise InvalidInput("Invalid input for ip_version: only IPv4 subnets are supported.")
+    try:
+        cidr = IPv4Network(str(values.get("cidr") or ""), strict=False)
+    except ValueError as error:
+        raise InvalidInput(f"Invalid input for cidr: '{values.get('cidr')}' is not a valid IPv4 subnet.") from error
+    if cidr.is_multicast or cidr.is_loopback or cidr.is_link_local or cidr.prefixlen < 8 or cidr.prefixlen > 30 \
+            or cidr.network_address == IPv4Address(0):
+        raise InvalidInput(f"Invalid input for cidr: {cidr} cannot be used for guests.")
+    return cidr
+
+
+def _checked_gateway(gateway: str | None, cidr: IPv4Network) -> str | None:
+    if gateway is None:
+        return None
+    address = addresses.parse_ip(gateway)
+    if address not in cidr or address in (cidr.network_address, cidr.broadcast_address):
+        raise InvalidInput(f"Invalid input for gateway_ip: {gateway} is not a host address of {cidr}.")
+    return str(address)
+
+
+def _checked_dns(servers: list[str]) -> tuple[str, ...]:
+    return tuple(str(addresses.parse_ip(server)) for server in servers)
+
+
+def _checked_pools(pools: tuple[schema.Pool, ...] | None, cidr: IPv4Network,
+                   gateway: str | None) -> tuple[schema.Pool, ...]:
+    """The pools asked for, or all host addresses but the gateway."""
+    first, last = int(cidr.network_address) + 1, int(cidr.broadcast_address) - 1
+    if pools is None:
+        cuts = [int(IPv4Address(gateway))] if gateway else []
+        spans = [(first, cuts[0] - 1), (cuts[0] + 1, last)] if cuts else [(first, last)]
+        return tuple(schema.Pool(str(IPv4Address(low)), str(IPv4Address(high)))
+                     for low, high in spans if low <= high)
+    previous = 0
+    for low, high in sorted((int(addresses.parse_ip(p.start)), int(addresses.parse_ip(p.end))) for p in pools):
+        if not first <= low <= high <= last:
+            raise InvalidInput(f"The allocation pool {IPv4Address(low)}-{IPv4Address(high)} is not within {cidr}.")
+        if low <= previous:
+            raise Conflict("The allocation pools of the subnet overlap.")
+        previous = high
+    if gateway and _in_pools(gateway, pools):
+        raise Conflict(f"Gateway ip {gateway} conflicts with an allocation pool of the subnet.")
+    return pools
+
+
+def _in_pools(address: str, pools: tuple[schema.Pool, ...]) -> bool:
+    number = int(IPv4Address(address))
+    return any(int(IPv4Address(p.start)) <= number <= int(IPv4Address(p.end)) for p in pools)

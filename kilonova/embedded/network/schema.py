@@ -1,0 +1,282 @@
+"""Tables of the network service and the records read from them.
+
+Uniqueness of addresses, MACs, segments and rules is the database's: two concurrent requests can never both win.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.db.columns import Json, Timestamp, Uuid
+
+metadata = sa.MetaData()
+
+NAMESPACE = uuid.UUID("5f1d7a52-2f4b-5c0e-9c59-6d1c1a3c7f10")
+"""Root of the ids that are derived from what they stand for, so that making them twice makes one."""
+
+Strings = tuple[str, ...]
+
+
+class HostRoute(msgspec.Struct, frozen=True):
+    destination: str
+    nexthop: str
+
+
+class Pool(msgspec.Struct, frozen=True):
+    start: str
+    end: str
+
+
+class AddressPair(msgspec.Struct, frozen=True):
+    ip_address: str
+    mac_address: str | None = None
+
+
+class DhcpOption(msgspec.Struct, frozen=True):
+    opt_name: str
+    opt_value: str | None
+    ip_version: int = 4
+
+
+def _stamped() -> list[sa.Column[Any]]:
+    """Columns that every visible resource has."""
+    return [
+        sa.Column("description", sa.Text, nullable=False, default=""),
+        sa.Column("tags", Json(Strings), nullable=False, default=()),
+        sa.Column("created_at", Timestamp, nullable=False),
+        sa.Column("updated_at", Timestamp, nullable=False),
+        sa.Column("revision", sa.Integer, nullable=False, default=1),
+    ]
+
+
+networks = sa.Table(
+    "networks", metadata,
+    sa.Column("id", Uuid, primary_key=True),
+    sa.Column("project_id", sa.String(64), nullable=False, index=True),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("admin_state_up", sa.Boolean, nullable=False),
+    sa.Column("shared", sa.Boolean, nullable=False),
+    sa.Column("external", sa.Boolean, nullable=False),
+    sa.Column("is_default", sa.Boolean, nullable=False),
+    sa.Column("mtu", sa.Integer, nullable=False),
+    sa.Column("port_security", sa.Boolean, nullable=False),
+    sa.Column("dns_domain", sa.String(255), nullable=False),
+    sa.Column("segment", sa.Integer, nullable=False, unique=True),
+    *_stamped(),
+)
+
+subnets = sa.Table(
+    "subnets", metadata,
+    sa.Column("id", Uuid, primary_key=True),
+    sa.Column("network_id", Uuid, sa.ForeignKey("networks.id"), nullable=False, index=True),
+    sa.Column("project_id", sa.String(64), nullable=False, index=True),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("cidr", sa.String(64), nullable=False),
+    sa.Column("gateway", sa.String(64)),
+    sa.Column("dhcp", sa.Boolean, nullable=False),
+    sa.Column("dns", Json(Strings), nullable=False),
+    sa.Column("routes", Json(tuple[HostRoute, ...]), nullable=False),
+    sa.Column("pools", Json(tuple[Pool, ...]), nullable=False),
+    sa.Column("cursor", sa.BigInteger, nullable=False, default=0),
+    *_stamped(),
+)
+
+ports = sa.Table(
+    "ports", metadata,
+    sa.Column("id", Uuid, primary_key=True),
+    sa.Column("network_id", Uuid, sa.ForeignKey("networks.id"), nullable=False),
+    sa.Column("project_id", sa.String(64), nullable=False, index=True),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("admin_state_up", sa.Boolean, nullable=False),
+    sa.Column("mac", sa.String(17), nullable=False),
+    sa.Column("device_id", sa.String(255), nullable=False, index=True),
+    sa.Column("device_owner", sa.String(255), nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("vif_type", sa.String(64), nullable=False),
+    sa.Column("vnic_type", sa.String(64), nullable=False),
+    sa.Column("profile", Json(dict[str, Any]), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("secured", sa.Boolean, nullable=False),
+    sa.Column("pairs", Json(tuple[AddressPair, ...]), nullable=False),
+    sa.Column("dhcp_options", Json(tuple[DhcpOption, ...]), nullable=False),
+    sa.Column("dns_name", sa.String(255), nullable=False),
+    sa.Column("owned", sa.Boolean, nullable=False),
+    sa.Column("device_tag", sa.String(60)),
+    *_stamped(),
+    sa.UniqueConstraint("network_id", "mac"),
+)
+
+addresses = sa.Table(
+    "addresses", metadata,
+    sa.Column("network_id", Uuid, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("subnet_id", Uuid, sa.ForeignKey("subnets.id"), nullable=False, index=True),
+    sa.Column("port_id", Uuid, sa.ForeignKey("ports.id"), nullable=False, index=True),
+    sa.Column("position", sa.Integer, nullable=False),
+)
+
+bindings = sa.Table(
+    "bindings", metadata,
+    sa.Column("port_id", Uuid, sa.ForeignKey("ports.id"), primary_key=True),
+    sa.Column("host", sa.String(255), primary_key=True),
+    sa.Column("vif_type", sa.String(64), nullable=False),
+    sa.Column("vnic_type", sa.String(64), nullable=False),
+    sa.Column("profile", Json(dict[str, Any]), nullable=False),
+)
+"""Inactive bindings. The active one is in the port's own row, so there is never more than one."""
+
+groups = sa.Table(
+    "security_groups", metadata,
+    sa.Column("id", Uuid, primary_key=True),
+    sa.Column("project_id", sa.String(64), nullable=False, index=True),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("stateful", sa.Boolean, nullable=False),
+    *_stamped(),
+)
+
+rules = sa.Table(
+    "security_group_rules", metadata,
+    sa.Column("id", Uuid, primary_key=True),
+    sa.Column("group_id", Uuid, sa.ForeignKey("security_groups.id"), nullable=False),
+    sa.Column("project_id", sa.String(64), nullable=False, index=True),
+    sa.Column("direction", sa.String(8), nullable=False),
+    sa.Column("ethertype", sa.String(4), nullable=False),
+    sa.Column("protocol", sa.String(40)),
+    sa.Column("port_min", sa.Integer),
+    sa.Column("port_max", sa.Integer),
+    sa.Column("remote_prefix", sa.String(64)),
+    sa.Column("remote_group_id", Uuid, sa.ForeignKey("security_groups.id"), index=True),
+    sa.Column("fingerprint", sa.String(255), nullable=False),
+    *_stamped(),
+    sa.UniqueConstraint("group_id", "fingerprint"),
+)
+
+port_groups = sa.Table(
+    "port_security_groups", metadata,
+    sa.Column("port_id", Uuid, sa.ForeignKey("ports.id"), primary_key=True),
+    sa.Column("group_id", Uuid, sa.ForeignKey("security_groups.id"), primary_key=True, index=True),
+)
+
+quotas = sa.Table(
+    "network_quotas", metadata,
+    sa.Column("project_id", sa.String(64), primary_key=True),
+    sa.Column("resource", sa.String(64), primary_key=True),
+    sa.Column("limit", sa.Integer, nullable=False),
+)
+
+
+class Stamped(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    project_id: str
+    description: str
+    tags: Strings
+    created_at: float
+    updated_at: float
+    revision: int
+
+
+class Network(Stamped, frozen=True, kw_only=True):
+    """mtu: bytes. segment: number of the network in this installation, 1 to 4095."""
+
+    name: str
+    admin_state_up: bool
+    shared: bool
+    external: bool
+    is_default: bool
+    mtu: int
+    port_security: bool
+    dns_domain: str
+    segment: int
+
+
+class Subnet(Stamped, frozen=True, kw_only=True):
+    """cursor: the address last given out, as a number, so that addresses are not reused at once."""
+
+    network_id: str
+    name: str
+    cidr: str
+    gateway: str | None
+    dhcp: bool
+    dns: Strings
+    routes: tuple[HostRoute, ...]
+    pools: tuple[Pool, ...]
+    cursor: int
+
+
+class Address(msgspec.Struct, frozen=True):
+    subnet_id: str
+    address: str
+
+
+class Port(Stamped, frozen=True, kw_only=True):
+    """owned: made by the compute service, which deletes it with the server."""
+
+    network_id: str
+    name: str
+    admin_state_up: bool
+    mac: str
+    device_id: str
+    device_owner: str
+    host: str
+    vif_type: str
+    vnic_type: str
+    profile: dict[str, Any]
+    status: str
+    secured: bool
+    pairs: tuple[AddressPair, ...]
+    dhcp_options: tuple[DhcpOption, ...]
+    dns_name: str
+    owned: bool
+    device_tag: str | None
+    addresses: tuple[Address, ...] = ()
+    group_ids: Strings = ()
+
+    @property
+    def bound(self) -> bool:
+        """Bound to a host that can wire it."""
+        return self.vif_type == "bridge"
+
+
+class Group(Stamped, frozen=True, kw_only=True):
+    name: str
+    stateful: bool
+
+
+class Rule(Stamped, frozen=True, kw_only=True):
+    """port_min and port_max hold type and code for ICMP. protocol: as the caller sent it."""
+
+    group_id: str
+    direction: str
+    ethertype: str
+    protocol: str | None
+    port_min: int | None
+    port_max: int | None
+    remote_prefix: str | None
+    remote_group_id: str | None
+    fingerprint: str
+
+
+Record = TypeVar("Record", Network, Subnet, Port, Group, Rule)
+
+
+def record(type_: type[Record], row: sa.Row[Any], **extra: Any) -> Record:
+    """The record of one row; `extra` gives what lies in other tables."""
+    return type_(**row._mapping, **extra)
+
+
+def stamp(now: float) -> dict[str, Any]:
+    """Values of a new row that only depend on the time."""
+    return {"created_at": now, "updated_at": now, "revision": 1}
+
+
+def touch(conn: sa.Connection, table: sa.Table, id_: str, now: float, **values: Any) -> None:
+    """Change a row and advance its revision."""
+    conn.execute(
+        sa.update(table).where(table.c.id == id_)
+        .values(**values, updated_at=now, revision=table.c.revision + 1)
+    )

@@ -1,0 +1,326 @@
+"""The embedded network service: what the compute service calls, and the life of the whole."""
+
+from __future__ import annotations
+
+import uuid
+import zlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import sqlalchemy as sa
+from starlette.routing import Route
+
+from kilonova.db.database import Database
+from kilonova.domain.clock import Clock
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import (
+    Conflict,
+    InvalidInput,
+    NetworkNotFound,
+    OverQuota,
+)
+from kilonova.domain.network import FixedIp, Subnet, Vif
+from kilonova.domain.network import Route as GuestRoute
+from kilonova.embedded.http import EmbeddedService
+from kilonova.embedded.network import access, addresses, networks, ports, schema, security
+from kilonova.embedded.network.bodies import FixedIpBody, NetworkBody, PortBody, SubnetBody
+from kilonova.embedded.network.datapath import Datapath, Effects
+from kilonova.embedded.network.errors import NetworkOverQuota
+from kilonova.embedded.network.events import EventSender, OnEvent
+from kilonova.embedded.network.http_api import Records, ResourceRoutes, api_index, error_body, versions
+from kilonova.embedded.network.http_extra import SmallCalls
+from kilonova.embedded.network.port_records import find_port, ports_where
+from kilonova.embedded.network.resources import Groups, Networks, Ports, Resource, Rules, Subnets
+from kilonova.embedded.network.wiring import BridgeListener, Wiring, tap_name
+from kilonova.services.identity import IdentityService
+from kilonova.services.network import NetworkSummary, PortRequest, PortSummary
+
+T = TypeVar("T")
+PUBLIC = r"GET /(v2\.0/?)?$"
+
+
+class EmbeddedNetwork:
+    """Implements `kilonova.services.network.NetworkService` and the Network API v2.0.
+
+    Args:
+        identity, identity_url: checks tokens of the HTTP API, and where callers get one.
+        wiring: the data path of this machine.
+        on_event: told when ports are plugged, unplugged, deleted or changed. Spec: section 4.8.
+    """
+
+    def __init__(self, database: Database, clock: Clock, identity: IdentityService, identity_url: str,
+                 wiring: Wiring, on_event: OnEvent) -> None:
+        self._database = database
+        self._clock = clock
+        self._identity = identity
+        self._identity_url = identity_url
+        self._wiring = wiring
+        self._events = EventSender(clock, on_event)
+        self._datapath = Datapath(database, clock, wiring, self._events)
+        self._records = Records(database, clock, self._datapath)
+
+    def application(self) -> EmbeddedService:
+        """The ASGI application, to be mounted at the service's prefix."""
+        resources: list[Resource] = [
+            Networks(), Subnets(self._wiring), Ports(self._wiring), Groups(), Rules(),
+        ]
+        routes = [
+            Route("/", versions), Route("/v2.0", api_index(resources)), Route("/v2.0/", api_index(resources)),
+            *SmallCalls(self._records, self._wiring, resources).routes(),
+        ]
+        for resource in resources:
+            routes += ResourceRoutes(resource, self._records).routes()
+        return EmbeddedService(routes, identity=self._identity, error_body=error_body, public=PUBLIC,
+                               identity_url=self._identity_url)
+
+    async def start(self, bridges: BridgeListener | None = None) -> None:
+        """Make the data path match the records and follow it from now on.
+
+        Args:
+            bridges: told of each network's bridge (the metadata service).
+        """
+        self._events.start()
+        await self._datapath.start(bridges)
+
+    async def close(self) -> None:
+        """Stop. What running guests need stays on the machine."""
+        await self._datapath.close()
+        await self._events.close()
+
+    async def bootstrap(self, project_id: str, *, name: str = "private", cidr: str | None = None) -> str:
+        """Make a shared network with one subnet, unless it was made before; returns its id.
+
+        Args:
+            project_id: who owns it. cidr: by default a /24 of 10.64.0.0/10 that depends on the project, so that
+                two installations on one machine hardly ever collide.
+        """
+        id_ = str(uuid.uuid5(schema.NAMESPACE, f"bootstrap/{project_id}/{name}"))
+        spread = zlib.crc32(project_id.encode())
+        chosen = cidr or f"10.{64 + spread % 64}.{spread // 64 % 256}.0/24"
+        admin = _service_caller(project_id)
+        now = self._clock.now()
+
+        def unit(conn: sa.Connection) -> None:
+            if conn.execute(sa.select(schema.networks.c.id).where(schema.networks.c.id == id_)).first():
+                return
+            networks.create_network(conn, admin, NetworkBody(name=name, shared=True, is_default=True), now, id_)
+            body = SubnetBody(name=f"{name}-subnet", network_id=id_, cidr=chosen)
+            networks.create_subnet(conn, admin, body, now, str(uuid.uuid5(schema.NAMESPACE, f"subnet/{id_}")))
+            security.ensure_default_group(conn, project_id, now)
+
+        await self._database.write(unit)
+        return id_
+
+    async def plugged(self, port_id: str) -> None:
+        """The agent has made the tap of a port: wire it if that has not happened by itself."""
+        await self._wiring.plugged(port_id)
+
+    async def instance_at(self, network_id: str, address: str) -> str | None:
+        """The instance that has the address on the network: who asks the metadata service. Spec: EMN-29."""
+        def unit(conn: sa.Connection) -> str | None:
+            port_id = addresses.holder(conn, network_id, address)
+            port = find_port(conn, port_id) if port_id else None
+            return port.device_id if port and port.device_owner.startswith("compute:") else None
+
+        return await self._database.read(unit)
+
+    async def allocated(self) -> list[PortSummary]:
+        """All ports that belong to servers, for the audit."""
+        table = schema.ports
+        owned = table.c.device_owner.startswith("compute:", autoescape=True)
+        found = await self._database.read(lambda conn: ports_where(conn, owned, table.c.device_id != ""))
+        return [_summary(port) for port in found]
+
+    # --- NetworkService ----------------------------------------------------------------------------
+
+    async def networks(self, context: RequestContext, ids: tuple[str, ...] = ()) -> list[NetworkSummary]:
+        table, subnets = schema.networks, schema.subnets
+
+        def unit(conn: sa.Connection) -> list[NetworkSummary]:
+            where = [access.visible_networks(context)] + ([table.c.id.in_(ids)] if ids else [])
+            rows = conn.execute(sa.select(table).where(*where).order_by(table.c.created_at, table.c.id)).all()
+            addressed = set(conn.execute(sa.select(subnets.c.network_id).distinct()).scalars())
+            return [
+                NetworkSummary(
+                    id=row.id, name=row.name, project_id=row.project_id, shared=row.shared, external=row.external,
+                    has_subnets=row.id in addressed, mtu=row.mtu,
+                ) for row in rows
+            ]
+
+        return await self._database.read(unit)
+
+    async def port(self, context: RequestContext, port_id: str) -> PortSummary:
+        return _summary(await self._database.read(lambda conn: access.port(conn, context, port_id)))
+
+    async def check_security_groups(self, context: RequestContext, names: tuple[str, ...]) -> tuple[str, ...]:
+        project_id = context.project_id or ""
+        return await self._database.write(
+            lambda conn: _resolve_groups(conn, project_id, names, self._clock.now())
+        )
+
+    async def create_port(self, request: PortRequest) -> str:
+        id_ = str(uuid.uuid5(schema.NAMESPACE, f"port/{request.key}"))
+        body = PortBody(
+            network_id=request.network_id, project_id=request.project_id, device_id=request.instance_uuid,
+            device_owner=_owner(request.availability_zone), host_id=request.host,
+            fixed_ips=[FixedIpBody(ip_address=request.fixed_ip)] if request.fixed_ip else None,
+        )
+
+        def unit(conn: sa.Connection, effects: Effects) -> None:
+            caller = _service_caller(request.project_id)
+            now = self._clock.now()
+            if find_port(conn, id_) is not None:
+                pair = ports.claim(conn, id_, request.instance_uuid, request.host, body.device_owner or "",
+                                   request.tag, now, self._wiring.serves)
+                effects.ports.append(pair)
+                return
+            _require_usable(conn, request.network_id, request.project_id)
+            secured = access.network(conn, caller, request.network_id).port_security
+            subnets = networks.subnets_of(conn, request.network_id)
+            if not secured or not subnets:
+                body.security_groups = []
+            else:
+                body.security_groups = list(_resolve_groups(conn, request.project_id, request.security_groups, now))
+            port = ports.create_port(conn, caller, body, now, self._wiring.serves, id_, owned=True,
+                                     device_tag=request.tag)
+            effects.ports.append((None, port))
+
+        await self._change(unit)
+        await self._datapath.settle()
+        return id_
+
+    async def bind_port(self, port_id: str, instance_uuid: str, host: str, *, availability_zone: str = "",
+                        tag: str | None = None) -> None:
+        def unit(conn: sa.Connection, effects: Effects) -> None:
+            effects.ports.append(ports.claim(
+                conn, port_id, instance_uuid, host, _owner(availability_zone), tag, self._clock.now(),
+                self._wiring.serves,
+            ))
+
+        await self._change(unit)
+        await self._datapath.settle()
+
+    async def unbind_port(self, port_id: str, instance_uuid: str) -> None:
+        def unit(conn: sa.Connection, effects: Effects) -> None:
+            self._release_one(conn, port_id, instance_uuid, effects)
+
+        await self._change(unit)
+
+    async def delete_port(self, port_id: str) -> None:
+        def unit(conn: sa.Connection, effects: Effects) -> None:
+            before = find_port(conn, port_id)
+            if before is not None:
+                ports.remove(conn, port_id)
+                effects.ports.append((before, None))
+
+        await self._change(unit)
+
+    async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
+        found = await self._database.read(lambda conn: ports_where(conn, schema.ports.c.device_id == instance_uuid))
+        return [_summary(port) for port in found]
+
+    async def vifs(self, instance_uuid: str) -> tuple[Vif, ...]:
+        return await self._database.read(
+            lambda conn: tuple(
+                self._vif(conn, port) for port in ports_where(conn, schema.ports.c.device_id == instance_uuid)
+            )
+        )
+
+    async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = ()) -> None:
+        """Ports that users made are kept too, whether named or not. Spec: NET-21, EMN-24."""
+        def unit(conn: sa.Connection, effects: Effects) -> None:
+            for port in ports_where(conn, schema.ports.c.device_id == instance_uuid):
+                if port.id in keep_ports or not port.owned:
+                    self._release_one(conn, port.id, instance_uuid, effects)
+                else:
+                    ports.remove(conn, port.id)
+                    effects.ports.append((port, None))
+
+        await self._change(unit)
+
+    async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
+        table, members = schema.groups, schema.port_groups
+        statement = (
+            sa.select(table.c.name).distinct().join(members, members.c.group_id == table.c.id)
+            .where(members.c.port_id.in_(port_ids)).order_by(table.c.name)
+        )
+        return await self._database.read(lambda conn: tuple(conn.execute(statement).scalars()))
+
+    # --- parts -------------------------------------------------------------------------------------
+
+    async def _change(self, unit: Callable[[sa.Connection, Effects], T]) -> T:
+        """A change with the errors that the protocol promises."""
+        try:
+            return await self._records.change(unit)
+        except sa.exc.IntegrityError as error:
+            raise Conflict("The change collides with another made at the same time.", hint="try again") from error
+        except NetworkOverQuota as error:
+            raise OverQuota(error.message) from error
+
+    def _release_one(self, conn: sa.Connection, port_id: str, instance_uuid: str, effects: Effects) -> None:
+        before = ports.release(conn, port_id, instance_uuid, self._clock.now())
+        if before is not None:
+            effects.ports.append((before, find_port(conn, port_id)))
+
+    def _vif(self, conn: sa.Connection, port: schema.Port) -> Vif:
+        row = conn.execute(sa.select(schema.networks).where(schema.networks.c.id == port.network_id)).one()
+        subnets = {subnet.id: subnet for subnet in networks.subnets_of(conn, port.network_id)}
+        return Vif(
+            id=port.id, mac=port.mac, network_id=port.network_id, network_name=row.name, devname=tap_name(port.id),
+            bridge=self._wiring.bridge(row.segment), vif_type=port.vif_type, vnic_type=port.vnic_type, mtu=row.mtu,
+            fixed_ips=tuple(
+                FixedIp(address=item.address, subnet=_guest_subnet(subnets[item.subnet_id]))
+                for item in port.addresses
+            ),
+            active=port.status == ports.ACTIVE, preserve_on_delete=not port.owned, tag=port.device_tag,
+            profile=port.profile,
+        )
+
+
+def _service_caller(project_id: str) -> RequestContext:
+    """The compute service acting for a project."""
+    return RequestContext(request_id="", user_id="", project_id=project_id, roles=("service",))
+
+
+def _owner(availability_zone: str) -> str:
+    return f"compute:{availability_zone or 'nova'}"
+
+
+def _require_usable(conn: sa.Connection, network_id: str, project_id: str) -> None:
+    """Raises NetworkNotFound for a network the project may not use."""
+    table = schema.networks
+    row = conn.execute(sa.select(table).where(table.c.id == network_id)).one_or_none()
+    if row is None or not (row.project_id == project_id or row.shared or row.external):
+        raise NetworkNotFound(network_id)
+
+
+def _resolve_groups(conn: sa.Connection, project_id: str, names: tuple[str, ...], now: float) -> tuple[str, ...]:
+    """Ids of groups of the project, given by name or id. Raises InvalidInput. Spec: EMN-45."""
+    default = security.ensure_default_group(conn, project_id, now)
+    table = schema.groups
+    found = []
+    for name in names:
+        rows = conn.execute(sa.select(table.c.id).where(
+            table.c.project_id == project_id, sa.or_(table.c.id == name, table.c.name == name)
+        )).scalars().all()
+        if not rows:
+            raise InvalidInput(f"Unable to find security_group with name or id '{name}'")
+        if len(rows) > 1 and name not in rows:
+            raise InvalidInput(f"Multiple security groups matching '{name}'.", hint="use an ID to be more specific")
+        found.append(default if name == security.DEFAULT else name if name in rows else rows[0])
+    return tuple(dict.fromkeys(found))
+
+
+def _summary(port: schema.Port) -> PortSummary:
+    return PortSummary(
+        id=port.id, network_id=port.network_id, project_id=port.project_id, device_id=port.device_id,
+        device_owner=port.device_owner, binding_host=port.host, mac=port.mac,
+        addresses=tuple(item.address for item in port.addresses), status=port.status,
+    )
+
+
+def _guest_subnet(subnet: schema.Subnet) -> Subnet:
+    return Subnet(
+        id=subnet.id, cidr=subnet.cidr, gateway=subnet.gateway, dns=subnet.dns, dhcp=subnet.dhcp,
+        routes=tuple(GuestRoute(route.destination, route.nexthop) for route in subnet.routes),
+    )

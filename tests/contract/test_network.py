@@ -1,0 +1,243 @@
+"""What the compute service relies on of any network service, held against the embedded one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from kilonova.db.database import Database
+from kilonova.domain.clock import SystemClock
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import Conflict, InvalidInput, NetworkNotFound, OverQuota, PortNotFound, ServiceUnavailable
+from kilonova.embedded.network import quotas, schema
+from kilonova.embedded.network.service import EmbeddedNetwork
+from kilonova.embedded.network.wiring import FakeWiring
+from kilonova.services.identity import Token
+from kilonova.services.network import PortRequest
+
+OWNER, OTHER = "a" * 32, "b" * 32
+INSTANCE, SECOND = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
+
+
+class NoIdentity:
+    async def validate(self, token: str) -> Token:
+        raise AssertionError("the protocol needs no token")
+
+    async def project_exists(self, project_id: str) -> bool:
+        return True
+
+
+class Listener:
+    """Stands for the compute service: keeps events, and fails as often as told."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
+        self.failures = 0
+
+    async def __call__(self, name: str, instance_uuid: str, *, tag: str, status: str) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ServiceUnavailable("not now")
+        self.events.put_nowait((name, instance_uuid, tag))
+
+    async def next(self) -> tuple[str, str, str]:
+        return await asyncio.wait_for(self.events.get(), 10)
+
+
+def make(database: Database, listener: Listener, wiring: FakeWiring | None = None) -> EmbeddedNetwork:
+    return EmbeddedNetwork(database, SystemClock(), NoIdentity(), "http://identity", wiring or FakeWiring(), listener)
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def database(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Database]:
+    sqlite = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path}/network.db" if sqlite else request.getfixturevalue("postgres_url")
+    database = Database.open(url)
+    await database.write(schema.metadata.create_all)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def network(database: Database, listener: Listener) -> AsyncIterator[EmbeddedNetwork]:
+    service = make(database, listener)
+    await service.start()
+    yield service
+    await service.close()
+
+
+def context(project: str = OWNER) -> RequestContext:
+    return RequestContext(request_id="req-1", user_id="u", project_id=project, roles=("member",))
+
+
+def wanted(network_id: str, key: str = "one", **changes) -> PortRequest:
+    values = {"network_id": network_id, "project_id": OWNER, "instance_uuid": INSTANCE, "host": "here"} | changes
+    return PortRequest(key=key, **values)
+
+
+async def test_bootstrap_makes_one_network_however_often(network: EmbeddedNetwork) -> None:
+    first = await network.bootstrap(OWNER)
+    assert await network.bootstrap(OWNER) == first
+    (found,) = await network.networks(context(OTHER))
+    assert (found.name, found.shared, found.has_subnets) == ("private", True, True)
+
+
+async def test_a_repeated_request_gives_the_port_of_the_first(network: EmbeddedNetwork, listener: Listener) -> None:
+    net = await network.bootstrap(OWNER)
+    port = await network.create_port(wanted(net))
+    assert await listener.next() == ("network-vif-plugged", INSTANCE, port)
+    assert await network.create_port(wanted(net)) == port
+    assert [summary.id for summary in await network.ports_of(INSTANCE)] == [port]
+    assert await network.create_port(wanted(net, "two")) != port
+
+
+async def test_a_port_describes_what_the_guest_gets(network: EmbeddedNetwork) -> None:
+    net = await network.bootstrap(OWNER, cidr="10.9.8.0/24")
+    port = await network.create_port(wanted(net, tag="front"))
+    (vif,) = await network.vifs(INSTANCE)
+    assert (vif.id, vif.devname, vif.tag, vif.preserve_on_delete) == (port, f"tap{port[:11]}", "front", False)
+    (fixed,) = vif.fixed_ips
+    assert fixed.subnet.gateway == "10.9.8.1" and fixed.address.startswith("10.9.8.")
+    assert vif.mac.startswith("fa:16:3e:")
+    assert await network.instance_at(net, fixed.address) == INSTANCE
+    assert await network.instance_at(net, "10.9.8.1") is None
+
+
+async def test_a_bound_port_becomes_active_and_is_announced(network: EmbeddedNetwork, listener: Listener) -> None:
+    net = await network.bootstrap(OWNER)
+    await network.create_port(wanted(net))
+    await listener.next()
+    (vif,) = await network.vifs(INSTANCE)
+    assert vif.active
+
+
+@pytest.mark.spec("EMN-59")
+async def test_an_event_that_is_refused_is_sent_again(network: EmbeddedNetwork, listener: Listener) -> None:
+    net = await network.bootstrap(OWNER)
+    listener.failures = 1
+    port = await network.create_port(wanted(net))
+    assert await listener.next() == ("network-vif-plugged", INSTANCE, port)
+
+
+@pytest.mark.spec("EMN-63")
+async def test_a_restart_announces_wired_ports_again_and_unplugs_none(
+    database: Database, listener: Listener
+) -> None:
+    first = make(database, listener)
+    await first.start()
+    port = await first.create_port(wanted(await first.bootstrap(OWNER)))
+    await listener.next()
+    await first.close()
+    second = make(database, listener)
+    await second.start()
+    assert await listener.next() == ("network-vif-plugged", INSTANCE, port)
+    assert listener.events.empty()
+    await second.close()
+
+
+@pytest.mark.spec("EMN-61")
+async def test_a_port_is_not_active_before_it_is_plugged(database: Database, listener: Listener) -> None:
+    network = make(database, listener, FakeWiring(plugs_at_once=False))
+    await network.start()
+    port = await network.create_port(wanted(await network.bootstrap(OWNER)))
+    (vif,) = await network.vifs(INSTANCE)
+    assert not vif.active and listener.events.empty()
+    await network.plugged(port)
+    assert await listener.next() == ("network-vif-plugged", INSTANCE, port)
+    await network.close()
+
+
+async def test_a_port_of_another_device_cannot_be_bound(network: EmbeddedNetwork) -> None:
+    port = await network.create_port(wanted(await network.bootstrap(OWNER)))
+    await network.bind_port(port, INSTANCE, "here")
+    with pytest.raises(Conflict):
+        await network.bind_port(port, SECOND, "here")
+    with pytest.raises(PortNotFound):
+        await network.bind_port(SECOND, SECOND, "here")
+
+
+@pytest.mark.spec("EMN-23", "EMN-24", "NET-21")
+async def test_release_deletes_own_ports_and_keeps_given_ones(network: EmbeddedNetwork) -> None:
+    net = await network.bootstrap(OWNER)
+    own = await network.create_port(wanted(net))
+    kept = await network.create_port(wanted(net, "kept"))
+    before = await network.port(context(), kept)
+    await network.release(INSTANCE, (kept,))
+    after = await network.port(context(), kept)
+    assert (after.device_id, after.device_owner, after.binding_host, after.status) == ("", "", "", "DOWN")
+    assert (after.mac, after.addresses) == (before.mac, before.addresses)
+    with pytest.raises(PortNotFound):
+        await network.port(context(), own)
+    assert await network.ports_of(INSTANCE) == []
+    await network.release(INSTANCE)
+    await network.bind_port(kept, SECOND, "here")
+
+
+async def test_unbinding_and_deleting_twice_is_no_error(network: EmbeddedNetwork) -> None:
+    port = await network.create_port(wanted(await network.bootstrap(OWNER)))
+    await network.unbind_port(port, SECOND)
+    assert (await network.port(context(), port)).device_id == INSTANCE
+    await network.unbind_port(port, INSTANCE)
+    await network.unbind_port(port, INSTANCE)
+    await network.delete_port(port)
+    await network.delete_port(port)
+    await network.unbind_port(port, INSTANCE)
+
+
+async def test_an_address_is_given_out_once(network: EmbeddedNetwork) -> None:
+    net = await network.bootstrap(OWNER, cidr="10.9.8.0/28")
+    made = await asyncio.gather(
+        *(network.create_port(wanted(net, str(index))) for index in range(12)), return_exceptions=True
+    )
+    assert not [error for error in made if isinstance(error, Exception)]
+    held = [address for port in await network.ports_of(INSTANCE) for address in port.addresses]
+    assert len(held) == len(set(held)) == 12
+    with pytest.raises(Conflict):
+        await network.create_port(wanted(net, "none is left"))
+    with pytest.raises(Conflict):
+        await network.create_port(wanted(net, "taken", fixed_ip=held[0]))
+
+
+async def test_an_exact_address_is_honoured(network: EmbeddedNetwork) -> None:
+    net = await network.bootstrap(OWNER, cidr="10.9.8.0/24")
+    port = await network.create_port(wanted(net, fixed_ip="10.9.8.77"))
+    assert (await network.port(context(), port)).addresses == ("10.9.8.77",)
+    with pytest.raises(InvalidInput):
+        await network.create_port(wanted(net, "outside", fixed_ip="10.9.9.1"))
+
+
+async def test_the_quota_of_ports_is_kept(network: EmbeddedNetwork, database: Database) -> None:
+    net = await network.bootstrap(OWNER)
+    await database.write(lambda conn: quotas.set_limits(conn, OTHER, {"port": 1}))
+    await network.create_port(wanted(net, project_id=OTHER))
+    with pytest.raises(OverQuota):
+        await network.create_port(wanted(net, "two", project_id=OTHER))
+
+
+async def test_networks_of_others_cannot_be_used(network: EmbeddedNetwork) -> None:
+    with pytest.raises(NetworkNotFound):
+        await network.create_port(wanted(SECOND))
+    assert await network.networks(context(), (SECOND,)) == []
+
+
+async def test_security_groups_are_found_by_name_and_id(network: EmbeddedNetwork) -> None:
+    (default,) = await network.check_security_groups(context(), ("default",))
+    assert await network.check_security_groups(context(), (default, "default")) == (default,)
+    with pytest.raises(InvalidInput, match="nothing"):
+        await network.check_security_groups(context(), ("nothing",))
+    with pytest.raises(InvalidInput):
+        await network.check_security_groups(context(OTHER), (default,))
+    port = await network.create_port(wanted(await network.bootstrap(OWNER)))
+    assert await network.security_groups_of((port,)) == ("default",)
+
+
+async def test_the_audit_sees_ports_of_servers_only(network: EmbeddedNetwork) -> None:
+    port = await network.create_port(wanted(await network.bootstrap(OWNER)))
+    assert [summary.id for summary in await network.allocated()] == [port]
+    await network.unbind_port(port, INSTANCE)
+    assert await network.allocated() == []
