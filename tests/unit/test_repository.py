@@ -73,6 +73,12 @@ def test_modules_are_named_after_something() -> None:
     assert modules == []
 
 
+def test_test_modules_have_names_of_their_own() -> None:
+    """pytest imports them by their name alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 @pytest.mark.parametrize("path", [*sorted((ROOT / "script").iterdir()), ROOT / ".ci/run"], ids=lambda p: p.name)
 def test_commands_can_be_run_and_stop_at_errors(path: Path) -> None:
     if path.suffix == ".py":
