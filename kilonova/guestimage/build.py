@@ -45,19 +45,29 @@ def build(path: Path, *, variant: Variant = Variant.FULL, cache: Path | None = N
     """
     cache = cache or default_cache()
     cache.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with _locked(cache / "lock"):
         names, content = _ingredients(cache)
         image = cache / f"{variant}-{_digest(content, variant)}.qcow2"
         if not image.exists():
+            _discard(cache, f"{variant}-*.qcow2", "making-*")
             _make(image, names, variant)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        shutil.copyfile(image, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        try:
+            shutil.copyfile(image, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     return path
+
+
+def _discard(cache: Path, *patterns: str) -> None:
+    """Remove what an older recipe or a killed process has left. The lock is held: nobody is using it."""
+    for stale in (path for pattern in patterns for path in cache.glob(pattern)):
+        if stale.is_dir():
+            shutil.rmtree(stale)
+        else:
+            stale.unlink()
 
 
 class _Ingredients(msgspec.Struct, frozen=True):
@@ -72,6 +82,7 @@ def _ingredients(cache: Path) -> tuple[list[str], list[packages.Package]]:
     if remembered.exists():
         known = msgspec.json.decode(remembered.read_bytes(), type=_Ingredients)
     else:
+        _discard(cache, "packages-*")
         names = packages.required()
         known = _Ingredients(names, packages.resolve(names))
         partial = remembered.with_suffix(".partial")
