@@ -1,0 +1,165 @@
+"""From a guest as the agent asks for it to a domain as libvirt takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kilonova import __version__
+from kilonova.domain.errors import NotSupported, TryElsewhere
+from kilonova.domain.network import Vif
+from kilonova.hypervisor.guest import Guest
+from kilonova.hypervisor.libvirt.domain.balloon import Balloon
+from kilonova.hypervisor.libvirt.domain.channel import AgentChannel
+from kilonova.hypervisor.libvirt.domain.clock import GuestClock
+from kilonova.hypervisor.libvirt.domain.controller import PcieRootPort, ScsiController, UsbController
+from kilonova.hypervisor.libvirt.domain.cpu import Cpu
+from kilonova.hypervisor.libvirt.domain.disk import Bus, FileDisk, TargetNames
+from kilonova.hypervisor.libvirt.domain.domain import Domain
+from kilonova.hypervisor.libvirt.domain.element import Device
+from kilonova.hypervisor.libvirt.domain.entropy import Entropy
+from kilonova.hypervisor.libvirt.domain.features import Features
+from kilonova.hypervisor.libvirt.domain.firmware import Uefi
+from kilonova.hypervisor.libvirt.domain.graphics import Video, Vnc
+from kilonova.hypervisor.libvirt.domain.interface import BridgeInterface
+from kilonova.hypervisor.libvirt.domain.mark import Mark
+from kilonova.hypervisor.libvirt.domain.serial import SerialConsole
+from kilonova.hypervisor.libvirt.domain.smbios import Smbios
+from kilonova.hypervisor.libvirt.host import HostCapabilities
+from kilonova.hypervisor.libvirt.properties import Hardware, hardware
+
+LEAST_ROOT_PORTS = 16
+SPARE_ROOT_PORTS = 8
+TB_CACHE_LEAST, TB_CACHE_MOST, TB_CACHE_PART = 16, 256, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestFiles:
+    """The files of a guest, as QEMU finds them."""
+
+    root: Path
+    ephemeral: Path
+    swap: Path
+    config_drive: Path
+    console_log: Path
+    console_socket: Path
+    uefi_variables: Path
+
+
+def domain_name(uuid: str) -> str:
+    """libvirt's name of an instance: short enough to read, long enough to be unique on any host."""
+    return f"instance-{uuid.replace('-', '')[:12]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describer:
+    """Describes guests on one host.
+
+    Args:
+        installation: id of the installation, put into each guest's mark.
+        cache: how the host caches the guests' disks.
+        vnc_listen: address of the guests' VNC servers.
+    """
+
+    host: HostCapabilities
+    installation: str
+    cache: Literal["none", "writeback"]
+    vnc_listen: str = "127.0.0.1"
+
+    def describe(self, guest: Guest, files: GuestFiles) -> Domain:
+        """The whole domain.
+
+        Raises:
+            InvalidInput: a property has a value that is not known.
+            NotSupported: an interface of a kind this driver cannot make.
+            TryElsewhere: this host lacks what the guest needs.
+        """
+        wanted = hardware(guest.properties, guest.extra_specs)
+        translated = self.host.virt == "qemu"
+        return Domain(
+            virt=self.host.virt,
+            name=domain_name(guest.uuid),
+            uuid=guest.uuid,
+            memory_mib=guest.memory_mib,
+            arch=self.host.arch,
+            machine=wanted.machine,
+            cpu=Cpu(mode=self.host.cpu_mode, vcpus=guest.vcpus),
+            mark=Mark(
+                installation=self.installation, name=guest.name, project_id=guest.project_id, user_id=guest.user_id
+            ),
+            smbios=Smbios(version=__version__, uuid=guest.uuid),
+            firmware=self._firmware(files) if wanted.uefi else None,
+            features=Features(
+                tb_cache_mib=_tb_cache(guest.memory_mib) if translated else None, hyperv=wanted.windows
+            ),
+            clock=GuestClock(offset="localtime" if wanted.windows else "utc", hyperv=wanted.windows),
+            cpu_limits=wanted.cpu_limits,
+            devices=tuple(self._devices(guest, files, wanted)),
+        )
+
+    def _devices(self, guest: Guest, files: GuestFiles, wanted: Hardware) -> Iterator[Device]:
+        disks = list(self._disks(guest, files, wanted))
+        if wanted.pcie:
+            needed = len(disks) + len(guest.vifs) + SPARE_ROOT_PORTS
+            yield from (PcieRootPort(index=index) for index in range(1, max(LEAST_ROOT_PORTS, needed) + 1))
+        if any(disk.bus == "scsi" for disk in disks):
+            yield ScsiController()
+        if all(disk.bus != "usb" for disk in disks):
+            yield UsbController()
+        yield from disks
+        yield from (_interface(vif, wanted) for vif in guest.vifs)
+        yield SerialConsole(socket=str(files.console_socket), log=str(files.console_log))
+        if wanted.agent:
+            yield AgentChannel()
+        if wanted.video is not None:
+            yield Vnc(listen=self.vnc_listen)
+            yield Video(model=wanted.video)
+        if wanted.entropy:
+            yield Entropy()
+        yield Balloon()
+
+    def _disks(self, guest: Guest, files: GuestFiles, wanted: Hardware) -> Iterator[FileDisk]:
+        names = TargetNames()
+        bus = wanted.disk_bus
+        if guest.image is not None:
+            yield FileDisk(
+                path=str(files.root), format="qcow2", target=names.next(bus), bus=bus, cache=self.cache,
+                boot_order=1, limits=wanted.disk_limits,
+            )
+        for size, path in ((guest.ephemeral_gib, files.ephemeral), (guest.swap_mib, files.swap)):
+            if size:
+                yield FileDisk(
+                    path=str(path), format="raw", target=names.next(bus), bus=bus, cache=self.cache,
+                    limits=wanted.disk_limits,
+                )
+        if guest.config_drive:
+            cdrom_bus = wanted.cdrom_bus or _cdrom_bus(wanted)
+            yield FileDisk(
+                path=str(files.config_drive), format="raw", target=names.next(cdrom_bus), bus=cdrom_bus,
+                cache=self.cache, device="cdrom",
+            )
+
+    def _firmware(self, files: GuestFiles) -> Uefi:
+        if self.host.uefi is None:
+            raise TryElsewhere("This host has no UEFI firmware.", hint="install it (Debian: ovmf)")
+        loader, template = self.host.uefi
+        return Uefi(loader=loader, template=template, variables=str(files.uefi_variables))
+
+
+def _cdrom_bus(wanted: Hardware) -> Bus:
+    """SCSI, because the small kernels of cloud images lack SATA; except where the guest lacks SCSI drivers."""
+    if not wanted.pcie:
+        return "ide"
+    return "sata" if wanted.windows else "scsi"
+
+
+def _tb_cache(memory_mib: int) -> int:
+    return min(max(memory_mib // TB_CACHE_PART, TB_CACHE_LEAST), TB_CACHE_MOST)
+
+
+def _interface(vif: Vif, wanted: Hardware) -> BridgeInterface:
+    if vif.vif_type != "bridge" or not vif.bridge:
+        raise NotSupported(f"Port {vif.id} has the binding type {vif.vif_type!r}, which this host cannot plug.")
+    return BridgeInterface(mac=vif.mac, bridge=vif.bridge, tap=vif.devname, model=wanted.vif_model, mtu=vif.mtu)

@@ -1,0 +1,185 @@
+"""The files of each guest: one directory per instance, in which every file appears whole."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import shutil
+import subprocess
+import uuid as uuids
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from kilonova.domain.errors import InvalidInput, KilonovaError
+from kilonova.hypervisor.guest import Guest
+from kilonova.hypervisor.libvirt import console, qemu_img
+from kilonova.hypervisor.libvirt.daemon import SEARCH_PATH, Daemon
+from kilonova.hypervisor.libvirt.description import GuestFiles
+from kilonova.hypervisor.libvirt.files import remove_partials, whole
+from kilonova.hypervisor.libvirt.images import BaseImage, ImageCache
+from kilonova.metadata.configdrive import build_iso
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+MIB, GIB = 1 << 20, 1 << 30
+FORMAT_LIMIT = 300.0
+"""Seconds that making a file system may take."""
+CONSOLE_LOG = "console.log"
+
+
+class GuestDisks:
+    """The guests' files below `directory/instances`, and the images they are made from."""
+
+    def __init__(self, directory: Path, daemon: Daemon, cache: ImageCache, workers: Executor) -> None:
+        self._directory = directory / "instances"
+        self._daemon = daemon
+        self._cache = cache
+        self._workers = workers
+
+    def prepare(self) -> None:
+        """Make the directories."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory.chmod(0o711)
+        self._cache.prepare()
+
+    def of(self, uuid: str) -> Path:
+        """The directory of an instance. Raises InvalidInput for what is not a UUID."""
+        try:
+            return self._directory / str(uuids.UUID(uuid))
+        except ValueError as error:
+            raise InvalidInput(f"{uuid!r} is not an instance UUID.") from error
+
+    def names_for_qemu(self, uuid: str) -> GuestFiles:
+        """Where QEMU finds the files of an instance."""
+        seen = self._daemon.guest_path(self.of(uuid))
+        return GuestFiles(
+            root=seen / "disk", ephemeral=seen / "disk.ephemeral", swap=seen / "disk.swap",
+            config_drive=seen / "disk.config", console_log=seen / CONSOLE_LOG,
+            console_socket=seen / "console.sock", uefi_variables=seen / "uefi-variables.fd",
+        )
+
+    async def create(self, guest: Guest) -> None:
+        """Make what is missing. The config drive is made anew, since its contents may have changed."""
+        directory = self.of(guest.uuid)
+        await self._run(self._make_directory, directory)
+        making: list[Awaitable[None]] = []
+        if guest.config_drive:
+            making.append(self._run(self._config_drive, guest, directory / "disk.config"))
+        if guest.image is not None:
+            making.append(self._root(guest, directory))
+        if guest.ephemeral_gib:
+            making.append(self._run(self._ephemeral, guest, directory / "disk.ephemeral"))
+        if guest.swap_mib:
+            making.append(self._run(self._swap, guest, directory / "disk.swap"))
+        # All are awaited before the first error is told, so that none goes on writing behind the caller's back.
+        for result in await asyncio.gather(*making, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def delete(self, uuid: str) -> None:
+        """Remove every file of an instance; none is fine."""
+        await self._run(_remove_tree, self.of(uuid))
+
+    async def owners(self) -> list[str]:
+        """UUIDs of the instances that have files."""
+        return await self._run(self._list)
+
+    async def console_tail(self, uuid: str, limit: int) -> bytes:
+        """Raises FileNotFoundError without a record."""
+        return await self._run(console.tail, self.of(uuid) / CONSOLE_LOG, limit)
+
+    async def trim_consoles(self) -> None:
+        """Keep the records of all consoles short."""
+        await self._run(self._trim)
+
+    def _make_directory(self, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o711)
+        remove_partials(directory)
+
+    async def _root(self, guest: Guest, directory: Path) -> None:
+        assert guest.image is not None
+        size = guest.root_gib * GIB
+        base = await self._cache.get(guest.image, size or None)
+        await self._run(self._overlay, directory / "disk", base, size or base.virtual_size)
+
+    def _overlay(self, path: Path, base: BaseImage, size: int) -> None:
+        if path.exists():
+            return
+        with whole(path, owner=self._daemon.guest_owner) as partial:
+            # Relative, so that the directory may be found under another name.
+            backing = os.path.relpath(base.path, path.parent)
+            qemu_img.create_overlay(partial, backing, base.format, size)
+
+    def _ephemeral(self, guest: Guest, path: Path) -> None:
+        if path.exists():
+            return
+        with whole(path, owner=self._daemon.guest_owner) as partial:
+            _make_sparse(partial, guest.ephemeral_gib * GIB)
+            if guest.properties.get("os_type", "").lower() != "windows":
+                _format("mkfs.ext4", "-q", "-F", "-L", "ephemeral0", str(partial))
+
+    def _swap(self, guest: Guest, path: Path) -> None:
+        if path.exists():
+            return
+        with whole(path, owner=self._daemon.guest_owner) as partial:
+            _make_sparse(partial, guest.swap_mib * MIB)
+            _format("mkswap", "-q", str(partial))
+
+    def _config_drive(self, guest: Guest, path: Path) -> None:
+        with whole(path, owner=self._daemon.guest_owner) as partial:
+            build_iso(guest.metadata, partial)
+
+    def _list(self) -> list[str]:
+        return sorted(entry.name for entry in self._directory.iterdir() if entry.is_dir() and _is_uuid(entry.name))
+
+    def _trim(self) -> None:
+        for entry in self._directory.iterdir():
+            try:
+                console.trim(entry / CONSOLE_LOG)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # never started, or just deleted
+            except OSError as error:
+                log.warning("a console record cannot be trimmed", path=str(entry), error=str(error))
+
+    async def _run(self, fn: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, functools.partial(fn, *arguments))
+
+
+def _make_sparse(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        file.truncate(size)
+
+
+def _format(program: str, *arguments: str) -> None:
+    found = shutil.which(program, path=SEARCH_PATH)
+    if found is None:
+        raise KilonovaError(f"{program} is not installed.", hint="install it (Debian: e2fsprogs util-linux)")
+    ended = subprocess.run(
+        [found, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=FORMAT_LIMIT,
+        check=False,
+    )
+    if ended.returncode != 0:
+        raise KilonovaError(f"{program} failed: {ended.stderr.strip()}.")
+
+
+def _remove_tree(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        if path.exists():  # a file vanished while the tree was walked: libvirt removes a socket, for example
+            shutil.rmtree(path)
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        return str(uuids.UUID(name)) == name
+    except ValueError:
+        return False

@@ -1,0 +1,62 @@
+"""Disks and CD-ROMs that are files of the host."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from typing import Literal
+
+from kilonova.hypervisor.libvirt.domain.element import add, make
+from kilonova.hypervisor.libvirt.domain.limits import DiskLimits
+
+Bus = Literal["virtio", "scsi", "sata", "ide", "usb"]
+PREFIXES: dict[Bus, str] = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileDisk:
+    """One disk.
+
+    Args:
+        path: as QEMU finds it. target: its name in libvirt, unique in the guest.
+        cache: `none` bypasses the host's cache. boot_order: 1 is tried first; None is never tried.
+        limits: None for a disk without.
+    """
+
+    path: str
+    format: Literal["qcow2", "raw"]
+    target: str
+    bus: Bus
+    cache: Literal["none", "writeback"] = "none"
+    device: Literal["disk", "cdrom"] = "disk"
+    boot_order: int | None = None
+    limits: DiskLimits | None = None
+
+    def element(self) -> ET.Element:
+        disk = make("disk", type="file", device=self.device)
+        driver = add(disk, "driver", name="qemu", type=self.format, cache=self.cache)
+        add(disk, "source", file=self.path)
+        add(disk, "target", dev=self.target, bus=self.bus)
+        if self.device == "cdrom":
+            add(disk, "readonly")
+        else:
+            driver.set("discard", "unmap")
+        if self.boot_order is not None:
+            add(disk, "boot", order=self.boot_order)
+        if self.limits is not None:
+            self.limits.add_to(disk)
+        return disk
+
+
+class TargetNames:
+    """Hands out the names of disks, in order, per kind of bus."""
+
+    def __init__(self) -> None:
+        self._used: dict[str, int] = {}
+
+    def next(self, bus: Bus) -> str:
+        """For example vda, vdb, sda. A guest has at most 26 of a kind."""
+        prefix = PREFIXES[bus]
+        index = self._used.get(prefix, 0)
+        self._used[prefix] = index + 1
+        return prefix + "abcdefghijklmnopqrstuvwxyz"[index]

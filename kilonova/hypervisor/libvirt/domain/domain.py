@@ -1,0 +1,72 @@
+"""A whole guest."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from typing import Literal
+
+from kilonova.hypervisor.libvirt.domain.clock import GuestClock
+from kilonova.hypervisor.libvirt.domain.cpu import Cpu
+from kilonova.hypervisor.libvirt.domain.element import Device, add, make
+from kilonova.hypervisor.libvirt.domain.features import Features
+from kilonova.hypervisor.libvirt.domain.firmware import Uefi
+from kilonova.hypervisor.libvirt.domain.limits import CpuLimits
+from kilonova.hypervisor.libvirt.domain.mark import Mark
+from kilonova.hypervisor.libvirt.domain.smbios import Smbios
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """Everything libvirt is told of a guest.
+
+    Args:
+        virt: `kvm`, or `qemu` where QEMU translates the guest's instructions.
+        machine: as QEMU names it. emulator: path, None to let libvirt choose.
+        firmware: None for a BIOS.
+    """
+
+    virt: Literal["kvm", "qemu"]
+    name: str
+    uuid: str
+    memory_mib: int
+    arch: str
+    machine: str
+    cpu: Cpu
+    mark: Mark
+    smbios: Smbios
+    emulator: str | None = None
+    firmware: Uefi | None = None
+    features: Features = Features()
+    clock: GuestClock = GuestClock()
+    cpu_limits: CpuLimits | None = None
+    devices: tuple[Device, ...] = ()
+
+    def element(self) -> ET.Element:
+        domain = make("domain", type=self.virt)
+        add(domain, "name", self.name)
+        add(domain, "uuid", self.uuid)
+        add(domain, "metadata").append(self.mark.element())
+        add(domain, "memory", self.memory_mib, unit="MiB")
+        add(domain, "currentMemory", self.memory_mib, unit="MiB")
+        if self.cpu_limits is not None:
+            domain.append(self.cpu_limits.element())
+        add(domain, "vcpu", self.cpu.vcpus, placement="static")
+        domain.append(self.smbios.element())
+        os = add(domain, "os")
+        add(os, "type", "hvm", arch=self.arch, machine=self.machine)
+        if self.firmware is not None:
+            self.firmware.add_to(os)
+        add(os, "smbios", mode="sysinfo")
+        domain.extend([self.features.element(), self.cpu.element(), self.clock.element()])
+        for tag, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
+            add(domain, tag, action)
+        devices = add(domain, "devices")
+        if self.emulator is not None:
+            add(devices, "emulator", self.emulator)
+        devices.extend(device.element() for device in self.devices)
+        return domain
+
+    def xml(self) -> str:
+        """As libvirt takes it."""
+        return ET.tostring(self.element(), encoding="unicode")

@@ -1,0 +1,29 @@
+"""What the machine offers besides devices: power management, and what one kind of guest or emulator needs."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+
+from kilonova.hypervisor.libvirt.domain.element import add, make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """tb_cache_mib: MiB that the emulator may fill with translated code. hyperv: what makes Windows run well."""
+
+    tb_cache_mib: int | None = None
+    hyperv: bool = False
+
+    def element(self) -> ET.Element:
+        features = make("features")
+        add(features, "acpi")
+        add(features, "apic")
+        if self.hyperv:
+            hyperv = add(features, "hyperv", mode="custom")
+            add(hyperv, "relaxed", state="on")
+            add(hyperv, "vapic", state="on")
+            add(hyperv, "spinlocks", state="on", retries=8191)
+        if self.tb_cache_mib is not None:
+            add(add(features, "tcg"), "tb-cache", self.tb_cache_mib, unit="MiB")
+        return features

@@ -1,0 +1,248 @@
+"""The driver: what an agent asks, as calls to libvirt and work on files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import libvirt  # type: ignore[import-untyped]
+import structlog
+
+from kilonova.domain.clock import Clock
+from kilonova.domain.errors import KilonovaError, NotFound, TryElsewhere
+from kilonova.domain.states import GUEST_OFF, PowerState
+from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
+from kilonova.hypervisor.libvirt import host, kvm, power
+from kilonova.hypervisor.libvirt.connection import Connection
+from kilonova.hypervisor.libvirt.daemon import Daemon
+from kilonova.hypervisor.libvirt.description import Describer, domain_name
+from kilonova.hypervisor.libvirt.disks import GuestDisks
+from kilonova.hypervisor.libvirt.domain.domain import Domain
+from kilonova.hypervisor.libvirt.events import Events, power_state
+from kilonova.hypervisor.libvirt.images import ImageCache
+from kilonova.services.image import ImageService
+
+log = structlog.get_logger(__name__)
+
+LIBVIRT_THREADS = 12
+FILE_THREADS = 6
+NETWORK_DEVICES = Path("/sys/class/net")
+SOFT_REBOOT_SIGNAL_INTERVAL = 5.0
+"""Seconds. A guest that is still starting misses a signal, so it is repeated."""
+LONGEST_WAIT_FOR_EVENT = 1.0
+"""Seconds after which the state is asked for although no event came (it may have been lost)."""
+
+
+class LibvirtDriver:
+    """Guests of one host.
+
+    Args:
+        directory: holds the guests' files and the image cache.
+        daemon: the libvirtd to use. With a `PrivateDaemon`, `directory` is its `data`.
+        images: where images come from.
+        installation: id of the installation; only guests marked with it are touched.
+        vnc_listen: address of the guests' VNC servers.
+    """
+
+    name = "libvirt"
+
+    def __init__(
+        self, directory: Path, daemon: Daemon, images: ImageService, clock: Clock, *, installation: str,
+        vnc_listen: str = "127.0.0.1",
+    ) -> None:
+        self._directory = directory
+        self._daemon = daemon
+        self._clock = clock
+        self._installation = installation
+        self._vnc_listen = vnc_listen
+        self._libvirt_threads = ThreadPoolExecutor(LIBVIRT_THREADS, "libvirt")
+        self._file_threads = ThreadPoolExecutor(FILE_THREADS, "guest-files")
+        cache = ImageCache(directory / "images", images, self._file_threads)
+        self._disks = GuestDisks(directory, daemon, cache, self._file_threads)
+        self._ours: set[str] = set()
+        self._catching_up: set[asyncio.Task[None]] = set()
+        self._events: Events
+        self._connection: Connection
+        self._host: host.HostCapabilities
+        self._describer: Describer
+
+    async def start(self, on_event: Callable[[GuestEvent], None]) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._file_threads, self._disks.prepare)
+        self._events = Events(on_event, self._is_ours)
+        self._connection = Connection(
+            self._daemon, self._libvirt_threads, self._clock, on_open=self._events.register,
+            on_reopened=self._catch_up,
+        )
+        probing = loop.run_in_executor(self._file_threads, kvm.verdict, self._directory / "kvm.json")
+        await self._connection.open()
+        verdict = await probing
+        if not verdict.usable:
+            log.warning("guests are emulated and slow, because KVM is not usable", reason=verdict.reason)
+        virt: host.Virt = "kvm" if verdict.usable else "qemu"
+        self._host = await self._connection.call(lambda connection: host.capabilities(connection, virt))
+        direct = await loop.run_in_executor(self._file_threads, host.direct_io, self._directory)
+        self._describer = Describer(
+            host=self._host, installation=self._installation, cache="none" if direct else "writeback",
+            vnc_listen=self._vnc_listen,
+        )
+        self._events.remember({guest.uuid: guest.power_state for guest in await self.guests()})
+
+    async def close(self) -> None:
+        for task in tuple(self._catching_up):
+            task.cancel()
+        await asyncio.gather(*self._catching_up, return_exceptions=True)
+        await self._events.close()
+        await self._connection.close()
+        self._libvirt_threads.shutdown(wait=False)
+        self._file_threads.shutdown(wait=False)
+
+    async def inventory(self) -> HostInventory:
+        """Spec: RSU. Also keeps the consoles' records short, since it is asked for regularly."""
+        await self._disks.trim_consoles()
+        return await self._connection.call(
+            lambda connection: host.inventory(connection, self._host, self._directory)
+        )
+
+    async def guests(self) -> list[GuestOnHost]:
+        found = await self._connection.call(self._list_ours)
+        self._ours = {guest.uuid for guest in found}
+        return found
+
+    async def disks(self) -> list[str]:
+        return await self._disks.owners()
+
+    async def power_state(self, uuid: str) -> PowerState:
+        """Always asked of the hypervisor. Spec: FND-40, FND-41, FND-42, PWR-01, PWR-02, PWR-03."""
+        return await self._connection.call(lambda connection: power.state(connection, uuid), uuid=uuid)
+
+    async def create_disks(self, guest: Guest) -> None:
+        await self._disks.create(guest)
+
+    async def delete_disks(self, uuid: str) -> None:
+        await self._disks.delete(uuid)
+
+    async def plug(self, guest: Guest) -> None:
+        """Make sure that the bridges are there; libvirt makes the tap devices when the guest starts."""
+        for vif in guest.vifs:
+            if not (NETWORK_DEVICES / vif.bridge).exists():
+                raise TryElsewhere(f"Bridge {vif.bridge!r} of port {vif.id} does not exist on this host.")
+
+    async def unplug(self, uuid: str, vif_devnames: tuple[str, ...]) -> None:
+        """Nothing: a tap device ends with the QEMU that holds it."""
+
+    async def spawn(self, guest: Guest, *, paused: bool = False) -> None:
+        described = self._describe(guest)
+        await self._connection.call(
+            lambda connection: power.start(connection, described, paused=paused), uuid=guest.uuid
+        )
+        self._ours.add(guest.uuid)
+
+    async def resume(self, uuid: str) -> None:
+        await self._connection.call(lambda connection: power.resume(connection, uuid), uuid=uuid)
+
+    async def destroy(self, uuid: str) -> None:
+        await self._connection.call(lambda connection: power.forget(connection, uuid), uuid=uuid)
+        self._ours.discard(uuid)
+        self._events.forget(uuid)
+
+    async def power_off(self, uuid: str, *, grace: float, interval: float) -> None:
+        """Cancelling it ends the wait and leaves the guest as it is. Spec: PWR-05, PWR-06, PWR-07, PWR-16."""
+        if grace > 0 and await self._shut_down(uuid, grace, interval):
+            return
+        await self._connection.call(lambda connection: power.cut(connection, uuid), uuid=uuid)
+
+    async def power_on(self, guest: Guest) -> None:
+        await self.spawn(guest)
+
+    async def soft_reboot(self, guest: Guest, *, wait: float) -> bool:
+        """A guest that is off already (a repeated command) is started."""
+        if not await self._shut_down(guest.uuid, wait, SOFT_REBOOT_SIGNAL_INTERVAL):
+            return False
+        await self.spawn(guest)
+        return True
+
+    async def hard_reboot(self, guest: Guest) -> None:
+        described = self._describe(guest)
+
+        def reboot(connection: libvirt.virConnect) -> None:
+            power.cut(connection, guest.uuid)
+            power.start(connection, described, paused=False)
+
+        await self._connection.call(reboot, uuid=guest.uuid)
+        self._ours.add(guest.uuid)
+
+    async def console_output(self, uuid: str, limit: int) -> bytes:
+        try:
+            return await self._disks.console_tail(uuid, limit)
+        except FileNotFoundError as error:
+            raise NotFound(f"Instance {uuid} has no console record on this host.") from error
+
+    def _describe(self, guest: Guest) -> Domain:
+        return self._describer.describe(guest, self._disks.names_for_qemu(guest.uuid))
+
+    async def _shut_down(self, uuid: str, wait: float, interval: float) -> bool:
+        """Press the power button until the guest is off. Returns whether it is."""
+        deadline = self._clock.monotonic() + wait
+        changed = self._events.watch(uuid)
+        press_at = 0.0
+        try:
+            while True:
+                changed.clear()
+                now = self._clock.monotonic()
+                if now >= press_at:
+                    found = await self._connection.call(
+                        lambda connection: power.press_button(connection, uuid), uuid=uuid
+                    )
+                    press_at = now + max(interval, LONGEST_WAIT_FOR_EVENT)
+                else:
+                    found = await self.power_state(uuid)
+                if found in GUEST_OFF:
+                    return True
+                left = deadline - self._clock.monotonic()
+                if left <= 0 or found is not PowerState.RUNNING:  # a guest that stands still obeys nobody
+                    return False
+                await _wait(changed, min(left, LONGEST_WAIT_FOR_EVENT))
+        finally:
+            self._events.unwatch(uuid, changed)
+
+    def _list_ours(self, connection: libvirt.virConnect) -> list[GuestOnHost]:
+        found = []
+        for domain, stats in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0):
+            uuid = domain.UUIDString()
+            if uuid in self._ours or power.carries_mark(domain, self._installation):
+                state = power_state(stats.get("state.state", 0), stats.get("state.reason", 0))
+                found.append(GuestOnHost(uuid=uuid, name=domain.name(), power_state=state))
+        return found
+
+    async def _is_ours(self, uuid: str) -> bool:
+        if uuid in self._ours:
+            return True
+        return await self._connection.call(
+            lambda connection: power.is_marked(connection, uuid, self._installation), uuid=uuid
+        )
+
+    def _catch_up(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._compare_after_gap())
+        self._catching_up.add(task)
+        task.add_done_callback(self._catching_up.discard)
+
+    async def _compare_after_gap(self) -> None:
+        try:
+            found = await self.guests()
+        except KilonovaError as error:
+            log.warning("guests could not be listed after a lost connection", error=str(error))
+        else:
+            self._events.compare({guest.uuid: guest.power_state for guest in found})
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return  # the caller looks for itself
+
+
+__all__ = ["LibvirtDriver", "domain_name"]

@@ -1,0 +1,228 @@
+"""What this host can do, asked of libvirt once, and what it has, asked each time.
+
+Asking for capabilities can take a second (libvirt tries out QEMU), so nothing of it happens per guest.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import libvirt  # type: ignore[import-untyped]
+import msgspec
+import os_traits  # type: ignore[import-untyped]
+
+from kilonova.domain.errors import KilonovaError
+from kilonova.hypervisor.guest import HostInventory
+
+Virt = Literal["kvm", "qemu"]
+CpuMode = Literal["host-model", "host-passthrough", "maximum"]
+
+GIB = 1 << 30
+BLOCK = 4096
+
+UEFI_FIRMWARE = (
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+)
+"""Code without secure boot, and the variables that go with it, where distributions put them."""
+
+TRAITS_OF_CPU_FEATURES = {
+    "3dnow": ["3DNOW"], "abm": ["ABM"], "aes": ["AESNI"], "amd-ssbd": ["AMD_SSBD"], "amd-no-ssb": ["AMD_NO_SSB"],
+    "avx": ["AVX"], "avx2": ["AVX2"], "avx512bitalg": ["AVX512BITALG"], "avx512bw": ["AVX512BW"],
+    "avx512cd": ["AVX512CD"], "avx512dq": ["AVX512DQ"], "avx512er": ["AVX512ER"], "avx512f": ["AVX512F"],
+    "avx512ifma": ["AVX512IFMA"], "avx512pf": ["AVX512PF"], "avx512vbmi": ["AVX512VBMI"],
+    "avx512vbmi2": ["AVX512VBMI2"], "avx512vl": ["AVX512VL"], "avx512vnni": ["AVX512VNNI"],
+    "avx512-vpopcntdq": ["AVX512VPOPCNTDQ"], "bmi1": ["BMI"], "bmi2": ["BMI2"], "f16c": ["F16C"],
+    "fma": ["FMA3"], "fma4": ["FMA4"], "gfni": ["AVX512GFNI"], "hle": ["TSX"], "ibpb": ["AMD_IBPB"],
+    "md-clear": ["INTEL_MD_CLEAR"], "mmx": ["MMX"], "mpx": ["MPX"], "pcid": ["INTEL_PCID"],
+    "pclmuldq": ["CLMUL"], "pdpe1gb": ["PDPE1GB"], "rtm": ["TSX"], "sha-ni": ["SHA"],
+    "spec-ctrl": ["INTEL_SPEC_CTRL"], "ssbd": ["INTEL_SSBD"], "sse": ["SSE"], "sse2": ["SSE2"],
+    "pni": ["SSE3"], "sse4.1": ["SSE41"], "sse4.2": ["SSE42"], "sse4a": ["SSE4A"], "ssse3": ["SSSE3"],
+    "stibp": ["STIBP"], "svm": ["SVM", "AMD_SVM"], "tbm": ["TBM"], "vaes": ["AVX512VAES"],
+    "virt-ssbd": ["AMD_VIRT_SSBD"], "vmx": ["VMX", "INTEL_VMX"], "vpclmulqdq": ["AVX512VPCLMULQDQ"],
+    "xop": ["XOP"],
+}
+"""libvirt's names of processor features, and the traits they are (after HW_CPU_X86_)."""
+
+ALWAYS = (
+    "COMPUTE_NODE", "COMPUTE_FIRMWARE_BIOS", "COMPUTE_IMAGE_TYPE_QCOW2", "COMPUTE_IMAGE_TYPE_RAW",
+    "COMPUTE_IMAGE_TYPE_AMI", "COMPUTE_IMAGE_TYPE_VMDK", "COMPUTE_IMAGE_TYPE_VDI", "COMPUTE_IMAGE_TYPE_VHD",
+    "COMPUTE_IMAGE_TYPE_VHDX", "COMPUTE_NET_VIF_MODEL_VIRTIO", "COMPUTE_NET_VIF_MODEL_E1000",
+    "COMPUTE_NET_VIF_MODEL_E1000E", "COMPUTE_NET_VIF_MODEL_RTL8139", "COMPUTE_NET_VIF_MODEL_NE2K_PCI",
+    "COMPUTE_NET_VIF_MODEL_PCNET", "COMPUTE_NET_VIF_MODEL_VMXNET3",
+)
+"""Traits of every QEMU that this driver runs, and of the driver."""
+
+
+class CpuTopology(msgspec.Struct, frozen=True):
+    cells: int
+    sockets: int
+    cores: int
+    threads: int
+
+
+class CpuInfo(msgspec.Struct, frozen=True):
+    """What the Compute API shows as cpu_info."""
+
+    arch: str
+    model: str
+    vendor: str
+    features: tuple[str, ...]
+    topology: CpuTopology
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostCapabilities:
+    """What the host can do.
+
+    Args:
+        uefi: the firmware's code and variables, None where it is not installed.
+        hypervisor_version: as libvirt counts, major * 1000000 + minor * 1000 + release.
+    """
+
+    virt: Virt
+    arch: str
+    cpu_mode: CpuMode
+    uefi: tuple[str, str] | None
+    hypervisor_type: str
+    hypervisor_version: int
+    cpu_info: CpuInfo
+    traits: tuple[str, ...]
+
+
+def capabilities(connection: libvirt.virConnect, virt: Virt) -> HostCapabilities:
+    """Ask libvirt. Raises KilonovaError when it runs no guests of that kind."""
+    arch = connection.getInfo()[0]
+    try:
+        text = connection.getDomainCapabilities(None, arch, None, virt)
+    except libvirt.libvirtError as error:
+        raise KilonovaError(
+            f"libvirt runs no {virt} guests on this host: {error.get_error_message()}.",
+            hint="install QEMU for this architecture (Debian: qemu-system-x86)",
+        ) from error
+    described = ET.fromstring(text)
+    uefi = next((pair for pair in UEFI_FIRMWARE if all(Path(file).exists() for file in pair)), None)
+    info = _cpu_info(connection, described, virt)
+    return HostCapabilities(
+        virt=virt,
+        arch=arch,
+        cpu_mode=_cpu_mode(described, virt),
+        uefi=uefi,
+        hypervisor_type=connection.getType(),
+        hypervisor_version=connection.getVersion(),
+        cpu_info=info,
+        traits=_traits(described, info, arch, uefi=uefi is not None),
+    )
+
+
+def inventory(connection: libvirt.virConnect, known: HostCapabilities, data: Path) -> HostInventory:
+    """What the host has at this moment.
+
+    Memory comes from the memory statistics, because libvirt's node information counts one NUMA node only and
+    may miss half of it.
+
+    Args:
+        data: directory of the guests' disks.
+    """
+    memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS, 0)
+    disk = os.statvfs(data)
+    usable_kib = memory["free"] + memory.get("buffers", 0) + memory.get("cached", 0)
+    return HostInventory(
+        hostname=socket.gethostname(),
+        hypervisor_type=known.hypervisor_type,
+        hypervisor_version=known.hypervisor_version,
+        vcpus=connection.getInfo()[2],
+        memory_mib=memory["total"] // 1024,
+        memory_free_mib=usable_kib // 1024,
+        local_gib=disk.f_blocks * disk.f_frsize // GIB,
+        disk_available_gib=disk.f_bavail * disk.f_frsize // GIB,
+        architecture=known.arch,
+        cpu_info=msgspec.json.encode(known.cpu_info).decode(),
+        traits=known.traits,
+        supported=((known.arch, known.virt, "hvm"),),
+        uptime=_uptime(),
+    )
+
+
+def direct_io(directory: Path) -> bool:
+    """Whether files of a directory can be written past the host's cache (some file systems cannot)."""
+    probe = directory / ".direct-io"
+    try:
+        descriptor = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_DIRECT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    else:
+        os.close(descriptor)
+        return True
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _cpu_mode(described: ET.Element, virt: Virt) -> CpuMode:
+    offered = {mode.get("name") for mode in described.findall("./cpu/mode") if mode.get("supported") == "yes"}
+    wanted: tuple[CpuMode, ...] = (
+        ("host-model", "host-passthrough") if virt == "kvm" else ("maximum", "host-model")
+    )
+    for mode in wanted:
+        if mode in offered:
+            return mode
+    raise KilonovaError(f"libvirt offers {virt} guests none of the CPU modes {', '.join(wanted)}.")
+
+
+def _cpu_info(connection: libvirt.virConnect, described: ET.Element, virt: Virt) -> CpuInfo:
+    arch, _, _, _, cells, sockets, cores, threads = connection.getInfo()
+    model = described.find("./cpu/mode[@name='host-model']")
+    assert model is not None
+    return CpuInfo(
+        arch=arch,
+        model=model.findtext("model") or "unknown",
+        vendor=model.findtext("vendor") or "unknown",
+        features=_cpu_features(connection, described, virt, model),
+        topology=CpuTopology(cells=cells, sockets=sockets, cores=cores, threads=threads),
+    )
+
+
+def _cpu_features(
+    connection: libvirt.virConnect, described: ET.Element, virt: Virt, model: ET.Element
+) -> tuple[str, ...]:
+    if model.find("model") is None:
+        return ()
+    cpu = ET.Element("cpu", mode="custom", match="exact")
+    cpu.extend(child for child in model if child.tag in ("model", "vendor", "feature"))
+    expanded = connection.baselineHypervisorCPU(
+        described.findtext("path"), described.findtext("arch"), described.findtext("machine"), virt,
+        [ET.tostring(cpu, encoding="unicode")], libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES,
+    )
+    features = ET.fromstring(expanded).findall("feature")
+    return tuple(sorted(one.get("name", "") for one in features if one.get("policy", "require") == "require"))
+
+
+def _traits(described: ET.Element, info: CpuInfo, arch: str, *, uefi: bool) -> tuple[str, ...]:
+    found = set(ALWAYS)
+    found.add(f"COMPUTE_ARCH_{arch.upper()}")
+    if uefi:
+        found.add("COMPUTE_FIRMWARE_UEFI")
+    for bus in described.findall("./devices/disk/enum[@name='bus']/value"):
+        found.add(f"COMPUTE_STORAGE_BUS_{(bus.text or '').upper()}")
+    for model in described.findall("./devices/video/enum[@name='modelType']/value"):
+        found.add(f"COMPUTE_GRAPHICS_MODEL_{(model.text or '').upper()}")
+    for feature in info.features:
+        found.update(f"HW_CPU_X86_{name}" for name in TRAITS_OF_CPU_FEATURES.get(feature, ()))
+    return tuple(sorted(found & set(os_traits.get_traits())))
+
+
+def _uptime() -> str:
+    """As the uptime command words it."""
+    seconds = int(float(Path("/proc/uptime").read_text().split()[0]))
+    days, rest = divmod(seconds, 86400)
+    hours, minutes = rest // 3600, rest % 3600 // 60
+    load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
+    return f" {time.strftime('%H:%M:%S')} up {days} days, {hours:2d}:{minutes:02d},  0 users,  load average: {load}"

@@ -1,0 +1,159 @@
+"""The cache of base images: each is fetched once, inspected, and then only read.
+
+Guests' disks are overlays of these files. An image is immutable, so its id is the whole key.
+
+Spec: IMC-07, IMC-12, EMG-22.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from kilonova.domain.errors import InvalidInput, Retryable, TryElsewhere
+from kilonova.domain.image import Image
+from kilonova.hypervisor.libvirt import qemu_img
+from kilonova.hypervisor.libvirt.files import remove_partials, room, whole
+from kilonova.imaging.inspect import check
+from kilonova.services.image import ImageService
+
+T = TypeVar("T")
+
+ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
+FICLONE = 0x40049409
+CHUNK = 1 << 20
+"""Bytes that are gathered before a thread is asked to write them."""
+PARALLEL_FETCHES = 4
+RAW = frozenset({"raw", "ami", "ari", "aki", "iso"})
+"""Formats that are the disk's bytes as they are."""
+
+
+@dataclass(frozen=True)
+class BaseImage:
+    """An image in the cache. virtual_size: bytes the guest sees."""
+
+    path: Path
+    format: Literal["qcow2", "raw"]
+    virtual_size: int
+
+
+class ImageCache:
+    """Base images in one directory.
+
+    Args:
+        workers: threads for the file work.
+    """
+
+    def __init__(self, directory: Path, images: ImageService, workers: Executor) -> None:
+        self._directory = directory
+        self._images = images
+        self._workers = workers
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._fetches = asyncio.Semaphore(PARALLEL_FETCHES)
+
+    def prepare(self) -> None:
+        """Make the directory; forget what a killed process had half fetched."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory.chmod(0o711)
+        remove_partials(self._directory)
+
+    async def get(self, image: Image, max_virtual_bytes: int | None) -> BaseImage:
+        """The image, fetched if it is not here yet.
+
+        Args:
+            max_virtual_bytes: what the guest's disk can hold; None for any size.
+
+        Raises:
+            InvalidInput: it is not what it claims, depends on another file, or is too large for the disk.
+            TryElsewhere: no space here. Retryable: it did not arrive whole.
+        """
+        if not ID.fullmatch(image.id):
+            raise InvalidInput(f"{image.id!r} is not an image id.")
+        form: Literal["qcow2", "raw"] = "raw" if image.disk_format in RAW else "qcow2"
+        path = self._directory / f"{image.id}.{form}"
+        async with self._locked(image.id):
+            if not await self._run(path.exists):
+                async with self._fetches:
+                    await self._fetch(image, path)
+        declared = image.disk_format if image.disk_format in RAW else "qcow2"
+        facts = await self._run(check, path, declared, max_virtual_bytes)
+        return BaseImage(path, form, facts.virtual_size)
+
+    @asynccontextmanager
+    async def _locked(self, image_id: str) -> AsyncIterator[None]:
+        lock, users = self._locks.get(image_id, (asyncio.Lock(), 0))
+        self._locks[image_id] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(image_id)
+            if users > 1:
+                self._locks[image_id] = (lock, users - 1)
+
+    async def _fetch(self, image: Image, path: Path) -> None:
+        await self._run(self._require_space, image.size)
+        converted = image.disk_format not in RAW and image.disk_format != "qcow2"
+        async with AsyncExitStack() as stack:
+            partial = stack.enter_context(whole(path, mode=0o644))
+            source = partial
+            if converted:
+                source = partial.with_suffix(".source.partial")
+                stack.callback(source.unlink, missing_ok=True)
+            local = self._images.local_path(image.id)
+            if local is not None:
+                await self._run(_copy, local, source)
+            else:
+                await self._download(image, source)
+            await self._run(check, source, image.disk_format, None)
+            if converted:
+                await self._run(qemu_img.convert_to_qcow2, source, image.disk_format, partial)
+
+    async def _download(self, image: Image, target: Path) -> None:
+        digest = hashlib.md5(usedforsecurity=False)
+        written = 0
+        pending = bytearray()
+
+        def store(data: bytes) -> None:
+            digest.update(data)
+            file.write(data)
+
+        with room(), target.open("wb") as file:
+            async for chunk in self._images.data(image.id):
+                pending += chunk
+                if len(pending) >= CHUNK:
+                    written += len(pending)
+                    await self._run(store, bytes(pending))
+                    pending.clear()
+            written += len(pending)
+            await self._run(store, bytes(pending))
+        damaged = image.checksum is not None and digest.hexdigest() != image.checksum
+        if damaged or (image.size and written != image.size):
+            raise Retryable(f"Image {image.id} did not arrive whole ({written} of {image.size} bytes).")
+
+    def _require_space(self, size: int) -> None:
+        status = os.statvfs(self._directory)
+        if status.f_bavail * status.f_frsize < size:
+            raise TryElsewhere("This host has no disk space for the image.", hint="free some, or disable the host")
+
+    async def _run(self, fn: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, fn, *arguments)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Share the blocks where the file system can, else copy."""
+    with room(), source.open("rb") as reading, target.open("wb") as writing:
+        try:
+            fcntl.ioctl(writing.fileno(), FICLONE, reading.fileno())
+        except OSError:
+            shutil.copyfileobj(reading, writing, CHUNK)

@@ -1,0 +1,121 @@
+"""Starting, stopping and forgetting one guest: what is done to libvirt in one thread, and can be repeated."""
+
+from __future__ import annotations
+
+import libvirt  # type: ignore[import-untyped]
+
+from kilonova.domain.errors import KilonovaError
+from kilonova.domain.states import PowerState
+from kilonova.hypervisor.libvirt.domain.domain import Domain
+from kilonova.hypervisor.libvirt.domain.mark import NAMESPACE, installation_of
+from kilonova.hypervisor.libvirt.events import power_state
+
+UNDEFINE = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM  # a file of the instance, which goes with its disks
+)
+
+
+def find(connection: libvirt.virConnect, uuid: str) -> libvirt.virDomain | None:
+    """The guest, or None."""
+    try:
+        return connection.lookupByUUIDString(uuid)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
+def state(connection: libvirt.virConnect, uuid: str) -> PowerState:
+    """NOSTATE for a guest that libvirt does not know."""
+    domain = find(connection, uuid)
+    if domain is None:
+        return PowerState.NOSTATE
+    try:
+        return power_state(*domain.state())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:  # went between the two calls
+            return PowerState.NOSTATE
+        raise
+
+
+def start(connection: libvirt.virConnect, described: Domain, *, paused: bool) -> None:
+    """Define and start. A guest that runs is left alone; one that was only defined is defined anew."""
+    domain = find(connection, described.uuid)
+    if domain is not None and domain.isActive():
+        return
+    domain = connection.defineXML(described.xml())
+    try:
+        domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+    except libvirt.libvirtError:
+        if not domain.isActive():  # else a repeated command overtook this one
+            raise
+
+
+def resume(connection: libvirt.virConnect, uuid: str) -> None:
+    """Let the CPUs run. Raises libvirtError for a guest that is not known, KilonovaError for one that is off."""
+    domain = connection.lookupByUUIDString(uuid)
+    found = power_state(*domain.state())
+    if found is PowerState.PAUSED:
+        domain.resume()
+    elif found is not PowerState.RUNNING:
+        raise KilonovaError(f"Instance {uuid} cannot be resumed: its guest is {found.name.lower()}.")
+
+
+def cut(connection: libvirt.virConnect, uuid: str) -> None:
+    """Take the power away. A guest that is off or not known is fine."""
+    domain = find(connection, uuid)
+    if domain is None or not domain.isActive():
+        return
+    try:
+        domain.destroy()
+    except libvirt.libvirtError:
+        found = find(connection, uuid)
+        if found is not None and found.isActive():  # else it ended by itself meanwhile
+            raise
+
+
+def forget(connection: libvirt.virConnect, uuid: str) -> None:
+    """Take the power away and drop the definition."""
+    cut(connection, uuid)
+    domain = find(connection, uuid)
+    if domain is None:
+        return
+    try:
+        domain.undefineFlags(UNDEFINE)
+    except libvirt.libvirtError:
+        if find(connection, uuid) is not None:
+            raise
+
+
+def press_button(connection: libvirt.virConnect, uuid: str) -> PowerState:
+    """Press the power button of a guest that runs. Returns the state it was found in."""
+    domain = find(connection, uuid)
+    if domain is None:
+        return PowerState.NOSTATE
+    found = power_state(*domain.state())
+    if found is PowerState.RUNNING:
+        try:
+            domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+        except libvirt.libvirtError:
+            if domain.isActive():
+                raise
+    return found
+
+
+def is_marked(connection: libvirt.virConnect, uuid: str, installation: str) -> bool:
+    """Whether the guest carries the mark of this installation."""
+    domain = find(connection, uuid)
+    return domain is not None and carries_mark(domain, installation)
+
+
+def carries_mark(domain: libvirt.virDomain, installation: str) -> bool:
+    try:
+        metadata = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_NO_DOMAIN):
+            return False
+        raise
+    return installation_of(metadata) == installation

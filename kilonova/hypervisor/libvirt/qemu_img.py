@@ -1,0 +1,64 @@
+"""qemu-img with limits: what it reads comes from users and may be made to exhaust the host."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from kilonova.domain.errors import InvalidInput, KilonovaError, TryElsewhere
+
+ADDRESS_SPACE = 1 << 30
+"""Bytes of address space that one qemu-img may use."""
+CREATE_SECONDS, CONVERT_SECONDS = 10, 600
+"""Processor time; the time on the wall may be this many times more:"""
+PATIENCE = 6
+NAMES = {"vhd": "vpc"}
+"""Formats that qemu-img knows by another name than the image service."""
+
+
+def create_overlay(path: Path, backing: str, backing_format: str, size: int) -> None:
+    """Make an empty qcow2 that reads through to `backing`. The backing file is not opened.
+
+    Args:
+        backing: path relative to the overlay. size: bytes the guest sees.
+    """
+    _run(
+        ["create", "-q", "-f", "qcow2", "-u", "-b", backing, "-F", backing_format, str(path), str(size)],
+        CREATE_SECONDS,
+    )
+
+
+def convert_to_qcow2(source: Path, source_format: str, target: Path) -> None:
+    """Copy an image that has been inspected into a qcow2.
+
+    Raises:
+        InvalidInput: qemu-img cannot read it within its limits.
+    """
+    name = NAMES.get(source_format, source_format)
+    try:
+        _run(["convert", "-q", "-f", name, "-O", "qcow2", str(source), str(target)], CONVERT_SECONDS)
+    except TryElsewhere:
+        raise
+    except KilonovaError as error:
+        raise InvalidInput(f"The {source_format} image cannot be converted: {error.message}") from error
+
+
+def _run(arguments: list[str], cpu_seconds: int) -> None:
+    limits = ["prlimit", f"--as={ADDRESS_SPACE}", f"--cpu={cpu_seconds}", "--core=0", "--"]
+    try:
+        ended = subprocess.run(
+            [*limits, "qemu-img", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=cpu_seconds * PATIENCE, check=False,
+        )
+    except FileNotFoundError as error:
+        raise KilonovaError(
+            f"{error.filename} is not installed.", hint="install it (Debian: util-linux qemu-utils)"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise KilonovaError(f"qemu-img {arguments[0]} took longer than {error.timeout:.0f} s.") from error
+    if ended.returncode == 0:
+        return
+    said = ended.stderr.strip().removeprefix("qemu-img: ")
+    if "No space left on device" in said or "Disk quota exceeded" in said:
+        raise TryElsewhere("This host has no disk space left.", hint="free some, or disable the host")
+    raise KilonovaError(f"qemu-img {arguments[0]} failed: {said or f'it ended with {ended.returncode}'}.")
