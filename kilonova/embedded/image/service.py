@@ -1,0 +1,93 @@
+"""The embedded image service: what the compute service calls directly, and the HTTP application.
+
+Spec: EMI-01 to EMI-16, EMG-01 to EMG-33.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from starlette.types import ASGIApp
+
+from kilonova.db.database import Database
+from kilonova.domain.clock import Clock
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import ImageNotFound
+from kilonova.domain.image import Image
+from kilonova.embedded.http import EmbeddedService
+from kilonova.embedded.image import queries
+from kilonova.embedded.image.api import data, images, info, members
+from kilonova.embedded.image.api.streams import file_chunks
+from kilonova.embedded.image.core import Core
+from kilonova.embedded.image.import_rules import ImportRules
+from kilonova.embedded.image.records import Limits, Status
+from kilonova.services.identity import IdentityService
+
+
+class EmbeddedImage:
+    """The image service of one machine. Implements `kilonova.services.image.ImageService`.
+
+    Await `recover` before the first use and `close` after the last.
+
+    Args:
+        database: where its tables live. directory: where image data lives, private to this process.
+        identity: validates the tokens of requests. identity_url: shown to those who have none.
+        limits: sizes and counts. import_rules: where web-download may fetch from.
+    """
+
+    def __init__(self, database: Database, directory: Path, clock: Clock, identity: IdentityService,
+                 identity_url: str, *, limits: Limits | None = None,
+                 import_rules: ImportRules | None = None) -> None:
+        self._core = Core(database, directory, clock, limits or Limits(), import_rules or ImportRules())
+        self._identity = identity
+        self._identity_url = identity_url
+
+    async def recover(self) -> None:
+        """Prepare tables and directories and settle what a crash left behind. Spec: EMG-03."""
+        await self._core.recover()
+
+    async def close(self) -> None:
+        """Interrupt transfers. Uploads fail; imports go on after the next `recover`."""
+        await self._core.close()
+
+    def application(self) -> ASGIApp:
+        """The HTTP interface, to be mounted under any prefix."""
+        return EmbeddedService(
+            [*info.routes(self._core), *images.routes(self._core), *data.routes(self._core),
+             *members.routes(self._core)],
+            identity=self._identity,
+            error_body=_error_body,
+            public=r"GET /((versions|v2)/?)?$",
+            identity_url=self._identity_url,
+        )
+
+    async def show(self, context: RequestContext | None, image_id: str) -> Image:
+        """Describe an image. Raises ImageNotFound."""
+        if context is None:
+            record = await self._core.database.read(lambda conn: queries.get(conn, image_id))
+        else:
+            record = await self._core.database.read(lambda conn: queries.visible(conn, context, image_id))
+        return record.for_compute()
+
+    async def data(self, image_id: str) -> AsyncIterator[bytes]:
+        """The bytes of an active image. Raises ImageNotFound."""
+        record = await self._core.database.read(lambda conn: queries.get(conn, image_id))
+        if record.status is not Status.ACTIVE:
+            raise ImageNotFound(image_id)
+        async for chunk in file_chunks(self._core.files, image_id, 0, record.size or 0):
+            yield chunk
+
+    def local_path(self, image_id: str) -> Path | None:
+        """The file with the data of an image, or None when it has none."""
+        path = self._core.files.data(image_id)
+        return path if path.is_file() else None
+
+    async def delete(self, image_id: str) -> None:
+        """Delete; an image that is gone is no error. Raises Forbidden if it is protected."""
+        await self._core.delete(image_id)
+
+
+def _error_body(status: int, title: str, message: str) -> dict[str, object]:
+    """Spec: EMI-06."""
+    return {"message": message, "code": status, "title": title}
