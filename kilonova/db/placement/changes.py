@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import cache
 
 import msgspec
 import sqlalchemy as sa
@@ -13,6 +13,7 @@ from kilonova.db.placement.tables import (
     changes_before,
     consumers,
     deleted_providers,
+    highest,
     hosts,
     inventories,
     provider_aggregates,
@@ -55,7 +56,7 @@ class Changes(msgspec.Struct, kw_only=True):
 
     Args:
         before: pass it as `since` next time. hosts: new or changed ones, whole. gone: ids to forget.
-        seen: (id, time) of the hosts that gave a sign of life after `seen_since`.
+        seen: (id, time) of the hosts that gave a sign of life.
     """
 
     before: int
@@ -64,41 +65,15 @@ class Changes(msgspec.Struct, kw_only=True):
     seen: list[tuple[int, float]]
 
 
-def read_changes(
-    connection: sa.Connection, since: int, seen_since: float, also: Collection[int] = ()
-) -> Changes:
-    """Read the hosts that changed at or after the change number `since` (0: all), and those in `also`."""
-    before = changes_before(connection)
-    wanted = sa.and_(hosts.c.provider_id == providers.c.id, providers.c.changed >= since)
-    if also:
-        wanted = sa.and_(
-            hosts.c.provider_id == providers.c.id,
-            sa.or_(providers.c.changed >= since, providers.c.id.in_(sorted(also))),
-        )
-    rows = {
-        row.id: _host_row(row)
-        for row in connection.execute(
-            sa.select(hosts, providers.c.id, providers.c.uuid).join(providers, wanted)
-        )
-    }
-    if rows:
-        for some in _portions(list(rows), everything=since == 0):
-            _read_details(connection, rows, some)
-    gone = (
-        connection.execute(sa.select(deleted_providers.c.id).where(deleted_providers.c.changed >= since))
-        .scalars()
-        .all()
-        if since
-        else []
-    )
-    seen = connection.execute(
-        sa.select(hosts.c.provider_id, hosts.c.seen_at).where(hosts.c.seen_at > seen_since)
-    ).all()
+def read_changes(connection: sa.Connection, since: int) -> Changes:
+    """Read the hosts that changed at or after the change number `since` (0: all)."""
+    before, changed, deleted, seen = connection.execute(_newest(connection.dialect.name)).one()
+    after = {"since": since}
     return Changes(
         before=before,
-        hosts=list(rows.values()),
-        gone=list(gone),
-        seen=[(row.provider_id, row.seen_at) for row in seen],
+        hosts=_read_hosts(connection, since) if changed >= since else [],
+        gone=list(connection.execute(_GONE, after).scalars()) if deleted >= since > 0 else [],
+        seen=[(row.provider_id, row.seen_at) for row in connection.execute(_SEEN, after)] if seen >= since else [],
     )
 
 
@@ -114,66 +89,88 @@ def locate(connection: sa.Connection, instances: Sequence[str]) -> list[tuple[st
     return [(row.host, row.instance) for row in rows]
 
 
-PORTION = 500
-
-
-def _portions(ids: list[int], *, everything: bool) -> list[list[int] | None]:
-    """Ids in lists short enough for one statement; [None] for no restriction at all."""
-    if everything:
-        return [None]
-    return [ids[start : start + PORTION] for start in range(0, len(ids), PORTION)]
-
-
-def _host_row(row: sa.Row[Any]) -> HostRow:
-    fields = row._mapping
-    return HostRow(
-        id=fields["id"],
-        provider=fields["uuid"],
-        host=fields["host"],
-        node=fields["node"],
-        cell=fields["cell"],
-        hypervisor_type=fields["hypervisor_type"],
-        hypervisor_version=fields["hypervisor_version"],
-        host_ip=fields["host_ip"],
-        cpu_info=fields["cpu_info"],
-        supported=tuple(fields["supported"]),
-        io_ops=fields["num_io_ops"],
-        failed_builds=fields["failed_builds"],
-        seen_at=fields["seen_at"],
-        offers={},
+@cache
+def _newest(dialect: str) -> sa.Select[int, int, int, int]:
+    """One statement tells whether anything is new, so that a quiet moment costs no more."""
+    return sa.select(
+        changes_before(dialect),
+        highest(providers.c.changed),
+        highest(deleted_providers.c.changed),
+        highest(hosts.c.seen_changed),
     )
 
 
-def _read_details(connection: sa.Connection, rows: dict[int, HostRow], ids: list[int] | None) -> None:
-    """Fill in what has rows of its own. Names come as one string: those of most hosts are equal."""
+_SINCE = sa.bindparam("since", type_=sa.BigInteger)
+_GONE = sa.select(deleted_providers.c.id).where(deleted_providers.c.changed >= _SINCE)
+_SEEN = sa.select(hosts.c.provider_id, hosts.c.seen_at).where(hosts.c.seen_changed >= _SINCE)
 
-    def restrict(statement: sa.Select[Any], column: sa.Column[int]) -> sa.Select[Any]:
-        return statement if ids is None else statement.where(column.in_(ids))
 
-    for row in connection.execute(restrict(sa.select(inventories), inventories.c.provider_id)):
-        if row.provider_id in rows:
-            rows[row.provider_id].offers[row.resource_class] = (
-                row.capacity,
-                row.used,
-                row.min_unit,
-                row.max_unit,
-                row.step_size,
-            )
-    for attribute, column in (
-        ("traits", provider_traits.c.trait),
-        ("aggregates", provider_aggregates.c.aggregate),
-    ):
-        owner = column.table.c.provider_id
-        parsed: dict[str, frozenset[str]] = {}
-        for provider_id, names in connection.execute(
-            restrict(sa.select(owner, sa.func.aggregate_strings(column, ",")).group_by(owner), owner)
-        ):
-            if provider_id in rows:
-                if names not in parsed:
-                    parsed[names] = frozenset(names.split(","))
-                setattr(rows[provider_id], attribute, parsed[names])
-    owner = allocations.c.provider_id
-    counts = sa.select(owner, sa.func.count(allocations.c.consumer.distinct())).group_by(owner)
-    for provider_id, count in connection.execute(restrict(counts, owner)):
-        if provider_id in rows:
-            rows[provider_id].instances = count
+def _names(column: sa.Column[str]) -> sa.ScalarSelect[str]:
+    """The names that a host has in such a column, as one string: those of most hosts are equal."""
+    owner = column.table.c.provider_id
+    return sa.select(sa.func.aggregate_strings(column, ",")).where(owner == providers.c.id).scalar_subquery()
+
+
+_HOSTS = (
+    sa.select(
+        hosts,
+        providers.c.id,
+        providers.c.uuid,
+        _names(provider_traits.c.trait).label("traits"),
+        _names(provider_aggregates.c.aggregate).label("aggregates"),
+        sa.select(sa.func.count(allocations.c.consumer.distinct()))
+        .where(allocations.c.provider_id == providers.c.id)
+        .scalar_subquery()
+        .label("instances"),
+    )
+    .join(providers, hosts.c.provider_id == providers.c.id)
+    .where(providers.c.changed >= _SINCE)
+)
+_OFFERS = (
+    sa.select(
+        inventories.c.provider_id,
+        inventories.c.resource_class,
+        inventories.c.capacity,
+        inventories.c.used,
+        inventories.c.min_unit,
+        inventories.c.max_unit,
+        inventories.c.step_size,
+    )
+    .join(providers, inventories.c.provider_id == providers.c.id)
+    .where(providers.c.changed >= _SINCE)
+)
+
+
+def _read_hosts(connection: sa.Connection, since: int) -> list[HostRow]:
+    offers: dict[int, dict[str, tuple[int, int, int, int, int]]] = {}
+    for provider_id, name, *numbers in connection.execute(_OFFERS, {"since": since}):
+        offers.setdefault(provider_id, {})[name] = tuple(numbers)
+    sets: dict[str | None, frozenset[str]] = {None: frozenset()}
+
+    def parse(names: str | None) -> frozenset[str]:
+        if names not in sets:
+            sets[names] = frozenset(names.split(",")) if names else frozenset()
+        return sets[names]
+
+    return [
+        HostRow(
+            id=row.id,
+            provider=row.uuid,
+            host=row.host,
+            node=row.node,
+            cell=row.cell,
+            hypervisor_type=row.hypervisor_type,
+            hypervisor_version=row.hypervisor_version,
+            host_ip=row.host_ip,
+            cpu_info=row.cpu_info,
+            supported=tuple(row.supported),
+            io_ops=row.num_io_ops,
+            failed_builds=row.failed_builds,
+            seen_at=row.seen_at,
+            instances=row.instances,
+            offers=offers.get(row.id, {}),
+            traits=parse(row.traits),
+            aggregates=parse(row.aggregates),
+        )
+        for row in connection.execute(_HOSTS, {"since": since})
+    ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Set
 from enum import Enum
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -67,9 +68,7 @@ def claim(
     if group is not None:
         _lock_group(connection, group)
     _lock_consumer(connection, consumer, project_id, user_id, INSTANCE, consumer)
-    provider_id = connection.execute(
-        sa.select(providers.c.id).where(providers.c.uuid == provider).with_for_update()
-    ).scalar_one_or_none()
+    provider_id = connection.execute(_LOCK_PROVIDER, {"uuid": provider}).scalar_one_or_none()
     if provider_id is None:
         outcome = Claim.GONE
     elif group is not None and not _group_allows(connection, group, consumer, provider_id):
@@ -136,9 +135,7 @@ def move(connection: sa.Connection, source: str, target: str, *, target_type: st
 def holdings(connection: sa.Connection, consumer: str) -> list[Holding]:
     """What a consumer holds, one entry for each provider; empty for an unknown consumer."""
     rows = connection.execute(
-        sa.select(
-            providers.c.uuid, hosts.c.host, hosts.c.node, allocations.c.resource_class, allocations.c.used
-        )
+        sa.select(providers.c.uuid, hosts.c.host, hosts.c.node, allocations.c.resource_class, allocations.c.used)
         .join_from(allocations, providers, providers.c.id == allocations.c.provider_id)
         .outerjoin(hosts, hosts.c.provider_id == providers.c.id)
         .where(allocations.c.consumer == consumer)
@@ -153,35 +150,20 @@ def holdings(connection: sa.Connection, consumer: str) -> list[Holding]:
 
 def _take(connection: sa.Connection, consumer: str, provider_id: int, resources: Mapping[str, int]) -> Claim:
     """The provider is locked: what is read here stays true until the transaction ends."""
-    mine = sa.and_(
-        allocations.c.consumer == consumer,
-        allocations.c.provider_id == inventories.c.provider_id,
-        allocations.c.resource_class == inventories.c.resource_class,
-    )
     offers = {
-        row.resource_class: row
-        for row in connection.execute(
-            sa.select(inventories, allocations.c.used.label("held"))
-            .outerjoin(allocations, mine)
-            .where(inventories.c.provider_id == provider_id)
-        )
+        row.resource_class: row for row in connection.execute(_OFFERS, {"consumer": consumer, "provider": provider_id})
     }
     held = {name: row.held for name, row in offers.items() if row.held}
     wanted = {name: amount for name, amount in resources.items() if amount > 0}
     if held == wanted:
         return Claim.HELD
-    if any(
-        name not in offers or not fits(offers[name], amount, held.get(name, 0))
-        for name, amount in wanted.items()
-    ):
+    if any(name not in offers or not fits(offers[name], amount, held.get(name, 0)) for name, amount in wanted.items()):
         return Claim.FULL
     change = {name: wanted.get(name, 0) - held.get(name, 0) for name in sorted(wanted.keys() | held.keys())}
     add_use(connection, provider_id, change)
     if held:
         connection.execute(
-            allocations.delete().where(
-                allocations.c.consumer == consumer, allocations.c.provider_id == provider_id
-            )
+            allocations.delete().where(allocations.c.consumer == consumer, allocations.c.provider_id == provider_id)
         )
     if wanted:
         connection.execute(
@@ -211,16 +193,8 @@ def add_use(connection: sa.Connection, provider_id: int, change: Mapping[str, in
     change = {name: amount for name, amount in change.items() if amount}
     if not change:
         return
-    amount = sa.case(dict(change), value=inventories.c.resource_class, else_=0)
-    updated = connection.execute(
-        inventories.update()
-        .where(
-            inventories.c.provider_id == provider_id,
-            inventories.c.resource_class.in_(sorted(change)),
-            sa.or_(amount < 0, inventories.c.used + amount <= inventories.c.capacity),
-        )
-        .values(used=inventories.c.used + amount)
-    )
+    amounts = {f"amount{position}": amount for position, amount in enumerate(change.values())}
+    updated = connection.execute(_adding(tuple(change)), {"provider": provider_id, **amounts})
     if updated.rowcount != len(change):
         raise ConcurrentUpdate("A host changed while it was being claimed.", hint="repeat the claim")
 
@@ -229,9 +203,7 @@ def _give_back(connection: sa.Connection, consumer: str, held: Mapping[int, Mapp
     for provider_id in sorted(held):
         add_use(connection, provider_id, {name: -amount for name, amount in held[provider_id].items()})
     connection.execute(
-        allocations.delete().where(
-            allocations.c.consumer == consumer, allocations.c.provider_id.in_(sorted(held))
-        )
+        allocations.delete().where(allocations.c.consumer == consumer, allocations.c.provider_id.in_(sorted(held)))
     )
     touch(connection, list(held))
 
@@ -263,27 +235,24 @@ def _lock_consumer(
     connection: sa.Connection, uuid: str, project_id: str, user_id: str, type_: str, instance: str
 ) -> None:
     """Make the consumer if need be; either way its row is locked and no one else claims for it meanwhile."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(consumers).values(
-        uuid=uuid, project_id=project_id, user_id=user_id, type=type_, generation=0, instance=instance
-    )
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[consumers.c.uuid], set_={"instance": statement.excluded.instance}
-        )
-    )
+    values = {
+        "uuid": uuid,
+        "project_id": project_id,
+        "user_id": user_id,
+        "type": type_,
+        "generation": 0,
+        "instance": instance,
+    }
+    connection.execute(_upsert_consumer(connection.dialect.name), values)
 
 
 def _raise_consumer_generation(connection: sa.Connection, uuid: str) -> None:
-    connection.execute(
-        consumers.update().where(consumers.c.uuid == uuid).values(generation=consumers.c.generation + 1)
-    )
+    connection.execute(_RAISE_GENERATION, {"consumer": uuid})
 
 
 def _drop_consumer_without_allocations(connection: sa.Connection, uuid: str) -> None:
     """Spec: API-751."""
-    holds = sa.exists().where(allocations.c.consumer == consumers.c.uuid)
-    connection.execute(consumers.delete().where(consumers.c.uuid == uuid, ~holds))
+    connection.execute(_DROP_EMPTY, {"consumer": uuid})
 
 
 def _lock_group(connection: sa.Connection, group: ServerGroup) -> None:
@@ -308,3 +277,54 @@ def _group_allows(connection: sa.Connection, group: ServerGroup, instance: str, 
         return not located or any(row.host == here for row in located)
     members_here = sum(row.host == here for row in located)
     return bool(members_here < group.max_per_host)
+
+
+# Statements of the hot path, built once.
+
+_LOCK_PROVIDER = sa.select(providers.c.id).where(providers.c.uuid == sa.bindparam("uuid")).with_for_update()
+
+_OFFERS = (
+    sa.select(inventories, allocations.c.used.label("held"))
+    .outerjoin(
+        allocations,
+        sa.and_(
+            allocations.c.consumer == sa.bindparam("consumer"),
+            allocations.c.provider_id == inventories.c.provider_id,
+            allocations.c.resource_class == inventories.c.resource_class,
+        ),
+    )
+    .where(inventories.c.provider_id == sa.bindparam("provider"))
+)
+
+_RAISE_GENERATION = (
+    consumers.update().where(consumers.c.uuid == sa.bindparam("consumer")).values(generation=consumers.c.generation + 1)
+)
+
+_DROP_EMPTY = consumers.delete().where(
+    consumers.c.uuid == sa.bindparam("consumer"),
+    ~sa.exists().where(allocations.c.consumer == consumers.c.uuid),
+)
+
+
+@cache
+def _adding(names: tuple[str, ...]) -> sa.Update:
+    """Adds `amount0`, `amount1`, ... to the counters of these classes, where there is room for it."""
+    amounts = {name: sa.bindparam(f"amount{n}", type_=sa.BigInteger) for n, name in enumerate(names)}
+    amount = sa.case(amounts, value=inventories.c.resource_class, else_=0)
+    return (
+        inventories.update()
+        .where(
+            inventories.c.provider_id == sa.bindparam("provider"),
+            inventories.c.resource_class.in_(names),
+            sa.or_(amount < 0, inventories.c.used + amount <= inventories.c.capacity),
+        )
+        .values(used=inventories.c.used + amount)
+    )
+
+
+@cache
+def _upsert_consumer(dialect: str) -> sa.Insert:
+    statement = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(consumers)
+    return statement.on_conflict_do_update(
+        index_elements=[consumers.c.uuid], set_={"instance": statement.excluded.instance}
+    )

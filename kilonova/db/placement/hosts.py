@@ -19,6 +19,7 @@ from kilonova.db.placement.providers import (
     set_traits,
 )
 from kilonova.db.placement.tables import (
+    change_number,
     hosts,
     inventories,
     provider_aggregates,
@@ -107,6 +108,7 @@ def report(
                 host=host,
                 node=node,
                 seen_at=now,
+                seen_changed=change_number(connection),
                 num_io_ops=0,
                 failed_builds=0,
                 **facts,
@@ -119,7 +121,9 @@ def report(
         reported_before = set(known.reported_traits)
         changed = {name: value for name, value in facts.items() if getattr(known, name) != value}
         connection.execute(
-            hosts.update().where(hosts.c.provider_id == provider_id).values(seen_at=now, **changed)
+            hosts.update()
+            .where(hosts.c.provider_id == provider_id)
+            .values(seen_at=now, seen_changed=change_number(connection), **changed)
         )
         if changed:
             stamp(connection, [provider_id])
@@ -161,9 +165,7 @@ def _inventories(
     for name, (total, reserved, ratio) in sizes.items():
         if total > 0:
             ratio = present[name].allocation_ratio if name in present else ratio
-            wanted[name] = Inventory(
-                total=total, reserved=min(reserved, total), max_unit=total, allocation_ratio=ratio
-            )
+            wanted[name] = Inventory(total=total, reserved=min(reserved, total), max_unit=total, allocation_ratio=ratio)
         elif name in present and not present[name].used:
             del wanted[name]
     return wanted
@@ -171,14 +173,13 @@ def _inventories(
 
 def heartbeat(connection: sa.Connection, host: str, now: float) -> bool:
     """Record a sign of life. Returns False for a host that has never reported."""
-    return connection.execute(hosts.update().where(hosts.c.host == host).values(seen_at=now)).rowcount > 0
+    seen = {"seen_at": now, "seen_changed": change_number(connection)}
+    return connection.execute(hosts.update().where(hosts.c.host == host).values(seen)).rowcount > 0
 
 
 def mark_down(connection: sa.Connection, host: str) -> None:
     """Take the host for dead until its next sign of life (a service forced down, or fenced)."""
-    ids = _node_ids(connection, host)
-    connection.execute(hosts.update().where(hosts.c.provider_id.in_(ids)).values(seen_at=0.0))
-    stamp(connection, ids)
+    heartbeat(connection, host, 0.0)
 
 
 def publish_status(connection: sa.Connection, host: str, *, disabled: bool) -> None:
@@ -257,9 +258,7 @@ def count_build(connection: sa.Connection, host: str, node: str, *, failed: bool
     this = sa.and_(hosts.c.host == host, hosts.c.node == node)
     if failed:
         connection.execute(hosts.update().where(this).values(failed_builds=hosts.c.failed_builds + 1))
-    elif not connection.execute(
-        hosts.update().where(this, hosts.c.failed_builds > 0).values(failed_builds=0)
-    ).rowcount:
+    elif not connection.execute(hosts.update().where(this, hosts.c.failed_builds > 0).values(failed_builds=0)).rowcount:
         return
     stamp(connection, _node_ids(connection, host))
 

@@ -110,9 +110,7 @@ def lock_provider(connection: sa.Connection, uuid: str, generation: int | None =
     return int(row.id)
 
 
-def create_provider(
-    connection: sa.Connection, uuid: str, name: str, *, parent: str | None = None, now: float
-) -> int:
+def create_provider(connection: sa.Connection, uuid: str, name: str, *, parent: str | None = None, now: float) -> int:
     """Make a provider and return its id.
 
     Raises:
@@ -140,15 +138,11 @@ def create_provider(
     assert created is not None
     provider_id = int(created[0])
     if root_id is None:
-        connection.execute(
-            providers.update().where(providers.c.id == provider_id).values(root_id=provider_id)
-        )
+        connection.execute(providers.update().where(providers.c.id == provider_id).values(root_id=provider_id))
     return provider_id
 
 
-def rename_provider(
-    connection: sa.Connection, uuid: str, name: str, *, parent: str | None, may_move: bool
-) -> None:
+def rename_provider(connection: sa.Connection, uuid: str, name: str, *, parent: str | None, may_move: bool) -> None:
     """Give a provider a name and a parent.
 
     Args:
@@ -210,9 +204,7 @@ def delete_provider(connection: sa.Connection, uuid: str) -> None:
     """
     provider_id = lock_provider(connection, uuid)
     if connection.execute(sa.select(providers.c.id).where(providers.c.parent_id == provider_id)).first():
-        raise CannotDeleteParent(
-            f"Unable to delete parent resource provider {uuid}: It has child resource providers."
-        )
+        raise CannotDeleteParent(f"Unable to delete parent resource provider {uuid}: It has child resource providers.")
     claimed = sa.select(allocations.c.consumer).where(allocations.c.provider_id == provider_id)
     if connection.execute(claimed).first():
         raise ProviderInUse(f"Unable to delete resource provider {uuid}: Resource provider has allocations.")
@@ -267,9 +259,7 @@ def set_inventories(
         touch(connection, [provider_id])
 
 
-def set_traits(
-    connection: sa.Connection, uuid: str, wanted: Iterable[str], *, generation: int | None = None
-) -> bool:
+def set_traits(connection: sa.Connection, uuid: str, wanted: Iterable[str], *, generation: int | None = None) -> bool:
     """Make the traits of a provider exactly these. Nothing is written when they are already so.
 
     Returns:

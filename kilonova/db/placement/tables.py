@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from functools import cache
 
 import sqlalchemy as sa
 
@@ -94,9 +94,7 @@ allocations = sa.Table(
 )
 
 custom_traits = sa.Table("traits", api_metadata, sa.Column("name", sa.String(255), primary_key=True))
-custom_classes = sa.Table(
-    "resource_classes", api_metadata, sa.Column("name", sa.String(255), primary_key=True)
-)
+custom_classes = sa.Table("resource_classes", api_metadata, sa.Column("name", sa.String(255), primary_key=True))
 
 hosts = sa.Table(
     "scheduler_hosts",
@@ -113,52 +111,61 @@ hosts = sa.Table(
     sa.Column("reported_traits", Json(list[str]), nullable=False),
     sa.Column("num_io_ops", sa.Integer, nullable=False, default=0),
     sa.Column("failed_builds", sa.Integer, nullable=False, default=0),
-    sa.Column("seen_at", Timestamp, nullable=False, index=True),
+    sa.Column("seen_at", Timestamp, nullable=False),
+    sa.Column("seen_changed", sa.BigInteger, nullable=False, index=True),
 )
 """What the scheduler knows of a compute host beside its inventory. seen_at: the last sign of life; it changes
-all the time and is read by itself, so it does not count as a change of the provider."""
+all the time and is read by itself, so it has a change number of its own."""
 
 
-def change_number(connection: sa.Connection) -> Any:
+def change_number(connection: sa.Connection) -> sa.ColumnElement[int]:
     """An SQL expression: the number that a row changed by this transaction is stamped with.
 
     Readers ask for rows stamped at or after the number that `changes_before` gave with their last reading.
     PostgreSQL: the transaction's own id, so claims on different hosts share no counter row. SQLite has one
     writer at a time: one more than the highest stamp.
     """
-    if connection.dialect.name == "postgresql":
-        return sa.cast(sa.cast(sa.func.pg_current_xact_id(), sa.Text), sa.BigInteger)
-    highest = [
-        sa.select(sa.func.coalesce(sa.func.max(table.c.changed), 0)).scalar_subquery()
-        for table in (providers, deleted_providers)
-    ]
-    return sa.func.max(*highest) + 1
+    return _change_number(connection.dialect.name)
 
 
-def changes_before(connection: sa.Connection) -> int:
-    """The number below which this snapshot holds every change there will ever be.
+def changes_before(dialect: str) -> sa.ColumnElement[int]:
+    """An SQL expression: the number below which this snapshot holds every change there will ever be.
 
-    PostgreSQL: the oldest transaction still running. SQLite: the highest stamp plus one.
+    PostgreSQL: the oldest transaction still running. SQLite: as `change_number`.
     """
-    if connection.dialect.name == "postgresql":
+    if dialect == "postgresql":
         oldest = sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot())
-        number = sa.cast(sa.cast(oldest, sa.Text), sa.BigInteger)
-        return int(connection.execute(sa.select(number)).scalar_one())
-    return int(connection.execute(sa.select(change_number(connection))).scalar_one())
+        return sa.cast(sa.cast(oldest, sa.Text), sa.BigInteger)
+    return _change_number(dialect)
+
+
+def highest(column: sa.Column[int]) -> sa.ScalarSelect[int]:
+    """The highest stamp in a column; 0 without any."""
+    return sa.select(sa.func.coalesce(sa.func.max(column), 0)).scalar_subquery()
 
 
 def stamp(connection: sa.Connection, provider_ids: Sequence[int]) -> None:
     """Let readers of changes see the providers again, though nothing that has a generation changed."""
-    connection.execute(
-        providers.update().where(providers.c.id.in_(provider_ids)).values(changed=change_number(connection))
-    )
+    connection.execute(_stamping(connection.dialect.name, 0), {"ids": list(provider_ids)})
 
 
-def touch(connection: sa.Connection, provider_ids: list[int]) -> None:
+def touch(connection: sa.Connection, provider_ids: Iterable[int]) -> None:
     """Raise the generation of the providers: something about them changed. Spec: API-742."""
-    if provider_ids:
-        connection.execute(
-            providers.update()
-            .where(providers.c.id.in_(sorted(provider_ids)))
-            .values(generation=providers.c.generation + 1, changed=change_number(connection))
-        )
+    connection.execute(_stamping(connection.dialect.name, 1), {"ids": sorted(provider_ids)})
+
+
+@cache
+def _change_number(dialect: str) -> sa.ColumnElement[int]:
+    if dialect == "postgresql":
+        return sa.cast(sa.cast(sa.func.pg_current_xact_id(), sa.Text), sa.BigInteger)
+    columns = (providers.c.changed, deleted_providers.c.changed, hosts.c.seen_changed)
+    return sa.func.max(*map(highest, columns)) + 1
+
+
+@cache
+def _stamping(dialect: str, generations: int) -> sa.Update:
+    return (
+        providers.update()
+        .where(providers.c.id.in_(sa.bindparam("ids", expanding=True)))
+        .values(generation=providers.c.generation + generations, changed=_change_number(dialect))
+    )

@@ -1,0 +1,105 @@
+"""What a request demands of a host, worked out once for each decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kilonova.domain.grouping import Aggregate, GroupPolicy, ServerGroup
+from kilonova.domain.instance import RequestSpec
+from kilonova.domain.resources import is_volume_backed, resources_of, traits_of
+
+DEVICE_TAGGING = "COMPUTE_DEVICE_TAGGING"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """A request as filters and weighers read it.
+
+    Args:
+        resources: amounts by resource class. required, forbidden: traits.
+        group: None without a server group, or one that no longer exists. Spec: BLD-20.
+        members_on: how many other members of the group are on each host.
+        hosts_of: the hosts of each server that the hints `same_host` and `different_host` name.
+        aggregates: all host aggregates. now: seconds since the epoch.
+        service_down_time: seconds of silence after which a host counts as dead.
+    """
+
+    spec: RequestSpec
+    resources: Mapping[str, int]
+    required: frozenset[str]
+    forbidden: frozenset[str]
+    group: ServerGroup | None = None
+    members_on: dict[str, int] = field(default_factory=dict)
+    hosts_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    aggregates: Sequence[Aggregate] = ()
+    now: float = 0.0
+    service_down_time: float = 60.0
+    default_zone: str = "nova"
+
+    @property
+    def policy(self) -> GroupPolicy | None:
+        return self.group.policy if self.group else None
+
+    @property
+    def forced(self) -> bool:
+        """Whether an administrator has named the host or node, which skips all but the room and its traits."""
+        return self.spec.force_host is not None or self.spec.force_node is not None
+
+
+def demand_of(
+    spec: RequestSpec,
+    *,
+    group: ServerGroup | None = None,
+    located: Iterable[tuple[str, str]] = (),
+    aggregates: Sequence[Aggregate] = (),
+    now: float = 0.0,
+    service_down_time: float = 60.0,
+    default_zone: str = "nova",
+) -> Demand:
+    """Work out what a request demands.
+
+    Args:
+        located: (host, instance) of the servers that `servers_of_interest` names.
+
+    Raises:
+        InvalidInput: flavor or image ask for something that cannot be.
+
+    Spec: BLD-32 (what only some hosts can do is demanded as a trait).
+    """
+    traits = traits_of(spec.flavor, spec.image)
+    tagged = any(device.tag for device in spec.block_devices) or any(
+        network.tag for network in spec.requested_networks or ()
+    )
+    members_on: dict[str, int] = {}
+    hosts_of: dict[str, set[str]] = {}
+    members = set(group.members) - {spec.instance_uuid} if group else set()
+    for host, instance in located:
+        hosts_of.setdefault(instance, set()).add(host)
+        if instance in members:
+            members_on[host] = members_on.get(host, 0) + 1
+    return Demand(
+        spec=spec,
+        resources=resources_of(spec.flavor, spec.image, volume_backed=is_volume_backed(spec.block_devices)),
+        required=traits.required | ({DEVICE_TAGGING} if tagged else set()),
+        forbidden=traits.forbidden,
+        group=group,
+        members_on=members_on,
+        hosts_of={instance: frozenset(hosts) for instance, hosts in hosts_of.items()},
+        aggregates=aggregates,
+        now=now,
+        service_down_time=service_down_time,
+        default_zone=default_zone,
+    )
+
+
+def servers_of_interest(spec: RequestSpec, group: ServerGroup | None) -> list[str]:
+    """The servers whose hosts matter to this request."""
+    wanted = {uuid for hint in ("same_host", "different_host") for uuid in hint_values(spec, hint)}
+    wanted |= set(group.members) if group else set()
+    return sorted(wanted - {spec.instance_uuid})
+
+
+def hint_values(spec: RequestSpec, name: str) -> list[str]:
+    """The values of a scheduler hint; empty without it. Spec: BLD-33."""
+    return spec.scheduler_hints.get(name, [])

@@ -1,0 +1,48 @@
+"""Filters by what placement knows: room, traits, disabled hosts, devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from kilonova.db.placement.hosts import STATUS_DISABLED
+from kilonova.scheduler.demand import Demand
+from kilonova.scheduler.view import HostView, Mask
+
+
+def room(view: HostView, demand: Demand) -> Mask | None:
+    """Hosts with enough left of every resource class, in portions that they give."""
+    if not demand.resources:
+        return None
+    return _all(_has_room(view, name, amount) for name, amount in demand.resources.items())
+
+
+def _has_room(view: HostView, name: str, amount: int) -> Mask:
+    offers = view.offers.get(name)
+    if offers is None:
+        return np.zeros(len(view.alive), np.bool_)
+    given = (offers.min_unit <= amount) & (amount <= offers.max_unit) & (amount % offers.step_size == 0)
+    return np.asarray(given & (offers.free() >= amount))
+
+
+def traits(view: HostView, demand: Demand) -> Mask | None:
+    """Hosts with every required and no forbidden trait."""
+    if not demand.required and not demand.forbidden:
+        return None
+    wanted = [view.with_trait(trait) for trait in sorted(demand.required)]
+    return _all([*wanted, *(~view.with_trait(trait) for trait in sorted(demand.forbidden))])
+
+
+def not_disabled(view: HostView, demand: Demand) -> Mask:
+    """Hosts that no operator has disabled."""
+    return ~view.with_trait(STATUS_DISABLED)
+
+
+def pci_devices(view: HostView, demand: Demand) -> Mask | None:
+    """No host offers PCI devices, so a flavor that asks for one finds none."""
+    return np.zeros(len(view.alive), np.bool_) if "pci_passthrough:alias" in demand.spec.flavor.extra_specs else None
+
+
+def _all(masks: Iterable[Mask]) -> Mask:
+    return np.asarray(np.logical_and.reduce(list(masks)), np.bool_)
