@@ -24,5 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _starts_a_server(item: pytest.Item) -> bool:
     if SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
         return True
-    parameters = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+    callspec = getattr(item, "callspec", None)
+    parameters = callspec.params.values() if callspec else ()
     return any(isinstance(value, str) and value.startswith("postgres") for value in parameters)
