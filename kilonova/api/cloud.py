@@ -15,6 +15,7 @@ from kilonova.services.image import ImageService
 from kilonova.services.network import NetworkService
 
 if TYPE_CHECKING:
+    from kilonova.api.compute.hosts import Hosts
     from kilonova.api.compute.quota_check import Quotas
     from kilonova.operations.action_log import ActionLog
 
@@ -31,7 +32,6 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
             `%(count)d` (from 1) and `%(uuid)s` are filled in.
         instance_name_template: name of the guest on the hypervisor; `%(uuid)s` is filled in.
         default_schedule_zone: zone of a server that asks for none; "" for any.
-        osapi_compute_unique_server_name_scope: "" (names may repeat), project or global.
         list_records_by_skipping_down_cells: leave out a cell that does not answer instead of failing.
     """
 
@@ -43,7 +43,6 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
     multi_instance_display_name_template: str = "%(name)s-%(count)d"
     instance_name_template: str = "instance-%(uuid)s"
     default_schedule_zone: str = ""
-    osapi_compute_unique_server_name_scope: str = ""
     list_records_by_skipping_down_cells: bool = True
 
 
@@ -58,5 +57,6 @@ class Cloud:
     networks: NetworkService
     actions: ActionLog
     quotas: Quotas
+    hosts: Hosts
     clock: Clock
     options: ApiOptions

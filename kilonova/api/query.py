@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -58,11 +58,14 @@ class Query:
 
     Args:
         strict_since: from this microversion an unknown parameter is refused; None for never. Spec: API-029.
+        refused: names that are refused at every microversion, as filters that nobody may use.
     """
 
-    def __init__(self, params: Mapping[str, Param] | None = None, *, strict_since: int | None = 102) -> None:
+    def __init__(self, params: Mapping[str, Param] | None = None, *, strict_since: int | None = 102,
+                 refused: Callable[[str], bool] | None = None) -> None:
         self.params = params or {}
         self.strict_since = strict_since
+        self.refused = refused
 
     def read(self, text: bytes, reading: Reading) -> QueryValues:
         """Check a query string. Raises InvalidInput."""
@@ -72,6 +75,8 @@ class Query:
         values: dict[str, list[Any]] = {}
         unknown: list[str] = []
         for name, value in pairs:
+            if self.refused is not None and self.refused(name):
+                raise InvalidInput("Invalid filter field")
             param = self.params.get(name)
             if param is None or not param.since <= reading.version <= param.until:
                 unknown.append(name)

@@ -7,7 +7,21 @@ from pathlib import Path
 
 from kilonova.api.application import Application
 from kilonova.api.cloud import ApiOptions, Cloud
-from kilonova.api.compute import addresses, retired, versions
+from kilonova.api.compute import (
+    addresses,
+    console_output,
+    instance_actions,
+    retired,
+    server_actions,
+    server_create,
+    server_list,
+    server_metadata,
+    server_tags,
+    servers,
+    versions,
+    volumes_boot,
+)
+from kilonova.api.compute.hosts import Hosts, UnknownHosts
 from kilonova.api.compute.quota_check import Quotas, RecordQuotas
 from kilonova.api.policy import Policy, Rule
 from kilonova.api.routes import Route
@@ -19,7 +33,10 @@ from kilonova.services.identity import IdentityService
 from kilonova.services.image import ImageService
 from kilonova.services.network import NetworkService
 
-RESOURCES = (versions, retired, addresses)
+RESOURCES = (
+    versions, retired, server_list, server_create, servers, server_actions, console_output, server_metadata,
+    server_tags, addresses, instance_actions, volumes_boot,
+)
 """Modules with a list ROUTES. A new resource is one more name here."""
 
 
@@ -42,6 +59,7 @@ class ComputeApi(Application):
         policy_file: overrides of policy rules; read again when it changes. None for the defaults.
         identity_url: told to callers without a token.
         quotas: limits and usage; by default the same limits for every project.
+        hosts: what is known of hosts and zones; by default nothing.
 
     Raises:
         PolicyFileInvalid: the policy file cannot be parsed.
@@ -60,12 +78,13 @@ class ComputeApi(Application):
         identity_url: str,
         policy_file: Path | None = None,
         quotas: Quotas | None = None,
+        hosts: Hosts | None = None,
         options: ApiOptions | None = None,
     ) -> None:
         routes = all_routes()
         cloud = Cloud(
             cells=cells, compute=compute, identity=identity, images=images, networks=networks,
-            actions=actions, quotas=quotas or RecordQuotas(cells), clock=clock,
+            actions=actions, quotas=quotas or RecordQuotas(cells), hosts=hosts or UnknownHosts(), clock=clock,
             options=options or ApiOptions(),
         )
         super().__init__(

@@ -1,0 +1,50 @@
+"""Gathering what views of servers show beside the records. One look-up each, however many servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kilonova.api.call import Call
+from kilonova.api.compute.server_status import WITH_FAULT, status_of
+from kilonova.api.compute.server_view import HOST_STATUS, HOST_STATUS_UNKNOWN, Extras, ServerView
+from kilonova.cells.registry import Cell
+from kilonova.db import instance_list, instances
+from kilonova.domain.errors import ServiceUnavailable
+from kilonova.domain.instance import Fault, Instance
+
+Placed = tuple[Instance, Cell | None]
+"""A server and its cell, None while it has none."""
+
+
+async def extras_for(call: Call, servers: Sequence[Placed], groups: tuple[str, ...] | None = None) -> Extras:
+    """What the views of these servers need at this microversion."""
+    faults: dict[str, Fault] = {}
+    by_cell: dict[str, list[str]] = {}
+    for instance, cell in servers:
+        deleted = instance.deleted_at is not None
+        if cell is not None and status_of(instance.vm_state, instance.task_state, deleted) in WITH_FAULT:
+            by_cell.setdefault(cell.name, []).append(instance.uuid)
+    for name, uuids in by_cell.items():
+        database = call.cloud.cells.named(name).database
+        faults |= await database.read(lambda conn, uuids=uuids: instances.latest_faults(conn, uuids))  # type: ignore[misc]
+    asked = {}
+    if call.version >= 96 and servers:
+        chosen = [instance.uuid for instance, _ in servers]
+        asked = await call.cloud.cells.api.read(lambda conn: instance_list.asked_of(conn, chosen))
+    statuses: dict[str, str] = {}
+    if call.version >= 16 and (call.allows(HOST_STATUS) or call.allows(HOST_STATUS_UNKNOWN)):
+        statuses = await call.cloud.hosts.statuses({i.host for i, _ in servers if i.host})
+    return Extras(faults, asked, statuses, groups)
+
+
+async def show_full(call: Call, instance: Instance, cell: Cell | None) -> dict[str, object]:
+    """One server with every field the caller may see."""
+    groups: tuple[str, ...] | None = None
+    if instance.network_info:
+        ports = tuple(vif.id for vif in instance.network_info)
+        try:
+            groups = await call.cloud.networks.security_groups_of(ports)
+        except ServiceUnavailable:
+            groups = None  # the record still names them; a server is shown also when networking is down
+    view = ServerView(call, await extras_for(call, [(instance, cell)], groups))
+    return view.full(instance, groups=True)

@@ -1,0 +1,102 @@
+"""Metadata of a server. Spec: API-158 to API-163."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kilonova.api.call import Call
+from kilonova.api.compute import quota_check, server_records
+from kilonova.api.compute.field_types import METADATA, METADATA_KEY, METADATA_VALUE
+from kilonova.api.compute.quota_check import Limits
+from kilonova.api.compute.server_lookup import find_server
+from kilonova.api.policy import Audience, Rule
+from kilonova.api.routes import Route
+from kilonova.api.schema import MapOf, Object, required
+from kilonova.domain.errors import InvalidInput, NotFound
+from kilonova.domain.instance import Instance
+
+Metadata = dict[str, str]
+
+
+async def index(call: Call) -> Any:
+    return {"metadata": call.server.instance.metadata}
+
+
+async def show(call: Call) -> Any:
+    key = call.path["id"]
+    metadata = call.server.instance.metadata
+    if key not in metadata:
+        raise NotFound("Metadata item was not found")
+    return {"meta": {key: metadata[key]}}
+
+
+async def create(call: Call) -> Any:
+    asked: Metadata = call.body["metadata"]
+    return {"metadata": await _change(call, lambda current: current | asked)}
+
+
+async def replace(call: Call) -> Any:
+    asked: Metadata = call.body["metadata"]
+    return {"metadata": await _change(call, lambda current: asked)}
+
+
+async def update(call: Call) -> Any:
+    meta: Metadata = call.body["meta"]
+    if call.path["id"] not in meta:
+        raise InvalidInput("Request body and URI mismatch")
+    await _change(call, lambda current: current | meta)
+    return {"meta": meta}
+
+
+async def delete(call: Call) -> None:
+    key = call.path["id"]
+
+    def without(current: Metadata) -> Metadata:
+        if key not in current:
+            raise NotFound("Metadata item was not found")
+        return {name: value for name, value in current.items() if name != key}
+
+    await _change(call, without, action="delete metadata")
+
+
+async def _change(
+    call: Call, new: Callable[[Metadata], Metadata], *, action: str = "update metadata"
+) -> Metadata:
+    """Write what `new` makes of the stored metadata. Raises the conflicts of API-062 and API-064, OverQuota."""
+    project = call.server.instance.project_id
+    limits: Limits = await call.cloud.quotas.limits(project, call.context.user_id)
+
+    def changes(instance: Instance) -> dict[str, Any]:
+        server_records.check_lock(call, instance)
+        server_records.check_state(instance, action, server_records.QUIET_STATES)
+        metadata = new(instance.metadata)
+        if len(metadata) > len(instance.metadata):
+            quota_check.check_metadata(limits, len(metadata))
+        return {"metadata": metadata}
+
+    return (await server_records.change(call, call.server, changes)).metadata
+
+
+_ALL = Object({"metadata": required(METADATA)})
+_ONE = Object({"meta": required(MapOf(METADATA_KEY, METADATA_VALUE, fewest=1, most=1))})
+_PATH = "/servers/{server_id}/metadata"
+
+
+def _rule(name: str, audience: Audience) -> Rule:
+    return Rule(f"server-metadata:{name}", audience)
+
+
+ROUTES = [
+    Route(method="GET", path=_PATH, handler=index, look_up=find_server, rule=_rule("index", Audience.READER)),
+    Route(method="POST", path=_PATH, handler=create, look_up=find_server, rule=_rule("create", Audience.MEMBER),
+          body=_ALL),
+    Route(method="PUT", path=_PATH, handler=replace, look_up=find_server, rule=_rule("update_all", Audience.MEMBER),
+          body=_ALL),
+    Route(method="GET", path=f"{_PATH}/{{id}}", handler=show, look_up=find_server,
+          rule=_rule("show", Audience.READER)),
+    Route(method="PUT", path=f"{_PATH}/{{id}}", handler=update, look_up=find_server,
+          rule=_rule("update", Audience.MEMBER), body=_ONE),
+    Route(method="DELETE", path=f"{_PATH}/{{id}}", handler=delete, look_up=find_server,
+          rule=_rule("delete", Audience.MEMBER), status=204),
+]
