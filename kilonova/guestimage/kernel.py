@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import lzma
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def read_kernel(tree: Path, wanted: tuple[str, ...]) -> Kernel:
     base = roots[-1].parent.parent.parent
     run(["depmod", "-b", str(base), version])
     order = load_order((roots[-1] / "modules.dep").read_text(), wanted)
-    modules = tuple((_plain_name(path), _uncompressed(roots[-1] / path)) for path in order)
+    modules = tuple((_plain_name(path), uncompressed(roots[-1] / path, tree)) for path in order)
     return Kernel(version, images[-1].read_bytes(), modules)
 
 
@@ -69,11 +70,18 @@ def _module_name(path: str) -> str:
     return _plain_name(path).removesuffix(".ko").replace("-", "_")
 
 
-def _uncompressed(path: Path) -> bytes:
+def uncompressed(path: Path, tree: Path) -> bytes:
+    """The content of a module file: distributions compress them in three ways or not at all.
+
+    Args:
+        tree: unpacked packages, with the program zstd.
+    """
     match path.suffix:
+        case ".gz":
+            return gzip.decompress(path.read_bytes())
         case ".xz":
             return lzma.decompress(path.read_bytes())
         case ".zst":
-            return run(["zstd", "-dcq", str(path)])
+            return run(["zstd", "-dcq", str(path)], unpacked=tree)
         case _:
             return path.read_bytes()

@@ -18,7 +18,7 @@ from kilonova.domain.errors import KilonovaError
 KERNELS = ("linux-image-cloud-amd64", "linux-image-kvm", "linux-image-virtual")
 """The smallest kernels for guests: Debian's, then Ubuntu's two. The first known one is taken."""
 
-BOOT = ("busybox-static", "dosfstools", "mtools", "syslinux", "syslinux-common", "systemd-boot-efi")
+BOOT = ("busybox-static", "dosfstools", "mtools", "syslinux", "syslinux-common", "systemd-boot-efi", "zstd")
 SERVICES = ("dropbear-bin", "qemu-guest-agent")
 LIBRARIES = re.compile(
     r"(libc6|libcrypt1|libffi8|libglib2\.0-0|libgmp10|libnuma1|libpcre2-8-0|libpcre3|libtomcrypt1|libtommath1"

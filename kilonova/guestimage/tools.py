@@ -10,7 +10,7 @@ from kilonova.domain.errors import KilonovaError
 
 TIMEOUT = 120.0
 """seconds"""
-NEEDED = "Making the guest image needs the packages e2fsprogs, kmod, qemu-utils and zstd."
+NEEDED = "Making the guest image needs the packages e2fsprogs, kmod and qemu-utils."
 
 
 def run(command: list[str], *, unpacked: Path | None = None, cwd: Path | None = None) -> bytes:

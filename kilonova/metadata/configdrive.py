@@ -33,7 +33,7 @@ def build_iso(metadata: GuestMetadata, path: Path, *, random: openstack.Random =
         random: gives the bytes of `random_seed`.
 
     Raises:
-        InvalidInput: the content of an injected file is not base64.
+        InvalidInput: the content of an injected file is not base64. Spec: BLD-01, BLD-02.
     """
     image = _image(drive_files(metadata, random))
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

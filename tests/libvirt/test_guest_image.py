@@ -20,7 +20,7 @@ import pytest
 
 from kilonova.domain.instance import InjectedFile
 from kilonova.guestimage import Variant, build, packages
-from kilonova.guestimage.kernel import load_order
+from kilonova.guestimage.kernel import load_order, uncompressed
 from kilonova.hypervisor.guest import GuestMetadata
 from kilonova.metadata.configdrive import build_iso
 
@@ -58,9 +58,7 @@ class Machine:
 
 
 @contextmanager
-def machine(
-    image: Path, *arguments: str, network: str = "user,id=net", memory: int = 128
-) -> Iterator[Machine]:
+def machine(image: Path, *arguments: str, network: str = "user,id=net", memory: int = 128) -> Iterator[Machine]:
     """memory: MiB."""
     command = [
         "qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-m", str(memory), "-snapshot", "-display", "none",
@@ -171,9 +169,7 @@ def test_guest_boots_from_uefi(image: Path, tmp_path: Path) -> None:
         guest.wait_for("guest: network eth0 10.0.2.15/24")
 
 
-def test_second_build_comes_from_the_cache(
-    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_build_comes_from_the_cache(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         pytest.fail("nothing should be asked of the package archive")
 
@@ -182,6 +178,14 @@ def test_second_build_comes_from_the_cache(
     again = build(tmp_path / "again.qcow2")
     assert again.read_bytes() == image.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["again.qcow2"]
+
+
+@pytest.mark.parametrize("program", ["gzip", "xz", "zstd"])
+def test_compressed_modules_are_read(program: str, tmp_path: Path) -> None:
+    suffix = {"gzip": "gz", "xz": "xz", "zstd": "zst"}[program]
+    packed = tmp_path / f"module.ko.{suffix}"
+    packed.write_bytes(subprocess.run([program, "-c"], input=b"ELF" * 999, capture_output=True, check=True).stdout)
+    assert uncompressed(packed, tmp_path) == b"ELF" * 999
 
 
 def test_modules_come_after_what_they_need() -> None:

@@ -85,13 +85,15 @@ def test_without_password_and_files_nothing_is_said_of_them(tmp_path: Path) -> N
     assert not [place for place in files if "content" in place or "user" in place]
 
 
+@pytest.mark.spec("BLD-02")
 def test_drive_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "drive.iso"
     build_iso(METADATA, target)
     before = target.read_bytes()
     broken = msgspec.structs.replace(METADATA, files=(InjectedFile("/etc/motd", "not base64!"),))
-    with pytest.raises(InvalidInput, match="/etc/motd"):
+    with pytest.raises(InvalidInput, match="/etc/motd") as refused:
         build_iso(broken, target)
+    assert "not base64!" not in str(refused.value)
     assert target.read_bytes() == before
     build_iso(msgspec.structs.replace(METADATA, hostname="two"), target)
     assert json.loads(read(target, "rr_path")["/openstack/latest/meta_data.json"])["hostname"] == "two"

@@ -171,9 +171,7 @@ def test_meta_data_of_the_newest_version() -> None:
         "keys": [{"name": "mine", "type": "ssh", "data": KEY}],
         "random_seed": base64.b64encode(b"r" * 512).decode(),
         "project_id": "project",
-        "devices": [
-            {"type": "nic", "bus": "none", "address": "none", "mac": "fa:16:3e:00:00:01", "tags": ["front"]}
-        ],
+        "devices": [{"type": "nic", "bus": "none", "address": "none", "mac": "fa:16:3e:00:00:01", "tags": ["front"]}],
         "dedicated_cpus": [],
     }
 
