@@ -161,7 +161,10 @@ class Authenticator:
                      expires_at=self._clock.now() + LIFETIME)
 
     async def _token(self, method: TokenMethod) -> Proof:
-        parent = await self._verifier.verify(method.id)
+        try:
+            parent = await self._verifier.verify(method.id)
+        except Unauthorized as error:
+            raise _refused() from error
         if parent.credential is not None:
             raise Forbidden("A token from an application credential cannot be rescoped.")
         claims = parent.claims

@@ -142,3 +142,26 @@ class ApplicationCredential(Record, frozen=True, kw_only=True):
     unrestricted: bool = False
     role_ids: tuple[str, ...] = ()
     access_rule_ids: tuple[str, ...] = ()
+
+
+class RegisteredLimit(Record, frozen=True, kw_only=True):
+    """How much of a resource a project may have unless a limit of its own says otherwise; -1 is no bound."""
+
+    service_id: str
+    region_id: str | None
+    resource_name: str
+    default_limit: int
+    description: str | None = None
+
+
+class Limit(Record, frozen=True, kw_only=True):
+    """A project's or domain's own bound, in place of the registered one."""
+
+    registered_limit_id: str
+    project_id: str | None
+    domain_id: str | None
+    service_id: str
+    region_id: str | None
+    resource_name: str
+    resource_limit: int
+    description: str | None = None

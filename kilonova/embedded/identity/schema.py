@@ -153,3 +153,26 @@ endpoints = sa.Table(
     sa.Column("url", sa.Text, nullable=False),
     sa.Column("enabled", sa.Boolean, nullable=False),
 )
+
+registered_limits = sa.Table(
+    "identity_registered_limits", metadata,
+    sa.Column("id", Id, primary_key=True),
+    _of("identity_services", "service_id", nullable=False),
+    sa.Column("region_id", sa.String(255), sa.ForeignKey("identity_regions.id")),
+    sa.Column("resource_name", Name, nullable=False),
+    sa.Column("default_limit", sa.Integer, nullable=False),
+    sa.Column("description", sa.Text),
+)
+
+limits = sa.Table(
+    "identity_limits", metadata,
+    sa.Column("id", Id, primary_key=True),
+    _of("identity_registered_limits", "registered_limit_id", nullable=False, index=True),
+    _of("identity_projects", "project_id", index=True),
+    _of("identity_domains", "domain_id", index=True),
+    sa.Column("service_id", Id, nullable=False),
+    sa.Column("region_id", sa.String(255)),
+    sa.Column("resource_name", Name, nullable=False),
+    sa.Column("resource_limit", sa.Integer, nullable=False),
+    sa.Column("description", sa.Text),
+)

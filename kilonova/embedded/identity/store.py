@@ -17,9 +17,11 @@ from kilonova.embedded.identity.records import (
     Domain,
     Endpoint,
     Group,
+    Limit,
     Project,
     Record,
     Region,
+    RegisteredLimit,
     Role,
     Service,
     User,
@@ -131,6 +133,10 @@ application_credentials = Collection(
     schema.application_credentials, ApplicationCredential, "application credential"
 )
 access_rules = Collection(schema.access_rules, AccessRule, "access rule", order="service")
+registered_limits = Collection(
+    schema.registered_limits, RegisteredLimit, "registered limit", order="resource_name"
+)
+limits = Collection(schema.limits, Limit, "limit", order="resource_name")
 
 
 class IdentityStore:

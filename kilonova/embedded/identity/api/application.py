@@ -14,6 +14,7 @@ from kilonova.embedded.identity.api.auth import Auth
 from kilonova.embedded.identity.api.bodies import Attributes
 from kilonova.embedded.identity.api.domains import Domains
 from kilonova.embedded.identity.api.groups import Groups
+from kilonova.embedded.identity.api.limits import Limits, RegisteredLimits
 from kilonova.embedded.identity.api.projects import Projects
 from kilonova.embedded.identity.api.roles import Roles
 from kilonova.embedded.identity.api.services import Endpoints, Regions, Services
@@ -24,7 +25,8 @@ from kilonova.services.identity import IdentityService
 WITHOUT_TOKEN = r"(GET|HEAD) /(v3/?)?$|POST /v3/auth/tokens$"
 
 RESOURCES = (
-    Auth, Users, Projects, Roles, Assignments, Domains, Groups, Services, Endpoints, Regions, ApplicationCredentials
+    Auth, Users, Projects, Roles, Assignments, Domains, Groups, Services, Endpoints, Regions, ApplicationCredentials,
+    RegisteredLimits, Limits,
 )
 
 
