@@ -78,6 +78,6 @@ class Core:
         return tasks, with_data, staged
 
     async def close(self) -> None:
-        self.transfers.stop_all()
         await self.imports.close()
+        await self.transfers.close()
         self.files.close()

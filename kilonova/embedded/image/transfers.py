@@ -8,6 +8,7 @@ Spec: EMG-02, EMG-03, EMG-10, EMG-22.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ from kilonova.imaging.inspect import check
 SINGLE_DISKS = frozenset({"bare", "ami", "ari", "aki"})
 """Containers that hold nothing but the disk. What is in the others is not looked at."""
 
+CLOSE_LIMIT = 2.0
+"""Seconds that closing waits for transfers to clean up behind themselves."""
+
 
 class Transfers:
     """The transfers of one service: which run, and how each gets its data into place."""
@@ -36,6 +40,8 @@ class Transfers:
         self.clock = clock
         self.limits = limits
         self._running: dict[str, threading.Event] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def running(self, image_id: str) -> bool:
         return image_id in self._running
@@ -45,9 +51,13 @@ class Transfers:
         if image_id in self._running:
             self._running[image_id].set()
 
-    def stop_all(self) -> None:
+    async def close(self) -> None:
+        """End all transfers. One whose sender is silent may be left behind; the next start settles it."""
         for stopped in self._running.values():
             stopped.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_LIMIT):
+                await self._idle.wait()
 
     @contextlib.contextmanager
     def transfer(self, image_id: str) -> Iterator[threading.Event]:
@@ -55,10 +65,14 @@ class Transfers:
         if image_id in self._running:
             raise Conflict(f"Data of image {image_id} is being transferred already.")
         stopped = self._running[image_id] = threading.Event()
+        self._idle.clear()
         try:
             yield stopped
         finally:
+            stopped.set()  # for a thread that a cancellation has left behind
             del self._running[image_id]
+            if not self._running:
+                self._idle.set()
 
     async def incoming(self, record: ImageRecord) -> Incoming:
         """A file that may grow up to what the limits leave."""
