@@ -17,7 +17,7 @@ from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
 from kilonova.domain.errors import InstanceNotFound, StaleState
 from kilonova.domain.instance import Fault, Instance
-from kilonova.domain.states import TaskState, VmState
+from kilonova.domain.states import PowerState, TaskState, VmState
 
 instances = sa.Table(
     "instances",
@@ -181,3 +181,11 @@ def erase(conn: sa.Connection, uuid: str) -> None:
     """Remove a record as if it had never been: for a server that was deleted before it reached its cell."""
     conn.execute(sa.delete(instance_faults).where(instance_faults.c.instance_uuid == uuid))
     conn.execute(sa.delete(instances).where(instances.c.uuid == uuid))
+
+
+def power_states(conn: sa.Connection, host: str, uuids: Collection[str]) -> dict[str, PowerState]:
+    """The stored power states of those servers that are on the host and at rest."""
+    query = sa.select(instances.c.uuid, instances.c.power_state).where(
+        instances.c.host == host, instances.c.task_state.is_(None), instances.c.deleted_at.is_(None)
+    )
+    return {uuid: PowerState(state) for uuid, state in conn.execute(query) if uuid in uuids}

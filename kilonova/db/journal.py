@@ -132,7 +132,7 @@ class Journal:
                 "slot": record.subject if _holds_slot(record) else None,
                 "state": record.state.value,
                 "host": record.host,
-                "request_id": record.request_id,
+                "request_id": record.asker.request_id,
                 "cancel": None,
                 "wake_at": wake_at,
                 "lease_owner": None,

@@ -82,6 +82,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None = None
 
 
+class Asker(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asked for an operation, and in which request; empty for what the service does by itself."""
+
+    project_id: str = ""
+    user_id: str = ""
+    request_id: str = ""
+
+
 class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One operation with its journal.
 
@@ -102,9 +110,7 @@ class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
     exclusive: bool
     cursor: int = 0
     round: int = 0
-    project_id: str = ""
-    user_id: str = ""
-    request_id: str = ""
+    asker: Asker = Asker()
     parent: str | None = None
     host: str | None = None
     back_to: int | None = None

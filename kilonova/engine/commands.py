@@ -31,6 +31,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         fence, epoch: the operation whose lease proves the right to command, and the lease's epoch.
         subject: commands for one subject run one after the other.
         opposite: key of the step this one undoes (or, for a step, of its undo).
+        args: JSON of the step's arguments.
         attempt: a higher one than that of a failed command runs it again.
         interrupt: cut the command short if it is interruptible.
     """
@@ -40,7 +41,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     subject: str
     step: str
-    args: msgspec.Raw
+    args: bytes
     opposite: str = ""
     undo: bool = False
     attempt: int = 1
@@ -48,10 +49,10 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """A host's answer. state: running, done, failed or fenced."""
+    """A host's answer. state: running, done, failed or fenced. output: JSON of the step's result."""
 
     state: str
-    output: msgspec.Raw = msgspec.Raw(b"null")
+    output: bytes = b"null"
     failure: Failure | None = None
 
 
@@ -71,7 +72,9 @@ class Hosts:
         self._bus = bus
         self._clock = clock
 
-    async def run(self, host: str, command: Command, *, deadline: float, interrupted: Callable[[], bool]) -> msgspec.Raw:
+    async def run(
+        self, host: str, command: Command, *, deadline: float, interrupted: Callable[[], bool]
+    ) -> msgspec.Raw:
         """Run a command to its end.
 
         Args:
@@ -94,7 +97,7 @@ class Hosts:
             except msgspec.DecodeError as error:
                 raise Unreachable(f"Host {host} gave an answer that cannot be read.") from error
             if reply.state == "done":
-                return reply.output
+                return msgspec.Raw(reply.output)
             if reply.state == "fenced":
                 raise Fenced(f"Host {host} has seen a newer owner of operation {command.fence}.")
             if reply.state == "failed":

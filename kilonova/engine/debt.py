@@ -35,9 +35,7 @@ def incur(parent: OperationRecord, step: Step, *, undo: bool, host: str | None, 
         subject=parent.subject,
         state=OperationState.RUNNING,
         exclusive=False,
-        project_id=parent.project_id,
-        user_id=parent.user_id,
-        request_id=parent.request_id,
+        asker=parent.asker,
         parent=parent.id,
         host=host,
         request=msgspec.Raw(msgspec.json.encode(DebtRequest(parent=parent, step=step.name, undo=undo))),
@@ -78,4 +76,15 @@ def payment(definition: Operation, request: DebtRequest, parent_run: Run[msgspec
             await call(environment, parent_run)
 
         paid = Here(name=step.name, do=pay, undo=NoUndo("a debt is only ever paid"), timeout=FOREVER, retries=2**31)
-    return Operation(name=KIND, request=DebtRequest, steps=(paid,), ends=_nothing, fails=_abandoned, exclusive=False)
+    def without_secrets(paid_request: DebtRequest) -> DebtRequest:
+        if definition.scrub is None:
+            return paid_request
+        parent = paid_request.parent
+        clean = definition.scrub(msgspec.json.decode(parent.request, type=definition.request))
+        parent = msgspec.structs.replace(parent, request=msgspec.Raw(msgspec.json.encode(clean)))
+        return msgspec.structs.replace(paid_request, parent=parent)
+
+    return Operation(
+        name=KIND, request=DebtRequest, steps=(paid,), ends=_nothing, fails=_abandoned, exclusive=False,
+        scrub=without_secrets,
+    )

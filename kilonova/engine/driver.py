@@ -27,7 +27,7 @@ from kilonova.engine import debt
 from kilonova.engine.commands import Command, Hosts, command_key
 from kilonova.engine.failure import cancelled, describe
 from kilonova.engine.journaling import Moves, RecordFailed, amend, encode
-from kilonova.engine.operation import Await, Definitions, Here, NoUndo, OnHost, Operation, Step, Tx
+from kilonova.engine.operation import Await, Definitions, Here, NoUndo, OnHost, Operation, Record, Step, Tx
 
 log = structlog.get_logger(__name__)
 
@@ -106,6 +106,8 @@ class Driver:
             undo = self.record.state is OperationState.UNDOING
             if isinstance(step, Await) and not undo:
                 await self._await(step)
+            elif undo and isinstance(step, Record):  # it was stranded and is resumed
+                await self._retreat()
             elif undo:
                 await self._undo(step)
             else:
@@ -185,6 +187,10 @@ class Driver:
 
     # --- backward --------------------------------------------------------------------------------
 
+    async def _retreat(self) -> None:
+        record, moves = self.record, self._moves
+        await self._commit(lambda tx: moves.retreat(tx, record))
+
     async def _undo(self, step: Step) -> None:
         record, moves = self.record, self._moves
         entry = self._entry(step, undo=True)
@@ -248,7 +254,7 @@ class Driver:
             epoch=self._epoch,
             subject=record.subject,
             step=host_step.name,
-            args=msgspec.Raw(msgspec.json.encode(args(run))),
+            args=msgspec.json.encode(args(run)),
             undo=backwards,
             attempt=entry.attempt,
         )

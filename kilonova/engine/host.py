@@ -145,7 +145,7 @@ class HostExecutor:
             })
             return False
         if known.state == "done":
-            return Reply(state="done", output=msgspec.Raw(known.output.encode()))
+            return Reply(state="done", output=known.output.encode())
         if known.state == "failed" and known.attempt >= command.attempt:
             return Reply(state="failed", failure=known.failure)
         conn.execute(_BEGIN_AGAIN, {
@@ -198,11 +198,11 @@ class HostExecutor:
             log.warning("host step failed", host=self.host, step=step.name, subject=command.subject,
                         error=failure.message, details=failure.details)
             return Reply(state="failed", failure=failure)
-        return Reply(state="done", output=msgspec.Raw(msgspec.json.encode(result)))
+        return Reply(state="done", output=msgspec.json.encode(result))
 
     def _finish(self, conn: sa.Connection, command: Command, reply: Reply) -> None:
         conn.execute(_FINISH, {
-            "b_host": self.host, "b_key": command.key, "state": reply.state, "output": bytes(reply.output).decode(),
+            "b_host": self.host, "b_key": command.key, "state": reply.state, "output": reply.output.decode(),
             "failure": reply.failure, "now": self._clock.now(),
         })
 

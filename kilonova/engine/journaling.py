@@ -168,10 +168,9 @@ class Moves:
             step = self.current(record)
             if step is not None and self._to_undo(record, step):
                 if isinstance(step, Record):
-                    assert not isinstance(step.undo, NoUndo)
-                    output = step.undo(tx, self.run(record))
-                    record = _append(record, _entry(record, step, tx.now, undo=True, state=EntryState.DONE,
-                                                    output=encode(output)))
+                    record = _append(record, self._undo_record(tx, record, step))
+                    if record.entries[-1].state is EntryState.STARTED:
+                        return msgspec.structs.replace(record, state=OperationState.STRANDED)
                 else:
                     done = self.run(record).entry(step.name)
                     host = done.host if done is not None else None
@@ -184,6 +183,18 @@ class Moves:
             failure=None,
         )
         return self.advance(tx, record)
+
+    def _undo_record(self, tx: Tx, record: OperationRecord, step: Record) -> Entry:
+        """The journal line of an undone `Record` step; left open if its undo refuses."""
+        assert not isinstance(step.undo, NoUndo)
+        place = f"undo of {step.name}"
+        if (refusal := tx.refused.get((record.round, place))) is not None:
+            return _entry(record, step, tx.now, undo=True, failure=refusal)
+        try:
+            output = step.undo(tx, self.run(record))
+        except Exception as error:
+            raise RecordFailed(record.round, describe(error, place)) from error
+        return _entry(record, step, tx.now, undo=True, state=EntryState.DONE, output=encode(output))
 
     def give_up(self, tx: Tx, record: OperationRecord) -> OperationRecord:
         """End a failed operation: everything is undone (or an operator forced it)."""
@@ -201,8 +212,10 @@ class Moves:
             if entry.step == step.name:
                 last = entry
                 break
-        if last is None or last.undo:
+        if last is None:
             return False
+        if last.undo:
+            return last.state is EntryState.STARTED
         return not (isinstance(step, Record) and last.state is EntryState.FAILED)
 
     def undo_done(

@@ -8,7 +8,7 @@ import msgspec
 
 from kilonova.db.journal import Journal
 from kilonova.domain.errors import Conflict, NotFound
-from kilonova.domain.operation import TERMINAL, EntryState, OperationRecord, OperationState
+from kilonova.domain.operation import TERMINAL, Asker, EntryState, OperationRecord, OperationState
 from kilonova.engine.failure import cancelled
 from kilonova.engine.journaling import Moves, amend
 from kilonova.engine.operation import Definitions, Operation, Tx
@@ -34,9 +34,8 @@ class Submission(msgspec.Struct, frozen=True):
 
 
 def submit(
-    tx: Tx, journal: Journal, definition: Operation, subject: str, request: msgspec.Struct, *,
-    project_id: str = "", user_id: str = "", request_id: str = "", held: bool = False,
-    operation_id: str | None = None,
+    tx: Tx, journal: Journal, definition: Operation, subject: str, request: msgspec.Struct, asker: Asker, *,
+    held: bool = False, operation_id: str | None = None,
 ) -> Submission:
     """Accept an operation: its journal row and its first change of the subject, in the caller's transaction.
 
@@ -68,9 +67,7 @@ def submit(
         subject=subject,
         state=state,
         exclusive=definition.exclusive,
-        project_id=project_id,
-        user_id=user_id,
-        request_id=request_id,
+        asker=asker,
         request=msgspec.Raw(msgspec.json.encode(request)),
         created_at=tx.now,
         updated_at=tx.now,

@@ -20,7 +20,7 @@ from kilonova.hypervisor.guest import Guest
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of
 from kilonova.operations.network_allocation import allocate
-from kilonova.operations.records import fail, settle
+from kilonova.operations.records import fail, give_back, settle
 from kilonova.services.placement import Target
 
 BUILD_TASKS = (
@@ -96,9 +96,8 @@ def _leave_host(tx: Tx, run: Run[BuildServer]) -> None:
     """Only after nothing is left there. A record that a delete has taken keeps its task. Spec: BLD-66, BLD-68,
     BLD-81, FND-32, FND-34."""
     fields = {"host": None, "node": None, "launched_on": None, "availability_zone": None}
-    instance = settle(tx, run, owned=(*BUILD_TASKS, TaskState.DELETING), **fields)
-    if instance.task_state is not TaskState.DELETING:
-        settle(tx, run, owned=BUILD_TASKS, task_state=TaskState.SCHEDULING)
+    give_back(tx, run, owned=(TaskState.DELETING,), **fields)
+    give_back(tx, run, owned=BUILD_TASKS, task_state=TaskState.SCHEDULING, **fields)
 
 
 async def _allocate(env: Environment, run: Run[BuildServer]) -> Allocated:
@@ -118,7 +117,7 @@ def _networked(tx: Tx, run: Run[BuildServer]) -> None:
 
 
 def _forget_networks(tx: Tx, run: Run[BuildServer]) -> None:
-    settle(tx, run, owned=(*BUILD_TASKS, TaskState.DELETING), network_info=())
+    give_back(tx, run, owned=(*BUILD_TASKS, TaskState.DELETING), network_info=())
 
 
 def _spawning(tx: Tx, run: Run[BuildServer]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 
 import msgspec
+import sqlalchemy as sa
 
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import cell_journal
@@ -72,7 +73,7 @@ async def _record(env: PlacingEnvironment, run: Run[PlaceServer]) -> None:
     failed = msgspec.structs.replace(request.instance, vm_state=VmState.ERROR, task_state=None, updated_at=now)
     history = _operation(run, OperationState.FAILED, now, failure)
 
-    def bury(conn: instances.sa.Connection) -> None:
+    def bury(conn: sa.Connection) -> None:
         instances.insert(conn, failed)
         fault = Fault(code=500, message=failure.message, created_at=now)
         instances.add_fault(conn, failed.uuid, history.id, fault)
@@ -93,8 +94,8 @@ def _insert_building(tx: Tx, env: PlacingEnvironment, run: Run[PlaceServer], cho
             wiring_is_fatal=options.vif_plugging_is_fatal, access_network=options.default_access_ip_network_name,
         )
         submit.submit(
-            tx, cell_journal, BUILD, run.subject, build, held=True, operation_id=build_id(run.id),
-            project_id=run.record.project_id, user_id=run.record.user_id, request_id=run.record.request_id,
+            tx, cell_journal, BUILD, run.subject, build, run.record.asker, held=True,
+            operation_id=build_id(run.id),
         )
 
 
@@ -102,8 +103,7 @@ def _operation(run: Run[PlaceServer], state: OperationState, now: float, failure
     """The build that never began, as the server's history tells it."""
     return OperationRecord(
         id=build_id(run.id), kind=BUILD.name, version=BUILD.version, subject=run.subject, state=state,
-        exclusive=True, project_id=run.record.project_id, user_id=run.record.user_id,
-        request_id=run.record.request_id, failure=failure, created_at=run.record.created_at, updated_at=now,
+        exclusive=True, asker=run.record.asker, failure=failure, created_at=run.record.created_at, updated_at=now,
         finished_at=now,
     )
 
@@ -112,7 +112,7 @@ async def _unrecord(env: PlacingEnvironment, run: Run[PlaceServer]) -> None:
     """The server was deleted while it was placed: its record goes without a trace. Spec: DEL-50."""
     now = env.clock.now()
 
-    def remove(conn: instances.sa.Connection) -> None:
+    def remove(conn: sa.Connection) -> None:
         tx = Tx(conn, now)
         submit.drop_held(tx, cell_journal, build_id(run.id), "the server was deleted before it was built")
         instances.erase(conn, run.subject)

@@ -6,6 +6,7 @@ other means that another operation has taken the record over, which is left alon
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from typing import Any
 
@@ -44,6 +45,12 @@ def take(
 def settle(tx: Tx, run: Run[Any], *, owned: Collection[TaskState | None], **changes: Any) -> Instance:
     """Change the record while this operation still owns it. Raises StaleState, InstanceNotFound otherwise."""
     return instances.update(tx.conn, run.subject, now=tx.now, task=owned, **changes)
+
+
+def give_back(tx: Tx, run: Run[Any], *, owned: Collection[TaskState | None], **changes: Any) -> None:
+    """Undo a change of the record, unless it is gone or another operation has taken it over."""
+    with contextlib.suppress(StaleState, InstanceNotFound):
+        settle(tx, run, owned=owned, **changes)
 
 
 def fail(tx: Tx, run: Run[Any], failure: Failure, *, owned: Collection[TaskState | None], **changes: Any) -> None:

@@ -1,0 +1,64 @@
+"""What an agent tells the conductors by itself, and what it can be asked. Observations: nothing depends on them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kilonova.domain.states import PowerState
+from kilonova.hypervisor.guest import GuestOnHost, HostInventory
+
+
+class HostReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Sent at start and every `report_interval` seconds.
+
+    Args:
+        started: this is the first report of the process: debts to the host are due, its records are compared.
+        guests: all guests with their power states.
+    """
+
+    host: str
+    driver: str
+    started: bool
+    version: str
+    inventory: HostInventory
+    guests: tuple[GuestOnHost, ...]
+    services_up_since: float = 0.0
+
+
+class PowerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest changed its power state by itself."""
+
+    host: str
+    uuid: str
+    power_state: PowerState
+    transition: str
+
+
+class ConsoleQuery(msgspec.Struct, frozen=True, kw_only=True, tag="console"):
+    """The last `limit` bytes of a guest's serial console."""
+
+    uuid: str
+    limit: int
+
+
+class FoundQuery(msgspec.Struct, frozen=True, kw_only=True, tag="found"):
+    """Everything the host has of this product, for the audit."""
+
+
+Query = ConsoleQuery | FoundQuery
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """Guests and instances with files on the host."""
+
+    guests: tuple[GuestOnHost, ...]
+    disks: tuple[str, ...]
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a query; error is "" if it could be answered, status its HTTP-like code otherwise."""
+
+    console: bytes = b""
+    found: Found | None = None
+    error: str = ""
+    status: int = 200

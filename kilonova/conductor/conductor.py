@@ -1,0 +1,113 @@
+"""The conductor process: one runner over a cell's journal, and the ears for its hosts."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+import msgspec
+import structlog
+
+import kilonova
+from kilonova.bus.protocol import Bus, Subscription
+from kilonova.conductor.hosts import HostReports
+from kilonova.db import services
+from kilonova.db.database import Database
+from kilonova.db.journal import cell_journal
+from kilonova.domain.clock import Clock
+from kilonova.domain.errors import KilonovaError
+from kilonova.domain.operation import ExternalEvent
+from kilonova.engine.commands import Hosts
+from kilonova.engine.driver import Workshop
+from kilonova.engine.runner import Runner
+from kilonova.operations.catalogue import CELL_OPERATIONS
+from kilonova.operations.environment import Environment
+
+log = structlog.get_logger(__name__)
+
+_decode_event = msgspec.msgpack.Decoder(ExternalEvent).decode
+
+
+def wake_subject(cell: str) -> str:
+    """Where a cell's conductors hear that there is work."""
+    return f"kn.wake.{cell}"
+
+
+class Conductor:
+    """Drives the operations of one cell.
+
+    Args:
+        name: of this process; unique among the conductors of the cell, new at every start.
+        alone: no other conductor can be alive (one-machine mode).
+        ttl: seconds that a lease lasts.
+    """
+
+    def __init__(
+        self, name: str, environment: Environment, bus: Bus, reports: HostReports, random: Random, *,
+        alone: bool = False, ttl: float = 10.0, concurrency: int = 256,
+    ) -> None:
+        self.name = name
+        self._environment = environment
+        self._bus = bus
+        self._reports = reports
+        self._clock: Clock = environment.clock
+        self._database: Database = environment.database
+        self.runner = Runner(
+            Workshop(
+                database=environment.database, journal=cell_journal, definitions=CELL_OPERATIONS,
+                environment=environment, hosts=Hosts(bus, environment.clock), clock=environment.clock, random=random,
+                owner=name, ttl=ttl, wake=self.wake,
+            ),
+            concurrency=concurrency, alone=alone,
+        )
+        self._subscriptions: list[Subscription] = []
+        self._heart: asyncio.Task[None] | None = None
+
+    def wake(self) -> None:
+        """There may be work in the journal."""
+        self.runner.wake()
+
+    async def start(self) -> None:
+        cell = self._environment.cell
+        subscribe = self._bus.subscribe
+        self._subscriptions = [
+            await subscribe(wake_subject(cell), self._on_wake),
+            await subscribe("kn.from.*.report", self._reports.on_report, group=f"conductors.{cell}"),
+            await subscribe("kn.from.*.event", self._reports.on_event, group=f"conductors.{cell}"),
+        ]
+        await self.runner.start()
+        self._heart = asyncio.create_task(self._heartbeat())
+
+    async def _on_wake(self, _subject: str, payload: bytes) -> None:
+        """Payload: empty, or the id of an operation that was asked to end."""
+        if payload:
+            self.runner.note_cancel(payload.decode(), "asked to end")
+        self.wake()
+
+    async def _heartbeat(self) -> None:
+        host = self.name.rsplit("@", 1)[-1]
+        while True:
+            try:
+                await self._database.write(lambda conn: services.seen(
+                    conn, "nova-conductor", host, version=kilonova.__version__, now=self._clock.now()
+                ))
+            except KilonovaError as error:
+                log.warning("no sign of life recorded", error=str(error))
+            await self._clock.sleep(10.0)
+
+    async def deliver(self, event: ExternalEvent) -> bool:
+        """Keep an external event for the operation that may wait for it; False if there is none. Spec: EVT-06."""
+        now = self._clock.now()
+        kept = await self._database.write(lambda conn: cell_journal.add_event(conn, event, now))
+        if kept:
+            self.wake()
+        return kept
+
+    async def close(self) -> None:
+        """Stop at once; operations go on with the next start or another conductor."""
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        if self._heart is not None:
+            self._heart.cancel()
+            await asyncio.gather(self._heart, return_exceptions=True)
+        await self.runner.close()

@@ -1,0 +1,134 @@
+"""What conductors make of the reports of hosts: service records, observations, recovery after a restart.
+
+A report changes no task and no vm_state on its own; what has to be done becomes an operation.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+
+from kilonova.agent.reports import HostReport, PowerReport
+from kilonova.db import instances, services
+from kilonova.db.database import Database
+from kilonova.db.journal import cell_journal
+from kilonova.domain.clock import Clock
+from kilonova.domain.errors import InstanceNotFound, KilonovaError, StaleState
+from kilonova.domain.instance import Fault, Instance
+from kilonova.domain.operation import Asker
+from kilonova.domain.states import GUEST_OFF, PowerState, TaskState, VmState
+from kilonova.engine import submit
+from kilonova.engine.operation import Tx
+from kilonova.hypervisor.guest import GuestOnHost, HostInventory
+from kilonova.operations.reboot import HARD_REBOOT_SERVER, RebootServer
+
+log = structlog.get_logger(__name__)
+
+_decode_report = msgspec.msgpack.Decoder(HostReport).decode
+_decode_power = msgspec.msgpack.Decoder(PowerReport).decode
+
+
+class HostRegistry(Protocol):
+    """Where the inventory of hosts is recorded (placement)."""
+
+    async def report(self, host: str, inventory: HostInventory, *, now: float, cell: str) -> str:
+        """Returns the uuid of the host's resource provider."""
+        ...
+
+
+class HostReports:
+    """Handles the reports of one cell's hosts.
+
+    Args:
+        cell: uuid of the cell. wake: the cell's runner has something to do.
+        resume_guests: start guests that ran when their host went down. Spec: INI-093.
+    """
+
+    def __init__(self, cell: str, database: Database, registry: HostRegistry, clock: Clock, *,
+                 resume_guests: bool = False) -> None:
+        self._cell = cell
+        self._database = database
+        self._registry = registry
+        self._clock = clock
+        self._resume_guests = resume_guests
+
+    async def on_report(self, _subject: str, payload: bytes) -> None:
+        """A host tells what it has."""
+        report = _decode_report(payload)
+        now = self._clock.now()
+        provider = await self._registry.report(report.host, report.inventory, now=now, cell=self._cell)
+        await self._database.write(lambda conn: self._record(conn, report, provider, now))
+
+    async def on_event(self, _subject: str, payload: bytes) -> None:
+        """A guest changed its power state by itself. Spec: LCE-07, LCE-09, LCE-20."""
+        event = _decode_power(payload)
+        now = self._clock.now()
+        observed = GuestOnHost(uuid=event.uuid, name="", power_state=event.power_state)
+        await self._database.write(lambda conn: self._observe(conn, event.host, [observed], now))
+
+    def _record(self, conn: sa.Connection, report: HostReport, provider: str, now: float) -> None:
+        services.seen(conn, services.COMPUTE, report.host, version=report.version, now=now)
+        services.report_node(conn, provider, report.host, report.inventory, now=now)
+        if report.started:
+            cell_journal.wake_debts(conn, report.host, now)
+            self._recover(conn, report, now)
+        self._observe(conn, report.host, report.guests, now)
+
+    def _observe(
+        self, conn: sa.Connection, host: str, guests: tuple[GuestOnHost, ...] | list[GuestOnHost], now: float
+    ) -> None:
+        """Keep power states true for servers at rest on this host. Spec: PWR-14, INI-121."""
+        states = {guest.uuid: guest.power_state for guest in guests}
+        stored = instances.power_states(conn, host, states)
+        for uuid, state in states.items():
+            if uuid in stored and stored[uuid] is not state:
+                try:
+                    instances.update(conn, uuid, now=now, task=(None,), power_state=state)
+                except (StaleState, InstanceNotFound):
+                    continue
+
+    # --- recovery: comparing the hypervisor with the records --------------------------------------
+
+    def _recover(self, conn: sa.Connection, report: HostReport, now: float) -> None:
+        """After a restart of the agent. Operations go on by themselves; what no operation owns is settled here.
+
+        Spec: INI-007, INI-009, INI-012, INI-013, INI-017, INI-111.
+        """
+        guests = {guest.uuid: guest.power_state for guest in report.guests}
+        for instance in instances.on_host(conn, report.host):
+            if cell_journal.holder(conn, instance.uuid) is not None:
+                continue
+            try:
+                self._settle(Tx(conn, now), instance, guests.get(instance.uuid, PowerState.NOSTATE))
+            except KilonovaError as error:
+                log.warning("server not settled", instance=instance.uuid, error=str(error))
+
+    def _settle(self, tx: Tx, instance: Instance, found: PowerState) -> None:
+        """One server that no operation works on. Spec: INI-071, INI-093, INI-094, INI-101, INI-126."""
+        if instance.vm_state is VmState.SOFT_DELETED:
+            return
+        if instance.task_state is not None:
+            self._clear_stray_task(tx, instance)
+        wanted = instance.power_state is PowerState.RUNNING and instance.vm_state in (
+            VmState.ACTIVE, VmState.RESCUED, VmState.RESIZED,
+        )
+        if self._resume_guests and wanted and found in GUEST_OFF:
+            asker = Asker(project_id=instance.project_id)
+            submit.submit(tx, cell_journal, HARD_REBOOT_SERVER, instance.uuid, RebootServer(), asker)
+        elif found is not instance.power_state:
+            instances.update(tx.conn, instance.uuid, now=tx.now, power_state=found)
+
+    def _clear_stray_task(self, tx: Tx, instance: Instance) -> None:
+        """A task state without an operation was left by something else than this engine: nobody will end it."""
+        assert instance.task_state is not None
+        unfinished = instance.vm_state is VmState.BUILDING or instance.task_state in (
+            TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.BLOCK_DEVICE_MAPPING, TaskState.SPAWNING,
+        )
+        state = VmState.ERROR if unfinished else instance.vm_state
+        log.warning("task state without an operation cleared", instance=instance.uuid, task=instance.task_state.value)
+        instances.update(tx.conn, instance.uuid, now=tx.now, task_state=None, vm_state=state)
+        fault = Fault(code=500, message=f"The service stopped during {instance.task_state.value}.", created_at=tx.now)
+        instances.add_fault(tx.conn, instance.uuid, instance.uuid, fault)

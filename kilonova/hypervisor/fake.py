@@ -1,0 +1,230 @@
+"""An honest hypervisor without guests: for scale, simulation and crash tests.
+
+It keeps the invariants of a real one: a guest needs its disks before it starts, a disk is not made twice, one
+UUID is one guest. It can be told to be slow, to fail, or to hold guests that do not obey. Its state outlives the
+agent, as that of a real hypervisor does: in memory (`FakeHypervisor` is handed to the next agent) or in a directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from kilonova.domain.clock import Clock
+from kilonova.domain.errors import KilonovaError, NotFound
+from kilonova.domain.states import PowerState
+from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
+
+
+class FakeGuest(msgspec.Struct, kw_only=True):
+    """One guest. starts: how often it was started, for tests of 'effective once'."""
+
+    uuid: str
+    name: str = ""
+    disks: bool = False
+    defined: bool = False
+    power_state: PowerState = PowerState.NOSTATE
+    starts: int = 0
+    devnames: tuple[str, ...] = ()
+
+
+class Faults(msgspec.Struct, kw_only=True):
+    """What the hypervisor is told to do wrong.
+
+    Args:
+        latency: seconds that every call takes. disobedient: guests that ignore a shutdown signal.
+        fail: by call name, errors to raise, one each time.
+    """
+
+    latency: float = 0.0
+    disobedient: set[str] = set()
+    fail: dict[str, list[KilonovaError]] = {}
+
+
+class FakeHypervisor:
+    """The state of one host.
+
+    Args:
+        directory: where it is kept across processes; None keeps it in memory.
+    """
+
+    def __init__(self, host: str, directory: Path | None = None, *, vcpus: int = 1000, memory_mib: int = 8_000_000,
+                 local_gib: int = 600_000) -> None:
+        self.host = host
+        self.vcpus = vcpus
+        self.memory_mib = memory_mib
+        self.local_gib = local_gib
+        self.faults = Faults()
+        self.guests: dict[str, FakeGuest] = {}
+        self._directory = directory
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            for file in directory.glob("*.json"):
+                guest = msgspec.json.decode(file.read_bytes(), type=FakeGuest)
+                self.guests[guest.uuid] = guest
+
+    def keep(self, guest: FakeGuest) -> None:
+        """Write a guest down; one without disks and definition is forgotten."""
+        exists = guest.disks or guest.defined
+        if exists:
+            self.guests[guest.uuid] = guest
+        else:
+            self.guests.pop(guest.uuid, None)
+        if self._directory is None:
+            return
+        file = self._directory / f"{guest.uuid}.json"
+        if exists:
+            temporary = file.with_suffix(".new")
+            temporary.write_bytes(msgspec.json.encode(guest))
+            temporary.replace(file)
+        else:
+            file.unlink(missing_ok=True)
+
+
+class FakeDriver:
+    """The driver protocol over a `FakeHypervisor`."""
+
+    name = "fake"
+
+    def __init__(self, hypervisor: FakeHypervisor, clock: Clock) -> None:
+        self._hypervisor = hypervisor
+        self._clock = clock
+        self._on_event: Callable[[GuestEvent], None] = lambda _event: None
+
+    async def start(self, on_event: Callable[[GuestEvent], None]) -> None:
+        self._on_event = on_event
+
+    async def close(self) -> None:
+        self._on_event = lambda _event: None
+
+    async def _call(self, name: str) -> None:
+        """Every call takes its time and may have been told to fail."""
+        faults = self._hypervisor.faults
+        if faults.latency:
+            await self._clock.sleep(faults.latency)
+        planned = faults.fail.get(name)
+        if planned:
+            raise planned.pop(0)
+
+    def _guest(self, uuid: str) -> FakeGuest:
+        known = self._hypervisor.guests.get(uuid)
+        return msgspec.structs.replace(known) if known is not None else FakeGuest(uuid=uuid)
+
+    def _existing(self, uuid: str) -> FakeGuest:
+        guest = self._guest(uuid)
+        if not guest.disks:
+            raise NotFound(f"Guest {uuid} has no disks on host {self._hypervisor.host}.")
+        return guest
+
+    def _power(self, guest: FakeGuest, state: PowerState) -> None:
+        if state is PowerState.RUNNING and guest.power_state is not PowerState.RUNNING:
+            guest.starts += 1
+        guest.power_state = state
+        self._hypervisor.keep(guest)
+
+    def tell(self, uuid: str, transition: str, state: PowerState) -> None:
+        """The guest changed by itself (it shut down, it crashed)."""
+        self._power(self._existing(uuid), state)
+        self._on_event(GuestEvent(uuid=uuid, transition=transition, power_state=state))
+
+    async def inventory(self) -> HostInventory:
+        h = self._hypervisor
+        return HostInventory(
+            hostname=h.host, hypervisor_type="fake", hypervisor_version=1000, vcpus=h.vcpus, memory_mib=h.memory_mib,
+            local_gib=h.local_gib, disk_available_gib=h.local_gib, memory_free_mib=h.memory_mib,
+            cpu_info='{"arch":"x86_64","model":"fake","vendor":"fake","features":[],'
+            '"topology":{"cores":1,"threads":1,"sockets":1}}',
+            supported=(("x86_64", "fake", "hvm"),),
+        )
+
+    async def guests(self) -> list[GuestOnHost]:
+        await self._call("guests")
+        return [
+            GuestOnHost(uuid=g.uuid, name=g.name, power_state=g.power_state)
+            for g in self._hypervisor.guests.values() if g.defined
+        ]
+
+    async def disks(self) -> list[str]:
+        return [g.uuid for g in self._hypervisor.guests.values() if g.disks]
+
+    async def power_state(self, uuid: str) -> PowerState:
+        await self._call("power_state")
+        guest = self._guest(uuid)
+        return guest.power_state if guest.defined else PowerState.NOSTATE
+
+    async def create_disks(self, guest: Guest) -> None:
+        await self._call("create_disks")
+        record = self._guest(guest.uuid)
+        record.disks, record.name = True, guest.name
+        self._hypervisor.keep(record)
+
+    async def delete_disks(self, uuid: str) -> None:
+        await self._call("delete_disks")
+        record = self._guest(uuid)
+        if record.defined:
+            raise KilonovaError(f"Guest {uuid} still uses its disks.")
+        record.disks = False
+        self._hypervisor.keep(record)
+
+    async def plug(self, guest: Guest) -> None:
+        record = self._existing(guest.uuid)
+        record.devnames = tuple(v.devname for v in guest.vifs)
+        self._hypervisor.keep(record)
+
+    async def unplug(self, uuid: str, vif_devnames: tuple[str, ...]) -> None:
+        record = self._guest(uuid)
+        record.devnames = tuple(d for d in record.devnames if d not in vif_devnames)
+        self._hypervisor.keep(record)
+
+    async def spawn(self, guest: Guest, *, paused: bool = False) -> None:
+        await self._call("spawn")
+        record = self._existing(guest.uuid)
+        if record.defined and record.power_state in (PowerState.RUNNING, PowerState.PAUSED):
+            return
+        record.defined = True
+        self._power(record, PowerState.PAUSED if paused else PowerState.RUNNING)
+
+    async def resume(self, uuid: str) -> None:
+        await self._call("resume")
+        self._power(self._existing(uuid), PowerState.RUNNING)
+
+    async def destroy(self, uuid: str) -> None:
+        await self._call("destroy")
+        record = self._guest(uuid)
+        record.defined, record.power_state = False, PowerState.NOSTATE
+        self._hypervisor.keep(record)
+
+    async def power_off(self, uuid: str, *, grace: float, interval: float) -> None:
+        await self._call("power_off")
+        if grace and uuid in self._hypervisor.faults.disobedient:
+            await self._clock.sleep(grace)
+        self._power(self._existing(uuid), PowerState.SHUTDOWN)
+
+    async def power_on(self, guest: Guest) -> None:
+        await self._call("power_on")
+        record = self._existing(guest.uuid)
+        record.defined = True
+        self._power(record, PowerState.RUNNING)
+
+    async def soft_reboot(self, guest: Guest, *, wait: float) -> bool:
+        await self._call("soft_reboot")
+        if guest.uuid in self._hypervisor.faults.disobedient:
+            await self._clock.sleep(wait)
+            return False
+        self._power(self._existing(guest.uuid), PowerState.SHUTDOWN)
+        await self._call("soft_reboot.off")
+        self._power(self._existing(guest.uuid), PowerState.RUNNING)
+        return True
+
+    async def hard_reboot(self, guest: Guest) -> None:
+        await self._call("hard_reboot")
+        record = self._existing(guest.uuid)
+        self._power(record, PowerState.SHUTDOWN)
+        record.defined = True
+        self._power(record, PowerState.RUNNING)
+
+    async def console_output(self, uuid: str, limit: int) -> bytes:
+        guest = self._existing(uuid)
+        return f"FAKE CONSOLE OUTPUT\nguest {guest.name}, started {guest.starts} times\n".encode()[-limit:]

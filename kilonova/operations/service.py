@@ -1,0 +1,229 @@
+"""Asking for operations: the implementation of `Compute` over the journals."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.agent.reports import Answer, ConsoleQuery
+from kilonova.bus.protocol import Bus
+from kilonova.cells.registry import Cells, Located
+from kilonova.db import build_requests, instances
+from kilonova.db.journal import api_journal, cell_journal
+from kilonova.domain.clock import Clock
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import (
+    InstanceInvalidState,
+    InstanceLocked,
+    InstanceNotFound,
+    InstanceNotReady,
+    KilonovaError,
+    NotFound,
+    NotSupported,
+    ServiceUnavailable,
+    Unreachable,
+)
+from kilonova.domain.instance import BuildRequest
+from kilonova.domain.operation import Asker, OperationRecord, OperationState
+from kilonova.domain.states import VmState
+from kilonova.engine import submit
+from kilonova.engine.operation import Operation, Tx
+from kilonova.operations.delete import DELETE, DeleteServer
+from kilonova.operations.options import OperationOptions
+from kilonova.operations.place import PLACE, PlaceServer
+from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER, RebootServer
+from kilonova.operations.start import START, StartServer
+from kilonova.operations.stop import STOP, StopServer, grace_of
+
+CONSOLE_LIMIT = 102400
+"""Bytes of console output that are kept in view."""
+
+QUERY_LIMIT = 10.0
+"""Seconds that a host may take to answer a query."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_answer = msgspec.msgpack.Decoder(Answer).decode
+
+
+class ComputeOperations:
+    """Accepts operations on servers.
+
+    Args:
+        wake_api: a server waits to be placed. wake_cell: a cell's journal has work; given the cell's name and
+            the operation that was asked to end, if any.
+    """
+
+    def __init__(
+        self, cells: Cells, bus: Bus, clock: Clock, options: OperationOptions, *,
+        wake_api: Callable[[str | None], None], wake_cell: Callable[[str, str | None], None],
+    ) -> None:
+        self._cells = cells
+        self._bus = bus
+        self._clock = clock
+        self._options = options
+        self._wake_api = wake_api
+        self._wake_cell = wake_cell
+
+    async def create(self, context: RequestContext, requests: list[BuildRequest]) -> None:
+        """One transaction: mapping, request spec, build request, and the operation that places the server."""
+        def accept(conn: sa.Connection) -> None:
+            tx = Tx(conn, self._clock.now())
+            build_requests.accept(conn, requests)
+            for request in requests:
+                submit.submit(
+                    tx, api_journal, PLACE, request.instance.uuid, PlaceServer(request=request), _asked_by(context)
+                )
+
+        await self._cells.api.write(accept)
+        self._wake_api(None)
+
+    async def delete(self, context: RequestContext, server: Located) -> None:
+        _respect_lock(context, server)
+        if server.cell is None:
+            if await self._discard(server.instance.uuid):
+                return
+            server = await self._cells.locate(server.instance.uuid)
+            if server.cell is None:
+                raise InstanceNotFound(server.instance.uuid)
+        await self._submit(context, server, DELETE, DeleteServer(), "delete")
+
+    async def _discard(self, uuid_: str) -> bool:
+        """Delete a server that no cell has yet: one atomic step. Spec: DEL-46, DEL-49."""
+        def discard(conn: sa.Connection) -> str | None:
+            if not build_requests.discard(conn, uuid_):
+                return None
+            placing = api_journal.holder(conn, uuid_)
+            if placing is None:
+                return ""
+            api_journal.request_cancel(conn, placing[0].id, "the server was deleted", self._clock.now())
+            return placing[0].id
+
+        placing = await self._cells.api.write(discard)
+        if placing:
+            self._wake_api(placing)
+        return placing is not None
+
+    async def stop(self, context: RequestContext, server: Located, *, clean: bool = True) -> None:
+        grace = grace_of(server.instance, self._options) if clean else 0.0
+        request = StopServer(grace=grace, interval=self._options.shutdown_retry_interval)
+        _respect_lock(context, server)
+        await self._submit(context, server, STOP, request, "stop")
+
+    async def start(self, context: RequestContext, server: Located) -> None:
+        _respect_lock(context, server)
+        await self._submit(context, server, START, StartServer(), "start")
+
+    async def reboot(self, context: RequestContext, server: Located, *, hard: bool) -> None:
+        _respect_lock(context, server)
+        definition = HARD_REBOOT_SERVER if hard else SOFT_REBOOT_SERVER
+        wait = 0.0 if hard else self._options.wait_soft_reboot_seconds
+        await self._submit(context, server, definition, RebootServer(wait=wait), "reboot")
+
+    async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:
+        """An operation that works on the server has lost it: it is asked to end and will leave the states alone.
+
+        Spec: API-141."""
+        if server.cell is None:
+            raise InstanceNotReady(server.instance.uuid)
+        now = self._clock.now()
+        subject = server.instance.uuid
+
+        def reset(conn: sa.Connection) -> None:
+            holder = cell_journal.holder(conn, subject)
+            if holder is not None:
+                cell_journal.request_cancel(conn, holder[0].id, "the state was reset", now)
+            state = VmState.ACTIVE if active else VmState.ERROR
+            instances.update(conn, subject, now=now, vm_state=state, task_state=None)
+            done = OperationRecord(
+                id=str(uuid.uuid4()), kind="reset-state", version=1, subject=subject,
+                state=OperationState.SUCCEEDED, exclusive=False, created_at=now, updated_at=now, finished_at=now,
+                asker=_asked_by(context),
+            )
+            cell_journal.insert(conn, done, wake_at=None)
+
+        await server.cell.database.write(reset)
+
+    async def lock(self, context: RequestContext, server: Located, reason: str | None) -> None:
+        owner = context.project_id == server.instance.project_id
+        if owner and server.instance.locked_by is not None:
+            return
+        await self._change(server, locked_by="owner" if owner else "admin", locked_reason=reason)
+
+    async def unlock(self, context: RequestContext, server: Located) -> None:
+        await self._change(server, locked_by=None, locked_reason=None)
+
+    async def _change(self, server: Located, **changes: Any) -> None:
+        """Change fields of the record that no operation owns."""
+        uuid_, now = server.instance.uuid, self._clock.now()
+        if server.cell is None:
+            def change_request(conn: sa.Connection) -> bool:
+                request = build_requests.get(conn, uuid_)
+                if request is None:
+                    return False
+                request.instance = msgspec.structs.replace(request.instance, **changes)
+                build_requests.update(conn, uuid_, request)
+                return True
+
+            if await self._cells.api.write(change_request):
+                return
+            server = await self._cells.locate(uuid_)
+        if server.cell is None:
+            raise InstanceNotFound(uuid_)
+        await server.cell.database.write(lambda conn: instances.update(conn, uuid_, now=now, **changes))
+
+    async def _submit(
+        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct, action: str
+    ) -> None:
+        instance, cell = server.instance, server.cell
+        if cell is None:
+            raise InstanceInvalidState(instance.uuid, action, "task_state", "scheduling")
+
+        def accept(conn: sa.Connection) -> submit.Submission:
+            tx = Tx(conn, self._clock.now())
+            try:
+                return submit.submit(
+                    tx, cell_journal, definition, instance.uuid, request, _asked_by(context)
+                )
+            except submit.Busy:
+                current = instances.get(conn, instance.uuid)
+                stored = current.task_state.value if current.task_state else "None"
+                raise InstanceInvalidState(instance.uuid, action, "task_state", stored) from None
+
+        submission = await cell.database.write(accept)
+        self._wake_cell(cell.name, submission.preempted)
+
+    async def console_output(self, context: RequestContext, server: Located, lines: int | None) -> str:
+        instance = server.instance
+        if instance.host is None:
+            raise InstanceNotReady(instance.uuid)
+        if lines == 0:
+            return ""
+        query = _encode(ConsoleQuery(uuid=instance.uuid, limit=CONSOLE_LIMIT))
+        try:
+            reply = await self._bus.request(f"kn.host.{instance.host}.query", query, timeout=QUERY_LIMIT)
+        except Unreachable as error:
+            raise ServiceUnavailable(f"The host of instance {instance.uuid} does not answer.") from error
+        answer = _decode_answer(reply)
+        if answer.error:
+            raise _QUERY_ERRORS.get(answer.status, KilonovaError)(answer.error)
+        text = answer.console.decode("utf-8", "replace")
+        if lines is None or lines < 0:
+            return text
+        return "\n".join(text.split("\n")[-lines:])
+
+
+_QUERY_ERRORS: dict[int, type[KilonovaError]] = {404: NotFound, 501: NotSupported, 503: ServiceUnavailable}
+
+
+def _asked_by(context: RequestContext) -> Asker:
+    return Asker(project_id=context.project_id or "", user_id=context.user_id, request_id=context.request_id)
+
+
+def _respect_lock(context: RequestContext, server: Located) -> None:
+    """A locked server obeys only administrators. Spec: API-064."""
+    if server.instance.locked_by is not None and not context.is_admin:
+        raise InstanceLocked(server.instance.uuid)

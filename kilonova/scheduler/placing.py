@@ -1,0 +1,116 @@
+"""Placing: the scheduler's choice, confirmed by a claim in the database."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from kilonova.db import build_requests
+from kilonova.db.database import Database
+from kilonova.db.placement import claims
+from kilonova.db.placement import hosts as placement_hosts
+from kilonova.db.placement.tables import provider_aggregates, providers
+from kilonova.domain.errors import NoValidHost, TryElsewhere
+from kilonova.domain.grouping import ServerGroup
+from kilonova.domain.instance import RequestSpec
+from kilonova.domain.resources import is_volume_backed, resources_of
+from kilonova.hypervisor.guest import HostInventory
+from kilonova.scheduler.decision import HostChoice
+from kilonova.scheduler.scheduler import Groupings, NoGroupings, Scheduler
+from kilonova.services.placement import Target
+
+ROUNDS = 5
+"""How often the scheduler is asked again when others took what it had chosen."""
+
+
+class Placing:
+    """Claims and choices over the API database.
+
+    Args:
+        groupings: aggregates give hosts their availability zone. default_zone: of hosts in none.
+        settings: what is kept back on hosts and how far they are overcommitted.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        scheduler: Scheduler,
+        *,
+        groupings: Groupings | None = None,
+        default_zone: str = "nova",
+        settings: placement_hosts.HostSettings | None = None,
+    ) -> None:
+        self._database = database
+        self._scheduler = scheduler
+        self._groupings = groupings or NoGroupings()
+        self._default_zone = default_zone
+        self._settings = settings
+
+    async def place(self, spec: RequestSpec, alternates: int) -> tuple[Target, ...]:
+        """Choose a host and claim it. A server that holds a claim keeps it. Raises NoValidHost."""
+        held = await self._database.read(lambda conn: claims.holdings(conn, spec.instance_uuid))
+        for holding in held:
+            if holding.host is not None and holding.node is not None:
+                return (await self._target(holding.host, holding.node, holding.provider),)
+        for _ in range(ROUNDS):
+            (selection,) = await self._scheduler.select(spec, count=1, alternates=alternates)
+            choices = (selection, *selection.alternates)
+            for position, choice in enumerate(choices):
+                if await self._claim(spec, choice.provider, choice.resources):
+                    others = (*choices[position + 1 :], *choices[:position])
+                    return tuple([await self._of(c) for c in (choice, *others)])
+        raise NoValidHost("The hosts that were chosen filled up meanwhile.")
+
+    async def _of(self, choice: HostChoice) -> Target:
+        return await self._target(choice.host, choice.node, choice.provider)
+
+    async def _target(self, host: str, node: str, provider: str) -> Target:
+        zone = await self._database.read(lambda conn: self._zone(conn, provider))
+        return Target(host=host, node=node, provider=provider, availability_zone=zone)
+
+    def _zone(self, conn: sa.Connection, provider: str) -> str:
+        zones = {a.uuid: a.availability_zone for a in self._groupings.aggregates(conn) if a.availability_zone}
+        if zones:
+            query = (
+                sa.select(provider_aggregates.c.aggregate)
+                .join(providers, providers.c.id == provider_aggregates.c.provider_id)
+                .where(providers.c.uuid == provider, provider_aggregates.c.aggregate.in_(zones))
+            )
+            found = conn.execute(query).scalar()
+            if found is not None:
+                return zones[found]
+        return self._default_zone
+
+    async def claim(self, spec: RequestSpec, target: Target) -> None:
+        """Hold the resources on that host. Raises TryElsewhere."""
+        resources = resources_of(spec.flavor, spec.image, volume_backed=is_volume_backed(spec.block_devices))
+        if not await self._claim(spec, target.provider, resources):
+            raise TryElsewhere(f"Host {target.host} has no room left.")
+
+    async def _claim(self, spec: RequestSpec, provider: str, resources: dict[str, int]) -> bool:
+        def unit(conn: sa.Connection) -> bool:
+            group: ServerGroup | None = None
+            if spec.server_group is not None:
+                group = self._groupings.server_group(conn, spec.server_group)
+            return bool(
+                claims.claim(conn, spec.instance_uuid, provider, resources, spec.project_id, spec.user_id, group=group)
+            )
+
+        return await self._database.write(unit)
+
+    async def release(self, consumer: str, provider: str | None = None) -> None:
+        await self._database.write(lambda conn: claims.release(conn, consumer, provider))
+
+    async def forget(self, consumer: str) -> None:
+        def unit(conn: sa.Connection) -> None:
+            claims.release(conn, consumer)
+            build_requests.forget(conn, consumer)
+
+        await self._database.write(unit)
+
+    async def report(self, host: str, inventory: HostInventory, *, now: float, cell: str) -> str:
+        """Record what a host offers; returns the uuid of its resource provider."""
+        return await self._database.write(
+            lambda conn: placement_hosts.report(
+                conn, host, inventory.hostname, inventory, now=now, cell=cell, settings=self._settings
+            )
+        )

@@ -1,0 +1,73 @@
+"""The scheduler process: one runner over the API database's journal, which places new servers."""
+
+from __future__ import annotations
+
+from random import Random
+
+from kilonova.bus.protocol import Bus, Subscription
+from kilonova.db.database import Database
+from kilonova.db.journal import api_journal
+from kilonova.engine.commands import Hosts
+from kilonova.engine.driver import Workshop
+from kilonova.engine.runner import Runner
+from kilonova.operations.catalogue import API_OPERATIONS
+from kilonova.operations.environment import PlacingEnvironment
+
+WAKE = "kn.wake.api"
+"""Where schedulers hear that there is work."""
+
+
+class SchedulerService:
+    """Drives the operations over the API database.
+
+    Args:
+        name: of this process, new at every start. alone: no other scheduler can be alive.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        database: Database,
+        environment: PlacingEnvironment,
+        bus: Bus,
+        random: Random,
+        *,
+        alone: bool = False,
+        ttl: float = 10.0,
+    ) -> None:
+        clock = environment.clock
+        self._bus = bus
+        self.runner = Runner(
+            Workshop(
+                database=database,
+                journal=api_journal,
+                definitions=API_OPERATIONS,
+                environment=environment,
+                hosts=Hosts(bus, clock),
+                clock=clock,
+                random=random,
+                owner=name,
+                ttl=ttl,
+                wake=self.wake,
+            ),
+            alone=alone,
+        )
+        self._subscription: Subscription | None = None
+
+    def wake(self) -> None:
+        """There may be a server to place."""
+        self.runner.wake()
+
+    async def start(self) -> None:
+        self._subscription = await self._bus.subscribe(WAKE, self._on_wake)
+        await self.runner.start()
+
+    async def _on_wake(self, _subject: str, payload: bytes) -> None:
+        if payload:
+            self.runner.note_cancel(payload.decode(), "asked to end")
+        self.wake()
+
+    async def close(self) -> None:
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
+        await self.runner.close()

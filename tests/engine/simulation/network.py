@@ -1,0 +1,136 @@
+"""A network service outside the simulated processes: keeps its promises, loses answers, fails, wires late."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import msgspec
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import Conflict, PortNotFound, ServiceUnavailable
+from kilonova.domain.network import FixedIp, Subnet, Vif
+from kilonova.domain.operation import ExternalEvent
+from kilonova.services.network import NetworkSummary, PortRequest, PortSummary
+
+from simulation.process import Process, Trouble
+
+NETWORK = "11111111-1111-4111-8111-111111111111"
+
+
+class Net:
+    """The service itself; it does not crash."""
+
+    def __init__(self, random: Random, trouble: Trouble, announce: Callable[[ExternalEvent], Awaitable[None]]) -> None:
+        self.ports: dict[str, PortSummary] = {}
+        self.order: list[str] = []
+        self._random = random
+        self._trouble = trouble
+        self._announce = announce
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def client(self, process: Process) -> SimNetwork:
+        return SimNetwork(self, process)
+
+    async def exchange(self, effect: Callable[[], object]) -> object:
+        await asyncio.sleep(self._random.random() * 0.02)
+        if self._random.random() < self._trouble.service_error:
+            raise ServiceUnavailable("The network service does not answer.")
+        result = effect()
+        await asyncio.sleep(self._random.random() * 0.02)
+        if self._random.random() < self._trouble.service_error:
+            raise ServiceUnavailable("The network service does not answer.")
+        return result
+
+    def make(self, request: PortRequest) -> str:
+        port_id = str(uuid.uuid5(uuid.NAMESPACE_OID, request.key))
+        if port_id not in self.ports:
+            self.order.append(port_id)
+        known = self.ports.get(port_id)
+        if known is not None and known.device_id not in ("", request.instance_uuid):
+            raise Conflict(f"Port {port_id} is in use.")
+        self.ports[port_id] = PortSummary(
+            id=port_id, network_id=request.network_id, project_id=request.project_id,
+            device_id=request.instance_uuid, binding_host=request.host, mac="fa:16:3e:00:00:01",
+            addresses=("10.0.0.5",), status="DOWN",
+        )
+        self._wire(port_id)
+        return port_id
+
+    def _wire(self, port_id: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._wire_later(port_id))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _wire_later(self, port_id: str) -> None:
+        await asyncio.sleep(self._random.random() * 0.5)
+        port = self.ports.get(port_id)
+        if port is not None:
+            self.ports[port_id] = msgspec.structs.replace(port, status="ACTIVE")
+            await self._announce(ExternalEvent(subject=port.device_id, name="network-vif-plugged", tag=port_id))
+
+    def of(self, instance: str) -> list[PortSummary]:
+        return [self.ports[p] for p in self.order if p in self.ports and self.ports[p].device_id == instance]
+
+    def drop(self, instance: str, keep: tuple[str, ...]) -> None:
+        for port in self.of(instance):
+            if port.id in keep:
+                self.ports[port.id] = msgspec.structs.replace(port, device_id="", binding_host="")
+            else:
+                del self.ports[port.id]
+
+
+class SimNetwork:
+    """A process's client of the service."""
+
+    def __init__(self, net: Net, process: Process) -> None:
+        self._net = net
+        self._process = process
+
+    async def _call(self, effect: Callable[[], object]) -> object:
+        return await self._process.port(self._net.exchange(effect))
+
+    async def networks(self, context: RequestContext, ids: tuple[str, ...] = ()) -> list[NetworkSummary]:
+        return [NetworkSummary(id=NETWORK, name="private", project_id=context.project_id or "")]
+
+    async def port(self, context: RequestContext, port_id: str) -> PortSummary:
+        if port_id not in self._net.ports:
+            raise PortNotFound(port_id)
+        return self._net.ports[port_id]
+
+    async def check_security_groups(self, context: RequestContext, names: tuple[str, ...]) -> tuple[str, ...]:
+        return names
+
+    async def create_port(self, request: PortRequest) -> str:
+        return str(await self._call(lambda: self._net.make(request)))
+
+    async def bind_port(
+        self, port_id: str, instance_uuid: str, host: str, *, availability_zone: str = "", tag: str | None = None
+    ) -> None:
+        raise PortNotFound(port_id)
+
+    async def unbind_port(self, port_id: str, instance_uuid: str) -> None:
+        return None
+
+    async def delete_port(self, port_id: str) -> None:
+        await self._call(lambda: self._net.ports.pop(port_id, None))
+
+    async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
+        return self._net.of(instance_uuid)
+
+    async def vifs(self, instance_uuid: str) -> tuple[Vif, ...]:
+        ports = await self._call(lambda: self._net.of(instance_uuid))
+        assert isinstance(ports, list)
+        subnet = Subnet(id=NETWORK, cidr="10.0.0.0/24")
+        return tuple(
+            Vif(id=p.id, mac=p.mac, network_id=p.network_id, network_name="private", devname=f"tap{p.id[:11]}",
+                fixed_ips=tuple(FixedIp(address=a, subnet=subnet) for a in p.addresses))
+            for p in ports
+        )
+
+    async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = ()) -> None:
+        await self._call(lambda: self._net.drop(instance_uuid, keep_ports))
+
+    async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
+        return ("default",)

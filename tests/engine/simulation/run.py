@@ -1,0 +1,295 @@
+"""One seeded run: a cloud, its users, and everything that can go wrong; then calm, then the invariants."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import uuid
+from random import Random
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+from kilonova.db import build_requests, instances
+from kilonova.db.journal import api_journal, cell_journal
+from kilonova.db.placement.tables import allocations, inventories
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import InvalidInput, KilonovaError, Retryable, TryElsewhere
+from kilonova.domain.flavor import Flavor
+from kilonova.domain.image import Image
+from kilonova.domain.instance import BuildRequest, Instance, RequestSpec
+from kilonova.domain.network import RequestedNetwork
+from kilonova.domain.operation import OperationState
+from kilonova.domain.states import PowerState, VmState
+
+from simulation.loop import VirtualLoop, abandon
+from simulation.network import NETWORK
+from simulation.world import Databases, World
+
+FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
+IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
+CONTEXT = RequestContext(request_id="req-simulation", user_id="u", project_id="p", is_admin=True)
+CHAOS = 40.0
+"""Virtual seconds during which things go wrong."""
+SETTLE = 900.0
+"""Virtual seconds after which everything must be at rest."""
+
+
+class Result(msgspec.Struct):
+    """What a run showed. operations: how many were accepted, crashes: how many processes were killed."""
+
+    seed: int
+    violations: list[str]
+    operations: int = 0
+    crashes: int = 0
+    states: dict[str, int] = {}
+
+
+def simulate(seed: int, databases: Databases) -> Result:
+    """Run one seed to its end."""
+    random = Random(seed)
+    loop = VirtualLoop(random)
+    result = Result(seed, [])
+    try:
+        loop.run_until_complete(_run(loop, random, databases, result))
+    finally:
+        abandon(loop)
+        if seed % 50 == 0:
+            gc.collect()
+    return result
+
+
+async def _run(loop: VirtualLoop, random: Random, databases: Databases, result: Result) -> None:
+    await databases.empty()
+    world = World(loop, random, databases, hosts=random.randint(1, 3), conductors=random.randint(1, 2))
+    for name in world.names:
+        await world.boot(name)
+    await _until_hosts_known(world)
+    servers = [_server(random, n) for n in range(random.randint(1, 3))]
+    chaos = asyncio.ensure_future(_chaos(world, random, result))
+    await asyncio.gather(*(_user(world, random, server, result) for server in servers))
+    await chaos
+    await _calm(world)
+    await _settle(world)
+    result.violations = world.violations + world.wire.defects + _violations(world, result)
+
+
+def _server(random: Random, number: int) -> BuildRequest:
+    uuid_ = str(uuid.UUID(int=random.getrandbits(128), version=4))
+    instance = Instance(
+        uuid=uuid_, project_id="p", user_id="u", display_name=f"vm{number}", flavor=FLAVOR, image_ref=IMAGE.id,
+        image=IMAGE, created_at=1_700_000_000.0 + number,
+    )
+    networks = (RequestedNetwork(network_id=NETWORK),) if random.random() < 0.8 else ()
+    spec = RequestSpec(
+        instance_uuid=uuid_, project_id="p", user_id="u", flavor=FLAVOR, image=IMAGE, requested_networks=networks
+    )
+    return BuildRequest(instance=instance, spec=spec, admin_password="secret")
+
+
+async def _until_hosts_known(world: World) -> None:
+    for _ in range(100):
+        hosts = await world.databases.api.read(lambda conn: conn.execute(sa.select(inventories.c.provider_id)).all())
+        if hosts:
+            return
+        await asyncio.sleep(0.2)
+    raise AssertionError("no host ever reported")
+
+
+# --- users ------------------------------------------------------------------------------------------
+
+
+async def _user(world: World, random: Random, server: BuildRequest, result: Result) -> None:
+    """Create a server, do things to it at bad moments, sometimes delete it."""
+    uuid_ = server.instance.uuid
+    await asyncio.sleep(random.random() * 10)
+    if not await _ask(world.compute.create(CONTEXT, [server]), result):
+        return
+    for _ in range(random.randint(0, 4)):
+        await asyncio.sleep(random.choice((0.001, 0.05, 0.5, 3.0, 10.0)) * random.random())
+        try:
+            located = await world.cells.locate(uuid_)
+        except KilonovaError:
+            continue
+        action = random.choice(("stop", "start", "soft", "hard", "hard", "delete", "reset"))
+        calls: dict[str, Any] = {
+            "stop": lambda at=located: world.compute.stop(CONTEXT, at),
+            "start": lambda at=located: world.compute.start(CONTEXT, at),
+            "soft": lambda at=located: world.compute.reboot(CONTEXT, at, hard=False),
+            "hard": lambda at=located: world.compute.reboot(CONTEXT, at, hard=True),
+            "delete": lambda at=located: world.compute.delete(CONTEXT, at),
+            "reset": lambda at=located: _reset_if_idle(world, at),
+        }
+        await _ask(calls[action](), result)
+
+
+async def _reset_if_idle(world: World, located: Any) -> None:
+    if located.instance.vm_state is VmState.ERROR and located.instance.task_state is None:
+        await world.compute.reset_state(CONTEXT, located, active=False)
+
+
+async def _ask(call: Any, result: Result) -> bool:
+    try:
+        await call
+    except KilonovaError:
+        return False
+    result.operations += 1
+    return True
+
+
+# --- trouble ----------------------------------------------------------------------------------------
+
+
+async def _chaos(world: World, random: Random, result: Result) -> None:
+    trouble = world.trouble
+    trouble.lost = random.choice((0.0, 0.02, 0.2))
+    trouble.duplicated = random.choice((0.0, 0.1))
+    trouble.db_error = random.choice((0.0, 0.0, 0.02))
+    trouble.service_error = random.choice((0.0, 0.05, 0.3))
+    for hypervisor in world.hypervisors.values():
+        hypervisor.faults.latency = random.choice((0.0, 0.01, 0.2))
+        if random.random() < 0.3:
+            _plan_failures(hypervisor.faults.fail, random)
+    murderous = random.random() < 0.8
+    while world.loop.time() < CHAOS:
+        await asyncio.sleep(random.expovariate(1 / 4.0))
+        for hypervisor in world.hypervisors.values():
+            if random.random() < 0.1:
+                hypervisor.faults.disobedient = set(hypervisor.guests)
+        event = random.random()
+        name = random.choice(world.names)
+        if event < 0.6 and murderous:
+            result.crashes += 1
+            world.crash(name)
+            asyncio.get_running_loop().call_later(random.random() * 12.0, _reboot, world, name)
+        elif event < 0.75:
+            trouble.partitioned = {name} if random.random() < 0.6 else set()
+
+
+def _plan_failures(plan: dict[str, list[KilonovaError]], random: Random) -> None:
+    errors: tuple[KilonovaError, ...] = (
+        TryElsewhere("no room here"), Retryable("busy"), KilonovaError("the hypervisor refuses"),
+        InvalidInput("the image is corrupt"),
+    )
+    for call in ("create_disks", "spawn", "resume", "power_off", "power_on", "soft_reboot", "hard_reboot", "destroy"):
+        if random.random() < 0.3:
+            plan[call] = [random.choice(errors) for _ in range(random.randint(1, 3))]
+
+
+def _reboot(world: World, name: str) -> None:
+    if not world.processes[name].alive:
+        world.wire.spawn(world.boot(name))
+
+
+async def _calm(world: World) -> None:
+    """Faults end: all links heal, every process is alive."""
+    world.trouble.calm()
+    for hypervisor in world.hypervisors.values():
+        hypervisor.faults.fail.clear()
+        hypervisor.faults.latency = 0.0
+        hypervisor.faults.disobedient = set()
+    for name in world.names:
+        if not world.processes[name].alive:
+            await world.boot(name)
+
+
+async def _settle(world: World) -> None:
+    deadline = world.loop.time() + SETTLE
+    while world.loop.time() < deadline:
+        await asyncio.sleep(2.0)
+        if not await _active(world):
+            await asyncio.sleep(1.0)
+            return
+
+
+ACTIVE = (OperationState.RUNNING, OperationState.UNDOING, OperationState.QUEUED, OperationState.HELD)
+
+
+async def _active(world: World) -> int:
+    api = await world.databases.api.read(lambda conn: len(api_journal.select(conn, states=ACTIVE)))
+    cell = await world.databases.cell.read(lambda conn: len(cell_journal.select(conn, states=ACTIVE)))
+    return api + cell
+
+
+# --- invariants -------------------------------------------------------------------------------------
+
+LEGAL = {
+    VmState.ACTIVE: {PowerState.RUNNING},
+    VmState.STOPPED: {PowerState.SHUTDOWN, PowerState.NOSTATE},
+}
+
+
+def _violations(world: World, result: Result) -> list[str]:
+    """Everything that must hold once nothing is left to do."""
+    with world.databases.cell.engine.connect() as conn:
+        records: list[Instance] = list(conn.execute(sa.select(instances.instances.c.body)).scalars())
+        operations = cell_journal.select(conn, limit=1000)
+        events = conn.execute(sa.select(cell_journal.events)).all()
+    with world.databases.api.engine.connect() as conn:
+        operations += api_journal.select(conn, limit=1000)
+        claimed = set(conn.execute(
+            sa.select(allocations.c.consumer)
+        ).scalars())
+        used = conn.execute(sa.select(inventories.c.provider_id, inventories.c.resource_class, inventories.c.used)).all()
+        taken = {
+            (row.provider_id, row.resource_class): row.total
+            for row in conn.execute(
+                sa.select(allocations.c.provider_id, allocations.c.resource_class, sa.func.sum(allocations.c.used).label("total"))
+                .group_by(allocations.c.provider_id, allocations.c.resource_class)
+            )
+        }
+        waiting = conn.execute(sa.select(build_requests.build_requests.c.uuid)).all()
+        mapped = {r.uuid: r.cell for r in conn.execute(sa.select(build_requests.instance_mappings))}
+    found: list[str] = []
+    for operation in operations:
+        result.states[operation.state.value] = result.states.get(operation.state.value, 0) + 1
+        if operation.state in (*ACTIVE, OperationState.STRANDED):
+            found.append(f"operation {operation.kind} {operation.id} is {operation.state.value} at {operation.cursor}: {operation.failure}")
+        if b"secret" in msgspec.json.encode(operation):
+            found.append(f"operation {operation.kind} {operation.id} keeps a password")
+    alive = {r.uuid: r for r in records if r.deleted_at is None}
+    for record in alive.values():
+        found += _check_server(world, record, claimed, mapped)
+    for host, hypervisor in world.hypervisors.items():
+        for uuid_, guest in hypervisor.guests.items():
+            if uuid_ not in alive or alive[uuid_].host != host:
+                found.append(f"guest {uuid_} on {host} is nobody's: {guest}")
+    found += [f"port {p.id} of {p.device_id} is nobody's" for p in world.net.ports.values() if p.device_id not in alive]
+    found += [f"allocation of {uuid_} is nobody's" for uuid_ in claimed if uuid_ not in alive]
+    found += [f"used {row} but allocated {taken.get((row.provider_id, row.resource_class), 0)}" for row in used
+              if row.used != taken.get((row.provider_id, row.resource_class), 0)]
+    found += [f"build request {row.uuid} still waits" for row in waiting]
+    found += [f"event kept: {row}" for row in events]
+    return found
+
+
+def _check_server(world: World, record: Instance, claimed: set[str], mapped: dict[str, str | None]) -> list[str]:
+    found = []
+    name = f"server {record.uuid} ({record.vm_state.value}, {record.task_state}, {record.power_state.name})"
+    if record.task_state is not None:
+        found.append(f"{name} has a task")
+    if mapped.get(record.uuid) is None:
+        found.append(f"{name} has no cell")
+    if record.vm_state not in (VmState.ACTIVE, VmState.STOPPED, VmState.ERROR):
+        found.append(f"{name} is in a state it cannot end in")
+    guest = world.hypervisors[record.host].guests.get(record.uuid) if record.host else None
+    if record.vm_state in LEGAL:
+        if record.host is None or record.uuid not in claimed:
+            found.append(f"{name} has host {record.host} and {'a' if record.uuid in claimed else 'no'} claim")
+        if guest is None or not guest.defined or guest.power_state not in LEGAL[record.vm_state]:
+            found.append(f"{name}: its guest is {guest}")
+        elif guest.power_state is not record.power_state:
+            found.append(f"{name}: its guest is {guest.power_state.name}")
+    elif record.host is None and record.uuid in claimed:
+        found.append(f"{name} has a claim but no host")
+    return found
+
+
+def quiet() -> None:
+    """Failures are expected by the thousand: only defects are worth a line."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.PrintLoggerFactory(),
+    )

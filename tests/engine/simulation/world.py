@@ -1,0 +1,201 @@
+"""A whole cloud in one virtual second hand: api, scheduler, conductors, agents, and what is around them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import sqlalchemy as sa
+from kilonova.agent.agent import Agent
+from kilonova.cells.registry import Cell, Cells
+from kilonova.conductor.conductor import Conductor
+from kilonova.conductor.hosts import HostReports
+from kilonova.db.database import Database
+from kilonova.db.schema import api_metadata, cell_metadata
+from kilonova.domain.errors import KilonovaError
+from kilonova.domain.operation import ExternalEvent
+from kilonova.engine.host import host_metadata
+from kilonova.hypervisor.fake import FakeDriver, FakeGuest, FakeHypervisor
+from kilonova.domain.states import PowerState
+from kilonova.operations.environment import Environment, PlacingEnvironment
+from kilonova.operations.options import OperationOptions
+from kilonova.operations.service import ComputeOperations
+from kilonova.scheduler.placing import Placing
+from kilonova.scheduler.scheduler import Scheduler
+from kilonova.scheduler.service import SchedulerService
+
+from simulation.loop import VirtualLoop
+from simulation.network import Net
+from simulation.process import Process, SimBus, SimClock, SimDatabase, Trouble, Wire
+
+CELL = "cell1"
+TTL = 6.0
+OPTIONS = OperationOptions(
+    shutdown_timeout=20.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=30.0, max_attempts=3
+)
+
+
+class Databases:
+    """Databases that are opened once per worker and emptied between runs (making tables costs more than a run)."""
+
+    def __init__(self) -> None:
+        self.api = Database.open("sqlite://")
+        self.cell = Database.open("sqlite://")
+        self.hosts: list[Database] = [Database.open("sqlite://") for _ in range(4)]
+        self._made = False
+
+    async def empty(self) -> None:
+        for database, metadata in (
+            (self.api, api_metadata), (self.cell, cell_metadata), *((h, host_metadata) for h in self.hosts)
+        ):
+            if not self._made:
+                await database.write(metadata.create_all)
+            else:
+                statements = [sa.delete(t) for t in reversed(metadata.sorted_tables)]
+                await database.write(lambda conn, all_=statements: [conn.execute(s) for s in all_])
+        self._made = True
+
+
+class WatchedHypervisor(FakeHypervisor):
+    """Raises the alarm when a guest runs twice."""
+
+    def __init__(self, host: str, world: World) -> None:
+        super().__init__(host, vcpus=8, memory_mib=16384, local_gib=200)
+        self._world = world
+
+    def keep(self, guest: FakeGuest) -> None:
+        super().keep(guest)
+        if guest.power_state is PowerState.RUNNING:
+            for other in self._world.hypervisors.values():
+                twin = other.guests.get(guest.uuid)
+                if other is not self and twin is not None and twin.power_state is PowerState.RUNNING:
+                    self._world.violations.append(f"guest {guest.uuid} runs on {self.host} and {other.host}")
+
+
+class World:
+    """Everything of one run.
+
+    Args:
+        definitions: what conductors run; tests plant bugs in them.
+    """
+
+    def __init__(self, loop: VirtualLoop, random: Random, databases: Databases, *, hosts: int, conductors: int) -> None:
+        self.loop = loop
+        self.random = random
+        self.databases = databases
+        self.trouble = Trouble()
+        self.wire = Wire(random, self.trouble)
+        self.violations: list[str] = []
+        self.net = Net(random, self.trouble, self._announce)
+        self.hypervisors = {f"host{i}": WatchedHypervisor(f"host{i}", self) for i in range(hosts)}
+        self.processes: dict[str, Process] = {}
+        self.conductors: dict[str, Conductor] = {}
+        self._makers: dict[str, Callable[[Process], Any]] = {"scheduler": self._scheduler}
+        self._makers |= {f"conductor{i}": self._conductor for i in range(conductors)}
+        self._makers |= {name: self._agent for name in self.hypervisors}
+        api = Process("api", 0.0)
+        self.processes["api"] = api
+        self.cells = self._cells(api)
+        self._bus = SimBus(self.wire, api)
+        self.compute = ComputeOperations(
+            self.cells, self._bus, SimClock(loop, api), OPTIONS,
+            wake_api=lambda cancelled: self._publish("kn.wake.api", cancelled),
+            wake_cell=lambda cell, cancelled: self._publish(f"kn.wake.{cell}", cancelled),
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Processes that can crash."""
+        return sorted(self._makers)
+
+    def _publish(self, subject: str, cancelled: str | None) -> None:
+        self.wire.spawn(self._bus.publish(subject, (cancelled or "").encode()))
+
+    def _database(self, real: Database, process: Process) -> SimDatabase:
+        return SimDatabase(real, process, self.random, self.trouble)
+
+    def _cells(self, process: Process) -> Cells:
+        cell = Cell(CELL, CELL, self._database(self.databases.cell, process))
+        return Cells(self._database(self.databases.api, process), (cell,))
+
+    def _placing(self, process: Process) -> Placing:
+        database = self._database(self.databases.api, process)
+        clock = SimClock(self.loop, process)
+        return Placing(database, Scheduler(database, clock, self.random, service_down_time=120.0))
+
+    # --- processes ---------------------------------------------------------------------------------
+
+    async def boot(self, name: str) -> None:
+        """Start a process anew; the former life of that name is dead."""
+        old = self.processes.get(name)
+        if old is not None:
+            old.alive = False
+        process = Process(name, self.random.uniform(-1.5, 1.5))
+        self.processes[name] = process
+        self.wire.subscribers = [s for s in self.wire.subscribers if s.process.alive]
+        role = self._makers[name](process)
+        if isinstance(role, Conductor):
+            self.conductors[name] = role
+        while process.alive:
+            try:
+                await role.start()
+            except KilonovaError:
+                await asyncio.sleep(0.5)
+            else:
+                return
+
+    def crash(self, name: str) -> None:
+        self.processes[name].alive = False
+
+    def _conductor(self, process: Process) -> Conductor:
+        clock = SimClock(self.loop, process)
+        database = self._database(self.databases.cell, process)
+        placing = self._placing(process)
+        environment = Environment(CELL, database, self.net.client(process), placing, clock, OPTIONS)
+        reports = HostReports(CELL, database, placing, clock)
+        owner = f"{self.random.getrandbits(64):x}@{process.name}"
+        return Conductor(owner, environment, SimBus(self.wire, process), reports, self.random, ttl=TTL)
+
+    def _scheduler(self, process: Process) -> SchedulerService:
+        clock = SimClock(self.loop, process)
+        bus = SimBus(self.wire, process)
+        cells = self._cells(process)
+        placing = self._placing(process)
+
+        def wake(cell: str) -> None:
+            self.wire.spawn(bus.publish(f"kn.wake.{cell}", b""))
+
+        environment = PlacingEnvironment(cells, placing, placing, clock, OPTIONS, wake)
+        owner = f"{self.random.getrandbits(64):x}@{process.name}"
+        return SchedulerService(owner, cells.api, environment, bus, self.random, ttl=TTL)
+
+    def _agent(self, process: Process) -> Agent:
+        clock = SimClock(self.loop, process)
+        number = int(process.name.removeprefix("host"))
+        journal = self._database(self.databases.hosts[number], process)
+        driver = PortedDriver(self.hypervisors[process.name], clock, process)
+        return Agent(process.name, driver, SimBus(self.wire, process), journal, clock, report_interval=5.0)
+
+    async def _announce(self, event: ExternalEvent) -> None:
+        """The network service tells until somebody has taken it down."""
+        while True:
+            for name in sorted(self.conductors):
+                if self.processes[name].alive:
+                    task = self.wire.spawn(self.conductors[name].deliver(event))
+                    done, _ = await asyncio.wait({task}, timeout=2.0)
+                    if done and task.exception() is None:
+                        return
+            await asyncio.sleep(1.0)
+
+
+class PortedDriver(FakeDriver):
+    """The fake driver, whose calls a crash of the agent cuts off before or after their effect."""
+
+    def __init__(self, hypervisor: FakeHypervisor, clock: SimClock, process: Process) -> None:
+        super().__init__(hypervisor, clock)
+        self._process = process
+
+    async def _call(self, name: str) -> None:
+        await self._process.port(super()._call(name))
