@@ -160,10 +160,13 @@ class IdentityStore:
             raise _unstorable() from error
 
     async def write(self, unit: Callable[[sa.Connection], T]) -> T:
+        """Raises InvalidInput as `read` does; Conflict when another request made or removed the same meanwhile."""
         try:
             return await self._database.write(unit)
         except sa.exc.DataError as error:
             raise _unstorable() from error
+        except sa.exc.IntegrityError as error:
+            raise Conflict("Another request changed the same records at the same time.") from error
         finally:
             self.changes += 1
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from kilonova.domain.clock import iso_microseconds
-from kilonova.domain.errors import Forbidden, NotFound, Unauthorized
+from kilonova.domain.errors import Conflict, Forbidden, NotFound, Unauthorized
 from kilonova.embedded.http import empty_response, json_object, json_response
 from kilonova.embedded.identity import grants, schema
 from kilonova.embedded.identity.api.access import Caller, caller_of
@@ -54,10 +56,8 @@ class Auth:
         caller, _, token = await self._subject(request)
         caller.require_self_or_admin(token.user.id)
         now = self.realm.clock.now()
-        try:
+        with contextlib.suppress(Conflict):  # another request revoked it at the same moment
             await self.realm.store.write(lambda conn: _revoke(conn, token, now))
-        except sa.exc.IntegrityError:  # someone else revoked it at the same moment
-            return empty_response()
         return empty_response()
 
     async def catalogue(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Groups and their members."""
+"""Groups and who belongs to them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kilonova.domain.errors import Forbidden, NotFound
-from kilonova.embedded.http import empty_response, json_response
+from kilonova.embedded.http import empty_response
 from kilonova.embedded.identity import grants, schema
 from kilonova.embedded.identity.api.access import Caller, caller_of
-from kilonova.embedded.identity.api.bodies import Attributes, Name, Text, chosen, given, listing, required, self_link
+from kilonova.embedded.identity.api.bodies import Attributes, Name, Text, chosen, given, required
 from kilonova.embedded.identity.api.resource import Resource, route
-from kilonova.embedded.identity.records import DEFAULT_DOMAIN, ActorKind, Group, User
+from kilonova.embedded.identity.records import DEFAULT_DOMAIN, ActorKind, Group
 from kilonova.embedded.identity.store import domains, groups, users
 
 _member = schema.memberships.c
@@ -38,7 +38,6 @@ class Groups(Resource[Group, GroupBody]):
     def routes(self) -> list[Route]:
         return [
             *super().routes(),
-            route("/groups/{id}/users", "GET", self.list_members),
             route("/groups/{id}/users/{user_id}", "PUT", self.add_member),
             route("/groups/{id}/users/{user_id}", "GET", self.has_member),
             route("/groups/{id}/users/{user_id}", "DELETE", self.remove_member),
@@ -81,23 +80,6 @@ class Groups(Resource[Group, GroupBody]):
         if caller.readable_domain is not None:
             return [schema.groups.c.domain_id == caller.readable_domain]
         return super().visible(caller)
-
-    async def list_members(self, request: Request) -> Response:
-        caller = await caller_of(request, self.realm)
-        id = request.path_params["id"]
-
-        def unit(conn: sa.Connection) -> list[User]:
-            caller.require(self.may_read(caller, groups.get(conn, id)))
-            members = sa.select(_member.user_id).where(_member.group_id == id)
-            return users.matching(conn, schema.users.c.id.in_(members))
-
-        found = await self.realm.store.read(unit)
-        items = [
-            {"id": user.id, "name": user.name, "domain_id": user.domain_id, "enabled": user.enabled,
-             "password_expires_at": None, "options": user.options, "links": self_link(request, "users", user.id)}
-            for user in found
-        ]
-        return json_response(listing(request, "users", items))
 
     async def add_member(self, request: Request) -> Response:
         (await caller_of(request, self.realm)).require_admin()

@@ -30,7 +30,7 @@ from kilonova.embedded.identity.api.groups import Groups
 from kilonova.embedded.identity.api.projects import Projects
 from kilonova.embedded.identity.api.resource import Resource, route
 from kilonova.embedded.identity.records import DEFAULT_DOMAIN, ActorKind, User
-from kilonova.embedded.identity.store import domains, projects, users
+from kilonova.embedded.identity.store import domains, groups, projects, users
 
 ADMIN_ONLY = ("name", "domain_id", "enabled", "password", "options")
 """What a user may not change of itself; the password has a call of its own, which asks for the old one."""
@@ -66,6 +66,7 @@ class Users(Resource[User, UserBody]):
             route("/users/{id}/password", "POST", self.change_password),
             route("/users/{id}/projects", "GET", self.list_projects),
             route("/users/{id}/groups", "GET", self.list_groups),
+            route("/groups/{id}/users", "GET", self.list_members),
         ]
 
     async def make(self, caller: Caller, body: UserBody, extra: Attributes) -> User:
@@ -153,6 +154,19 @@ class Users(Resource[User, UserBody]):
         found = await self.realm.store.read(lambda conn: grants.groups_of(conn, id))
         render = Groups(self.realm).render
         return json_response(listing(request, "groups", [render(request, group) for group in found]))
+
+    async def list_members(self, request: Request) -> Response:
+        """The users of a group."""
+        caller = await caller_of(request, self.realm)
+        id = request.path_params["id"]
+
+        def unit(conn: sa.Connection) -> list[User]:
+            caller.require(caller.reads_domain(groups.get(conn, id).domain_id))
+            members = sa.select(schema.memberships.c.user_id).where(schema.memberships.c.group_id == id)
+            return users.matching(conn, schema.users.c.id.in_(members))
+
+        found = await self.realm.store.read(unit)
+        return json_response(listing(request, "users", [self.render(request, user) for user in found]))
 
     async def _readable(self, request: Request) -> str:
         caller = await caller_of(request, self.realm)
