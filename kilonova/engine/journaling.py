@@ -227,6 +227,10 @@ class Moves:
             step.undone(tx, self.run(record))
         return self.retreat(tx, msgspec.structs.replace(record, cursor=record.cursor - 1))
 
+    def drop(self, tx: Tx, record: OperationRecord, failure: Failure) -> OperationRecord:
+        """End an operation that never began."""
+        return self._finish(tx, record, OperationState.CANCELLED, failure)
+
     # --- ends ------------------------------------------------------------------------------------
 
     def _finish(

@@ -170,7 +170,8 @@ class Operation:
         again_from: name of the step where it starts anew on another host after `TryElsewhere`.
         rounds: how many hosts are tried at most, from the run.
         scrub: takes secrets out of the request once the operation has ended.
-        action: its name in os-instance-actions, None to keep it out of there.
+        action: its name in os-instance-actions, "" to keep it out of there.
+        event: its name among the events of that action.
         max_crashes: how often a step may take its process down before it counts as failed.
     """
 
@@ -187,7 +188,8 @@ class Operation:
     again_from: str | None = None
     rounds: Callable[[Any], int] = lambda _run: 1
     scrub: Callable[[Any], msgspec.Struct] | None = None
-    action: str | None = None
+    action: str = ""
+    event: str = ""
     max_crashes: int = 5
     undo_retries: int = 8
     _index: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)

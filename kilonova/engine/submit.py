@@ -87,13 +87,11 @@ def release(tx: Tx, journal: Journal, operation_id: str) -> None:
         journal.replace(tx.conn, running, wake_at=tx.now, now=tx.now)
 
 
-def drop_held(tx: Tx, journal: Journal, operation_id: str, reason: str) -> None:
+def drop_held(tx: Tx, journal: Journal, definition: Operation, operation_id: str, reason: str) -> None:
     """End a held operation that will never run."""
     record = journal.get(tx.conn, operation_id)
     if record is not None and record.state is OperationState.HELD:
-        dropped = msgspec.structs.replace(
-            record, state=OperationState.CANCELLED, failure=cancelled(reason), finished_at=tx.now
-        )
+        dropped = Moves(definition, journal, record).drop(tx, record, cancelled(reason))
         journal.replace(tx.conn, dropped, wake_at=None, now=tx.now)
 
 

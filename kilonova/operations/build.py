@@ -178,6 +178,7 @@ def _without_secrets(request: BuildServer) -> BuildServer:
 BUILD = Operation(
     name="build",
     action="create",
+    event="compute__do_build_and_run_instance",
     request=BuildServer,
     again_from="claim host",
     rounds=_rounds,

@@ -83,6 +83,7 @@ def _failed(tx: Tx, run: Run[DeleteServer], failure: Failure) -> None:
 DELETE = Operation(
     name="delete",
     action="delete",
+    event="compute_terminate_instance",
     request=DeleteServer,
     preempts=("*",),
     begins=_begin,

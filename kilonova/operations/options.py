@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class OperationOptions(msgspec.Struct, frozen=True, kw_only=True):
+class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Times in seconds."""
 
     shutdown_timeout: float = 60.0

@@ -114,7 +114,7 @@ async def _unrecord(env: PlacingEnvironment, run: Run[PlaceServer]) -> None:
 
     def remove(conn: sa.Connection) -> None:
         tx = Tx(conn, now)
-        submit.drop_held(tx, cell_journal, build_id(run.id), "the server was deleted before it was built")
+        submit.drop_held(tx, cell_journal, BUILD, build_id(run.id), "the server was deleted before it was built")
         instances.erase(conn, run.subject)
 
     await env.cells.named(run.output(Chosen).cell).database.write(remove)

@@ -37,6 +37,7 @@ def _failed(tx: Tx, run: Run[StartServer], failure: Failure) -> None:
 START = Operation(
     name="start",
     action="start",
+    event="compute_start_instance",
     request=StartServer,
     begins=_begin,
     steps=(

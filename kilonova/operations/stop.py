@@ -66,6 +66,7 @@ def _failed(tx: Tx, run: Run[StopServer], failure: Failure) -> None:
 STOP = Operation(
     name="stop",
     action="stop",
+    event="compute_stop_instance",
     request=StopServer,
     begins=_begin,
     steps=(

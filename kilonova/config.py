@@ -1,0 +1,164 @@
+"""The configuration: one typed tree, read from `kilonova.toml` and the environment.
+
+An option that means the same as an OpenStack one has its name. Environment variables override the file:
+`KILONOVA__OPERATIONS__SHUTDOWN_TIMEOUT=30`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from kilonova.domain.errors import InvalidInput
+from kilonova.operations.options import OperationOptions
+
+PREFIX = "KILONOVA__"
+
+
+class DatabaseOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where state lives."""
+
+    api: str = ""
+    """URL of the API database; empty for a SQLite file in the data directory."""
+    cell: str = ""
+    """URL of this process's cell database; empty for the same file as the API database."""
+    pool_size: int = 8
+    """Connections to PostgreSQL that one process opens."""
+
+
+class BusOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How processes reach each other."""
+
+    servers: tuple[str, ...] = ()
+    """NATS servers, for example `nats://192.0.2.1:4222`; none for the bus within one process."""
+    user: str = ""
+    """User of this process: `control`, or `host.<name>` for an agent."""
+    password: str = ""
+    """Password of that user."""
+
+
+class CellOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The cell this process belongs to."""
+
+    name: str = "cell1"
+    """Name of the cell."""
+
+
+class AgentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The hypervisor host."""
+
+    host: str = ""
+    """Name of the host; empty for the machine's own."""
+    driver: Literal["libvirt", "fake"] = "libvirt"
+    """Hypervisor driver."""
+    hosts: int = 1
+    """With the fake driver: how many hosts this process simulates."""
+    libvirt_uri: str = ""
+    """libvirt to use; empty for a private one in the data directory."""
+    max_concurrent_builds: int = 10
+    """Builds that one host works on at once; 0 for no limit."""
+    report_interval: float = 10.0
+    """Seconds between reports of a host."""
+    fake_latency: float = 0.0
+    """With the fake driver: seconds that every call takes."""
+    resume_guests_state_on_host_boot: bool = False
+    """Start guests that ran when their host went down."""
+
+
+class ApiProcessOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The API process."""
+
+    listen: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8774
+    """Port to listen on."""
+    public_url: str = ""
+    """URL under which clients reach it; empty for the address and port it listens on."""
+    policy_file: str = ""
+    """Overrides of policy rules; empty for `policy.yaml` in the data directory."""
+
+
+class SchedulerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Choosing hosts."""
+
+    service_down_time: float = 60.0
+    """Seconds of silence after which a host counts as down."""
+    default_availability_zone: str = "nova"
+    """Zone of hosts that are in no aggregate with a zone."""
+    initial_cpu_allocation_ratio: float = 4.0
+    """How far CPUs of a new host are overcommitted."""
+    initial_ram_allocation_ratio: float = 1.0
+    """How far memory of a new host is overcommitted."""
+    initial_disk_allocation_ratio: float = 1.0
+    """How far disk of a new host is overcommitted."""
+    reserved_host_memory_mb: int = 512
+    """Memory of a host that guests may not have, in MiB."""
+    reserved_host_cpus: int = 0
+    """CPUs of a host that guests may not have."""
+    reserved_host_disk_mb: int = 0
+    """Disk of a host that guests may not have, in MiB."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole tree."""
+
+    data_dir: str = ""
+    """Directory for everything this installation keeps; empty for `/var/lib/kilonova`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level of log lines."""
+    lease_seconds: float = 10.0
+    """How long a conductor that died holds up the operations it drove."""
+    database: DatabaseOptions = DatabaseOptions()
+    bus: BusOptions = BusOptions()
+    cell: CellOptions = CellOptions()
+    api: ApiProcessOptions = ApiProcessOptions()
+    agent: AgentOptions = AgentOptions()
+    scheduler: SchedulerOptions = SchedulerOptions()
+    operations: OperationOptions = OperationOptions()
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.data_dir or "/var/lib/kilonova").absolute()
+
+    def database_url(self, which: Literal["api", "cell"]) -> str:
+        """URL of a database, SQLite in the data directory unless given."""
+        given = self.database.api if which == "api" else self.database.cell or self.database.api
+        return given or f"sqlite:///{self.directory}/kilonova.db"
+
+
+def load(file: Path | None, environment: Mapping[str, str], overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read the configuration.
+
+    Args:
+        file: a TOML file; None or a missing one is empty. overrides: from the command line; they win.
+
+    Raises:
+        InvalidInput: naming the option that is unknown or has a wrong value.
+    """
+    tree: dict[str, Any] = {}
+    if file is not None and file.exists():
+        try:
+            tree = tomllib.loads(file.read_text())
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidInput(f"{file} is not valid TOML: {error}.") from error
+    for name, value in sorted(environment.items()):
+        if name.startswith(PREFIX):
+            _place(tree, name.removeprefix(PREFIX).lower().split("__"), value)
+    for dotted, value in (overrides or {}).items():
+        _place(tree, dotted.split("."), value)
+    try:
+        return msgspec.convert(tree, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"Invalid configuration: {error}.", hint="see `kilonova config explain`") from error
+
+
+def _place(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise InvalidInput(f"Option {'.'.join(path)} does not exist.")
+    tree[path[-1]] = value

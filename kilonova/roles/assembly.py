@@ -1,0 +1,149 @@
+"""Putting the parts of each role together from a configuration. One-machine mode and separate processes share it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import SystemRandom
+
+from kilonova.agent.agent import Agent
+from kilonova.bus.protocol import Bus
+from kilonova.cells.registry import Cell, Cells
+from kilonova.conductor.conductor import Conductor, wake_subject
+from kilonova.conductor.hosts import HostReports
+from kilonova.config import Config
+from kilonova.db.database import Database
+from kilonova.db.placement.hosts import HostSettings
+from kilonova.domain.clock import Clock
+from kilonova.hypervisor.driver import Driver
+from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
+from kilonova.operations.environment import Environment, PlacingEnvironment
+from kilonova.operations.service import ComputeOperations
+from kilonova.scheduler.placing import Placing
+from kilonova.scheduler.scheduler import NoGroupings, Scheduler
+from kilonova.scheduler.service import WAKE, SchedulerService
+from kilonova.services.network import NetworkService
+
+CELLS = uuid.UUID("5d3c0f9e-3c55-4d0e-8a55-9d7f1f0f6c11")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every role stands on."""
+
+    config: Config
+    clock: Clock
+    bus: Bus
+    api: Database
+    cell: Database
+
+    @property
+    def cells(self) -> Cells:
+        name = self.config.cell.name
+        return Cells(self.api, (Cell(name, str(uuid.uuid5(CELLS, name)), self.cell),))
+
+
+class Wakes:
+    """Telling runners that there is work: over the bus, and at once to those in this process."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._sending: set[asyncio.Task[None]] = set()
+
+    def api(self, cancelled: str | None = None) -> None:
+        self._send(WAKE, cancelled)
+
+    def cell(self, name: str, cancelled: str | None = None) -> None:
+        self._send(wake_subject(name), cancelled)
+
+    def _send(self, subject: str, cancelled: str | None) -> None:
+        task = asyncio.get_running_loop().create_task(self._bus.publish(subject, (cancelled or "").encode()))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+
+def own_host(config: Config) -> str:
+    """The name of this machine as a host."""
+    return config.agent.host or socket.gethostname()
+
+
+def placing(ground: Ground) -> Placing:
+    """Scheduler and claims over the API database."""
+    options = ground.config.scheduler
+    groupings = NoGroupings()
+    scheduler = Scheduler(
+        ground.api, ground.clock, SystemRandom(), groupings=groupings, service_down_time=options.service_down_time,
+        default_zone=options.default_availability_zone,
+    )
+    settings = HostSettings(
+        initial_cpu_allocation_ratio=options.initial_cpu_allocation_ratio,
+        initial_ram_allocation_ratio=options.initial_ram_allocation_ratio,
+        initial_disk_allocation_ratio=options.initial_disk_allocation_ratio,
+        reserved_host_cpus=options.reserved_host_cpus,
+        reserved_host_memory_mb=options.reserved_host_memory_mb,
+        reserved_host_disk_mb=options.reserved_host_disk_mb,
+    )
+    return Placing(
+        ground.api, scheduler, groupings=groupings, default_zone=options.default_availability_zone, settings=settings
+    )
+
+
+def conductor(ground: Ground, placing_: Placing, networks: NetworkService, *, alone: bool, name: str = "") -> Conductor:
+    """A conductor of this process's cell."""
+    config = ground.config
+    (cell,) = ground.cells.all
+    environment = Environment(cell.name, ground.cell, networks, placing_, ground.clock, config.operations)
+    reports = HostReports(
+        cell.uuid, ground.cell, placing_, ground.clock,
+        resume_guests=config.agent.resume_guests_state_on_host_boot,
+    )
+    owner = f"{secrets.token_hex(8)}@{name or own_host(config)}"
+    return Conductor(owner, environment, ground.bus, reports, SystemRandom(), alone=alone, ttl=config.lease_seconds)
+
+
+def scheduler(ground: Ground, placing_: Placing, wakes: Wakes, *, alone: bool) -> SchedulerService:
+    """A scheduler."""
+    environment = PlacingEnvironment(
+        ground.cells, placing_, placing_, ground.clock, ground.config.operations, wakes.cell
+    )
+    owner = f"{secrets.token_hex(8)}@{own_host(ground.config)}"
+    return SchedulerService(
+        owner, ground.api, environment, ground.bus, SystemRandom(), alone=alone, ttl=ground.config.lease_seconds
+    )
+
+
+def compute(ground: Ground, wakes: Wakes) -> ComputeOperations:
+    """What the API asks for operations."""
+    return ComputeOperations(
+        ground.cells, ground.bus, ground.clock, ground.config.operations, wake_api=wakes.api, wake_cell=wakes.cell
+    )
+
+
+def agent(config: Config, host: str, driver: Driver, bus: Bus, journal: Database, clock: Clock) -> Agent:
+    """The agent of one host."""
+    options = config.agent
+    return Agent(
+        host, driver, bus, journal, clock, report_interval=options.report_interval,
+        max_concurrent_builds=options.max_concurrent_builds if options.driver == "libvirt" else 0,
+    )
+
+
+def fake_hosts(config: Config, directory: Path, clock: Clock) -> dict[str, Driver]:
+    """The simulated hosts of this process, by name."""
+    base = own_host(config)
+    names = [base] if config.agent.hosts == 1 else [f"{base}-{n}" for n in range(1, config.agent.hosts + 1)]
+    drivers: dict[str, Driver] = {}
+    for name in names:
+        hypervisor = FakeHypervisor(name, directory / "fake" / name)
+        hypervisor.faults.latency = config.agent.fake_latency
+        drivers[name] = FakeDriver(hypervisor, clock)
+    return drivers
+
+
+Progress = Callable[[str, str], None]
+"""Called with (component, what it does now) as an installation comes up."""
