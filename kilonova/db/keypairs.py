@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.columns import Timestamp
+from kilonova.db.upsert import insert_new
 from kilonova.domain.errors import Conflict, NotFound
 
 keypairs = sa.Table(
@@ -50,13 +51,17 @@ def get(conn: sa.Connection, user_id: str, name: str) -> Keypair:
 
 def create(conn: sa.Connection, keypair: Keypair) -> Keypair:
     """Store a new key pair and return it with its row number. Raises Conflict: the name is taken."""
-    query = sa.select(keypairs.c.id).where(keypairs.c.user_id == keypair.user_id, keypairs.c.name == keypair.name)
-    if conn.execute(query).first() is not None:
-        raise Conflict(f"Key pair '{keypair.name}' already exists.")
     row = {name: getattr(keypair, name) for name in Keypair.__struct_fields__ if name != "id"}
-    done = conn.execute(sa.insert(keypairs), row)
-    assert done.inserted_primary_key is not None
-    return msgspec.structs.replace(keypair, id=done.inserted_primary_key[0])
+    number = insert_new(conn, keypairs, row)
+    if number is None:
+        raise Conflict(f"Key pair '{keypair.name}' already exists.")
+    return msgspec.structs.replace(keypair, id=number)
+
+
+def count(conn: sa.Connection, user_id: str) -> int:
+    """How many key pairs a user has."""
+    query = sa.select(sa.func.count()).select_from(keypairs).where(keypairs.c.user_id == user_id)
+    return int(conn.execute(query).scalar_one())
 
 
 def of_user(conn: sa.Connection, user_id: str, *, limit: int | None = None, marker: str | None = None) -> list[Keypair]:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from kilonova.db import build_requests, flavors, instances, journal, keypairs, placement, services
+from kilonova.db import (
+    aggregates,
+    build_requests,
+    flavors,
+    instances,
+    journal,
+    keypairs,
+    placement,
+    quotas,
+    services,
+)
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.placement import tables as placement_tables
 
 __all__ = (
-    "api_metadata", "build_requests", "cell_metadata", "flavors", "instances", "journal", "keypairs", "placement",
-    "placement_tables", "services",
+    "aggregates", "api_metadata", "build_requests", "cell_metadata", "flavors", "instances", "journal", "keypairs",
+    "placement", "placement_tables", "quotas", "services",
 )
