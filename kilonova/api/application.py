@@ -242,7 +242,7 @@ class Application:
         token = await self._cloud.identity.validate(secret)
         roles = with_implied(token.roles)
         global_id = request.headers.get(b"x-openstack-request-id", "")
-        return RequestContext(
+        context = RequestContext(
             request_id=request_id,
             user_id=token.user_id,
             user_name=token.user_name,
@@ -252,10 +252,10 @@ class Application:
             project_domain_id=token.project_domain_id or "default",
             roles=roles,
             system=token.system,
-            is_admin="admin" in roles,
             token=secret,
             global_request_id=global_id if REQUEST_ID.fullmatch(global_id) else None,
         )
+        return msgspec.structs.replace(context, is_admin=self._policy.is_admin(context))
 
     def _links(self, request: Request, root: str, project: str) -> Links:
         images = prefixed(self._cloud.options.glance_link_prefix, request.base)

@@ -9,10 +9,10 @@ Spec: API-040, API-041.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -80,7 +80,13 @@ class PolicyFileInvalid(KilonovaError):
     """The policy file cannot be read."""
 
 
-Judge = Callable[[Rule, RequestContext, Target], bool]
+class Judge(Protocol):
+    """Decides about rules."""
+
+    def allows(self, rule: Rule, context: RequestContext, target: Target) -> bool: ...
+
+    def is_admin(self, context: RequestContext) -> bool: ...
+
 
 _IMPLIED = ("admin", "manager", "member", "reader")
 
@@ -93,20 +99,25 @@ def with_implied(roles: tuple[str, ...]) -> tuple[str, ...]:
     return (*roles, *(role for role in _IMPLIED[min(held):] if role not in roles))
 
 
-def judge_by_default(rule: Rule, context: RequestContext, target: Target) -> bool:
+class Defaults:
     """The default audiences, without a policy file."""
-    audience, roles = rule.audience, context.roles
-    if context.project_id is None or audience is Audience.NOBODY:
-        return False
-    if audience is Audience.ANY or "admin" in roles:
-        return True
-    if audience is Audience.USER:
-        return context.user_id == target.user_id
-    if audience is Audience.SERVICE:
-        return "service" in roles
-    if audience is Audience.ADMIN or context.project_id != target.project_id:
-        return False
-    return audience.name.lower() in roles
+
+    def allows(self, rule: Rule, context: RequestContext, target: Target) -> bool:
+        audience, roles = rule.audience, context.roles
+        if context.project_id is None or audience is Audience.NOBODY:
+            return False
+        if audience is Audience.ANY or "admin" in roles:
+            return True
+        if audience is Audience.USER:
+            return context.user_id == target.user_id
+        if audience is Audience.SERVICE:
+            return "service" in roles
+        if audience is Audience.ADMIN or context.project_id != target.project_id:
+            return False
+        return audience.name.lower() in roles
+
+    def is_admin(self, context: RequestContext) -> bool:
+        return "admin" in context.roles
 
 
 class Policy:
@@ -125,7 +136,7 @@ class Policy:
         self._clock = clock
         self._next_look = 0.0
         self._stamp: tuple[int, int] | None = None
-        self._judge: Judge = judge_by_default
+        self._judge: Judge = Defaults()
         if file is not None:
             self._load(file)
 
@@ -136,7 +147,11 @@ class Policy:
                 self._load(self._file)
             except PolicyFileInvalid as error:
                 log.error("policy file ignored", file=str(self._file), reason=error.message)
-        return self._judge(rule, context, target)
+        return self._judge.allows(rule, context, target)
+
+    def is_admin(self, context: RequestContext) -> bool:
+        """Whether the caller counts as an administrator (rule context_is_admin)."""
+        return self._judge.is_admin(context)
 
     def require(self, rule: Rule, context: RequestContext, target: Target) -> None:
         """Raises PolicyNotAuthorized unless the rule allows it. Spec: API-041."""
@@ -150,11 +165,11 @@ class Policy:
             return
         self._stamp = stamp
         if stamp is None:
-            self._judge = judge_by_default
+            self._judge = Defaults()
             return
         from kilonova.api.policy_file import PolicyFile
 
-        self._judge = PolicyFile(file, self._rules).allows
+        self._judge = PolicyFile(file, self._rules)
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

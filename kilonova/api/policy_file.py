@@ -29,11 +29,18 @@ class PolicyFile:
         self._enforcer.suppress_default_change_warnings = True
         try:
             self._enforcer.load_rules(force_reload=True)
+            self._enforcer.use_conf = False  # or it looks at the file again before every check
         except (ValueError, OSError, cfg.Error) as error:
             raise PolicyFileInvalid(f"The policy file {file} is not valid: {error}") from error
 
     def allows(self, rule: Rule, context: RequestContext, target: Target) -> bool:
         if context.project_id is None:
             return False
+        return self._holds(rule.name, context, target)
+
+    def is_admin(self, context: RequestContext) -> bool:
+        return self._holds("context_is_admin", context, Target(context.project_id, context.user_id))
+
+    def _holds(self, name: str, context: RequestContext, target: Target) -> bool:
         whose = {"project_id": target.project_id, "user_id": target.user_id}
-        return bool(self._enforcer.enforce(rule.name, whose, credentials(context)))
+        return bool(self._enforcer.enforce(name, whose, credentials(context)))

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from kilonova.domain.errors import (
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BuildRequest, Fault, Instance
+from kilonova.domain.network import FixedIp, Subnet, Vif
 from kilonova.domain.states import PowerState, VmState
 from kilonova.operations.action_log import Action
 from kilonova.services.identity import Token
@@ -162,6 +163,23 @@ class DrawnNetworks:
         return tuple(dict.fromkeys(self.groups_of_ports[p] for p in port_ids if p in self.groups_of_ports))
 
 
+class ListedHosts:
+    """Hosts with a status, and zones that are not available."""
+
+    def __init__(self) -> None:
+        self.known = {HOST: "UP"}
+        self.empty_zones = {"mars"}
+
+    async def statuses(self, hosts: Collection[str]) -> dict[str, str]:
+        return {host: self.known[host] for host in hosts if host in self.known}
+
+    async def zone_available(self, zone: str) -> bool:
+        return zone not in self.empty_zones
+
+    async def exists(self, *, host: str | None, node: str | None) -> bool:
+        return all(name in self.known for name in (host, node) if name)
+
+
 class RecordedActions:
     """Actions of servers, as put in."""
 
@@ -274,12 +292,14 @@ class ComputeCloud:
         self.images = ShelfOfImages()
         self.networks = DrawnNetworks()
         self.actions = RecordedActions()
+        self.hosts = ListedHosts()
         self.compute = PatientCompute(self.cells, self.clock)
         self.app = ComputeApi(
             cells=self.cells, compute=self.compute, identity=self.identity, images=self.images,
             networks=self.networks, actions=self.actions, clock=self.clock, policy_file=policy_file,  # type: ignore[arg-type]
-            identity_url=IDENTITY_URL, options=options, quotas=RecordQuotas(self.cells, limits),
+            identity_url=IDENTITY_URL, hosts=self.hosts, options=options, quotas=RecordQuotas(self.cells, limits),
         )
+        self.flavors_made = 0
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=True, root_path="/compute"),
             base_url="http://cloud.test",
@@ -308,6 +328,7 @@ class ComputeCloud:
         return await self.request("DELETE", path, **more)
 
     async def flavor(self, flavor: Flavor = TINY) -> Flavor:
+        self.flavors_made += flavor is TINY
         return await self.cells.api.write(lambda conn: kilonova.db.flavors.create(conn, flavor, now=self.clock.now()))
 
     async def boot(self, **fields: Any) -> Instance:
@@ -326,8 +347,12 @@ class ComputeCloud:
                 "created_at": instance.created_at})
 
         await self.cells.api.write(mapped)
-        await self.cell.database.write(lambda conn: instances.insert(conn, instance))
+        await self.boot_record(instance)
         return instance
+
+    async def boot_record(self, instance: Instance) -> None:
+        """Only the record in the cell."""
+        await self.cell.database.write(lambda conn: instances.insert(conn, instance))
 
     async def build(self, server_id: str, **changes: Any) -> Instance:
         """Finish the build of an accepted server: hand it to the cell and start it."""
@@ -365,3 +390,24 @@ async def compute_cloud(**arguments: Any) -> AsyncIterator[ComputeCloud]:
 def link(answer: dict[str, Any], rel: str) -> str:
     """The href of one link of a resource."""
     return next(entry["href"] for entry in answer["links"] if entry["rel"] == rel)
+
+
+async def create(cloud: ComputeCloud, version: int = 1, as_: str = "member", hints: Any = None,
+                 **fields: Any) -> httpx.Response:
+    """Ask for a tiny server; a field given as None is left out."""
+    if not cloud.flavors_made:
+        await cloud.flavor()
+    server = {"name": "vm", "flavorRef": "1", "imageRef": CIRROS, **fields}
+    if version >= 37:
+        server.setdefault("networks", "none")
+    body: dict[str, Any] = {"server": {name: value for name, value in server.items() if value is not None}}
+    if hints is not None:
+        body["os:scheduler_hints"] = hints
+    return await cloud.post("/servers", body, version=f"2.{version}", as_=as_)
+
+
+def vif(*, floating: tuple[str, ...] = ()) -> Vif:
+    four = FixedIp(address="10.0.0.5", subnet=Subnet(id="s4", cidr="10.0.0.0/24"), floating=floating)
+    six = FixedIp(address="fd00::5", subnet=Subnet(id="s6", cidr="fd00::/64", version=6))
+    return Vif(id=str(uuid.uuid4()), mac="fa:16:3e:00:00:01", network_id="n", network_name="private",
+               devname="tap0", fixed_ips=(four, six))
