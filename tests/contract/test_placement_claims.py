@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from placement_databases import TABLES, placement_db
 
 from kilonova.db import placement
 from kilonova.db.api_schema import api_metadata
@@ -20,27 +19,13 @@ from kilonova.db.placement.errors import InventoryInUse, ProviderInUse
 from kilonova.domain.grouping import GroupPolicy, ServerGroup
 from kilonova.hypervisor.guest import HostInventory
 
+__all__ = ["placement_db"]
+
 INVENTORY = HostInventory(
     hostname="n", hypervisor_type="QEMU", hypervisor_version=7002022, vcpus=8, memory_mib=8704, local_gib=100,
     disk_available_gib=90, memory_free_mib=8000,
 )  # 32 VCPU, 8192 MiB, 100 GiB to claim
 SMALL = {"VCPU": 1, "MEMORY_MB": 512, "DISK_GB": 10}
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def db(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    url = f"sqlite:///{tmp_path}/api.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    database = Database.open(url)
-    await database.write(lambda connection: api_metadata.create_all(connection, tables=TABLES))
-    yield database
-    await database.close()
-
-
-TABLES = [
-    tables.providers, tables.deleted_providers, tables.inventories, tables.provider_traits,
-    tables.provider_aggregates, tables.consumers, tables.allocations, tables.custom_traits,
-    tables.custom_classes, tables.hosts,
-]
 
 
 def an_id() -> str:

@@ -67,7 +67,7 @@ def claim(
     """
     if group is not None:
         _lock_group(connection, group)
-    _lock_consumer(connection, consumer, project_id, user_id, INSTANCE, consumer)
+    lock_consumer(connection, consumer, project_id, user_id, INSTANCE, consumer)
     provider_id = connection.execute(_LOCK_PROVIDER, {"uuid": provider}).scalar_one_or_none()
     if provider_id is None:
         outcome = Claim.GONE
@@ -76,7 +76,7 @@ def claim(
     else:
         outcome = _take(connection, consumer, provider_id, resources)
     if not outcome or not any(resources.values()):
-        _drop_consumer_without_allocations(connection, consumer)
+        drop_consumer_without_allocations(connection, consumer)
     return outcome
 
 
@@ -90,17 +90,17 @@ def release(connection: sa.Connection, consumer: str, provider: str | None = Non
     Returns:
         Whether anything was held.
     """
-    _lock_existing_consumers(connection, consumer)
-    held = _held(connection, consumer)
+    lock_existing_consumers(connection, consumer)
+    held = held_by(connection, consumer)
     if provider is not None:
         wanted = connection.execute(sa.select(providers.c.id).where(providers.c.uuid == provider)).scalar()
         held = {provider_id: amounts for provider_id, amounts in held.items() if provider_id == wanted}
     if not held:
         return False
-    _lock_providers(connection, held.keys())
+    lock_providers(connection, held.keys())
     _give_back(connection, consumer, held)
-    _raise_consumer_generation(connection, consumer)
-    _drop_consumer_without_allocations(connection, consumer)
+    raise_consumer_generation(connection, consumer)
+    drop_consumer_without_allocations(connection, consumer)
     return True
 
 
@@ -115,19 +115,19 @@ def move(connection: sa.Connection, source: str, target: str, *, target_type: st
         False if the source holds nothing (the move was done before, or never begun); then nothing changes.
         Spec: MIG-16.
     """
-    found = _lock_existing_consumers(connection, source, target)
-    held = _held(connection, source)
+    found = lock_existing_consumers(connection, source, target)
+    held = held_by(connection, source)
     if source == target or not held:
         return False
-    replaced = _held(connection, target)
-    _lock_providers(connection, held.keys() | replaced.keys())
+    replaced = held_by(connection, target)
+    lock_providers(connection, held.keys() | replaced.keys())
     if replaced:
         _give_back(connection, target, replaced)
     origin = found[source]
-    _lock_consumer(connection, target, origin.project_id, origin.user_id, target_type, origin.instance)
+    lock_consumer(connection, target, origin.project_id, origin.user_id, target_type, origin.instance)
     connection.execute(allocations.update().where(allocations.c.consumer == source).values(consumer=target))
-    _raise_consumer_generation(connection, target)
-    _drop_consumer_without_allocations(connection, source)
+    raise_consumer_generation(connection, target)
+    drop_consumer_without_allocations(connection, source)
     touch(connection, list(held))
     return True
 
@@ -173,7 +173,7 @@ def _take(connection: sa.Connection, consumer: str, provider_id: int, resources:
                 for name, amount in wanted.items()
             ],
         )
-    _raise_consumer_generation(connection, consumer)
+    raise_consumer_generation(connection, consumer)
     touch(connection, [provider_id])
     return Claim.HELD
 
@@ -208,14 +208,16 @@ def _give_back(connection: sa.Connection, consumer: str, held: Mapping[int, Mapp
     touch(connection, list(held))
 
 
-def _held(connection: sa.Connection, consumer: str) -> dict[int, dict[str, int]]:
+def held_by(connection: sa.Connection, consumer: str) -> dict[int, dict[str, int]]:
+    """What a consumer holds, by provider id and resource class."""
     found: dict[int, dict[str, int]] = defaultdict(dict)
     for row in connection.execute(sa.select(allocations).where(allocations.c.consumer == consumer)):
         found[row.provider_id][row.resource_class] = row.used
     return found
 
 
-def _lock_providers(connection: sa.Connection, provider_ids: Set[int]) -> None:
+def lock_providers(connection: sa.Connection, provider_ids: Set[int]) -> None:
+    """Lock the rows of several providers in the order that everyone takes."""
     connection.execute(
         sa.select(providers.c.id)
         .where(providers.c.id.in_(sorted(provider_ids)))
@@ -224,14 +226,15 @@ def _lock_providers(connection: sa.Connection, provider_ids: Set[int]) -> None:
     ).all()
 
 
-def _lock_existing_consumers(connection: sa.Connection, *uuids: str) -> dict[str, Any]:
+def lock_existing_consumers(connection: sa.Connection, *uuids: str) -> dict[str, Any]:
+    """Lock the consumers that exist and return their rows by uuid."""
     rows = connection.execute(
         sa.select(consumers).where(consumers.c.uuid.in_(uuids)).order_by(consumers.c.uuid).with_for_update()
     )
     return {row.uuid: row for row in rows}
 
 
-def _lock_consumer(
+def lock_consumer(
     connection: sa.Connection, uuid: str, project_id: str, user_id: str, type_: str, instance: str
 ) -> None:
     """Make the consumer if need be; either way its row is locked and no one else claims for it meanwhile."""
@@ -246,12 +249,13 @@ def _lock_consumer(
     connection.execute(_upsert_consumer(connection.dialect.name), values)
 
 
-def _raise_consumer_generation(connection: sa.Connection, uuid: str) -> None:
+def raise_consumer_generation(connection: sa.Connection, uuid: str) -> None:
+    """What the consumer holds has changed. Spec: API-745."""
     connection.execute(_RAISE_GENERATION, {"consumer": uuid})
 
 
-def _drop_consumer_without_allocations(connection: sa.Connection, uuid: str) -> None:
-    """Spec: API-751."""
+def drop_consumer_without_allocations(connection: sa.Connection, uuid: str) -> None:
+    """Forget a consumer that holds nothing. Spec: API-751."""
     connection.execute(_DROP_EMPTY, {"consumer": uuid})
 
 
