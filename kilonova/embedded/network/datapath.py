@@ -80,8 +80,9 @@ class Datapath:
             await self._refresh_port(port.id)
             self._tell(before, after)
 
-    async def settle(self) -> None:
-        await self._wiring.settle()
+    async def settle(self, network_id: str) -> None:
+        """Wait until guests can be plugged into the network. Raises Retryable."""
+        await self._wiring.settle(network_id)
 
     async def _refresh_network(self, id_: str) -> None:
         async with self._turn:

@@ -186,19 +186,20 @@ class EmbeddedNetwork:
             effects.ports.append((None, port))
 
         await self._change(unit)
-        await self._datapath.settle()
+        await self._datapath.settle(request.network_id)
         return id_
 
     async def bind_port(self, port_id: str, instance_uuid: str, host: str, *, availability_zone: str = "",
                         tag: str | None = None) -> None:
-        def unit(conn: sa.Connection, effects: Effects) -> None:
-            effects.ports.append(ports.claim(
+        def unit(conn: sa.Connection, effects: Effects) -> str:
+            before, after = ports.claim(
                 conn, port_id, instance_uuid, host, _owner(availability_zone), tag, self._clock.now(),
                 self._wiring.serves,
-            ))
+            )
+            effects.ports.append((before, after))
+            return after.network_id
 
-        await self._change(unit)
-        await self._datapath.settle()
+        await self._datapath.settle(await self._change(unit))
 
     async def unbind_port(self, port_id: str, instance_uuid: str) -> None:
         def unit(conn: sa.Connection, effects: Effects) -> None:

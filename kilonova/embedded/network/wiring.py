@@ -128,8 +128,12 @@ class Wiring(Protocol):
 
     def forget_group(self, group_id: str) -> None: ...
 
-    async def settle(self) -> None:
-        """Wait until the machine matches all plans given so far. Raises Retryable when it does not in time."""
+    async def settle(self, network_id: str) -> None:
+        """Wait until the machine matches all plans given so far for that network.
+
+        Raises:
+            Retryable: it does not in time.
+        """
         ...
 
     async def plugged(self, port_id: str) -> None:
@@ -206,7 +210,7 @@ class FakeWiring:
     def forget_group(self, group_id: str) -> None:
         self.groups.pop(group_id, None)
 
-    async def settle(self) -> None:
+    async def settle(self, network_id: str) -> None:
         return
 
     async def plugged(self, port_id: str) -> None:

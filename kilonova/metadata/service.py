@@ -1,0 +1,134 @@
+"""The metadata service: tells guests about themselves at http://169.254.169.254.
+
+There is one listening socket for each network, bound to its bridge. Who asks follows from that socket and the
+source address alone, which the network's filters vouch for; no header can claim to be somebody else. Two networks
+may use the same addresses.
+
+The HTTP spoken is the least that guests need: GET, one request for each connection, small and soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from urllib.parse import unquote, urlsplit
+
+import structlog
+
+from kilonova.domain.errors import KilonovaError
+from kilonova.hypervisor.guest import GuestMetadata
+from kilonova.metadata.document import render
+
+log = structlog.get_logger(__name__)
+
+ADDRESS, PORT = "169.254.169.254", 80
+REQUEST_LIMIT = 10.0
+"""Seconds a guest may take to send its request, and to take the answer."""
+
+MAX_HEAD = 8192
+MAX_CONNECTIONS = 64
+"""At once, for each network: a guest cannot use up the machine's file descriptors."""
+
+InstanceAt = Callable[[str, str], Awaitable[str | None]]
+"""The instance that has an address (second) on a network (first)."""
+
+Lookup = Callable[[str], Awaitable[GuestMetadata | None]]
+"""What an instance may know of itself."""
+
+_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+
+
+class MetadataService:
+    """Answers guests on every network it is told of (a `BridgeListener` of the network service).
+
+    Args:
+        instance_at: usually `EmbeddedNetwork.instance_at`. lookup: None for an instance that is not known.
+        address, port: where to listen on each bridge.
+    """
+
+    def __init__(self, instance_at: InstanceAt, lookup: Lookup, *, address: str = ADDRESS, port: int = PORT) -> None:
+        self._instance_at = instance_at
+        self._lookup = lookup
+        self._where = (address, port)
+        self._servers: dict[str, asyncio.Server] = {}
+        self._connections: dict[str, set[asyncio.Task[None]]] = {}
+
+    async def opened(self, network_id: str, bridge: str) -> None:
+        """Listen on a network's bridge. Doing so again begins anew, as the bridge may be a new one."""
+        await self.closed(network_id)
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if bridge:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bridge.encode())
+            listener.bind(self._where)
+            listener.setblocking(False)
+            connections = self._connections[network_id] = set()
+
+            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                task = asyncio.current_task()
+                assert task is not None
+                if len(connections) >= MAX_CONNECTIONS:
+                    writer.transport.abort()
+                    return
+                connections.add(task)
+                try:
+                    await self._serve(network_id, reader, writer)
+                finally:
+                    connections.discard(task)
+
+            self._servers[network_id] = await asyncio.start_server(serve, sock=listener, limit=MAX_HEAD)
+        except BaseException:
+            listener.close()
+            raise
+
+    async def closed(self, network_id: str) -> None:
+        """Stop listening for a network; requests that run are cut."""
+        server = self._servers.pop(network_id, None)
+        if server is not None:
+            server.close()
+        tasks = self._connections.pop(network_id, set())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Stop listening everywhere."""
+        for network_id in list(self._servers):
+            await self.closed(network_id)
+
+    async def _serve(self, network_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_LIMIT):
+                head = await reader.readuntil(b"\r\n\r\n")
+                source = writer.get_extra_info("peername")[0]
+                status, body = await self._answer(network_id, source, head)
+                writer.write(_response(status, body))
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            writer.transport.abort()
+
+    async def _answer(self, network_id: str, source: str, head: bytes) -> tuple[int, bytes]:
+        request = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        if len(request) != 3 or not request[2].startswith("HTTP/1."):
+            return 400, b"Bad Request"
+        method, target, _ = request
+        if method != "GET":
+            return 405, b"Method Not Allowed"
+        try:
+            instance = await self._instance_at(network_id, source)
+            metadata = await self._lookup(instance) if instance else None
+        except KilonovaError as error:
+            log.warning("metadata cannot be told now", network=network_id, error=str(error))
+            return 503, b"Service Unavailable"
+        body = render(metadata, unquote(urlsplit(target).path)) if metadata else None
+        return (404, b"Not Found") if body is None else (200, body)
+
+
+def _response(status: int, body: bytes) -> bytes:
+    kind = b"application/json" if body[:1] in (b"{", b"[") else b"text/plain; charset=utf-8"
+    head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    return head.encode() + b"Content-Type: " + kind + b"\r\n\r\n" + body
