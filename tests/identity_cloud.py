@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -181,6 +182,6 @@ async def identity_server(directory: Path) -> AsyncIterator[str]:
             await asyncio.wait_for(server.listening.wait(), START_LIMIT)
             yield url
         finally:
-            server.should_exit = True
+            server.handle_exit(signal.SIGTERM, None)
     identity.close()
     await database.close()

@@ -146,16 +146,19 @@ async def test_credentials_are_listed_without_their_secret(cloud: IdentityCloud)
     assert (await bob.call("DELETE", f"{own(bob)}/{made['id']}")).status_code == 404
 
 
-@pytest.mark.parametrize("attributes", [
+MALFORMED: tuple[dict[str, Any], ...] = (
     {"name": ""}, {"expires_at": "2001-01-01T00:00:00"}, {"expires_at": "tomorrow"}, {"roles": "member"},
     {"access_rules": [{"service": "compute"}]},
     {"access_rules": [{"service": "compute", "method": "BREW", "path": "/"}]},
     {"access_rules": [{"service": "compute", "method": "GET", "path": "x"}]},
-])
-async def test_malformed_credentials_are_400(cloud: IdentityCloud, attributes: dict[str, Any]) -> None:
+)
+
+
+async def test_malformed_credentials_are_400(cloud: IdentityCloud) -> None:
     alice = await cloud.member("alice")
-    answer = await alice.call("POST", own(alice), {"application_credential": {"name": "c", **attributes}})
-    assert answer.status_code == 400, answer.text
+    for attributes in MALFORMED:
+        answer = await alice.call("POST", own(alice), {"application_credential": {"name": "c", **attributes}})
+        assert answer.status_code == 400, (attributes, answer.text)
 
 
 async def test_a_credential_needs_a_project(cloud: IdentityCloud) -> None:

@@ -179,5 +179,6 @@ class Users(Resource[User, UserBody]):
 def _with_extras(body: UserBody, extra: Attributes) -> Attributes:
     # Attributes that the answer has of its own cannot be stored beside them.
     own = {"password_hash", "token_epoch", "original_password", "password_expires_at"}
-    named = {name: value for name in ("email", "description") if (value := getattr(body, name)) is not UNSET}
-    return {name: value for name, value in extra.items() if name not in own} | named
+    checked = {"email": body.email, "description": body.description}
+    sent = {name: value for name, value in checked.items() if value is not UNSET}
+    return {name: value for name, value in extra.items() if name not in own} | sent
