@@ -26,13 +26,17 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
                      ram=self.ram + other.ram)
 
 
-def _number(conn: sa.Connection, body: sa.ColumnElement[str], *path: str) -> sa.ColumnElement[int]:
-    """An integer inside a JSON text column."""
+def _text(conn: sa.Connection, body: sa.ColumnElement[str], *path: str) -> sa.ColumnElement[str]:
+    """A value inside a JSON text column."""
     text = sa.type_coerce(body, sa.Text)
     if conn.dialect.name == "postgresql":
         value: sa.ColumnElement[str] = sa.cast(text, JSON)[list(path)].astext
-        return sa.cast(value, sa.Integer)
-    return sa.func.json_extract(text, "$." + ".".join(path), type_=sa.Integer)
+        return value
+    return sa.func.json_extract(text, "$." + ".".join(path), type_=sa.Text)
+
+
+def _number(conn: sa.Connection, body: sa.ColumnElement[str], *path: str) -> sa.ColumnElement[int]:
+    return sa.cast(_text(conn, body, *path), sa.Integer)
 
 
 def of_instances(conn: sa.Connection, project_id: str, user_id: str | None = None) -> Usage:
@@ -52,16 +56,14 @@ def of_instances(conn: sa.Connection, project_id: str, user_id: str | None = Non
 def of_build_requests(conn: sa.Connection, project_id: str, user_id: str | None = None) -> dict[str, Usage]:
     """The usage of each server that waits for its cell, by uuid."""
     table = build_requests.c
-    instance_flavor = ("instance", "flavor")
     query = sa.select(
-        table.uuid, _number(conn, table.body, *instance_flavor, "vcpus"),
-        _number(conn, table.body, *instance_flavor, "memory_mib"), table.body,
+        table.uuid,
+        _number(conn, table.body, "instance", "flavor", "vcpus"),
+        _number(conn, table.body, "instance", "flavor", "memory_mib"),
     ).where(table.project_id == project_id)
-    return {
-        row[0]: Usage(instances=1, cores=row[1], ram=row[2])
-        for row in conn.execute(query)
-        if user_id is None or row[3].instance.user_id == user_id
-    }
+    if user_id is not None:
+        query = query.where(_text(conn, table.body, "instance", "user_id") == user_id)
+    return {uuid: Usage(instances=1, cores=cores, ram=ram) for uuid, cores, ram in conn.execute(query)}
 
 
 def known(conn: sa.Connection, uuids: Sequence[str]) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -31,6 +30,8 @@ from kilonova.db import build_requests, instance_list
 from kilonova.db.instance_list import SORT_KEYS, ListQuery, Mapped, Order, comes_after, in_order
 from kilonova.domain.errors import Forbidden, InstanceNotFound, InvalidInput, KilonovaError, ServiceUnavailable
 from kilonova.domain.instance import Instance
+
+_encoder = msgspec.json.Encoder()
 
 INDEX = Rule("servers:index", Audience.READER)
 INDEX_ALL = Rule("servers:index:get_all_tenants", Audience.ADMIN)
@@ -111,14 +112,18 @@ async def find_page(call: Call, all_projects_rule: Rule) -> Found:
         past_marker = marker is None or comes_after(order, instance, marker)
         if past_marker and all(f.matches(instance) for f in selection.filters):
             found[instance.uuid] = (instance, None)
+    unordered = bool(found)
     unreachable: list[Mapped] = []
     for cell, page in zip(cells.all, pages, strict=True):
         if isinstance(page, KilonovaError):
             unreachable += await _reduced(call, cell, selection, page)
         else:
             found.update((instance.uuid, (instance, cell)) for instance in page)
-    ordered = in_order(order, (instance for instance, _ in found.values()))[:limit]
-    return Found([found[instance.uuid] for instance in ordered], unreachable[: limit - len(ordered)])
+            unordered = unordered or (bool(page) and len(found) > len(page))
+    servers = list(found.values())
+    if unordered:  # a single cell's page comes in order
+        servers = [found[i.uuid] for i in in_order(order, (instance for instance, _ in servers))]
+    return Found(servers[:limit], unreachable[: max(0, limit - len(servers))])
 
 
 async def _cell_page(cell: Cell, query: ListQuery) -> list[Instance] | KilonovaError:
@@ -157,21 +162,25 @@ async def _marker(call: Call, selection: Selection) -> Instance | None:
 async def index(call: Call) -> Any:
     found = await find_page(call, INDEX_ALL)
     view = ServerView(call)
-    entries = [view.brief(instance) for instance, _ in found.servers]
-    entries += [_unreachable(call, mapped, detail=False) for mapped in found.unreachable]
-    return _page(call, "/servers", entries)
+    entries = [_encode(view.brief(instance)) for instance, _ in found.servers]
+    return _page(call, "/servers", found, entries, detail=False)
 
 
 async def detail(call: Call) -> Any:
     found = await find_page(call, DETAIL_ALL)
     view = ServerView(call, await extras_for(call, found.servers))
-    entries = [view.full(instance, groups=False) for instance, _ in found.servers]
-    entries += [_unreachable(call, mapped, detail=True) for mapped in found.unreachable]
-    return _page(call, "/servers/detail", entries)
+    entries = [_encode(view.full(instance, groups=False)) for instance, _ in found.servers]
+    return _page(call, "/servers/detail", found, entries, detail=True)
 
 
-def _page(call: Call, path: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    markers = [entry["id"] for entry in entries]
+def _encode(entry: dict[str, Any]) -> msgspec.Raw:
+    """Encoded at once: a thousand entries kept as dictionaries would wake the garbage collector again and again."""
+    return msgspec.Raw(_encoder.encode(entry))
+
+
+def _page(call: Call, path: str, found: Found, entries: list[msgspec.Raw], *, detail: bool) -> dict[str, Any]:
+    entries += [_encode(_unreachable(call, mapped, detail=detail)) for mapped in found.unreachable]
+    markers = [instance.uuid for instance, _ in found.servers] + [mapped.uuid for mapped in found.unreachable]
     links = next_page(call, path, markers, effective_limit(call), "servers_links")
     return {"servers": entries, **links}
 
