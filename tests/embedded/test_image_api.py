@@ -39,7 +39,7 @@ def admin(cloud: Cloud) -> Person:
 
 
 @pytest.mark.spec("EMI-15", "EMI-16", "EMI-17", "EMI-04")
-@pytest.mark.parametrize(("path", "status"), [("/", 300), ("/v2", 300), ("/v2/", 300), ("/versions", 200),
+@pytest.mark.parametrize(("path", "status"), [("", 300), ("/", 300), ("/v2", 300), ("/v2/", 300), ("/versions", 200),
                                               ("/versions/", 200)])
 async def test_version_documents_need_no_token(cloud, path, status):
     answer = await cloud.http.get(f"/image{path}", headers={"X-Forwarded-Proto": "https", "Host": "public.test"})

@@ -22,11 +22,23 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kilonova.embedded.image import ImportRules, Limits
 
 T = TypeVar("T")
 DATA = os.urandom(2_500_000)
+
+
+class Prefixed:
+    """Serves exactly the prefix of an application, which a Mount leaves out."""
+
+    def __init__(self, application: ASGIApp, prefix: str) -> None:
+        self._application = application
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._application({**scope, "root_path": self._prefix}, receive, send)
 
 
 def stand_in_keystone(root: Callable[[], str]) -> Starlette:
@@ -91,6 +103,7 @@ async def region_in(directory: Path):
         region = Region(cloud, "")
         application = Starlette(routes=[
             Mount("/identity", stand_in_keystone(lambda: region.root)),
+            Route("/image", Prefixed(cloud.service.application(), "/image")),
             Mount("/image", cloud.service.application()),
             Route("/mirror", lambda request: Response(DATA)),
         ])

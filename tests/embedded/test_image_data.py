@@ -18,6 +18,7 @@ import httpx
 import pytest
 from image_cloud import ADMIN, Cloud, Person, image_cloud, served
 
+from kilonova.domain.errors import ServiceUnavailable
 from kilonova.embedded.image import Limits
 from kilonova.embedded.image.files import CHUNK
 
@@ -303,6 +304,29 @@ async def test_a_stalled_upload_is_given_up(cloud, alice, monkeypatch):
     assert "stalled" in answer.json()["message"]
     assert cloud.files() == []
     assert (await alice.show(image))["status"] == "queued"
+
+
+@pytest.mark.spec("EMG-03")
+async def test_an_upload_ends_even_if_the_database_is_away(cloud, alice, monkeypatch):
+    """The record goes back to queued once the database answers again, without a restart."""
+    monkeypatch.setattr("kilonova.embedded.image.transfers.RETRY_PAUSE", 0.01)
+    image, body = await alice.create(disk_format="qcow2"), Upload()
+    running = asyncio.create_task(alice.put(image, body))
+    await body.send(b"no qcow2")
+    write, refused = cloud.database.write, []
+
+    async def away(unit):
+        if len(refused) < 3:
+            refused.append(unit)
+            raise ServiceUnavailable("The database does not answer.")
+        return await write(unit)
+
+    monkeypatch.setattr(cloud.database, "write", away)
+    body.end()
+    assert (await running).status_code == 400
+    await alice.until(image, "queued")
+    assert len(refused) == 3
+    assert cloud.files() == []
 
 
 @pytest.mark.spec("EMG-33")

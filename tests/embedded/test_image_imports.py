@@ -137,6 +137,7 @@ async def test_an_image_is_fetched_from_the_web(cloud, alice, mirror, path):
     assert after["checksum"] == hashlib.md5(DATA).hexdigest()
     assert after["os_glance_failed_import"] == ""
     assert after["os_glance_importing_to_stores"] == ""
+    await task_until(alice, image, "success")
     assert cloud.files() == [f"data/{image['id']}"]
 
 

@@ -47,7 +47,8 @@ class Imports:
             or the rules do not allow the URI.
         """
         before = Status.UPLOADING if request.method is ImportMethod.GLANCE_DIRECT else Status.QUEUED
-        if record.status is not before or self._transfers.running(record.id):
+        staging = before is Status.UPLOADING and self._transfers.running(record.id)
+        if record.status is not before or staging:
             raise Conflict(f"Image {record.id} is {record.status.value}; to import it with {request.method.value}"
                            f" it must be {before.value}.")
         check_described(record)
@@ -76,21 +77,23 @@ class Imports:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, task: Task) -> None:
-        database, clock = self._transfers.database, self._transfers.clock
         try:
-            with self._transfers.transfer(task.image_id) as stopped:
-                record = await database.read(lambda conn: queries.get(conn, task.image_id))
-                await self._import(task, record, stopped)
+            async with self._transfers.transfer(task.image_id) as stopped:
+                await self._import(task, stopped)
         except (KilonovaError, OSError) as error:
             await self._fail(task, str(error))
         except Exception as error:
             log.exception("image import failed", image=task.image_id, task=task.id)
             await self._fail(task, f"The import failed: {type(error).__name__}.")
         else:
-            await database.write(lambda conn: import_tasks.succeed(conn, task, clock.now()))
+            now = self._transfers.clock.now()
+            await self._transfers.settle(lambda conn: import_tasks.succeed(conn, task, now))
 
-    async def _import(self, task: Task, record: ImageRecord, stopped: threading.Event) -> None:
+    async def _import(self, task: Task, stopped: threading.Event) -> None:
         files = self._transfers.files
+        record = await self._transfers.database.read(lambda conn: queries.get(conn, task.image_id))
+        if record.status is Status.ACTIVE:
+            return  # done by a process that ended before it could say so
         if task.request.method is ImportMethod.GLANCE_DIRECT:
             staged = files.staged(record.id)
             received = await self._in_thread(files.digest, staged, stopped)
@@ -119,5 +122,5 @@ class Imports:
     async def _fail(self, task: Task, message: str) -> None:
         log.info("image not imported", image=task.image_id, task=task.id, reason=message)
         files, now = self._transfers.files, self._transfers.clock.now()
-        await self._transfers.database.write(lambda conn: import_tasks.fail(conn, task, message, now))
         await files.run(files.staged(task.image_id).unlink, missing_ok=True)
+        await self._transfers.settle(lambda conn: import_tasks.fail(conn, task, message, now))

@@ -15,28 +15,32 @@ from kilonova.embedded.image.records import ImageRecord, Limits, Member, Status,
 
 image = schema.images.c
 
+IDS: sa.BindParameter[str] = sa.bindparam("ids", expanding=True)
+IMAGES = sa.select(schema.images).where(image.id.in_(IDS))
+PROPERTIES = (
+    sa.select(schema.properties).where(schema.properties.c.image_id.in_(IDS)).order_by(schema.properties.c.name)
+)
+TAGS = sa.select(schema.tags).where(schema.tags.c.image_id.in_(IDS)).order_by(schema.tags.c.position)
+"""Built once: every call of the service reads an image."""
+
 
 def load(conn: sa.Connection, ids: Sequence[str]) -> list[ImageRecord]:
     """The images of these ids, in their order; missing ones are left out."""
     ids = [id_ for id_ in ids if "\0" not in id_]
     if not ids:
         return []
-    rows = conn.execute(sa.select(schema.images).where(image.id.in_(ids))).all()
+    rows = conn.execute(IMAGES, {"ids": ids}).all()
     properties: dict[str, dict[str, str]] = {}
-    for id_, name, value in conn.execute(_of(schema.properties, ids).order_by(schema.properties.c.name)):
+    for id_, name, value in conn.execute(PROPERTIES, {"ids": ids}):
         properties.setdefault(id_, {})[name] = value
     tags: dict[str, list[str]] = {}
-    for id_, tag, _ in conn.execute(_of(schema.tags, ids).order_by(schema.tags.c.position)):
+    for id_, tag, _ in conn.execute(TAGS, {"ids": ids}):
         tags.setdefault(id_, []).append(tag)
     records = {
         row.id: ImageRecord(**row._mapping, properties=properties.get(row.id, {}), tags=tuple(tags.get(row.id, ())))
         for row in rows
     }
     return [records[id_] for id_ in ids if id_ in records]
-
-
-def _of(table: sa.Table, ids: Sequence[str]) -> sa.Select[Any]:
-    return sa.select(table).where(table.c.image_id.in_(ids))
 
 
 def get(conn: sa.Connection, image_id: str) -> ImageRecord:

@@ -5,10 +5,11 @@ Spec: EMI-01 to EMI-16, EMG-01 to EMG-33.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
@@ -23,6 +24,8 @@ from kilonova.embedded.image.core import Core
 from kilonova.embedded.image.import_rules import ImportRules
 from kilonova.embedded.image.records import Limits, Status
 from kilonova.services.identity import IdentityService
+
+IMAGE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class EmbeddedImage:
@@ -53,7 +56,7 @@ class EmbeddedImage:
 
     def application(self) -> ASGIApp:
         """The HTTP interface, to be mounted under any prefix."""
-        return EmbeddedService(
+        service = EmbeddedService(
             [*info.routes(self._core), *images.routes(self._core), *data.routes(self._core),
              *members.routes(self._core)],
             identity=self._identity,
@@ -61,6 +64,14 @@ class EmbeddedImage:
             public=r"GET /((versions|v2)/?)?$",
             identity_url=self._identity_url,
         )
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            # The catalogue's URL ends with the prefix, and clients ask for exactly that.
+            if scope["type"] == "http" and scope["path"] == scope.get("root_path", ""):
+                scope = {**scope, "path": scope["path"] + "/"}
+            await service(scope, receive, send)
+
+        return application
 
     async def show(self, context: RequestContext | None, image_id: str) -> Image:
         """Describe an image. Raises ImageNotFound."""
@@ -80,6 +91,8 @@ class EmbeddedImage:
 
     def local_path(self, image_id: str) -> Path | None:
         """The file with the data of an image, or None when it has none."""
+        if not IMAGE_ID.fullmatch(image_id):
+            return None  # an id from outside must not lead out of the directory
         path = self._core.files.data(image_id)
         return path if path.is_file() else None
 

@@ -11,24 +11,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable
 
 import sqlalchemy as sa
+import structlog
 
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
-from kilonova.domain.errors import Conflict, ImageNotFound, InvalidInput
+from kilonova.domain.errors import Conflict, ImageNotFound, InvalidInput, ServiceUnavailable
 from kilonova.embedded.image import queries
 from kilonova.embedded.image.errors import TooLarge
 from kilonova.embedded.image.files import ImageFiles, Incoming, Received
 from kilonova.embedded.image.records import ImageRecord, Limits, Status
 from kilonova.imaging.inspect import check
 
+log = structlog.get_logger(__name__)
+
 SINGLE_DISKS = frozenset({"bare", "ami", "ari", "aki"})
 """Containers that hold nothing but the disk. What is in the others is not looked at."""
 
+RETRY_PAUSE = 5.0
+"""Seconds between attempts to write to a database that does not answer."""
+
 CLOSE_LIMIT = 2.0
-"""Seconds that closing waits for transfers to clean up behind themselves."""
+"""Seconds that closing, or a new transfer, waits for a transfer to clean up behind itself."""
+
+
+class _Transfer:
+    """stopped: tells it to stop. ended: tells others that it has."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+        self.ended = asyncio.Event()
 
 
 class Transfers:
@@ -39,9 +53,8 @@ class Transfers:
         self.files = files
         self.clock = clock
         self.limits = limits
-        self._running: dict[str, threading.Event] = {}
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._running: dict[str, _Transfer] = {}
+        self._debts: set[asyncio.Task[None]] = set()
 
     def running(self, image_id: str) -> bool:
         return image_id in self._running
@@ -49,30 +62,64 @@ class Transfers:
     def stop(self, image_id: str) -> None:
         """End the transfer of an image that has been deleted. It cleans up behind itself."""
         if image_id in self._running:
-            self._running[image_id].set()
+            self._running[image_id].stopped.set()
 
     async def close(self) -> None:
         """End all transfers. One whose sender is silent may be left behind; the next start settles it."""
-        for stopped in self._running.values():
-            stopped.set()
+        running = list(self._running.values())
+        for transfer in running:
+            transfer.stopped.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_LIMIT):
-                await self._idle.wait()
+                for transfer in running:
+                    await transfer.ended.wait()
+        for debt in self._debts:
+            debt.cancel()
+        await asyncio.gather(*self._debts, return_exceptions=True)
 
-    @contextlib.contextmanager
-    def transfer(self, image_id: str) -> Iterator[threading.Event]:
-        """The block is the one transfer of this image. The event tells it to stop. Raises Conflict."""
+    @contextlib.asynccontextmanager
+    async def transfer(self, image_id: str) -> AsyncIterator[threading.Event]:
+        """The block is the transfer that the record of the image already tells of. The event tells it to stop.
+
+        An earlier one, which has given the record back, may still be ending: this waits for it.
+
+        Raises:
+            Conflict: it does not end.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_LIMIT):
+                while image_id in self._running:
+                    await self._running[image_id].ended.wait()
         if image_id in self._running:
             raise Conflict(f"Data of image {image_id} is being transferred already.")
-        stopped = self._running[image_id] = threading.Event()
-        self._idle.clear()
+        transfer = self._running[image_id] = _Transfer()
         try:
-            yield stopped
+            yield transfer.stopped
         finally:
-            stopped.set()  # for a thread that a cancellation has left behind
             del self._running[image_id]
-            if not self._running:
-                self._idle.set()
+            transfer.ended.set()
+            transfer.stopped.set()  # for a thread that a cancellation has left behind
+
+    async def settle(self, unit: Callable[[sa.Connection], object]) -> None:
+        """Write how a transfer ended. If the database does not answer now this goes on in the background, so
+        that no record stays in the middle of a transfer that is over."""
+        try:
+            await self.database.write(unit)
+        except ServiceUnavailable as error:
+            log.warning("putting off a record of image data", reason=str(error))
+            debt = asyncio.create_task(self._pay(unit), name="settle image records")
+            self._debts.add(debt)
+            debt.add_done_callback(self._debts.discard)
+
+    async def _pay(self, unit: Callable[[sa.Connection], object]) -> None:
+        while True:
+            await self.clock.sleep(RETRY_PAUSE)
+            try:
+                await self.database.write(unit)
+            except ServiceUnavailable as error:
+                log.warning("still cannot record image data", reason=str(error))
+            else:
+                return
 
     async def incoming(self, record: ImageRecord) -> Incoming:
         """A file that may grow up to what the limits leave."""
@@ -97,6 +144,7 @@ class Transfers:
                 lambda conn: self._mark_active(conn, record, received, virtual_size, before)
             )
         except (ImageNotFound, TooLarge):
+            # After any other failure the record may have been written: the data stays until the next sweep.
             await self.files.run(self.files.data(record.id).unlink, missing_ok=True)
             raise
 

@@ -55,21 +55,19 @@ class Uploads:
                         status: Status) -> AsyncIterator[Received]:
         """The data of the body, on the disk. The record is in `status` meanwhile, and queued again if the block
         or the transfer fails. Spec: EMG-03."""
-        files = self._transfers.files
-        with self._transfers.transfer(record.id) as stopped:
-            await self._begin(record.id, status)
-            incoming: Incoming | None = None
-            try:
+        await self._begin(record.id, status)
+        try:
+            async with self._transfers.transfer(record.id) as stopped:
                 incoming = await self._transfers.incoming(record)
-                yield await self._receive(record, body, size, incoming, stopped)
-            except BaseException as error:
-                await asyncio.shield(self._give_back(record.id, status))
-                if isinstance(error, KilonovaError):
-                    await _drain(body)
-                raise
-            finally:
-                if incoming is not None:
-                    await asyncio.shield(files.run(incoming.discard))
+                try:
+                    yield await self._receive(record, body, size, incoming, stopped)
+                finally:
+                    await asyncio.shield(self._transfers.files.run(incoming.discard))
+        except BaseException as error:
+            await asyncio.shield(self._give_back(record.id, status))
+            if isinstance(error, KilonovaError):
+                await _drain(body)
+            raise
 
     async def _begin(self, image_id: str, status: Status) -> None:
         now = self._transfers.clock.now()
@@ -80,10 +78,9 @@ class Uploads:
                            hint="an image gets its data once; make another image for other data")
 
     async def _give_back(self, image_id: str, status: Status) -> None:
-        now = self._transfers.clock.now()
-        await self._transfers.database.write(
-            lambda conn: queries.move(conn, image_id, [status], Status.QUEUED, now)
-        )
+        files, now = self._transfers.files, self._transfers.clock.now()
+        await files.run(files.staged(image_id).unlink, missing_ok=True)
+        await self._transfers.settle(lambda conn: queries.move(conn, image_id, [status], Status.QUEUED, now))
 
     async def _exists(self, image_id: str) -> bool:
         return bool(await self._transfers.database.read(lambda conn: queries.load(conn, [image_id])))

@@ -1,0 +1,106 @@
+"""What every implementation of the image service promises the compute service."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+from image_cloud import ALICE, BOB, PEOPLE, image_cloud
+
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import Forbidden, ImageNotFound
+from kilonova.services.image import ImageService
+
+DATA = os.urandom(2_500_000)
+
+
+@dataclass
+class Fixture:
+    """An implementation, and a way to make an active image of the project ALICE with DATA in it."""
+
+    service: ImageService
+    make: Callable[..., Awaitable[str]]
+
+
+@pytest.fixture(params=["embedded"])
+async def image(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Fixture]:
+    async with image_cloud(tmp_path) as cloud:
+
+        async def make(data: bytes | None = DATA, **body: object) -> str:
+            alice = cloud.person("alice")
+            made = await alice.create(**body)
+            if data is not None:
+                assert (await alice.put(made, data)).status_code == 204
+            return made["id"]
+
+        yield Fixture(cloud.service, make)
+
+
+def context(person: str) -> RequestContext:
+    project, roles = PEOPLE[person]
+    return RequestContext(request_id="req-1", user_id=person, project_id=project, roles=roles,
+                          is_admin="admin" in roles)
+
+
+async def read(service: ImageService, image_id: str) -> bytes:
+    return b"".join([chunk async for chunk in service.data(image_id)])
+
+
+async def test_an_image_is_described(image):
+    id_ = await image.make(name="web", min_disk=3, min_ram=64, visibility="private", hw_disk_bus="virtio")
+    shown = await image.service.show(context("alice"), id_)
+    assert (shown.id, shown.name, shown.status, shown.disk_format) == (id_, "web", "active", "raw")
+    assert (shown.container_format, shown.size, shown.min_disk, shown.min_ram) == ("bare", len(DATA), 3, 64)
+    assert (shown.owner, shown.visibility, shown.properties) == (ALICE, "private", {"hw_disk_bus": "virtio"})
+    assert shown.checksum is not None
+    assert shown.created_at.endswith("Z")
+    assert await image.service.show(None, id_) == shown
+
+
+@pytest.mark.spec("EMI-05", "EMG-12")
+async def test_an_image_is_hidden_from_others(image):
+    id_ = await image.make(visibility="private")
+    for person in ("bob", "service"):
+        with pytest.raises(ImageNotFound):
+            await image.service.show(context(person), id_)
+    assert (await image.service.show(context("admin"), id_)).id == id_
+    assert (await image.service.show(context("bob"), await image.make(visibility="community"))).owner != BOB
+    for unknown in (str(uuid.uuid4()), "name", "", "x\0y"):
+        with pytest.raises(ImageNotFound):
+            await image.service.show(None, unknown)
+
+
+async def test_the_data_is_streamed_and_may_lie_on_this_machine(image):
+    id_ = await image.make()
+    assert await read(image.service, id_) == DATA
+    path = image.service.local_path(id_)
+    assert path is None or path.read_bytes() == DATA
+
+
+async def test_there_is_no_data_without_an_active_image(image):
+    for id_ in (await image.make(None), str(uuid.uuid4())):
+        with pytest.raises(ImageNotFound):
+            await read(image.service, id_)
+        assert image.service.local_path(id_) is None
+    for elsewhere in ("../image.db", "../../image.db", "/etc/passwd", "", "x\0y"):
+        assert image.service.local_path(elsewhere) is None
+
+
+async def test_deleting_twice_is_no_error(image):
+    id_ = await image.make()
+    await image.service.delete(id_)
+    with pytest.raises(ImageNotFound):
+        await image.service.show(None, id_)
+    assert image.service.local_path(id_) is None
+    await image.service.delete(id_)
+
+
+@pytest.mark.spec("EMG-09")
+async def test_a_protected_image_is_not_deleted(image):
+    id_ = await image.make(protected=True)
+    with pytest.raises(Forbidden):
+        await image.service.delete(id_)
+    assert (await image.service.show(None, id_)).id == id_
