@@ -55,8 +55,9 @@ class People:
 class Cloud:
     """The service under a prefix, and a client of it."""
 
-    def __init__(self, db: Database, client: httpx.AsyncClient) -> None:
+    def __init__(self, db: Database, app: Starlette, client: httpx.AsyncClient) -> None:
         self.db = db
+        self.app = app
         self.client = client
 
     async def call(
@@ -113,5 +114,5 @@ async def placement_cloud() -> AsyncIterator[Cloud]:
     app = Starlette(routes=[Mount("/placement", app=service)])
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://cloud.test") as client:
-        yield Cloud(db, client)
+        yield Cloud(db, app, client)
     await db.close()

@@ -153,7 +153,7 @@ async def test_a_late_release_spares_the_claim_on_the_next_host(db: Database) ->
 async def test_a_move_and_its_revert(db: Database) -> None:
     first, second, server, migration = await a_host(db, "h1"), await a_host(db, "h2"), an_id(), an_id()
     await claims(db, server, first)
-    out = lambda connection: placement.move(connection, server, migration, target_type="MIGRATION")  # noqa: E731
+    out = lambda connection: placement.move(connection, server, migration, target_type=placement.MIGRATION)  # noqa: E731
     back = lambda connection: placement.move(connection, migration, server)  # noqa: E731
     assert await db.write(out)
     assert not await db.write(out)
@@ -243,7 +243,7 @@ async def test_a_member_that_is_leaving_still_counts_on_its_old_host(db: Databas
     leaving, other, migration = an_id(), an_id(), an_id()
     group = ServerGroup(uuid=an_id(), policy=GroupPolicy.ANTI_AFFINITY, members=(leaving, other))
     await claims(db, leaving, first, group=group)
-    await db.write(lambda connection: placement.move(connection, leaving, migration, target_type="MIGRATION"))
+    await db.write(lambda connection: placement.move(connection, leaving, migration, target_type=placement.MIGRATION))
     await claims(db, leaving, second, group=group)
     assert await claims(db, other, first, group=group) is Claim.GROUP
     assert await claims(db, leaving, first, group=group) is Claim.HELD

@@ -5,6 +5,8 @@ A claim therefore commits together with the record of why it was made, and alloc
 """
 
 from kilonova.db.placement.claims import (
+    INSTANCE,
+    MIGRATION,
     Claim,
     Holding,
     claim,
@@ -37,6 +39,8 @@ from kilonova.db.placement.providers import (
 )
 
 __all__ = [
+    "INSTANCE",
+    "MIGRATION",
     "Claim",
     "Holding",
     "HostSettings",

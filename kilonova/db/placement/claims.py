@@ -22,6 +22,7 @@ from kilonova.domain.grouping import GroupPolicy, ServerGroup
 
 INSTANCE = "INSTANCE"
 MIGRATION = "MIGRATION"
+"""Types of consumers: a server, or the migration that holds what the server has where it is leaving."""
 
 
 class Claim(Enum):

@@ -33,9 +33,6 @@ STATUS_DISABLED = "COMPUTE_STATUS_DISABLED"
 STATUS_ATTEMPTS = 4
 """How often a host's status is written when others change its provider meanwhile. Spec: FND-49."""
 
-OWN_CLASSES = ("VCPU", "MEMORY_MB", "DISK_GB")
-"""What a report decides. Other inventories of the host's provider belong to operators or other services."""
-
 _NAMESPACE = uuid.UUID("8f5f1b66-5f6e-4c0e-9a55-3a5f9e0d7c11")
 
 
