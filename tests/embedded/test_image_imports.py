@@ -19,6 +19,7 @@ from starlette.routing import Route
 from kilonova.domain.errors import InvalidInput
 from kilonova.embedded.image import ImportRules, Limits
 from kilonova.embedded.image.import_rules import check_address, check_uri
+from kilonova.embedded.image.import_tasks import KEPT_PER_IMAGE
 
 DATA = os.urandom(3_000_000)
 LOOPBACK = ImportRules(ports=(), networks=("127.0.0.0/8",))
@@ -126,6 +127,25 @@ async def test_staged_data_becomes_the_image(cloud, alice):
     assert (await cloud.person("bob").get(f"/v2/tasks/{task['id']}")).status_code == 404
     assert (await cloud.person("bob").get("/v2/tasks")).json()["tasks"] == []
     assert cloud.files() == [f"data/{image['id']}"]
+
+
+@pytest.mark.spec("EMG-05")
+async def test_imports_on_postgres(tmp_path, postgres_url):
+    async with image_cloud(tmp_path, url=postgres_url) as cloud:
+        alice = cloud.person("alice")
+        image = await alice.create(disk_format="qcow2")
+        for _ in range(KEPT_PER_IMAGE + 2):
+            assert (await alice.put(image, b"no qcow2", "stage")).status_code == 204
+            assert (await begin(alice, image, name="glance-direct")).status_code == 202
+            await alice.until(image, "queued")
+        await task_until(alice, image, "failure")
+        assert len((await alice.get(f"/v2/images/{image['id']}/tasks")).json()["tasks"]) == KEPT_PER_IMAGE
+        good = await alice.create()
+        await alice.put(good, DATA, "stage")
+        await begin(alice, good, name="glance-direct")
+        await alice.until(good, "active")
+        await task_until(alice, good, "success")
+        assert cloud.files() == [f"data/{good['id']}"]
 
 
 @pytest.mark.spec("EMG-05")
