@@ -38,6 +38,10 @@ class HostRegistry(Protocol):
         """Returns the uuid of the host's resource provider."""
         ...
 
+    async def heartbeat(self, host: str, now: float) -> bool:
+        """Record a sign of life. Returns False for a host that is not known."""
+        ...
+
 
 class HostReports:
     """Handles the reports of one cell's hosts.
@@ -54,13 +58,24 @@ class HostReports:
         self._registry = registry
         self._clock = clock
         self._resume_guests = resume_guests
+        self._known: dict[str, tuple[HostInventory, str]] = {}
 
     async def on_report(self, _subject: str, payload: bytes) -> None:
         """A host tells what it has."""
         report = _decode_report(payload)
         now = self._clock.now()
-        provider = await self._registry.report(report.host, report.inventory, now=now, cell=self._cell)
+        provider = await self._register(report, now)
         await self._database.write(lambda conn: self._record(conn, report, provider, now))
+
+    async def _register(self, report: HostReport, now: float) -> str:
+        """Tell placement what the host has if that has changed, and that it lives. Returns its provider's uuid."""
+        known = self._known.get(report.host)
+        unchanged = not report.started and known is not None and known[0] == report.inventory
+        if unchanged and known is not None and await self._registry.heartbeat(report.host, now):
+            return known[1]
+        provider = await self._registry.report(report.host, report.inventory, now=now, cell=self._cell)
+        self._known[report.host] = (report.inventory, provider)
+        return provider
 
     async def on_event(self, _subject: str, payload: bytes) -> None:
         """A guest changed its power state by itself. Spec: LCE-07, LCE-09, LCE-20."""

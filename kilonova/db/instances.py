@@ -61,6 +61,14 @@ instance_faults = sa.Table(
     sa.UniqueConstraint("instance_uuid", "operation_id"),
 )
 
+_GET = sa.select(instances.c.body).where(instances.c.uuid == sa.bindparam("uuid"))
+_GET_LOCKED = _GET.with_for_update()
+_INSERT = sa.insert(instances).values({c.name: sa.bindparam(c.name) for c in instances.columns})
+_UPDATE = (
+    sa.update(instances)
+    .where(instances.c.uuid == sa.bindparam("b_uuid"))
+    .values({c.name: sa.bindparam(c.name) for c in instances.columns if c.name != "uuid"})
+)
 _PROJECTED = tuple(c.name for c in instances.columns if c.name not in ("body", "flavor_id", "locked"))
 ANY: Collection[Any] = ("any",)
 """As an expectation of `update`: whatever is stored."""
@@ -79,8 +87,8 @@ def _row(instance: Instance) -> dict[str, Any]:
 
 def insert(conn: sa.Connection, instance: Instance) -> None:
     """Store a new record; one that exists already is left as it is (the call is repeatable)."""
-    if conn.execute(sa.select(instances.c.uuid).where(instances.c.uuid == instance.uuid)).first() is None:
-        conn.execute(sa.insert(instances), _row(instance))
+    if conn.execute(_GET, {"uuid": instance.uuid}).first() is None:
+        conn.execute(_INSERT, _row(instance))
 
 
 def get(conn: sa.Connection, uuid: str, *, deleted: bool = False) -> Instance:
@@ -89,11 +97,8 @@ def get(conn: sa.Connection, uuid: str, *, deleted: bool = False) -> Instance:
     Raises:
         InstanceNotFound: there is none, or it is deleted and `deleted` is not set.
     """
-    query = sa.select(instances.c.body).where(instances.c.uuid == uuid)
-    if not deleted:
-        query = query.where(instances.c.deleted_at.is_(None))
-    found: Instance | None = conn.execute(query).scalar()
-    if found is None:
+    found: Instance | None = conn.execute(_GET, {"uuid": uuid}).scalar()
+    if found is None or (found.deleted_at is not None and not deleted):
         raise InstanceNotFound(uuid)
     return found
 
@@ -125,18 +130,17 @@ def update(
     Raises:
         InstanceNotFound: the record is gone. StaleState: it is in another state; nothing is written.
     """
-    query = sa.select(instances.c.body).where(instances.c.uuid == uuid)
-    if not deleted:
-        query = query.where(instances.c.deleted_at.is_(None))
-    current: Instance | None = conn.execute(query.with_for_update()).scalar()
-    if current is None:
+    current: Instance | None = conn.execute(_GET_LOCKED, {"uuid": uuid}).scalar()
+    if current is None or (current.deleted_at is not None and not deleted):
         raise InstanceNotFound(uuid)
     if task is not ANY and current.task_state not in task:
         raise StaleState(f"Instance {uuid} is in task_state {_value(current.task_state)}")
     if vm is not ANY and current.vm_state not in vm:
         raise StaleState(f"Instance {uuid} is in vm_state {current.vm_state.value}")
     changed = msgspec.structs.replace(current, updated_at=now, **changes)
-    conn.execute(sa.update(instances).where(instances.c.uuid == uuid).values(**_row(changed)))
+    row = _row(changed)
+    row["b_uuid"] = row.pop("uuid")
+    conn.execute(_UPDATE, row)
     return changed
 
 

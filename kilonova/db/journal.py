@@ -73,6 +73,7 @@ class Journal:
     def __init__(self, metadata: sa.MetaData) -> None:
         self.operations, self.events = _tables(metadata)
         t = self.operations
+        driven = sa.or_(*(t.c.state == state.value for state in sorted(DRIVEN)))
         names = [c.name for c in t.columns]
         self._insert = sa.insert(t).values({n: sa.bindparam(n) for n in names})
         self._save = (
@@ -90,13 +91,13 @@ class Journal:
         )
         self._renew = (
             sa.update(t)
-            .where(t.c.lease_owner == sa.bindparam("owner"), t.c.state.in_([s.value for s in DRIVEN]))
+            .where(t.c.lease_owner == sa.bindparam("owner"), driven)
             .values(lease_until=sa.bindparam("until"))
         )
         self._due = (
             sa.select(t.c.body, t.c.lease_epoch, t.c.cancel)
             .where(
-                t.c.state.in_([s.value for s in DRIVEN]),
+                driven,
                 t.c.wake_at <= sa.bindparam("now"),
                 sa.or_(t.c.lease_until.is_(None), t.c.lease_until <= sa.bindparam("now")),
             )
@@ -104,7 +105,7 @@ class Journal:
             .limit(sa.bindparam("count"))
         )
         self._next_wake = sa.select(sa.func.min(t.c.wake_at)).where(
-            t.c.state.in_([s.value for s in DRIVEN]), t.c.lease_until.is_(None)
+            driven, t.c.lease_until.is_(None)
         )
         self._queued = (
             sa.select(t.c.body, t.c.lease_epoch)
@@ -112,11 +113,16 @@ class Journal:
             .order_by(t.c.created_at)
             .limit(1)
         )
+        self._get = sa.select(t.c.body).where(t.c.id == sa.bindparam("id"))
+        self._events = sa.select(self.events).where(self.events.c.subject == sa.bindparam("subject")).order_by(
+            self.events.c.id
+        )
+        self._drop_events = sa.delete(self.events).where(self.events.c.subject == sa.bindparam("subject"))
         self._holder = sa.select(t.c.body, t.c.cancel).where(t.c.slot == sa.bindparam("subject"))
         self._owes = (
             sa.select(t.c.id)
             .where(t.c.subject == sa.bindparam("subject"), t.c.kind == "debt",
-                   t.c.state.in_([s.value for s in DRIVEN]), t.c.created_at < sa.bindparam("before"))
+                   driven, t.c.created_at < sa.bindparam("before"))
             .limit(1)
         )
 
@@ -241,8 +247,7 @@ class Journal:
     # --- reading ---------------------------------------------------------------------------------
 
     def get(self, conn: sa.Connection, operation_id: str) -> OperationRecord | None:
-        t = self.operations
-        found: OperationRecord | None = conn.execute(sa.select(t.c.body).where(t.c.id == operation_id)).scalar()
+        found: OperationRecord | None = conn.execute(self._get, {"id": operation_id}).scalar()
         return found
 
     def holder(self, conn: sa.Connection, subject: str) -> tuple[OperationRecord, str | None] | None:
@@ -258,8 +263,10 @@ class Journal:
         """Whether a debt about the subject is older than `before` and not paid."""
         return conn.execute(self._owes, {"subject": subject, "before": before}).first() is not None
 
-    def next_wake(self, conn: sa.Connection) -> float | None:
-        """When the next operation that nobody holds is due."""
+    def next_due(self, conn: sa.Connection, now: float) -> float | None:
+        """When an operation can be claimed next: `now` if one can be already, None if none is in sight."""
+        if conn.execute(self._due, {"now": now, "count": 1}).first() is not None:
+            return now
         found: float | None = conn.execute(self._next_wake).scalar()
         return found
 
@@ -298,14 +305,13 @@ class Journal:
         return True
 
     def events_of(self, conn: sa.Connection, subject: str) -> list[ExternalEvent]:
-        e = self.events
-        rows = conn.execute(sa.select(e).where(e.c.subject == subject).order_by(e.c.id))
+        rows = conn.execute(self._events, {"subject": subject})
         return [
             ExternalEvent(subject=r.subject, name=r.name, tag=r.tag, status=r.status, data=r.data) for r in rows
         ]
 
     def drop_events(self, conn: sa.Connection, subject: str) -> None:
-        conn.execute(sa.delete(self.events).where(self.events.c.subject == subject))
+        conn.execute(self._drop_events, {"subject": subject})
 
 
 def _holds_slot(record: OperationRecord) -> bool:

@@ -26,12 +26,15 @@ class Runner:
         shop: what driving needs. concurrency: operations driven at once.
         alone: no other process can hold leases on this journal (one-machine mode), so that what a dead
             predecessor held is taken up at once.
+        poll: seconds between looks when nothing wakes it.
     """
 
-    def __init__(self, shop: Workshop, *, concurrency: int = 256, alone: bool = False) -> None:
+    def __init__(self, shop: Workshop, *, concurrency: int = 256, alone: bool = False,
+                 poll: float = POLL) -> None:
         self._shop = shop
         self._concurrency = concurrency
         self._alone = alone
+        self._poll = poll
         self._woken = asyncio.Event()
         self._drivers: dict[str, tuple[Driver, asyncio.Task[None]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -59,35 +62,35 @@ class Runner:
     async def _claim_loop(self) -> None:
         while True:
             self._woken.clear()
-            pause = POLL
+            pause = self._poll
             try:
-                claimed = await self._claim()
-                if claimed == 0:
-                    pause = await self._until_due()
+                pause = await self._until_due()
+                if pause <= 0:
+                    await self._claim()
             except KilonovaError as error:
                 log.warning("cannot read the journal", error=str(error))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(max(pause, 0.0)):
                     await self._woken.wait()
 
-    async def _claim(self) -> int:
+    async def _claim(self) -> None:
         shop = self._shop
         room = self._concurrency - len(self._drivers)
-        if room <= 0:
-            return 0
+        if room <= 0:  # woken by the next one that ends
+            self._woken.clear()
+            await self._woken.wait()
+            return
         now = shop.clock.now()
         owned = await shop.database.write(
             lambda conn: shop.journal.claim(conn, shop.owner, now=now, until=now + shop.ttl, count=min(room, 64))
         )
         for one in owned:
             self._drive(one)
-        if len(owned) == min(room, 64):
-            self._woken.set()
-        return len(owned)
 
     async def _until_due(self) -> float:
-        due = await self._shop.database.read(self._shop.journal.next_wake)
-        return POLL if due is None else min(POLL, max(0.0, due - self._shop.clock.now()))
+        now = self._shop.clock.now()
+        due = await self._shop.database.read(lambda conn: self._shop.journal.next_due(conn, now))
+        return self._poll if due is None else min(self._poll, due - now)
 
     def _drive(self, owned: Owned) -> None:
         try:

@@ -18,6 +18,7 @@ from kilonova.bus.local import LocalBus
 from kilonova.conductor.conductor import Conductor
 from kilonova.config import Config
 from kilonova.embedded.network.schema import metadata as network_metadata
+from kilonova.db import flavors
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.database import Database
@@ -163,6 +164,7 @@ class OneMachine:
             self._stack.push_async_callback(cell.close)
         await api.write(api_metadata.create_all)
         await cell.write(cell_metadata.create_all)
+        await api.write(lambda conn: flavors.seed(conn, now=clock.now()))
         bus = LocalBus()
         self._stack.push_async_callback(bus.close)
         return Ground(self.config, clock, bus, api, cell)

@@ -114,3 +114,7 @@ class Placing:
                 conn, host, inventory.hostname, inventory, now=now, cell=cell, settings=self._settings
             )
         )
+
+    async def heartbeat(self, host: str, now: float) -> bool:
+        """Record a host's sign of life. Returns False for one that has never reported."""
+        return await self._database.write(lambda conn: placement_hosts.heartbeat(conn, host, now))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from random import Random
 from typing import Any
@@ -56,10 +57,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 
 def abandon(loop: VirtualLoop) -> None:
-    """Drop a loop with tasks that will never end (those of crashed processes)."""
+    """Drop a loop with tasks that will never end: those of crashed processes ignore cancellation.
+
+    Their coroutines are closed now, while the loop can still be called, so that nothing is left to the collector.
+    """
     loop.set_exception_handler(lambda _loop, _context: None)
     for task in asyncio.all_tasks(loop):
         task._log_destroy_pending = False  # type: ignore[attr-defined]
+        with contextlib.suppress(BaseException):
+            task.get_coro().close()
     loop._ready.clear()  # type: ignore[attr-defined]
     loop._scheduled.clear()  # type: ignore[attr-defined]
     loop.close()

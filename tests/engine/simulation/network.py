@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 from random import Random
 
 import msgspec
+
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, PortNotFound, ServiceUnavailable
 from kilonova.domain.network import FixedIp, Subnet, Vif
 from kilonova.domain.operation import ExternalEvent
 from kilonova.services.network import NetworkSummary, PortRequest, PortSummary
-
 from simulation.process import Process, Trouble
 
 NETWORK = "11111111-1111-4111-8111-111111111111"

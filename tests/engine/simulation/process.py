@@ -12,10 +12,10 @@ from random import Random
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+
 from kilonova.bus.protocol import Handler, Subscription
 from kilonova.db.database import Database
 from kilonova.domain.errors import ServiceUnavailable, Unreachable
-
 from simulation.loop import VirtualLoop
 
 T = TypeVar("T")
@@ -145,7 +145,9 @@ class Wire:
                 groups.setdefault(subscription.group, []).append(subscription)
         return chosen + [self.random.choice(members) for _, members in sorted(groups.items())]
 
-    async def transfer(self, sender: Process, subscription: SimSubscription, subject: str, payload: bytes) -> bytes | None:
+    async def transfer(
+        self, sender: Process, subscription: SimSubscription, subject: str, payload: bytes
+    ) -> bytes | None:
         """Carry one message to one receiver and its reply back; None if either is lost."""
         if await self._lost(sender.name, subscription.process.name) or not subscription.process.alive:
             return None
@@ -166,7 +168,7 @@ class Wire:
             return await subscription.process.port(subscription.handler(subject, payload))
         except ServiceUnavailable:
             return None
-        except Exception as error:  # a defect: the run is worthless
+        except Exception as error:  # noqa: BLE001 - a defect: the run is worthless
             self.defects.append(f"{subject}: {error!r}")
             return None
 

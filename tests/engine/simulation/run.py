@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 import structlog
+
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.db.placement.tables import allocations, inventories
@@ -23,7 +24,6 @@ from kilonova.domain.instance import BuildRequest, Instance, RequestSpec
 from kilonova.domain.network import RequestedNetwork
 from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, VmState
-
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
 from simulation.world import Databases, World
@@ -207,10 +207,11 @@ async def _settle(world: World) -> None:
 ACTIVE = (OperationState.RUNNING, OperationState.UNDOING, OperationState.QUEUED, OperationState.HELD)
 
 
-async def _active(world: World) -> int:
-    api = await world.databases.api.read(lambda conn: len(api_journal.select(conn, states=ACTIVE)))
-    cell = await world.databases.cell.read(lambda conn: len(cell_journal.select(conn, states=ACTIVE)))
-    return api + cell
+async def _active(world: World) -> bool:
+    for database, journal in ((world.databases.api, api_journal), (world.databases.cell, cell_journal)):
+        if await database.read(lambda conn, of=journal: of.select(conn, states=ACTIVE, limit=1)):
+            return True
+    return False
 
 
 # --- invariants -------------------------------------------------------------------------------------
@@ -229,24 +230,20 @@ def _violations(world: World, result: Result) -> list[str]:
         events = conn.execute(sa.select(cell_journal.events)).all()
     with world.databases.api.engine.connect() as conn:
         operations += api_journal.select(conn, limit=1000)
-        claimed = set(conn.execute(
-            sa.select(allocations.c.consumer)
-        ).scalars())
-        used = conn.execute(sa.select(inventories.c.provider_id, inventories.c.resource_class, inventories.c.used)).all()
-        taken = {
-            (row.provider_id, row.resource_class): row.total
-            for row in conn.execute(
-                sa.select(allocations.c.provider_id, allocations.c.resource_class, sa.func.sum(allocations.c.used).label("total"))
-                .group_by(allocations.c.provider_id, allocations.c.resource_class)
-            )
-        }
+        claimed = set(conn.execute(sa.select(allocations.c.consumer)).scalars())
+        key = (allocations.c.provider_id, allocations.c.resource_class)
+        sums = sa.select(*key, sa.func.sum(allocations.c.used).label("total")).group_by(*key)
+        taken = {(row.provider_id, row.resource_class): row.total for row in conn.execute(sums)}
+        counters = sa.select(inventories.c.provider_id, inventories.c.resource_class, inventories.c.used)
+        used = conn.execute(counters).all()
         waiting = conn.execute(sa.select(build_requests.build_requests.c.uuid)).all()
         mapped = {r.uuid: r.cell for r in conn.execute(sa.select(build_requests.instance_mappings))}
     found: list[str] = []
     for operation in operations:
         result.states[operation.state.value] = result.states.get(operation.state.value, 0) + 1
         if operation.state in (*ACTIVE, OperationState.STRANDED):
-            found.append(f"operation {operation.kind} {operation.id} is {operation.state.value} at {operation.cursor}: {operation.failure}")
+            where = f"{operation.state.value} at {operation.cursor}: {operation.failure}"
+            found.append(f"operation {operation.kind} {operation.id} is {where}")
         if b"secret" in msgspec.json.encode(operation):
             found.append(f"operation {operation.kind} {operation.id} keeps a password")
     alive = {r.uuid: r for r in records if r.deleted_at is None}

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import sqlalchemy as sa
+
 from kilonova.agent.agent import Agent
 from kilonova.cells.registry import Cell, Cells
 from kilonova.conductor.conductor import Conductor
@@ -16,16 +17,15 @@ from kilonova.db.database import Database
 from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.operation import ExternalEvent
+from kilonova.domain.states import PowerState
 from kilonova.engine.host import host_metadata
 from kilonova.hypervisor.fake import FakeDriver, FakeGuest, FakeHypervisor
-from kilonova.domain.states import PowerState
 from kilonova.operations.environment import Environment, PlacingEnvironment
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.service import ComputeOperations
 from kilonova.scheduler.placing import Placing
 from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import SchedulerService
-
 from simulation.loop import VirtualLoop
 from simulation.network import Net
 from simulation.process import Process, SimBus, SimClock, SimDatabase, Trouble, Wire
@@ -94,7 +94,7 @@ class World:
         self.conductors: dict[str, Conductor] = {}
         self._makers: dict[str, Callable[[Process], Any]] = {"scheduler": self._scheduler}
         self._makers |= {f"conductor{i}": self._conductor for i in range(conductors)}
-        self._makers |= {name: self._agent for name in self.hypervisors}
+        self._makers |= dict.fromkeys(self.hypervisors, self._agent)
         api = Process("api", 0.0)
         self.processes["api"] = api
         self.cells = self._cells(api)
