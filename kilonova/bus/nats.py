@@ -191,7 +191,7 @@ class NatsBus:
             await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
 
     async def _open(self, server: str) -> Link | None:
-        from kilonova.bus.nats_link import Deliver, Link
+        from kilonova.bus.nats_link import Link
 
         try:
             return await Link.open(server, self._credentials, self._tls)
@@ -221,7 +221,8 @@ class NatsBus:
 
         for subscriber in subscribers:
             try:
-                registered = await link.subscribe(subscriber.pattern, subscriber.group, self._receiver(link, subscriber))
+                deliver = self._receiver(link, subscriber)
+                registered = await link.subscribe(subscriber.pattern, subscriber.group, deliver)
             except LinkErrors:
                 link.lost.set()
                 return False

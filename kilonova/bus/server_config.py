@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +69,14 @@ def _host(host: str, password: str) -> dict[str, Any]:
 
 
 def _user(name: str, password: str, *, publish: list[str], subscribe: list[str]) -> dict[str, Any]:
+    inbox = f"{REPLIES}.{name}.>"
     return {
         "user": name,
         "password": password,
         "permissions": {
-            "publish": {"allow": publish},
-            "subscribe": {"allow": [*subscribe, f"{REPLIES}.{name}.>"]},
+            # To itself, because that is how a client finds out that the server has handled what it sent.
+            "publish": {"allow": [*publish, inbox]},
+            "subscribe": {"allow": [*subscribe, inbox]},
             "allow_responses": {"max": 1, "expires": REPLY_WINDOW},
         },
     }
