@@ -92,6 +92,7 @@ class World:
         self.hypervisors = {f"host{i}": WatchedHypervisor(f"host{i}", self) for i in range(hosts)}
         self.processes: dict[str, Process] = {}
         self.conductors: dict[str, Conductor] = {}
+        self._ever: list[Any] = []
         self._makers: dict[str, Callable[[Process], Any]] = {"scheduler": self._scheduler}
         self._makers |= {f"conductor{i}": self._conductor for i in range(conductors)}
         self._makers |= dict.fromkeys(self.hypervisors, self._agent)
@@ -136,6 +137,7 @@ class World:
         self.processes[name] = process
         self.wire.subscribers = [s for s in self.wire.subscribers if s.process.alive]
         role = self._makers[name](process)
+        self._ever.append(role)  # a crashed process stands still; it is not collected
         if isinstance(role, Conductor):
             self.conductors[name] = role
         while process.alive:
