@@ -31,14 +31,16 @@ async def run(arguments: list[str], text: str = "") -> str:
     Raises:
         Retryable: it failed or took too long.
     """
+    has_input = bool(text)  # a pipe that nobody reads may be closed before it is written to
     process = await asyncio.create_subprocess_exec(
-        *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        *arguments, stdin=asyncio.subprocess.PIPE if has_input else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env={"PATH": _PATH, "LC_ALL": "C"},
     )
     name = os.path.basename(arguments[0])  # noqa: PTH119 - text, not a file
     try:
         async with asyncio.timeout(LIMIT):
-            output, errors = await process.communicate(text.encode())
+            output, errors = await process.communicate(text.encode() if has_input else None)
     except TimeoutError as error:
         process.kill()
         await process.wait()
