@@ -42,17 +42,20 @@ class Connection:
     Args:
         workers: threads for the calls.
         on_open: called in a worker thread with each new connection, to register for events.
+        on_close: called in a worker thread before a connection is closed, lost or not, to undo that.
         on_reopened: called on the event loop after a connection that replaces a lost one is in place.
     """
 
     def __init__(
         self, daemon: Daemon, workers: Executor, clock: Clock, *,
-        on_open: Callable[[libvirt.virConnect], None], on_reopened: Callable[[], None],
+        on_open: Callable[[libvirt.virConnect], None], on_close: Callable[[], None],
+        on_reopened: Callable[[], None],
     ) -> None:
         self._daemon = daemon
         self._workers = workers
         self._clock = clock
         self._on_open = on_open
+        self._on_close = on_close
         self._on_reopened = on_reopened
         self._open: libvirt.virConnect | None = None
         self._ready = asyncio.Event()
@@ -97,7 +100,7 @@ class Connection:
         connection, self._open = self._open, None
         self._ready.clear()
         if connection is not None:
-            await asyncio.get_running_loop().run_in_executor(self._workers, _close_quietly, connection)
+            await asyncio.get_running_loop().run_in_executor(self._workers, self._hang_up, connection)
 
     async def _connection(self) -> libvirt.virConnect:
         try:
@@ -129,6 +132,13 @@ class Connection:
         self._on_open(connection)
         return connection
 
+    def _hang_up(self, connection: libvirt.virConnect) -> None:
+        for step in (self._on_close, connection.unregisterCloseCallback, connection.close):
+            try:
+                step()
+            except libvirt.libvirtError as error:  # of a lost connection little can be undone
+                log.debug("closing a connection to libvirt failed", error=str(error))
+
     def _closed(self, connection: libvirt.virConnect, _reason: int, _opaque: None) -> None:
         assert self._loop is not None
         _post(self._loop, self._lost, connection)
@@ -142,7 +152,7 @@ class Connection:
         self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect(connection))
 
     async def _reconnect(self, lost: libvirt.virConnect) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._workers, _close_quietly, lost)
+        await asyncio.get_running_loop().run_in_executor(self._workers, self._hang_up, lost)
         pause = FIRST_PAUSE
         while True:
             try:
@@ -177,14 +187,6 @@ def _is_alive(connection: libvirt.virConnect) -> bool:
         return bool(connection.isAlive() == 1)
     except libvirt.libvirtError:
         return False
-
-
-def _close_quietly(connection: libvirt.virConnect) -> None:
-    try:
-        connection.unregisterCloseCallback()
-        connection.close()
-    except libvirt.libvirtError as error:
-        log.debug("closing a connection to libvirt failed", error=str(error))
 
 
 def _post(loop: asyncio.AbstractEventLoop, fn: Callable[..., Any], *arguments: Any) -> None:

@@ -47,6 +47,10 @@ class Daemon(Protocol):
         """How QEMU names a file of the data directory."""
         ...
 
+    def guest_log(self, name: str) -> Path | None:
+        """The log that libvirtd keeps of the domain of that name, if it is this product's to remove."""
+        ...
+
     @property
     def guest_owner(self) -> tuple[int, int] | None:
         """The user and group numbers that QEMU runs as, if files must be given to them; None if not."""
@@ -68,6 +72,9 @@ class SystemDaemon:
 
     def guest_path(self, path: Path) -> Path:
         return path
+
+    def guest_log(self, name: str) -> Path | None:
+        return None
 
     @property
     def guest_owner(self) -> tuple[int, int] | None:
@@ -95,6 +102,9 @@ class PrivateDaemon:
 
     def guest_path(self, path: Path) -> Path:
         return supervisor.GUEST_FILES / path.absolute().relative_to(self._data)
+
+    def guest_log(self, name: str) -> Path | None:
+        return self._directory / "log" / "qemu" / f"{name}.log"
 
     @property
     def guest_owner(self) -> tuple[int, int] | None:

@@ -32,7 +32,8 @@ from kilonova.hypervisor.libvirt.properties import Hardware, hardware
 
 LEAST_ROOT_PORTS = 16
 SPARE_ROOT_PORTS = 8
-TB_CACHE_LEAST, TB_CACHE_MOST, TB_CACHE_PART = 16, 256, 8
+TB_CACHE_LEAST, TB_CACHE_MOST, TB_CACHE_PART = 32, 256, 8
+"""MiB, MiB, and the divisor of the guest's memory. QEMU's own default may use a gigabyte per guest."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from kilonova.domain.errors import InvalidInput, KilonovaError
 from kilonova.hypervisor.guest import Guest
 from kilonova.hypervisor.libvirt import console, qemu_img
 from kilonova.hypervisor.libvirt.daemon import SEARCH_PATH, Daemon
-from kilonova.hypervisor.libvirt.description import GuestFiles
+from kilonova.hypervisor.libvirt.description import GuestFiles, domain_name
 from kilonova.hypervisor.libvirt.files import remove_partials, whole
 from kilonova.hypervisor.libvirt.images import BaseImage, ImageCache
 from kilonova.metadata.configdrive import build_iso
@@ -86,6 +86,9 @@ class GuestDisks:
     async def delete(self, uuid: str) -> None:
         """Remove every file of an instance; none is fine."""
         await self._run(_remove_tree, self.of(uuid))
+        guest_log = self._daemon.guest_log(domain_name(uuid))
+        if guest_log is not None:
+            await self._run(functools.partial(guest_log.unlink, missing_ok=True))
 
     async def owners(self) -> list[str]:
         """UUIDs of the instances that have files."""

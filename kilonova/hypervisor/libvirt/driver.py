@@ -74,11 +74,18 @@ class LibvirtDriver:
         self._events = Events(on_event, self._is_ours)
         self._connection = Connection(
             self._daemon, self._libvirt_threads, self._clock, on_open=self._events.register,
-            on_reopened=self._catch_up,
+            on_close=self._events.unregister, on_reopened=self._catch_up,
         )
-        probing = loop.run_in_executor(self._file_threads, kvm.verdict, self._directory / "kvm.json")
+        try:
+            await self._connect()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
         await self._connection.open()
-        verdict = await probing
+        verdict = await loop.run_in_executor(self._file_threads, kvm.verdict, self._directory / "kvm.json")
         if not verdict.usable:
             log.warning("guests are emulated and slow, because KVM is not usable", reason=verdict.reason)
         virt: host.Virt = "kvm" if verdict.usable else "qemu"
@@ -100,7 +107,7 @@ class LibvirtDriver:
         self._file_threads.shutdown(wait=False)
 
     async def inventory(self) -> HostInventory:
-        """Spec: RSU. Also keeps the consoles' records short, since it is asked for regularly."""
+        """Also keeps the consoles' records short, since it is asked for regularly."""
         await self._disks.trim_consoles()
         return await self._connection.call(
             lambda connection: host.inventory(connection, self._host, self._directory)

@@ -81,11 +81,22 @@ class Events:
         self._queue: asyncio.Queue[GuestEvent] = asyncio.Queue()
         self._told: dict[str, PowerState] = {}
         self._changed: dict[str, set[asyncio.Event]] = {}
+        self._registered: tuple[libvirt.virConnect, int] | None = None
         self._task = self._loop.create_task(self._run())
 
     def register(self, connection: libvirt.virConnect) -> None:
         """Listen on a new connection. Runs in a worker thread."""
-        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._arrived, None)
+        number = connection.domainEventRegisterAny(
+            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._arrived, None
+        )
+        self._registered = (connection, number)
+
+    def unregister(self) -> None:
+        """Stop listening; a connection that is listened to never closes. Runs in a worker thread."""
+        registered, self._registered = self._registered, None
+        if registered is not None:
+            connection, number = registered
+            connection.domainEventDeregisterAny(number)
 
     def compare(self, found: dict[str, PowerState]) -> None:
         """Tell what changed while nobody listened: guests of known state that are now in another."""

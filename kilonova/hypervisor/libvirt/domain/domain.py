@@ -22,7 +22,7 @@ class Domain:
 
     Args:
         virt: `kvm`, or `qemu` where QEMU translates the guest's instructions.
-        machine: as QEMU names it. emulator: path, None to let libvirt choose.
+        machine: as QEMU names it.
         firmware: None for a BIOS.
     """
 
@@ -35,7 +35,6 @@ class Domain:
     cpu: Cpu
     mark: Mark
     smbios: Smbios
-    emulator: str | None = None
     firmware: Uefi | None = None
     features: Features = Features()
     clock: GuestClock = GuestClock()
@@ -62,8 +61,6 @@ class Domain:
         for tag, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
             add(domain, tag, action)
         devices = add(domain, "devices")
-        if self.emulator is not None:
-            add(devices, "emulator", self.emulator)
         devices.extend(device.element() for device in self.devices)
         return domain
 

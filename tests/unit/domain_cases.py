@@ -1,0 +1,87 @@
+"""Guests whose domain XML is kept in `tests/unit/domain_xml`, together covering every declared property."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kilonova.domain.image import Image
+from kilonova.domain.network import Vif
+from kilonova.hypervisor.guest import Guest, GuestMetadata
+from kilonova.hypervisor.libvirt.description import Describer, GuestFiles
+from kilonova.hypervisor.libvirt.domain.domain import Domain
+from kilonova.hypervisor.libvirt.host import CpuInfo, CpuTopology, HostCapabilities, Virt
+
+UUID = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
+SEEN = Path("/var/lib/libvirt/kilonova/instances") / UUID
+FILES = GuestFiles(
+    root=SEEN / "disk", ephemeral=SEEN / "disk.ephemeral", swap=SEEN / "disk.swap",
+    config_drive=SEEN / "disk.config", console_log=SEEN / "console.log", console_socket=SEEN / "console.sock",
+    uefi_variables=SEEN / "uefi-variables.fd",
+)
+IMAGE = Image(id="f1c9a2f0-3c1d-4f6b-9a62-1f6f3c0f3c11")
+WINDOWS = {"os_type": "windows", "hw_firmware_type": "uefi", "hw_vif_model": "e1000e", "hw_video_model": "virtio"}
+LIMITS = {
+    "quota:cpu_shares": "512", "quota:cpu_period": "20000", "quota:cpu_quota": "10000",
+    "quota:disk_total_bytes_sec": "50000000", "quota:disk_total_iops_sec": "400",
+}
+SPLIT_LIMITS = {
+    "quota:disk_read_bytes_sec": "10485760", "quota:disk_write_bytes_sec": "5242880",
+    "quota:disk_read_iops_sec": "200", "quota:disk_write_iops_sec": "100",
+}
+
+
+def capabilities(virt: Virt = "qemu") -> HostCapabilities:
+    info = CpuInfo("x86_64", "EPYC", "AMD", ("avx",), CpuTopology(1, 1, 2, 1))
+    return HostCapabilities(
+        virt=virt, arch="x86_64", cpu_mode="host-model" if virt == "kvm" else "maximum",
+        uefi=("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+        hypervisor_type="QEMU", hypervisor_version=7002022, cpu_info=info, traits=(),
+    )
+
+
+def guest(**changes: object) -> Guest:
+    metadata = GuestMetadata(instance_uuid=UUID, name="web", hostname="web", project_id="p1", flavor_name="small")
+    values: dict[str, object] = {
+        "uuid": UUID, "name": "web", "project_id": "p1", "user_id": "u1", "vcpus": 1, "memory_mib": 256,
+        "root_gib": 1, "image": IMAGE, "metadata": metadata,
+    }
+    return Guest(**(values | changes))  # type: ignore[arg-type]
+
+
+def vif(number: int, **changes: object) -> Vif:
+    values: dict[str, object] = {
+        "id": f"port-{number}", "mac": f"fa:16:3e:00:00:0{number}", "network_id": "n", "network_name": "net",
+        "devname": f"tap{number}", "bridge": "br-n", "mtu": 1450,
+    }
+    return Vif(**(values | changes))  # type: ignore[arg-type]
+
+
+GUESTS: dict[str, tuple[Virt, Guest]] = {
+    "plain": ("qemu", guest(vifs=(vif(1),), config_drive=True)),
+    "kvm": ("kvm", guest(vcpus=4, memory_mib=4096, vifs=(vif(1), vif(2, mtu=9000)))),
+    "bare": ("kvm", guest(
+        image=None, properties={"hw_qemu_guest_agent": "no", "hw_video_model": "none"},
+        extra_specs={"hw_rng:allowed": "False"},
+    )),
+    "windows": ("kvm", guest(
+        memory_mib=8192, properties=WINDOWS, vifs=(vif(1),), config_drive=True, extra_specs=LIMITS,
+    )),
+    "scsi": ("qemu", guest(
+        ephemeral_gib=2, swap_mib=64, properties={"hw_disk_bus": "scsi"}, extra_specs=SPLIT_LIMITS,
+    )),
+    "pc": ("qemu", guest(
+        config_drive=True, properties={"hw_machine_type": "pc", "hw_disk_bus": "ide"}, name="<a>\x01&\"b\"",
+    )),
+    "usb": ("qemu", guest(properties={"hw_disk_bus": "usb"})),
+}
+
+
+def domains(virt: Virt | None = None) -> dict[str, Domain]:
+    """The described guests. virt: describe all for that kind of host instead of their own."""
+    return {
+        name: Describer(
+            host=capabilities(virt or own), installation="9b2f6f7e", cache="writeback" if name == "usb" else "none",
+            vnc_listen="127.0.0.1" if name != "kvm" else "10.0.0.5",
+        ).describe(one, FILES)
+        for name, (own, one) in GUESTS.items()
+    }
