@@ -9,8 +9,19 @@ from kilonova.api.application import Application
 from kilonova.api.cloud import ApiOptions, Cloud
 from kilonova.api.compute import (
     addresses,
+    aggregates,
+    availability_zones,
     console_output,
+    extensions,
+    flavor_access,
+    flavor_extra_specs,
+    flavors,
+    hypervisors,
     instance_actions,
+    keypairs,
+    limits,
+    quota_class_sets,
+    quota_sets,
     retired,
     server_actions,
     server_create,
@@ -18,6 +29,7 @@ from kilonova.api.compute import (
     server_metadata,
     server_tags,
     servers,
+    services,
     versions,
     volumes_boot,
 )
@@ -35,7 +47,9 @@ from kilonova.services.network import NetworkService
 
 RESOURCES = (
     versions, retired, server_list, server_create, servers, server_actions, console_output, server_metadata,
-    server_tags, addresses, instance_actions, volumes_boot,
+    server_tags, addresses, instance_actions, volumes_boot, extensions, limits, flavors, flavor_access,
+    flavor_extra_specs, keypairs, aggregates, availability_zones, hypervisors, services, quota_sets,
+    quota_class_sets,
 )
 """Modules with a list ROUTES. A new resource is one more name here."""
 

@@ -1,0 +1,145 @@
+"""Key pairs of users. Spec: API-214 to API-217, API-463."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import sqlalchemy as sa
+
+from kilonova.api.call import Answer, Call
+from kilonova.api.compute import key_material
+from kilonova.api.compute.quota_check import UNLIMITED
+from kilonova.api.paging import effective_limit, next_page
+from kilonova.api.policy import Audience, Rule, Target
+from kilonova.api.query import Param, Query
+from kilonova.api.routes import Route
+from kilonova.api.schema import Enum, Integer, Object, Text, optional, required
+from kilonova.db import keypairs as records
+from kilonova.db.keypairs import Keypair
+from kilonova.domain.clock import iso_microseconds
+from kilonova.domain.errors import InvalidInput, NotFound, OverQuota
+
+INDEX = Rule("os-keypairs:index", Audience.USER)
+CREATE = Rule("os-keypairs:create", Audience.USER)
+SHOW = Rule("os-keypairs:show", Audience.USER)
+DELETE = Rule("os-keypairs:delete", Audience.USER)
+
+_PLAIN = r"(?! )[_\- a-zA-Z0-9]+(?<! )"
+_WIDER = r"(?! )[_\- a-zA-Z0-9@.]+(?<! )"
+PUBLIC_KEY = Text(format=("text without control characters", lambda text: "\0" not in text))
+CREATE_BODY = Object({"keypair": required(Object({
+    "name": (
+        required(Text(1, 255, _PLAIN, trimmed_when_lenient=True), until=91), required(Text(1, 255, _WIDER), since=92),
+    ),
+    "public_key": optional(PUBLIC_KEY, required_since=92),
+    "type": optional(Enum("ssh", "x509"), since=2),
+    "user_id": optional(Text(1, 255), since=10),
+}))})
+
+ONE_QUERY = Query({"user_id": Param(Text(), since=10)}, strict_since=75)
+LIST_QUERY = Query({
+    "user_id": Param(Text(), since=10),
+    "limit": Param(Integer(0), since=35),
+    "marker": Param(Text(), since=35),
+}, strict_since=75)
+
+
+def view(keypair: Keypair, version: int) -> dict[str, Any]:
+    """What every view has."""
+    shown = {"name": keypair.name, "public_key": keypair.public_key, "fingerprint": keypair.fingerprint}
+    if version >= 2:
+        shown["type"] = keypair.type
+    return shown
+
+
+def _owner(call: Call, rule: Rule, user_id: str | None) -> str:
+    """The user whose keys the request is about. Raises PolicyNotAuthorized."""
+    owner = user_id or call.context.user_id
+    call.require(rule, Target(call.context.project_id, owner))
+    return owner
+
+
+async def index(call: Call) -> Any:
+    owner = _owner(call, INDEX, call.query.first("user_id"))
+    if call.version < 35:
+        found = await call.cloud.cells.api.read(lambda conn: records.of_user(conn, owner))
+        return {"keypairs": [{"keypair": view(keypair, call.version)} for keypair in found]}
+    limit, marker = effective_limit(call), call.query.last("marker")
+
+    def read(conn: sa.Connection) -> list[Keypair]:
+        if marker is not None:
+            records.get(conn, owner, marker)
+        return records.of_user(conn, owner, limit=limit, marker=marker)
+
+    try:
+        found = await call.cloud.cells.api.read(read)
+    except NotFound as error:
+        raise InvalidInput(f"marker [{marker}] not found") from error
+    names = [keypair.name for keypair in found]
+    entries = [{"keypair": view(keypair, call.version)} for keypair in found]
+    return {"keypairs": entries, **next_page(call, "/os-keypairs", names, limit, "keypairs_links")}
+
+
+async def create(call: Call) -> Answer:
+    body = call.body["keypair"]
+    owner = _owner(call, CREATE, body.get("user_id"))
+    kind, public_key, private_key = body.get("type", "ssh"), body.get("public_key"), None
+    await _check_quota(call, owner)
+    now = call.cloud.clock.now()
+    if public_key is not None:
+        fingerprint = (
+            key_material.ssh_fingerprint(public_key) if kind == "ssh" else key_material.x509_fingerprint(public_key)
+        )
+    else:
+        made = await (
+            asyncio.to_thread(key_material.generate_ssh)
+            if kind == "ssh"
+            else asyncio.to_thread(key_material.generate_x509, owner, now)
+        )
+        public_key, private_key, fingerprint = made.public_key, made.private_key, made.fingerprint
+    keypair = Keypair(
+        user_id=owner, name=body["name"], type=kind, public_key=public_key, fingerprint=fingerprint, created_at=now
+    )
+    stored = await call.cloud.cells.api.write(lambda conn: records.create(conn, keypair))
+    shown = {**view(stored, call.version), "user_id": owner}
+    if private_key is not None:
+        shown["private_key"] = private_key
+    return Answer({"keypair": shown}, status=200 if call.version < 2 else 201)
+
+
+async def _check_quota(call: Call, owner: str) -> None:
+    """Raises OverQuota. Spec: API-060, API-642."""
+    limits = await call.cloud.quotas.limits(call.context.project_id or "", owner)
+    used = await call.cloud.cells.api.read(lambda conn: records.count(conn, owner))
+    if limits.key_pairs != UNLIMITED and used >= limits.key_pairs:
+        raise OverQuota("Quota exceeded, too many key pairs.")
+
+
+async def show(call: Call) -> Any:
+    owner, name = _owner(call, SHOW, call.query.first("user_id")), call.path["id"]
+    found = await call.cloud.cells.api.read(lambda conn: records.get(conn, owner, name))
+    return {"keypair": {
+        **view(found, call.version),
+        "user_id": owner,
+        "id": found.id,
+        "created_at": iso_microseconds(found.created_at),
+        "updated_at": None,
+        "deleted": False,
+        "deleted_at": None,
+    }}
+
+
+async def delete(call: Call) -> Answer:
+    owner, name = _owner(call, DELETE, call.query.first("user_id")), call.path["id"]
+    await call.cloud.cells.api.write(lambda conn: records.delete(conn, owner, name))
+    return Answer(status=202 if call.version < 2 else 204)
+
+
+ROUTES = [
+    Route(method="GET", path="/os-keypairs", handler=index, rules=(INDEX,), query=LIST_QUERY),
+    Route(method="POST", path="/os-keypairs", handler=create, rules=(CREATE,), body=CREATE_BODY,
+          query=Query(strict_since=75)),
+    Route(method="GET", path="/os-keypairs/{id}", handler=show, rules=(SHOW,), query=ONE_QUERY),
+    Route(method="DELETE", path="/os-keypairs/{id}", handler=delete, rules=(DELETE,), query=ONE_QUERY),
+]
