@@ -160,6 +160,7 @@ def _build_request(call: Call, plan: Plan, index: int, now: float) -> BuildReque
         hostname=body.get("hostname") or hostname_from(name, uuid_),
         availability_zone=plan.place.zone,
         image_ref=plan.image.id,
+        image=plan.image if plan.image.id else None,
         kernel_id=plan.image.properties.get("kernel_id", ""),
         ramdisk_id=plan.image.properties.get("ramdisk_id", ""),
         flavor=plan.flavor,
