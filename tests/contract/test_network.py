@@ -9,7 +9,7 @@ from kilonova.db.database import Database
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, InvalidInput, NetworkNotFound, OverQuota, PortNotFound, ServiceUnavailable
-from kilonova.embedded.network import quotas, schema
+from kilonova.embedded.network import quotas
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring
 from kilonova.services.identity import Token
@@ -58,7 +58,6 @@ async def database(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Da
     sqlite = request.param == "sqlite"
     url = f"sqlite:///{tmp_path}/network.db" if sqlite else request.getfixturevalue("postgres_url")
     database = Database.open(url)
-    await database.write(schema.metadata.create_all)
     yield database
     await database.close()
 

@@ -18,7 +18,6 @@ from starlette.routing import Mount
 from kilonova.db.database import Database
 from kilonova.domain.clock import SystemClock
 from kilonova.embedded.identity.service import EmbeddedIdentity
-from kilonova.embedded.network import schema
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring
 
@@ -38,7 +37,6 @@ async def server(tmp_path: Path) -> AsyncIterator[str]:
     database = Database.open(f"sqlite:///{tmp_path}/cloud.db")
     identity = EmbeddedIdentity(database, tmp_path / "keys", SystemClock(), url)
     made = await identity.bootstrap(PASSWORD)
-    await database.write(schema.metadata.create_all)
     network = EmbeddedNetwork(database, SystemClock(), identity, f"{url}/identity", FakeWiring(), on_event)
     await network.start()
     await network.bootstrap(made.admin_project_id)

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import pwd
 import signal
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from kilonova.db.database import Database
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.context import RequestContext
 from kilonova.embedded.network import networks, ports, schema, security
-from kilonova.embedded.network.bodies import GroupBody, PortBody, RuleBody, SubnetBody
+from kilonova.embedded.network.bodies import FixedIpBody, GroupBody, PortBody, RuleBody, SubnetBody
 from kilonova.embedded.network.datapath import Effects
 from kilonova.embedded.network.linux.wiring import LinuxWiring
 from kilonova.embedded.network.service import EmbeddedNetwork
@@ -53,7 +55,6 @@ class Cloud:
 
     async def up(self) -> None:
         self.database = Database.open(f"sqlite:///{self.directory}/network.db")
-        await self.database.write(schema.metadata.create_all)
         self.wiring = LinuxWiring(self.token, self.directory / "wiring", SystemClock(), "here")
         self.network = EmbeddedNetwork(
             self.database, SystemClock(), NoIdentity(), "http://identity", self.wiring, self._event
@@ -138,6 +139,7 @@ class Cloud:
 @pytest.fixture
 def machine() -> Iterator[None]:
     with own_machine():
+        tool("sysctl", "-qw", "net.ipv4.ip_forward=0")
         yield
 
 
@@ -188,6 +190,10 @@ async def test_security_groups_decide_who_reaches_a_guest(cloud: Cloud) -> None:
     async with await server.listen(22), await server.listen(23):
         assert await friend.connects(address, 22)  # both are in the default group
         assert not await stranger.connects(address, 22)
+        (port,) = await cloud.network.ports_of("friend")
+        await cloud.update_port(port.id, fixed_ips=[FixedIpBody(ip_address="10.77.0.99")])
+        friend.run("ip", "addr", "add", "10.77.0.99/24", "dev", "eth0")
+        assert await friend.connects(address, 22, source="10.77.0.99")
         rule = await cloud.allow(cloud.default, direction="ingress", protocol="tcp", port_range_min=22,
                                  port_range_max=22, remote_ip_prefix=CIDR)
         assert await stranger.connects(address, 22)
@@ -251,7 +257,26 @@ async def test_a_guest_cannot_speak_for_another(cloud: Cloud) -> None:
         assert not await liar.connects(address, 22, source=own)
 
 
-@pytest.mark.spec("EMN-14", "EMN-26")
+@pytest.mark.spec("EMN-49")
+async def test_a_guest_cannot_serve_dhcp(cloud: Cloud) -> None:
+    net = await cloud.network.bootstrap(PROJECT, cidr=CIDR)
+    victim, address = await cloud.guest("victim", net)
+    rogue, _ = await cloud.guest("rogue", net)
+    loop = asyncio.get_running_loop()
+    with victim.socket(socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("0.0.0.0", 68))
+        for port, arrives in ((1067, True), (67, False)):  # the default group lets all else through
+            with rogue.socket(socket.SOCK_DGRAM) as sender:
+                sender.bind(("0.0.0.0", port))
+                sender.sendto(b"offer", (address, 68))
+            if arrives:
+                assert await asyncio.wait_for(loop.sock_recv(receiver, 100), LIMIT) == b"offer"
+            else:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(loop.sock_recv(receiver, 100), 1.0)
+
+
+@pytest.mark.spec("EMN-26")
 async def test_a_port_that_is_down_carries_nothing(cloud: Cloud) -> None:
     net = await cloud.network.bootstrap(PROJECT, cidr=CIDR)
     server, address = await cloud.guest("server", net)
@@ -374,9 +399,48 @@ async def test_lost_filters_and_bridges_come_back(cloud: Cloud) -> None:
     await cloud.until(lambda found: len(found.firewall_tables) == 2)
     async with await server.listen(22):
         assert not await stranger.connects(address, 22)
-    (bridge,) = (await cloud.wiring.found()).bridges
-    tool("ip", "link", "delete", bridge)
-    await cloud.until(lambda found: bridge in found.bridges)
+    (port,) = await cloud.network.ports_of("server")
+    before = await cloud.wiring.found()
+    tool("ip", "link", "delete", *before.bridges)
+    await cloud.event("network-vif-plugged", port.id)
+    assert await cloud.wiring.found() == before
+    friend, _ = await cloud.guest("friend", net)
+    async with await server.listen(22):
+        assert await friend.connects(address, 22)
+        assert await friend.connects("169.254.169.254", 80)
+
+
+async def test_a_purge_needs_no_records(cloud: Cloud) -> None:
+    await cloud.guest("one", await cloud.network.bootstrap(PROJECT, cidr=CIDR))
+    await cloud.down()
+    purge = LinuxWiring(cloud.token, cloud.directory / "wiring", SystemClock(), "here")
+    await purge.start(lambda port_id, up: None, None)
+    assert (await purge.found()).dhcp_servers
+    await purge.remove_all()
+    left = await purge.found()
+    assert (left.bridges, left.dhcp_servers, left.firewall_tables) == ((), (), ())
+    assert "fwmark" not in tool("ip", "rule")
+    assert tool("sysctl", "-n", "net.ipv4.ip_forward") == "0\n"
+    await purge.close()
+    await cloud.up()
+
+
+async def test_dhcp_servers_give_up_their_rights_where_their_files_allow_it(machine: None) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)  # noqa: PTH101
+        cloud = Cloud(Path(name), "t3")
+        await cloud.up()
+        try:
+            net = await cloud.network.bootstrap(PROJECT, cidr=CIDR)
+            for instance in ("one", "two"):
+                await cloud.guest(instance, net)
+            (pid,) = (await cloud.wiring.found()).dhcp_servers
+            assert int(tool("stat", "-c", "%u", f"/proc/{pid}")) == pwd.getpwnam("nobody").pw_uid
+        finally:
+            for guest in cloud.guests:
+                guest.close()
+            await cloud.wiring.remove_all()
+            await cloud.down()
 
 
 @pytest.mark.spec("EMN-63")
@@ -437,16 +501,17 @@ async def test_a_recycled_pid_is_neither_adopted_nor_killed(cloud: Cloud) -> Non
 
 
 async def test_two_installations_share_a_machine_and_one_leaves_no_trace(cloud: Cloud, tmp_path: Path) -> None:
+    await cloud.guest("one", await cloud.network.bootstrap(PROJECT, cidr=CIDR))
     other = Cloud(tmp_path, "t2")
     await other.up()
-    await cloud.guest("one", await cloud.network.bootstrap(PROJECT, cidr=CIDR))
-    _, address = await other.guest("two", await other.network.bootstrap(PROJECT, cidr=CIDR))
-    assert address
-    kept = await cloud.wiring.found()
-    assert not set(kept.bridges) & set((await other.wiring.found()).bridges)
-    for guest in other.guests:
-        guest.close()
-    await other.wiring.remove_all()
+    try:
+        await other.guest("two", await other.network.bootstrap(PROJECT, cidr=CIDR))
+        kept = await cloud.wiring.found()
+        assert not set(kept.bridges) & set((await other.wiring.found()).bridges)
+    finally:
+        for guest in other.guests:
+            guest.close()
+        await other.wiring.remove_all()
     left = await other.wiring.found()
     assert (left.bridges, left.dhcp_servers, left.firewall_tables) == ((), (), ())
     await other.down()

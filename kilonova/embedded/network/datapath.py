@@ -18,6 +18,7 @@ from kilonova.domain.errors import KilonovaError
 from kilonova.embedded.network import events, plans, ports, schema
 from kilonova.embedded.network.events import EventSender
 from kilonova.embedded.network.port_records import find_port
+from kilonova.embedded.network.tasks import begin, end
 from kilonova.embedded.network.wiring import BridgeListener, GroupPlan, NetworkPlan, Wiring
 
 log = structlog.get_logger(__name__)
@@ -54,7 +55,7 @@ class Datapath:
 
     async def start(self, bridges: BridgeListener | None) -> None:
         """Adopt what is on the machine and tell the compute service of ports that are wired. Spec: EMN-63."""
-        self._task = asyncio.create_task(self._follow_plugs(), name="network-plugs")
+        self._task = begin(self._follow_plugs(), "network-plugs")
         networks, wired, groups = await self._database.read(plans.everything)
         self._networks = {plan.id for plan in networks}
         self._groups = {plan.id for plan in groups}
@@ -64,10 +65,7 @@ class Datapath:
 
     async def close(self) -> None:
         await self._wiring.close()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await end(self._task)
 
     async def apply(self, effects: Effects) -> None:
         """Hand changes to the wiring and send the events they call for."""

@@ -14,6 +14,7 @@ import structlog
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import KilonovaError, NotFound
 from kilonova.embedded.network.schema import Port
+from kilonova.embedded.network.tasks import begin, end
 
 log = structlog.get_logger(__name__)
 
@@ -46,13 +47,10 @@ class EventSender:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="network-events")
+        self._task = begin(self._run(), "network-events")
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await end(self._task)
 
     def send(self, name: str, port: Port) -> None:
         """Send an event about a port, if it belongs to a server."""

@@ -28,12 +28,15 @@ _SAME_NAME = ("name", "description", "admin_state_up", "shared", "external", "is
 
 def create_network(conn: sa.Connection, caller: RequestContext, body: NetworkBody, now: float,
                    id_: str | None = None) -> schema.Network:
-    """Spec: EMN-02, EMN-03."""
+    """Spec: EMN-02."""
     require_privilege(body, access.privileged(caller), *_PRIVILEGED)
     project_id = access.target_project(caller, body)
     quotas.check(conn, project_id, "network")
     values = sent(body)
-    _check_network(values.get("mtu", DEFAULT_MTU), values.get("provider_network_type"))
+    _check_network(values.get("mtu", DEFAULT_MTU))
+    if values.get("provider_network_type") not in (None, "local") or values.get("provider_physical_network") \
+            or values.get("provider_segmentation_id"):
+        raise InvalidInput("Invalid input for operation: only networks of provider type 'local' are offered.")
     row = {
         "id": id_ or str(uuid.uuid4()), "project_id": project_id, "name": "", "description": "",
         "admin_state_up": True, "shared": False, "external": False, "is_default": False, "mtu": DEFAULT_MTU,
@@ -53,7 +56,7 @@ def update_network(conn: sa.Connection, caller: RequestContext, id_: str, body: 
     refuse_read_only(body, "project_id", "tenant_id", "tags", "availability_zone_hints",
                      "provider_network_type", "provider_physical_network", "provider_segmentation_id")
     values = sent(body)
-    _check_network(values.get("mtu", DEFAULT_MTU), None)
+    _check_network(values.get("mtu", DEFAULT_MTU))
     changes: dict[str, Any] = {name: values[name] for name in _SAME_NAME if name in values}
     if "port_security_enabled" in values:
         changes["port_security"] = values["port_security_enabled"]
@@ -194,11 +197,9 @@ def _free_segment(conn: sa.Connection) -> int:
     raise Conflict("No more networks are possible on this machine.", hint=f"the limit is {SEGMENTS}")
 
 
-def _check_network(mtu: int, network_type: str | None) -> None:
+def _check_network(mtu: int) -> None:
     if not 576 <= mtu <= 9000:
         raise InvalidInput(f"Invalid input for mtu: {mtu} is not between 576 and 9000.")
-    if network_type not in (None, "local", "flat", "vlan", "vxlan", "geneve", "gre"):
-        raise InvalidInput(f"Invalid input for operation: network_type value '{network_type}' not supported.")
 
 
 def _checked_cidr(values: dict[str, object]) -> IPv4Network:

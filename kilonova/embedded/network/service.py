@@ -74,11 +74,12 @@ class EmbeddedNetwork:
                                identity_url=self._identity_url)
 
     async def start(self, bridges: BridgeListener | None = None) -> None:
-        """Make the data path match the records and follow it from now on.
+        """Make the tables if they are missing, make the data path match the records and follow it from now on.
 
         Args:
             bridges: told of each network's bridge (the metadata service).
         """
+        await self._database.write(schema.metadata.create_all)
         self._events.start()
         await self._datapath.start(bridges)
 

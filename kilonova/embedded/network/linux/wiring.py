@@ -21,6 +21,7 @@ from kilonova.embedded.network.linux.command import find, run
 from kilonova.embedded.network.linux.dhcp import DhcpServer
 from kilonova.embedded.network.linux.links import LinkMonitor, TableMonitor
 from kilonova.embedded.network.linux.names import Names
+from kilonova.embedded.network.tasks import begin, end
 from kilonova.embedded.network.wiring import (
     BridgeListener,
     Found,
@@ -135,16 +136,13 @@ class LinuxWiring:
         for port_id in self._ports:
             if not self._is_there(port_id):
                 self._on_plug(port_id, False)
-        self._task = asyncio.create_task(self._work(), name="network-wiring")
+        self._task = begin(self._work(), "network-wiring")
         self._touch()
-        for network_id in self._networks:
-            await self.settle(network_id)
+        async with self._settled:  # what cannot be made now is tried again later and does not keep us from starting
+            await asyncio.wait_for(self._settled.wait(), SETTLE_LIMIT)
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await end(self._task)
         for server in self._servers.values():
             server.unwatch()
         if self._listener is not None:
@@ -155,10 +153,7 @@ class LinuxWiring:
 
     async def remove_all(self) -> None:
         self._networks, self._ports, self._groups, self._taps = {}, {}, {}, {}
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await end(self._task)
         for network_id in list(self._made):
             await self._remove_network(network_id)
         await self._remove_leftovers()
@@ -201,8 +196,7 @@ class LinuxWiring:
             return
         await self.settle(port.network_id)
         if not self._is_there(port_id):
-            bridge = self._names.bridge(self._networks[port.network_id].segment)
-            await run([find("ip", "iproute2"), "link", "set", "dev", tap, "master", bridge, "up"])
+            await self._join(tap, self._names.bridge(self._networks[port.network_id].segment))
 
     # --- watching ----------------------------------------------------------------------------------
 
@@ -301,10 +295,21 @@ class LinuxWiring:
             return
         name = self._names.bridge(plan.segment)
         await self._bridges.make(plan, name in self._links.by_name)
-        fresh = plan.id not in self._made
+        if plan.id not in self._made:
+            await self._join_taps(plan, name)
+            if self._listener is not None:
+                await self._listener.opened(plan.id, name)
         self._made[plan.id] = plan
-        if fresh and self._listener is not None:
-            await self._listener.opened(plan.id, name)
+
+    async def _join_taps(self, plan: NetworkPlan, bridge: str) -> None:
+        """Give a bridge that was made again the taps that the lost one had."""
+        for port in self._ports.values():
+            tap = tap_name(port.id)
+            if port.network_id == plan.id and tap in self._links.by_name and self._links.master_of(tap) is None:
+                await self._join(tap, bridge)
+
+    async def _join(self, tap: str, bridge: str) -> None:
+        await run([find("ip", "iproute2"), "link", "set", "dev", tap, "master", bridge, "up"])
 
     async def _serve(self, network: NetworkPlan, ports: tuple[PortPlan, ...]) -> None:
         if self._hosted.get(network.id) == (network, ports):
