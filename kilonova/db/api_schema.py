@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
+from kilonova.db.columns import new_metadata
 
-api_metadata = sa.MetaData()
+api_metadata = new_metadata()

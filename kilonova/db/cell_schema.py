@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
+from kilonova.db.columns import new_metadata
 
-cell_metadata = sa.MetaData()
+cell_metadata = new_metadata()

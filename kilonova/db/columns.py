@@ -1,4 +1,4 @@
-"""Column types shared by all schemas: typed structures as JSON text, enums as their values."""
+"""What all schemas share: names of constraints, and column types (structures as JSON text, enums as values)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ Uuid = sa.String(36)
 
 Timestamp = sa.Double
 """Seconds since the epoch, UTC."""
+
+
+def new_metadata() -> sa.MetaData:
+    """A set of tables whose constraints all have names: what has no name cannot be changed by a migration."""
+    return sa.MetaData(naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    })
 
 
 class Json(sa.types.TypeDecorator[Any]):

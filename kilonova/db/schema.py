@@ -16,8 +16,15 @@ from kilonova.db import (
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.placement import tables as placement_tables
+from kilonova.db.upgrade import Schema
+
+API = Schema("api", api_metadata, ("0001",))
+"""What the whole installation shares."""
+
+CELL = Schema("cell", cell_metadata, ("0001",))
+"""What belongs to one cell."""
 
 __all__ = (
-    "aggregates", "api_metadata", "build_requests", "cell_metadata", "flavors", "instances", "journal", "keypairs",
-    "placement", "placement_tables", "quotas", "services",
+    "API", "CELL", "aggregates", "api_metadata", "build_requests", "cell_metadata", "flavors", "instances", "journal",
+    "keypairs", "placement", "placement_tables", "quotas", "services",
 )

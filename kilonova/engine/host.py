@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 
-from kilonova.db.columns import Json, Timestamp
+from kilonova.db.columns import Json, Timestamp, new_metadata
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import Fenced, InvalidInput
@@ -25,7 +25,7 @@ from kilonova.engine.operation import HostStep
 
 log = structlog.get_logger(__name__)
 
-host_metadata = sa.MetaData()
+host_metadata = new_metadata()
 
 commands = sa.Table(
     "commands",

@@ -9,9 +9,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from kilonova.db.columns import Json, Timestamp
+from kilonova.db.columns import Json, Timestamp, new_metadata
 
-metadata = sa.MetaData()
+metadata = new_metadata()
 
 Id = sa.String(64)
 Name = sa.String(255)

@@ -6,10 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from kilonova.db.columns import EnumValue, Json, Timestamp, Uuid
+from kilonova.db.columns import EnumValue, Json, Timestamp, Uuid, new_metadata
 from kilonova.embedded.image.records import ImportRequest, MemberStatus, Status, TaskStatus, Visibility
 
-metadata = sa.MetaData()
+metadata = new_metadata()
 
 Project = sa.String(64)
 

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.db.columns import Json, Timestamp, Uuid
+from kilonova.db.columns import Json, Timestamp, Uuid, new_metadata
 
-metadata = sa.MetaData()
+metadata = new_metadata()
 
 NAMESPACE = uuid.UUID("5f1d7a52-2f4b-5c0e-9c59-6d1c1a3c7f10")
 """Root of the ids that are derived from what they stand for, so that making them twice makes one."""

@@ -1,0 +1,117 @@
+"""All tables of the first release."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "compute_nodes",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("uuid", sa.String(length=36), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("node", sa.String(length=255), nullable=False),
+        sa.Column("inventory", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("updated_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_compute_nodes")),
+        sa.UniqueConstraint("host", "node", name=op.f("uq_compute_nodes_host_node")),
+        sa.UniqueConstraint("uuid", name=op.f("uq_compute_nodes_uuid")),
+    )
+    op.create_table(
+        "instance_faults",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("instance_uuid", sa.String(length=36), nullable=False),
+        sa.Column("operation_id", sa.String(length=36), nullable=False),
+        sa.Column("code", sa.Integer(), nullable=False),
+        sa.Column("message", sa.String(length=255), nullable=False),
+        sa.Column("details", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_instance_faults")),
+        sa.UniqueConstraint(
+            "instance_uuid", "operation_id", name=op.f("uq_instance_faults_instance_uuid_operation_id")
+        ),
+    )
+    op.create_table(
+        "instances",
+        sa.Column("uuid", sa.String(length=36), nullable=False),
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("reservation_id", sa.String(length=64), nullable=False),
+        sa.Column("display_name", sa.String(length=255), nullable=False),
+        sa.Column("hostname", sa.String(length=255), nullable=False),
+        sa.Column("vm_state", sa.String(length=32), nullable=False),
+        sa.Column("task_state", sa.String(length=64), nullable=True),
+        sa.Column("power_state", sa.Integer(), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=True),
+        sa.Column("node", sa.String(length=255), nullable=True),
+        sa.Column("availability_zone", sa.String(length=255), nullable=True),
+        sa.Column("image_ref", sa.String(length=64), nullable=False),
+        sa.Column("flavor_id", sa.String(length=255), nullable=False),
+        sa.Column("key_name", sa.String(length=255), nullable=True),
+        sa.Column("locked", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("updated_at", sa.Double(), nullable=True),
+        sa.Column("launched_at", sa.Double(), nullable=True),
+        sa.Column("deleted_at", sa.Double(), nullable=True),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("uuid", name=op.f("pk_instances")),
+    )
+    op.create_index("instances_created", "instances", ["created_at", "uuid"], unique=False)
+    op.create_index("instances_host", "instances", ["host"], unique=False)
+    op.create_index("instances_project_created", "instances", ["project_id", "created_at", "uuid"], unique=False)
+    op.create_table(
+        "operations",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("kind", sa.String(length=64), nullable=False),
+        sa.Column("subject", sa.String(length=36), nullable=False),
+        sa.Column("slot", sa.String(length=36), nullable=True),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=True),
+        sa.Column("request_id", sa.String(length=64), nullable=False),
+        sa.Column("cancel", sa.Text(), nullable=True),
+        sa.Column("wake_at", sa.Double(), nullable=True),
+        sa.Column("lease_owner", sa.String(length=64), nullable=True),
+        sa.Column("lease_epoch", sa.Integer(), nullable=False),
+        sa.Column("lease_until", sa.Double(), nullable=True),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("updated_at", sa.Double(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_operations")),
+        sa.UniqueConstraint("slot", name=op.f("uq_operations_slot")),
+    )
+    op.create_index("operations_created", "operations", ["created_at"], unique=False)
+    op.create_index("operations_due", "operations", ["state", "wake_at"], unique=False)
+    op.create_index("operations_subject", "operations", ["subject", "created_at"], unique=False)
+    op.create_table(
+        "operations_events",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("subject", sa.String(length=36), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("tag", sa.String(length=255), nullable=False),
+        sa.Column("status", sa.String(length=32), nullable=False),
+        sa.Column("data", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_operations_events")),
+    )
+    op.create_index(op.f("ix_operations_events_subject"), "operations_events", ["subject"], unique=False)
+    op.create_table(
+        "services",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("uuid", sa.String(length=36), nullable=False),
+        sa.Column("binary", sa.String(length=64), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("version", sa.String(length=32), nullable=False),
+        sa.Column("disabled", sa.Boolean(), nullable=False),
+        sa.Column("disabled_reason", sa.String(length=255), nullable=True),
+        sa.Column("forced_down", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("updated_at", sa.Double(), nullable=False),
+        sa.Column("seen_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_services")),
+        sa.UniqueConstraint("binary", "host", name=op.f("uq_services_binary_host")),
+        sa.UniqueConstraint("uuid", name=op.f("uq_services_uuid")),
+    )
