@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 from collections import deque
 from collections.abc import Callable
@@ -92,6 +93,7 @@ class SqliteDatabase(Database):
         def connect() -> sqlite3.Connection:
             if self._path:
                 Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))  # passwords of builds pass through it
             return sqlite3.connect(
                 self._path or ":memory:", timeout=0, isolation_level=None, check_same_thread=False,
                 cached_statements=512,

@@ -97,6 +97,7 @@ class OneMachine:
         self._progress("database", "open")
         ground = await self._ground(clock)
         identity = EmbeddedIdentity(ground.api, self._directory / "token-keys", clock, url)
+        self._stack.push_async_callback(identity.close)
         self._progress("identity", "prepare")
         realm = await identity.bootstrap(made.admin_password)
         auth_url = f"{url}/identity/v3"
@@ -146,6 +147,7 @@ class OneMachine:
     def _take_directory(self) -> None:
         """Only one process may use a data directory."""
         self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory.chmod(0o711)  # guests run as another user and must reach their disks
         self._lock = (self._directory / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -194,6 +196,7 @@ class OneMachine:
         listener = None
         if self.config.agent.driver == "libvirt":
             listener = MetadataService(networks.instance_at, lookup)
+            self._stack.push_async_callback(listener.close)
         await networks.start(listener)
         self._stack.push_async_callback(networks.close)
         return networks
