@@ -97,7 +97,7 @@ class OneMachine:
         self._progress("database", "open")
         ground = await self._ground(clock)
         identity = EmbeddedIdentity(ground.api, self._directory / "token-keys", clock, url)
-        self._stack.push_async_callback(identity.close)
+        self._stack.callback(identity.close)
         self._progress("identity", "prepare")
         realm = await identity.bootstrap(made.admin_password)
         auth_url = f"{url}/identity/v3"
