@@ -1,4 +1,4 @@
-"""Pages of lists. Spec: API-046 to API-050."""
+"""Pages of lists. Spec: API-046 to API-049."""
 
 from __future__ import annotations
 
@@ -29,10 +29,3 @@ def next_page(call: Call, path: str, markers: Sequence[str], limit: int, key: st
     if not markers or len(markers) < limit:
         return {}
     return {key: call.links.following(path, call.query.text, markers[-1])}
-
-
-def offset_page(call: Call, entries: Sequence[Any]) -> Sequence[Any]:
-    """The part of a list that `offset` and `limit` ask for. Spec: API-047, API-050."""
-    start = int(call.query.last("offset", 0))
-    limit = effective_limit(call) or call.cloud.options.max_limit
-    return entries[start : start + limit]
