@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -34,13 +35,16 @@ class Agent:
     Args:
         host: name under which it is known. journal: the host's own database.
         report_interval: seconds between reports. max_concurrent_builds: 0 for no limit.
+        checkpoint: see `HostExecutor`.
     """
 
     def __init__(self, host: str, driver: Driver, bus: Bus, journal: Database, clock: Clock, *,
-                 report_interval: float = 10.0, max_concurrent_builds: int = 10) -> None:
+                 report_interval: float = 10.0, max_concurrent_builds: int = 10,
+                 checkpoint: Callable[[str], None] = lambda _place: None) -> None:
         self.host = host
         self.executor = HostExecutor(
-            host, ALL, HostEnvironment(host, driver, clock), journal, clock, max_heavy=max_concurrent_builds
+            host, ALL, HostEnvironment(host, driver, clock), journal, clock, max_heavy=max_concurrent_builds,
+            checkpoint=checkpoint,
         )
         self._driver = driver
         self._bus = bus

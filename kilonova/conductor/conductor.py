@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from random import Random
 
 import msgspec
@@ -19,7 +20,7 @@ from kilonova.domain.errors import KilonovaError
 from kilonova.domain.operation import ExternalEvent
 from kilonova.engine.commands import Hosts
 from kilonova.engine.driver import Workshop
-from kilonova.engine.runner import Runner
+from kilonova.engine.runner import POLL, Runner
 from kilonova.operations.catalogue import CELL_OPERATIONS
 from kilonova.operations.environment import Environment
 
@@ -39,12 +40,14 @@ class Conductor:
     Args:
         name: of this process; unique among the conductors of the cell, new at every start.
         alone: no other conductor can be alive (one-machine mode).
-        ttl: seconds that a lease lasts.
+        ttl: seconds that a lease lasts. poll: seconds between looks at the journal when nothing wakes it.
+        checkpoint: see `Workshop`.
     """
 
     def __init__(
         self, name: str, environment: Environment, bus: Bus, reports: HostReports, random: Random, *,
-        alone: bool = False, ttl: float = 10.0, concurrency: int = 256,
+        alone: bool = False, ttl: float = 10.0, poll: float = POLL, concurrency: int = 256,
+        checkpoint: Callable[[str], None] = lambda _place: None,
     ) -> None:
         self.name = name
         self._environment = environment
@@ -56,9 +59,9 @@ class Conductor:
             Workshop(
                 database=environment.database, journal=cell_journal, definitions=CELL_OPERATIONS,
                 environment=environment, hosts=Hosts(bus, environment.clock), clock=environment.clock, random=random,
-                owner=name, ttl=ttl, wake=self.wake,
+                owner=name, ttl=ttl, wake=self.wake, checkpoint=checkpoint,
             ),
-            concurrency=concurrency, alone=alone,
+            concurrency=concurrency, alone=alone, poll=poll,
         )
         self._subscriptions: list[Subscription] = []
         self._heart: asyncio.Task[None] | None = None

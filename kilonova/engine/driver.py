@@ -36,6 +36,9 @@ LONG_PAUSE = 2.0
 
 MAX_PAUSE = 60.0
 
+BEGIN = "(begin)"
+"""The name under which taking up an operation shows among the boundaries."""
+
 
 @dataclass(frozen=True)
 class Workshop:
@@ -45,7 +48,9 @@ class Workshop:
         environment: handed to `Here` steps. owner: who holds the leases. ttl: seconds a lease lasts.
         wake: called after a commit that made other operations due.
         observe: called with every state that was journaled.
-        checkpoint: called at every journal boundary with its name (`kind/step/do/before`), for crash tests.
+        checkpoint: called at every journal boundary with its name, for crash tests: `kind/step/do` (or `undo`), then
+            `before` (begun in the journal, nothing done), `answered` (done, nothing written), `written` (in a
+            transaction that is not committed) or `committed`. Taking an operation up is a step called BEGIN.
     """
 
     database: Database
@@ -73,6 +78,14 @@ class Driver:
         self.record = owned.record
         self._debt: debt.DebtRequest | None = None
         self._moves = Moves(self._definition(), shop.journal, owned.record)
+        self._place = ""
+
+    def _at(self, step: str, *, undo: bool = False) -> None:
+        """From here on the boundaries are those of this step."""
+        self._place = f"{self.record.kind}/{step}/{'undo' if undo else 'do'}"
+
+    def _check(self, point: str) -> None:
+        self._shop.checkpoint(f"{self._place}/{point}")
 
     def _definition(self) -> Operation:
         record = self.record
@@ -99,11 +112,15 @@ class Driver:
         Raises:
             Fenced: another process took the operation over; nothing more is done here.
         """
+        self._at(BEGIN)
+        self._check("before")
         await self._adopt()
+        self._check("committed")
         while self.record.state not in TERMINAL and not self._resting:
             step = self._moves.current(self.record)
             assert step is not None
             undo = self.record.state is OperationState.UNDOING
+            self._at(step.name, undo=undo)
             if isinstance(step, Await) and not undo:
                 await self._await(step)
             elif undo and isinstance(step, Record):  # it was stranded and is resumed
@@ -112,6 +129,7 @@ class Driver:
                 await self._undo(step)
             else:
                 await self._do(step)
+            self._check("committed")
 
     async def _adopt(self) -> None:
         """Take up a new operation, or one that rested, or one whose process died."""
@@ -178,6 +196,7 @@ class Driver:
 
     async def _await(self, step: Await) -> None:
         record, moves = self.record, self._moves
+        self._check("before")
         if self._ends_by_cancel():
             assert self._cancel is not None
             failure = cancelled(self._cancel)
@@ -217,14 +236,13 @@ class Driver:
 
     async def _perform(self, step: Step, entry: Entry, *, undo: bool) -> msgspec.Raw:
         """Run the step's function, here or on its host; returns the JSON of its result."""
-        place = f"{self.record.kind}/{step.name}/{'undo' if undo else 'do'}"
-        self._shop.checkpoint(f"{place}/before")
+        self._check("before")
         if isinstance(step, OnHost):
             output = await self._on_host(step, entry, undo=undo)
         else:
             assert isinstance(step, Here)
             output = await self._here(step, entry, undo=undo)
-        self._shop.checkpoint(f"{place}/answered")
+        self._check("answered")
         return output
 
     async def _here(self, step: Here, entry: Entry, *, undo: bool) -> msgspec.Raw:
@@ -346,6 +364,7 @@ class Driver:
             shop.journal.wake(tx.conn, record.id, tx.now)
         if ended and record.exclusive:
             self._promote(tx, record.subject)
+        self._check("written")
         return record, cancel
 
     def _promote(self, tx: Tx, subject: str) -> None:

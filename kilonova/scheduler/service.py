@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from kilonova.bus.protocol import Bus, Subscription
@@ -9,7 +10,7 @@ from kilonova.db.database import Database
 from kilonova.db.journal import api_journal
 from kilonova.engine.commands import Hosts
 from kilonova.engine.driver import Workshop
-from kilonova.engine.runner import Runner
+from kilonova.engine.runner import POLL, Runner
 from kilonova.operations.catalogue import API_OPERATIONS
 from kilonova.operations.environment import PlacingEnvironment
 
@@ -22,6 +23,7 @@ class SchedulerService:
 
     Args:
         name: of this process, new at every start. alone: no other scheduler can be alive.
+        poll, checkpoint: see `Runner` and `Workshop`.
     """
 
     def __init__(
@@ -34,6 +36,8 @@ class SchedulerService:
         *,
         alone: bool = False,
         ttl: float = 10.0,
+        poll: float = POLL,
+        checkpoint: Callable[[str], None] = lambda _place: None,
     ) -> None:
         clock = environment.clock
         self._bus = bus
@@ -49,8 +53,10 @@ class SchedulerService:
                 owner=name,
                 ttl=ttl,
                 wake=self.wake,
+                checkpoint=checkpoint,
             ),
             alone=alone,
+            poll=poll,
         )
         self._subscription: Subscription | None = None
 
