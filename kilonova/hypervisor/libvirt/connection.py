@@ -104,7 +104,9 @@ class Connection:
 
     async def _connection(self) -> libvirt.virConnect:
         try:
-            await asyncio.wait_for(self._ready.wait(), GAP_LIMIT)
+            async with asyncio.timeout(GAP_LIMIT):
+                while self._open is None:  # it may be lost again before this waiter runs
+                    await self._ready.wait()
         except TimeoutError as error:
             raise Retryable("The connection to libvirt is lost.", hint="see the log of libvirtd") from error
         return self._open

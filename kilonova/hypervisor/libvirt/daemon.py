@@ -171,6 +171,7 @@ class PrivateDaemon:
                 f"The path {self._socket} is too long for a socket.", hint="choose a shorter data directory"
             )
         self._prepare()
+        self._socket.unlink(missing_ok=True)  # of a libvirtd without supervisor, which is about to be replaced
         command = [sys.executable, "-I", "-S", supervisor.__file__, str(self._directory), str(self._data), libvirtd]
         with (self._directory / "log" / "supervisor.log").open("ab") as log:
             self._supervisor = subprocess.Popen(

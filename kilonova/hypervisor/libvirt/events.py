@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import libvirt  # type: ignore[import-untyped]
 import structlog
 
+from kilonova.domain.errors import Retryable
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.guest import GuestEvent
 
@@ -152,5 +153,7 @@ class Events:
                 if await self._is_ours(event.uuid):
                     self._told[event.uuid] = event.power_state
                     self._deliver(event)
+            except Retryable as error:  # the comparison after the gap makes up for it
+                log.warning("an event of a guest came while libvirt went away", uuid=event.uuid, error=str(error))
             except Exception:  # whatever one event meets, the next must still be told
                 log.exception("an event of a guest could not be handled", uuid=event.uuid, transition=event.transition)

@@ -1,0 +1,48 @@
+"""A private libvirtd that the tests share, one of their own for those that kill things, and a driver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from libvirt_installations import FileImages, Installation, Listener, make_installation, remove_installation
+
+from kilonova.hypervisor.libvirt.driver import LibvirtDriver
+
+
+@pytest.fixture(scope="session")
+def shared_installation() -> Iterator[Installation]:
+    installation = make_installation()
+    yield installation
+    asyncio.run(remove_installation(installation))
+
+
+@pytest.fixture
+async def own_installation() -> AsyncIterator[Installation]:
+    """For tests that kill things."""
+    installation = make_installation()
+    yield installation
+    await remove_installation(installation)
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+async def driver(shared_installation: Installation, listener: Listener) -> AsyncIterator[LibvirtDriver]:
+    driver = shared_installation.driver()
+    await driver.start(listener)
+    yield driver
+    for guest in await driver.guests():
+        await driver.destroy(guest.uuid)
+    for owner in await driver.disks():
+        await driver.delete_disks(owner)
+    await driver.close()
+
+
+@pytest.fixture
+def images(shared_installation: Installation) -> FileImages:
+    return shared_installation.images

@@ -1,0 +1,194 @@
+"""The image cache: fetched once, whole or not at all, inspected before anything else reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from libvirt_installations import FileImages
+
+from kilonova.domain.errors import InvalidInput, Retryable, TryElsewhere
+from kilonova.domain.image import Image
+from kilonova.hypervisor.libvirt.images import ImageCache
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def images() -> FileImages:
+    return FileImages()
+
+
+@pytest.fixture
+async def cache(tmp_path: Path, images: FileImages) -> AsyncIterator[ImageCache]:
+    workers = ThreadPoolExecutor(4)
+    cache = ImageCache(tmp_path / "cache", images, workers)
+    cache.prepare()
+    yield cache
+    workers.shutdown()
+
+
+def qemu_img(*arguments: str | Path) -> None:
+    subprocess.run(["qemu-img", *arguments], check=True, capture_output=True)
+
+
+def qcow2(path: Path, size: str = "4M") -> Path:
+    qemu_img("create", "-q", "-f", "qcow2", path, size)
+    return path
+
+
+def cached(tmp_path: Path) -> list[str]:
+    return sorted(entry.name for entry in (tmp_path / "cache").iterdir())
+
+
+@pytest.mark.spec("IMC-12")
+async def test_an_image_asked_for_at_once_is_fetched_once(
+    cache: ImageCache, images: FileImages, tmp_path: Path
+) -> None:
+    image = images.add(qcow2(tmp_path / "a"))
+    images.hold = asyncio.Event()
+    asking = [asyncio.create_task(cache.get(image, None)) for _ in range(5)]
+    while not images.fetches:  # noqa: ASYNC110 - the cache has no event for it
+        await asyncio.sleep(0)
+    images.hold.set()
+    got = await asyncio.gather(*asking)
+    assert images.fetches == {image.id: 1}
+    assert {one.path.name for one in got} == {f"{image.id}.qcow2"}
+    assert got[0].virtual_size == 4 * MIB
+    await cache.get(image, None)
+    assert images.fetches == {image.id: 1}
+
+
+@pytest.mark.spec("IMC-12")
+async def test_one_image_does_not_wait_for_another(cache: ImageCache, images: FileImages, tmp_path: Path) -> None:
+    slow, quick = images.add(qcow2(tmp_path / "a")), images.add(qcow2(tmp_path / "b"))
+    await cache.get(quick, None)
+    images.hold = asyncio.Event()
+    waiting = asyncio.create_task(cache.get(slow, None))
+    await asyncio.wait_for(cache.get(quick, None), 10)
+    assert not waiting.done()
+    images.hold.set()
+    await waiting
+
+
+@pytest.mark.spec("IMC-07", "IMC-12")
+async def test_a_fetch_that_is_cut_leaves_nothing(cache: ImageCache, images: FileImages, tmp_path: Path) -> None:
+    image = images.add(qcow2(tmp_path / "a"))
+    images.hold = asyncio.Event()
+    fetching = asyncio.create_task(cache.get(image, None))
+    while not images.fetches:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    fetching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetching
+    assert cached(tmp_path) == []
+    images.hold = None
+    await cache.get(image, None)
+    assert cached(tmp_path) == [f"{image.id}.qcow2"]
+
+
+@pytest.mark.spec("IMC-07")
+async def test_what_a_killed_process_left_is_removed(cache: ImageCache, tmp_path: Path) -> None:
+    (tmp_path / "cache" / ".x.qcow2.0000.partial").write_bytes(b"half")
+    cache.prepare()
+    assert cached(tmp_path) == []
+
+
+async def test_bytes_that_are_not_all_there_are_fetched_again(
+    cache: ImageCache, images: FileImages, tmp_path: Path
+) -> None:
+    image = images.add(qcow2(tmp_path / "a"), size=10 * MIB)
+    with pytest.raises(Retryable, match="did not arrive whole"):
+        await cache.get(image, None)
+    wrong = msgspec.structs.replace(images.add(qcow2(tmp_path / "b")), checksum="0" * 32)
+    with pytest.raises(Retryable):
+        await cache.get(wrong, None)
+    digest = hashlib.md5((tmp_path / "b").read_bytes(), usedforsecurity=False).hexdigest()
+    await cache.get(msgspec.structs.replace(wrong, checksum=digest), None)
+    assert cached(tmp_path) == [f"{wrong.id}.qcow2"]
+
+
+async def test_an_image_that_names_another_file_is_refused(
+    cache: ImageCache, images: FileImages, tmp_path: Path
+) -> None:
+    qemu_img("create", "-q", "-f", "qcow2", "-u", "-b", "/etc/shadow", "-F", "raw", tmp_path / "evil", "4M")
+    with pytest.raises(InvalidInput, match="backing file"):
+        await cache.get(images.add(tmp_path / "evil"), None)
+    assert cached(tmp_path) == []
+
+
+async def test_an_image_that_is_not_what_it_claims_is_refused(
+    cache: ImageCache, images: FileImages, tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_bytes(b"hello" * 1000)
+    with pytest.raises(InvalidInput):
+        await cache.get(images.add(tmp_path / "text"), None)
+    with pytest.raises(InvalidInput):
+        await cache.get(images.add(qcow2(tmp_path / "q"), disk_format="raw"), None)
+    assert cached(tmp_path) == []
+
+
+async def test_an_image_larger_than_the_disk_is_refused(
+    cache: ImageCache, images: FileImages, tmp_path: Path
+) -> None:
+    image = images.add(qcow2(tmp_path / "a", "2G"))
+    await cache.get(image, 2 << 30)
+    with pytest.raises(InvalidInput, match="exceeds"):
+        await cache.get(image, 1 << 30)
+
+
+async def test_a_foreign_format_becomes_qcow2(cache: ImageCache, images: FileImages, tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(b"kilonova" * 8192)
+    qemu_img("convert", "-f", "raw", "-O", "vmdk", tmp_path / "raw", tmp_path / "a.vmdk")
+    base = await cache.get(images.add(tmp_path / "a.vmdk", disk_format="vmdk"), None)
+    assert (base.format, base.virtual_size) == ("qcow2", 65536)
+    qemu_img("convert", "-f", "qcow2", "-O", "raw", base.path, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"kilonova" * 8192
+    assert cached(tmp_path) == [base.path.name]
+
+
+async def test_an_image_on_this_machine_is_copied(cache: ImageCache, images: FileImages, tmp_path: Path) -> None:
+    images.local = True
+    source = qcow2(tmp_path / "a")
+    base = await cache.get(images.add(source), None)
+    assert images.fetches == {}
+    assert base.path.read_bytes() == source.read_bytes()
+    assert base.path.stat().st_ino != source.stat().st_ino
+
+
+async def test_a_full_disk_sends_the_guest_elsewhere(images: FileImages, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(b"\x01" * 3 * MIB)
+    workers = ThreadPoolExecutor(2)
+    with small_disk(tmp_path / "small"):
+        cache = ImageCache(tmp_path / "small" / "cache", images, workers)
+        cache.prepare()
+        announced = images.add(tmp_path / "large", disk_format="raw")
+        unannounced = images.add(tmp_path / "large", disk_format="raw", size=0)
+        for image in (announced, unannounced):
+            with pytest.raises(TryElsewhere, match="no disk space") as raised:
+                await cache.get(image, None)
+            assert raised.value.hint
+        assert list((tmp_path / "small" / "cache").iterdir()) == []
+    workers.shutdown()
+
+
+async def test_an_id_that_is_a_path_is_refused(cache: ImageCache) -> None:
+    with pytest.raises(InvalidInput):
+        await cache.get(Image(id="../../etc/passwd", disk_format="raw"), None)
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[None]:
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
