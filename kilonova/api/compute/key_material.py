@@ -108,9 +108,10 @@ def generate_x509(user_id: str, now: float) -> KeyPair:
 
 
 def _utf8_string(text: str) -> bytes:
-    """A text as DER: tag 12, the length, the bytes."""
+    """A text as DER: tag 12, the length in as few bytes as it needs, the bytes."""
     data = text.encode()
-    size = bytes([len(data)]) if len(data) < 128 else b"\x82" + struct.pack(">H", len(data))
+    length = len(data).to_bytes((len(data).bit_length() + 7) // 8 or 1, "big")
+    size = length if len(data) < 128 else bytes([0x80 | len(length)]) + length
     return b"\x0c" + size + data
 
 
