@@ -86,17 +86,20 @@ def update(conn: sa.Connection, uuid: str, request: BuildRequest) -> None:
     conn.execute(sa.update(build_requests).where(build_requests.c.uuid == uuid).values(body=request))
 
 
-def consume(conn: sa.Connection, uuid: str, cell: str) -> bool:
+def consume(conn: sa.Connection, uuid: str, cell: str) -> BuildRequest | None:
     """Hand the server over to its cell: one atomic step.
 
     Returns:
-        False if the build request was deleted first: the server must not come back. Spec: DEL-50.
+        The request as it stood at that moment, with what was changed while it waited; None if it was deleted
+        first: the server must not come back. Spec: DEL-50.
     """
-    gone = conn.execute(sa.delete(build_requests).where(build_requests.c.uuid == uuid)).rowcount
-    if gone != 1:
-        return False
+    query = sa.select(build_requests.c.body).where(build_requests.c.uuid == uuid)
+    request: BuildRequest | None = conn.execute(query.with_for_update()).scalar()
+    if request is None:
+        return None
+    conn.execute(sa.delete(build_requests).where(build_requests.c.uuid == uuid))
     conn.execute(sa.update(instance_mappings).where(instance_mappings.c.uuid == uuid).values(cell=cell))
-    return True
+    return request
 
 
 def discard(conn: sa.Connection, uuid: str) -> bool:

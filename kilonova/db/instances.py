@@ -37,6 +37,8 @@ instances = sa.Table(
     sa.Column("image_ref", sa.String(64), nullable=False),
     sa.Column("flavor_id", sa.String(255), nullable=False),
     sa.Column("key_name", sa.String(255)),
+    sa.Column("vcpus", sa.Integer, nullable=False),
+    sa.Column("memory_mib", sa.Integer, nullable=False),
     sa.Column("locked", sa.Boolean, nullable=False),
     sa.Column("created_at", Timestamp, nullable=False),
     sa.Column("updated_at", Timestamp),
@@ -46,6 +48,7 @@ instances = sa.Table(
     sa.Index("instances_project_created", "project_id", "created_at", "uuid"),
     sa.Index("instances_created", "created_at", "uuid"),
     sa.Index("instances_host", "host"),
+    sa.Index("instances_usage", "project_id", "deleted_at", "user_id", "vcpus", "memory_mib"),
 )
 
 instance_faults = sa.Table(
@@ -69,7 +72,8 @@ _UPDATE = (
     .where(instances.c.uuid == sa.bindparam("b_uuid"))
     .values({c.name: sa.bindparam(c.name) for c in instances.columns if c.name != "uuid"})
 )
-_PROJECTED = tuple(c.name for c in instances.columns if c.name not in ("body", "flavor_id", "locked"))
+_DERIVED = ("body", "flavor_id", "vcpus", "memory_mib", "locked")
+_PROJECTED = tuple(c.name for c in instances.columns if c.name not in _DERIVED)
 ANY: Collection[Any] = ("any",)
 """As an expectation of `update`: whatever is stored."""
 
@@ -80,6 +84,8 @@ def _row(instance: Instance) -> dict[str, Any]:
     row["task_state"] = instance.task_state.value if instance.task_state else None
     row["power_state"] = int(instance.power_state)
     row["flavor_id"] = instance.flavor.flavor_id
+    row["vcpus"] = instance.flavor.vcpus
+    row["memory_mib"] = instance.flavor.memory_mib
     row["locked"] = instance.locked_by is not None
     row["body"] = instance
     return row

@@ -44,8 +44,8 @@ def of_instances(conn: sa.Connection, project_id: str, user_id: str | None = Non
     table = instances.c
     query = sa.select(
         sa.func.count(),
-        sa.func.coalesce(sa.func.sum(_number(conn, table.body, "flavor", "vcpus")), 0),
-        sa.func.coalesce(sa.func.sum(_number(conn, table.body, "flavor", "memory_mib")), 0),
+        sa.func.coalesce(sa.func.sum(table.vcpus), 0),
+        sa.func.coalesce(sa.func.sum(table.memory_mib), 0),
     ).where(table.project_id == project_id, table.deleted_at.is_(None))
     if user_id is not None:
         query = query.where(table.user_id == user_id)

@@ -108,6 +108,13 @@ class InstanceInvalidState(Conflict):
         super().__init__(f"Cannot '{action}' instance {instance} while it is in {attr} {value}")
 
 
+class InstanceNeverLaunched(Conflict):
+    """The server never ran. Spec: API-063."""
+
+    def __init__(self, instance: str, action: str) -> None:
+        super().__init__(f"Instance {instance} is in an invalid state for '{action}'")
+
+
 class InstanceLocked(Conflict):
     """Spec: API-064."""
 

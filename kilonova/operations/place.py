@@ -40,6 +40,19 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class HandedOver(msgspec.Struct, frozen=True):
+    """changed: JSON of the record's fields that differ from the request that was journaled."""
+
+    changed: msgspec.Raw
+
+
+CHANGEABLE = (
+    "display_name", "display_description", "hostname", "metadata", "tags", "locked_by", "locked_reason",
+    "access_ip_v4", "access_ip_v6", "auto_disk_config",
+)
+"""Fields that the API may change while a server waits to be placed."""
+
+
 def build_id(place_id: str) -> str:
     """The id of the build that a placing leads to: the same however often it is repeated."""
     return str(uuid.uuid5(uuid.UUID(place_id), "build"))
@@ -120,18 +133,32 @@ async def _unrecord(env: PlacingEnvironment, run: Run[PlaceServer]) -> None:
     await env.cells.named(run.output(Chosen).cell).database.write(remove)
 
 
-def _hand_over(tx: Tx, run: Run[PlaceServer]) -> None:
+def _hand_over(tx: Tx, run: Run[PlaceServer]) -> HandedOver:
     """One atomic step: the build request goes and the mapping names the cell. Spec: DEL-49 to DEL-51."""
-    if not build_requests.consume(tx.conn, run.subject, run.output(Chosen).cell):
+    request = build_requests.consume(tx.conn, run.subject, run.output(Chosen).cell)
+    if request is None:
         raise Conflict(f"Server {run.subject} was deleted before it was built.")
+    before, after = run.request.request.instance, request.instance
+    changed = {name: getattr(after, name) for name in CHANGEABLE if getattr(after, name) != getattr(before, name)}
+    return HandedOver(changed=msgspec.Raw(msgspec.json.encode(changed)))
 
 
 async def _let_build(env: PlacingEnvironment, run: Run[PlaceServer]) -> None:
+    """The record takes over what its user changed while it was placed; then the build begins."""
     chosen = run.output(Chosen)
+    changed = msgspec.json.decode(run.output(HandedOver).changed)
+    now = env.clock.now()
+
+    def release(conn: sa.Connection) -> None:
+        if changed:
+            instance = instances.get(conn, run.subject)
+            merged = msgspec.convert(msgspec.to_builtins(instance) | changed, type(instance))
+            instances.update(conn, run.subject, now=now, **{name: getattr(merged, name) for name in changed})
+        if chosen.targets:
+            submit.release(Tx(conn, now), cell_journal, build_id(run.id))
+
+    await env.cells.named(chosen.cell).database.write(release)
     if chosen.targets:
-        now = env.clock.now()
-        database = env.cells.named(chosen.cell).database
-        await database.write(lambda conn: submit.release(Tx(conn, now), cell_journal, build_id(run.id)))
         env.wake(chosen.cell)
 
 

@@ -11,7 +11,13 @@ from collections.abc import Collection
 from typing import Any
 
 from kilonova.db import instances
-from kilonova.domain.errors import InstanceInvalidState, InstanceNotFound, InstanceNotReady, StaleState
+from kilonova.domain.errors import (
+    InstanceInvalidState,
+    InstanceNeverLaunched,
+    InstanceNotFound,
+    InstanceNotReady,
+    StaleState,
+)
 from kilonova.domain.instance import Fault, Instance
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import TaskState, VmState
@@ -23,13 +29,15 @@ def take(
     tx: Tx, uuid: str, *, action: str, becomes: TaskState, vm: Collection[VmState],
     task: Collection[TaskState | None] = (None,), needs_host: bool = False,
 ) -> Instance:
-    """Begin: check the states the action is allowed in and store its task state.
+    """Begin: check the states the action is allowed in and store its task state. A server that was never launched
+    has no guest to act on.
 
     Args:
         action: its name in the error text. vm, task: the states allowed. needs_host: refuse without one.
 
     Raises:
-        InstanceNotFound, InstanceNotReady, InstanceInvalidState. Spec: API-062, API-065, API-070.
+        InstanceNotFound, InstanceNotReady, InstanceInvalidState, InstanceNeverLaunched.
+        Spec: API-062, API-063, API-065, API-070.
     """
     instance = instances.get(tx.conn, uuid)
     if needs_host and instance.host is None:
@@ -39,6 +47,8 @@ def take(
     if instance.task_state not in task:
         stored = instance.task_state.value if instance.task_state else "None"
         raise InstanceInvalidState(uuid, action, "task_state", stored)
+    if instance.launched_at is None:
+        raise InstanceNeverLaunched(uuid, action)
     return instances.update(tx.conn, uuid, now=tx.now, task_state=becomes)
 
 
