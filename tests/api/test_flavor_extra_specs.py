@@ -173,5 +173,5 @@ def test_good_extra_specs(key: str) -> None:
 @pytest.mark.parametrize("key", [key for key, values in BAD.items() if values])
 def test_bad_extra_specs(key: str) -> None:
     for value in BAD[key]:
-        with pytest.raises(InvalidInput, match="^Validation failed; "):
+        with pytest.raises(InvalidInput, match=r"^Validation failed; "):
             check_extra_spec(key, value)

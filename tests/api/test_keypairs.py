@@ -252,7 +252,8 @@ async def test_pages(cloud: ResourceCloud) -> None:
 @pytest.mark.spec("API-029", "API-575")
 @pytest.mark.parametrize(("method", "path", "body"), [
     ("GET", "/os-keypairs?x=1", None), ("GET", "/os-keypairs/k?x=1", None),
-    ("POST", "/os-keypairs?x=1", {"keypair": {"name": "new", "public_key": KEY}}), ("DELETE", "/os-keypairs/k?x=1", None),
+    ("POST", "/os-keypairs?x=1", {"keypair": {"name": "new", "public_key": KEY}}),
+    ("DELETE", "/os-keypairs/k?x=1", None),
 ])
 async def test_unknown_parameters(cloud: ResourceCloud, method: str, path: str, body: Any) -> None:
     await add(cloud)

@@ -209,9 +209,9 @@ async def test_policies(cloud: ResourceCloud) -> None:
 @pytest.mark.spec("API-029", "API-575", "API-052")
 async def test_queries(cloud: ResourceCloud) -> None:
     for method, path in (("GET", SET), ("GET", f"{SET}/detail"), ("PUT", SET), ("DELETE", SET)):
+        body = {"quota_set": {}} if method == "PUT" else None
         for version, status in (("2.74", {200, 202}), ("2.75", {400})):
-            answer = await cloud.request(
-                method, f"{path}?x=1", version=version, as_="admin", json={"quota_set": {}} if method == "PUT" else None)
+            answer = await cloud.request(method, f"{path}?x=1", version=version, as_="admin", json=body)
             assert answer.status_code in status
     assert (await cloud.get(f"{SET}/defaults?x=1", version="2.104")).status_code == 200
     assert (await cloud.get(f"{CLASS}?x=1", version="2.101", as_="admin")).status_code == 200
