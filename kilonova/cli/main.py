@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -12,11 +13,31 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="A compute service that speaks the OpenStack Compute API.")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        import kilonova
+
+        print(f"kilonova {kilonova.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _show: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """A compute service that speaks the OpenStack Compute API."""
+
+
 def _register() -> None:
-    from kilonova.cli import up
+    from kilonova.cli import audit, operations, status, up
 
     app.command("up")(up.up)
     app.command("down")(up.down)
+    app.command("status")(status.status)
+    app.add_typer(operations.app, name="ops")
+    app.command("audit")(audit.audit)
 
 
 def main() -> None:
@@ -26,4 +47,7 @@ def main() -> None:
         app()
     except KilonovaError as error:
         print(f"kilonova: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except BrokenPipeError:  # whoever read the output has seen enough
+        sys.stderr.close()
         raise SystemExit(1) from None

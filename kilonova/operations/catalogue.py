@@ -7,8 +7,9 @@ from kilonova.operations.build import BUILD
 from kilonova.operations.delete import DELETE
 from kilonova.operations.place import PLACE
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER
+from kilonova.operations.remove_leftover import REMOVE_LEFTOVER
 from kilonova.operations.start import START
 from kilonova.operations.stop import STOP
 
-CELL_OPERATIONS = Definitions(BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER)
+CELL_OPERATIONS = Definitions(BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER, REMOVE_LEFTOVER)
 API_OPERATIONS = Definitions(PLACE)

@@ -14,9 +14,12 @@ import structlog
 from kilonova.agent.agent import Agent
 from kilonova.api.compute.application import ComputeApi
 from kilonova.api.compute.quota_check import RecordQuotas
+from kilonova.audit.auditor import Auditor
+from kilonova.audit.embedded import EmbeddedDevices, EmbeddedImageData
 from kilonova.bus.local import LocalBus
 from kilonova.conductor.conductor import Conductor
 from kilonova.config import Config
+from kilonova.control.application import ControlApi
 from kilonova.embedded.network.schema import metadata as network_metadata
 from kilonova.db import flavors
 from kilonova.db.api_schema import api_metadata
@@ -75,6 +78,7 @@ class OneMachine:
         self._lock: IO[str] | None = None
         self.agents: list[Agent] = []
         self.conductor: Conductor
+        self._wiring: Wiring
 
     async def start(self) -> Running:
         """Bring everything up; on an error what was started is stopped again."""
@@ -125,7 +129,14 @@ class OneMachine:
             policy_file=Path(config.api.policy_file or self._directory / "policy.yaml"),
             quotas=RecordQuotas(ground.cells),
         )
+        control = ControlApi(
+            cells=ground.cells, identity=identity, identity_url=auth_url, clock=clock,
+            auditor=self._auditor(ground, networks, wakes), down_time=config.scheduler.service_down_time,
+            wake_api=wakes.api, wake_cell=wakes.cell,
+        )
+        self._stack.push_async_callback(control.close)
         prefixes.mount({
+            "/control": control,
             "/identity": identity.application(),
             "/image": images.application(),
             "/network": networks.application(),
@@ -148,14 +159,16 @@ class OneMachine:
         """Only one process may use a data directory."""
         self._directory.mkdir(parents=True, exist_ok=True)
         self._directory.chmod(0o711)  # guests run as another user and must reach their disks
-        self._lock = (self._directory / "lock").open("w")
+        lock = (self._directory / "lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            lock.close()
             raise KilonovaError(
                 f"Another kilonova already runs on {self._directory}.",
                 hint="`kilonova status` shows it; use another --data-dir for a second one",
             ) from error
+        self._lock = lock
 
     async def _ground(self, clock: SystemClock) -> Ground:
         api = Database.open(self.config.database_url("api"), pool_size=self.config.database.pool_size)
@@ -182,6 +195,7 @@ class OneMachine:
             directory = self._directory / "network"
             directory.mkdir(exist_ok=True)
             wiring = LinuxWiring(made.token, directory, ground.clock, assembly.own_host(self.config))
+        self._wiring = wiring
         networks = EmbeddedNetwork(ground.api, ground.clock, identity, auth_url, wiring, self._on_network_event)
 
         async def lookup(instance_uuid: str) -> GuestMetadata | None:
@@ -200,6 +214,13 @@ class OneMachine:
         await networks.start(listener)
         self._stack.push_async_callback(networks.close)
         return networks
+
+    def _auditor(self, ground: Ground, networks: EmbeddedNetwork, wakes: Wakes) -> Auditor:
+        return Auditor(
+            ground.cells, ground.bus, ground.clock, wake_api=wakes.api, wake_cell=wakes.cell, ports=networks,
+            devices=EmbeddedDevices(assembly.own_host(self.config), ground.api, self._wiring),
+            images=EmbeddedImageData(ground.api, self._directory / "images"),
+        )
 
     async def _on_network_event(self, name: str, instance_uuid: str, *, tag: str, status: str) -> None:
         """From the embedded network service. NotFound tells it that nobody waits."""
@@ -242,9 +263,10 @@ class OneMachine:
 
     async def close(self) -> None:
         """Stop the control plane; guests keep running."""
+        if self._lock is None:  # another process has the directory, and its state is there
+            return
         (self._directory / "state.json").unlink(missing_ok=True)
         await self._stack.aclose()
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.close()
 
 

@@ -1,0 +1,104 @@
+"""What an audit can find: each kind of difference, what it means, and what is done about it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Kind(StrEnum):
+    """A kind of difference between records and the world."""
+
+    GUEST_WITHOUT_SERVER = "guest-without-server"
+    GUEST_ON_OTHER_HOST = "guest-on-other-host"
+    GUEST_MISSING = "guest-missing"
+    DISKS_WITHOUT_SERVER = "disks-without-server"
+    DISKS_ON_OTHER_HOST = "disks-on-other-host"
+    DISKS_MISSING = "disks-missing"
+    POWER_STATE = "power-state"
+    HOST_SILENT = "host-silent"
+    ALLOCATION_WITHOUT_SERVER = "allocation-without-server"
+    ALLOCATION_MISSING = "allocation-missing"
+    ALLOCATION_DIFFERS = "allocation-differs"
+    USED_COUNTER = "used-counter"
+    PORT_WITHOUT_SERVER = "port-without-server"
+    PORT_MISSING = "port-missing"
+    PORT_ON_OTHER_HOST = "port-on-other-host"
+    TAP_WITHOUT_PORT = "tap-without-port"
+    BRIDGE_WITHOUT_NETWORK = "bridge-without-network"
+    IMAGE_DATA_WITHOUT_IMAGE = "image-data-without-image"
+    IMAGE_DATA_MISSING = "image-data-missing"
+    BUILD_REQUEST_FORGOTTEN = "build-request-forgotten"
+    MAPPING_WITHOUT_SERVER = "mapping-without-server"
+    SERVER_WITHOUT_MAPPING = "server-without-mapping"
+    REQUEST_SPEC_WITHOUT_SERVER = "request-spec-without-server"
+    TASK_WITHOUT_OPERATION = "task-without-operation"
+    OPERATION_STRANDED = "operation-stranded"
+    OPERATION_LOST = "operation-lost"
+
+
+HEALS: dict[Kind, str] = {
+    Kind.GUEST_WITHOUT_SERVER: "removed from its host by an operation",
+    Kind.DISKS_WITHOUT_SERVER: "removed from its host by an operation",
+    Kind.ALLOCATION_WITHOUT_SERVER: "given back",
+    Kind.USED_COUNTER: "counted anew from the allocations",
+    Kind.PORT_WITHOUT_SERVER: "deleted, or unbound if a user made it",
+    Kind.IMAGE_DATA_WITHOUT_IMAGE: "deleted",
+    Kind.BUILD_REQUEST_FORGOTTEN: "placed by a new operation",
+    Kind.MAPPING_WITHOUT_SERVER: "deleted",
+    Kind.REQUEST_SPEC_WITHOUT_SERVER: "deleted",
+    Kind.TASK_WITHOUT_OPERATION: "cleared, with a fault that says so",
+}
+"""What healing does. A kind that is not here needs a decision: healing leaves it alone."""
+
+ADVICE: dict[Kind, str] = {
+    Kind.GUEST_ON_OTHER_HOST: "find out which copy is the right one before removing the other",
+    Kind.GUEST_MISSING: "start the server, or reboot it hard: its guest is made anew from its disks",
+    Kind.DISKS_ON_OTHER_HOST: "find out which copy is the right one before removing the other",
+    Kind.DISKS_MISSING: "rebuild or delete the server",
+    Kind.POWER_STATE: "the next report of its host records it; if this stays, see the log of the agent",
+    Kind.HOST_SILENT: "bring its agent back and audit again: what is there could not be compared",
+    Kind.ALLOCATION_MISSING: "delete or move the server, or allocate for it in placement",
+    Kind.ALLOCATION_DIFFERS: "correct the allocation in placement, or move the server",
+    Kind.PORT_MISSING: "detach the interface from the server, or delete the server",
+    Kind.PORT_ON_OTHER_HOST: "bind the port to the host of its server",
+    Kind.TAP_WITHOUT_PORT: "see which process holds it; it goes when that ends",
+    Kind.BRIDGE_WITHOUT_NETWORK: "`kilonova down` and `kilonova up`: the start removes it",
+    Kind.IMAGE_DATA_MISSING: "upload the image again",
+    Kind.SERVER_WITHOUT_MAPPING: "its cell has it but nobody can see it; restore the mapping from a backup",
+    Kind.OPERATION_STRANDED: "`kilonova ops show` tells why; then `kilonova ops resume`, `skip` or `force`",
+    Kind.OPERATION_LOST: "`kilonova ops cancel` ends it",
+}
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """One difference.
+
+    Args:
+        object: uuid or name of what is wrong. host: where, "" if it is not on a host.
+        subject: the server it is about, "" if it is about none. cell: where that would be recorded.
+        what: a sentence for people.
+    """
+
+    kind: Kind
+    object: str
+    host: str = ""
+    subject: str = ""
+    cell: str = ""
+    what: str
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """The same difference found again has the same identity."""
+        return (self.kind.value, self.object, self.host)
+
+    @property
+    def heals(self) -> bool:
+        """Whether healing settles it."""
+        return self.kind in HEALS
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        return "`kilonova audit --heal`" if self.heals else ADVICE[self.kind]

@@ -1,0 +1,208 @@
+"""Settling differences whose right end is certain: removing what has no owner, finishing what was forgotten.
+
+Every call looks again, in the transaction that changes something where there is one, and leaves alone what has
+got an owner since. A server that is gone never comes back under its UUID, so that what has lost its owner stays
+without one.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.audit.differences import Difference, Kind
+from kilonova.audit.look import Looker
+from kilonova.audit.sources import ImageLedger, PortLedger
+from kilonova.cells.registry import Cells
+from kilonova.db import build_requests, instances
+from kilonova.db.journal import api_journal, cell_journal
+from kilonova.db.placement import claims
+from kilonova.db.placement.tables import allocations, inventories, providers, touch
+from kilonova.domain.clock import Clock
+from kilonova.domain.errors import Conflict, InstanceNotFound, KilonovaError
+from kilonova.domain.instance import Fault, Instance
+from kilonova.domain.operation import Asker, OperationRecord, OperationState
+from kilonova.domain.states import TaskState, VmState
+from kilonova.engine import submit
+from kilonova.engine.operation import Tx
+from kilonova.operations.place import PLACE, PlaceServer
+from kilonova.operations.remove_leftover import REMOVE_LEFTOVER, RemoveLeftover
+
+UNFINISHED = (
+    TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.BLOCK_DEVICE_MAPPING, TaskState.SPAWNING,
+)
+"""Tasks of a server that was never ready."""
+
+
+class Healed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done about a difference.
+
+    Args:
+        done: whether it was settled, or is being settled by `operation`. why: if not, why not.
+    """
+
+    difference: Difference
+    done: bool
+    why: str = ""
+    operation: str | None = None
+
+
+class Healer:
+    """Settles differences.
+
+    Args:
+        wake_api, wake_cell: tell runners that there is work.
+    """
+
+    def __init__(
+        self, cells: Cells, looker: Looker, clock: Clock, *, ports: PortLedger | None, images: ImageLedger | None,
+        wake_api: Callable[[], None], wake_cell: Callable[[str], None],
+    ) -> None:
+        self._cells = cells
+        self._looker = looker
+        self._clock = clock
+        self._ports = ports
+        self._images = images
+        self._wake_api = wake_api
+        self._wake_cell = wake_cell
+        self._ways: dict[Kind, Callable[[Difference], Awaitable[str | None]]] = {
+            Kind.GUEST_WITHOUT_SERVER: self._remove_from_host,
+            Kind.DISKS_WITHOUT_SERVER: self._remove_from_host,
+            Kind.ALLOCATION_WITHOUT_SERVER: self._give_back,
+            Kind.USED_COUNTER: self._count_anew,
+            Kind.PORT_WITHOUT_SERVER: self._release_ports,
+            Kind.IMAGE_DATA_WITHOUT_IMAGE: self._discard_image,
+            Kind.BUILD_REQUEST_FORGOTTEN: self._place,
+            Kind.MAPPING_WITHOUT_SERVER: self._drop_mapping,
+            Kind.REQUEST_SPEC_WITHOUT_SERVER: self._forget_spec,
+            Kind.TASK_WITHOUT_OPERATION: self._clear_task,
+        }
+
+    async def heal(self, difference: Difference) -> Healed:
+        """Settle one difference if that is safe."""
+        way = self._ways.get(difference.kind)
+        if way is None:
+            return Healed(difference=difference, done=False, why=difference.advice)
+        try:
+            return Healed(difference=difference, done=True, operation=await way(difference))
+        except KilonovaError as error:
+            return Healed(difference=difference, done=False, why=str(error))
+
+    async def _require_gone(self, server: str) -> None:
+        """Raises Conflict: the server exists, or an operation works on what was its own."""
+        active = await self._looker.active(server)
+        if active:
+            raise Conflict(f"Operation {active[0].kind} {active[0].id} works on {server} now.")
+        if await self._record(server) is not None:
+            raise Conflict(f"Server {server} exists.")
+        if await self._cells.api.read(lambda conn: build_requests.get(conn, server)) is not None:
+            raise Conflict(f"Server {server} is waiting for a host.")
+
+    async def _record(self, server: str) -> Instance | None:
+        for cell in self._cells.all:
+            try:
+                return await cell.database.read(lambda conn: instances.get(conn, server))
+            except InstanceNotFound:
+                continue
+        return None
+
+    async def _remove_from_host(self, difference: Difference) -> str:
+        server = difference.subject
+        record = await self._record(server)
+        if record is not None and record.host is not None:
+            raise Conflict(f"Server {server} is recorded on host {record.host}.")
+        cell = self._cells.named(difference.cell)
+
+        def accept(conn: sa.Connection) -> str:
+            request = RemoveLeftover(host=difference.host)
+            tx = Tx(conn, self._clock.now())
+            return submit.submit(tx, cell_journal, REMOVE_LEFTOVER, server, request, Asker()).record.id
+
+        operation = await cell.database.write(accept)
+        self._wake_cell(cell.name)
+        return operation
+
+    async def _give_back(self, difference: Difference) -> None:
+        await self._require_gone(difference.subject)
+        await self._cells.api.write(lambda conn: claims.release(conn, difference.object))
+
+    async def _count_anew(self, difference: Difference) -> None:
+        provider, _, resource_class = difference.object.partition("/")
+
+        def count(conn: sa.Connection) -> None:
+            id_ = conn.execute(sa.select(providers.c.id).where(providers.c.uuid == provider).with_for_update()).scalar()
+            if id_ is None:
+                return
+            used = sa.select(sa.func.coalesce(sa.func.sum(allocations.c.used), 0)).where(
+                allocations.c.provider_id == id_, allocations.c.resource_class == resource_class
+            )
+            conn.execute(
+                sa.update(inventories)
+                .where(inventories.c.provider_id == id_, inventories.c.resource_class == resource_class)
+                .values(used=used.scalar_subquery())
+            )
+            touch(conn, [id_])
+
+        await self._cells.api.write(count)
+
+    async def _release_ports(self, difference: Difference) -> None:
+        await self._require_gone(difference.subject)
+        assert self._ports is not None
+        await self._ports.release(difference.subject)
+
+    async def _discard_image(self, difference: Difference) -> None:
+        assert self._images is not None
+        if not await self._images.discard(difference.object):
+            raise Conflict(f"Image {difference.object} exists, or its data is gone.")
+
+    async def _place(self, difference: Difference) -> str | None:
+        def accept(conn: sa.Connection) -> str | None:
+            request = build_requests.get(conn, difference.subject)
+            if request is None:
+                return None
+            tx = Tx(conn, self._clock.now())
+            asker = Asker(project_id=request.instance.project_id, user_id=request.instance.user_id)
+            return submit.submit(
+                tx, api_journal, PLACE, difference.subject, PlaceServer(request=request), asker
+            ).record.id
+
+        operation = await self._cells.api.write(accept)
+        self._wake_api()
+        return operation
+
+    async def _drop_mapping(self, difference: Difference) -> None:
+        mappings, requests = build_requests.instance_mappings, build_requests.build_requests
+        drop = sa.delete(mappings).where(
+            mappings.c.uuid == difference.object, mappings.c.cell.is_(None),
+            ~sa.exists().where(requests.c.uuid == mappings.c.uuid),
+        )
+        await self._cells.api.write(lambda conn: conn.execute(drop).rowcount)
+
+    async def _forget_spec(self, difference: Difference) -> None:
+        await self._require_gone(difference.subject)
+        await self._cells.api.write(lambda conn: build_requests.forget(conn, difference.object))
+
+    async def _clear_task(self, difference: Difference) -> str:
+        """The server keeps its state, or is in ERROR if it was never ready; its history tells who did that."""
+        server, operation = difference.subject, str(uuid.uuid4())
+
+        def clear(conn: sa.Connection) -> None:
+            if cell_journal.holder(conn, server) is not None or cell_journal.queued(conn, server) is not None:
+                raise Conflict(f"An operation works on {server} now.")
+            instance, now = instances.get(conn, server), self._clock.now()
+            task = instance.task_state
+            unfinished = instance.vm_state is VmState.BUILDING or task in UNFINISHED
+            state = VmState.ERROR if unfinished else instance.vm_state
+            instances.update(conn, server, now=now, task=(task,), task_state=None, vm_state=state)
+            message = f"Nothing was working on the server in {(task or instance.vm_state).value}."
+            instances.add_fault(conn, server, operation, Fault(code=500, message=message, created_at=now))
+            cell_journal.insert(conn, OperationRecord(
+                id=operation, kind="heal", version=1, subject=server, state=OperationState.SUCCEEDED,
+                exclusive=False, created_at=now, updated_at=now, finished_at=now,
+            ), wake_at=None)
+
+        await self._cells.named(difference.cell).database.write(clear)
+        return operation

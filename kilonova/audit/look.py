@@ -1,0 +1,279 @@
+"""One look at everything: records, journals, claims, hosts, ports, images.
+
+The parts are read one after the other while the cloud works. What an operation touches meanwhile would look
+wrong; so whatever had an active operation at the beginning or the end of the look, or got one in between, is
+noted as busy and is not compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.agent.reports import Answer, Found, FoundQuery
+from kilonova.audit.sources import DeviceLedger, ImageData, ImageLedger, OnMachine, PortLedger
+from kilonova.bus.protocol import Bus
+from kilonova.cells.registry import Cell, Cells
+from kilonova.db import build_requests, services
+from kilonova.db.database import Database, Unit
+from kilonova.db.instances import instances
+from kilonova.db.journal import Journal, api_journal, cell_journal
+from kilonova.db.placement.claims import INSTANCE, MIGRATION
+from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers
+from kilonova.domain.clock import Clock
+from kilonova.domain.errors import Unreachable
+from kilonova.domain.instance import Instance
+from kilonova.domain.operation import TERMINAL, OperationState
+from kilonova.services.network import PortSummary
+
+PAGE = 500
+"""Records read in one unit of work: between two of them the cloud goes on."""
+
+QUERY_LIMIT = 10.0
+"""Seconds in which a host must answer."""
+
+HOSTS_AT_ONCE = 32
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_answer = msgspec.msgpack.Decoder(Answer).decode
+
+
+class ActiveOperation(msgspec.Struct, frozen=True, kw_only=True):
+    """holder: the operation has its subject to itself."""
+
+    id: str
+    kind: str
+    subject: str
+    state: OperationState
+    journal: str
+    holder: bool
+
+
+class Holding(msgspec.Struct, frozen=True, kw_only=True):
+    """What one consumer holds of one provider. instance: the server it is about. host: None if it is no host's."""
+
+    consumer: str
+    instance: str
+    provider: str
+    host: str | None
+    resources: dict[str, int]
+
+
+class Counter(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a provider is said to be used, and the sum of its allocations."""
+
+    provider: str
+    name: str
+    resource_class: str
+    used: int
+    allocated: int
+
+
+class HostFound(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host answered; found is None if it did not."""
+
+    cell: str
+    host: str
+    found: Found | None
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything as it was seen.
+
+    Args:
+        servers: live records by uuid, with the name of their cell. requests: uuids of build requests.
+        mapped: of the live records, those that a mapping leads to. dangling: mappings that lead nowhere.
+        specs: request specs of servers without a record and without a build request.
+        busy: servers that operations work on.
+    """
+
+    servers: dict[str, tuple[str, Instance]]
+    requests: frozenset[str]
+    mapped: frozenset[str]
+    dangling: frozenset[str]
+    specs: frozenset[str]
+    busy: frozenset[str]
+    operations: tuple[ActiveOperation, ...]
+    holdings: tuple[Holding, ...]
+    counters: tuple[Counter, ...]
+    hosts: tuple[HostFound, ...]
+    ports: tuple[PortSummary, ...] | None = None
+    devices: OnMachine | None = None
+    images: ImageData | None = None
+
+
+class Looker:
+    """Takes looks.
+
+    Args:
+        ports, devices, images: None where somebody else keeps them.
+    """
+
+    def __init__(
+        self, cells: Cells, bus: Bus, clock: Clock, *, ports: PortLedger | None = None,
+        devices: DeviceLedger | None = None, images: ImageLedger | None = None,
+    ) -> None:
+        self._cells = cells
+        self._bus = bus
+        self._clock = clock
+        self._ports = ports
+        self._devices = devices
+        self._images = images
+
+    async def look(self) -> Look:
+        """See everything once."""
+        began = self._clock.now()
+        before = await self.active()
+        found = await self._ask_hosts()
+        ports = await self._ports.allocated() if self._ports is not None else None
+        devices = await self._devices.devices() if self._devices is not None else None
+        images = await self._images.image_data() if self._images is not None else None
+        holdings, counters = await self._cells.api.read(_claims)
+        servers: dict[str, tuple[str, Instance]] = {}
+        for cell in self._cells.all:
+            servers |= await _servers(cell)
+        requests, mapped, dangling, specs = await self._api_records(servers)
+        after = await self.active()
+        busy = {operation.subject for operation in (*before, *after)} | await self._touched_since(began)
+        return Look(
+            servers=servers, requests=requests, mapped=mapped, dangling=dangling, specs=specs, busy=frozenset(busy),
+            operations=after, holdings=holdings, counters=counters, hosts=found,
+            ports=tuple(ports) if ports is not None else None, devices=devices, images=images,
+        )
+
+    def _journals(self) -> Iterable[tuple[str, Database, Journal]]:
+        yield "api", self._cells.api, api_journal
+        for cell in self._cells.all:
+            yield cell.name, cell.database, cell_journal
+
+    async def active(self, subject: str | None = None) -> tuple[ActiveOperation, ...]:
+        """All operations that have not ended, of every journal; or those of one server."""
+        found: list[ActiveOperation] = []
+        for name, database, journal in self._journals():
+            found += await database.read(_active(name, journal, subject))
+        return tuple(found)
+
+    async def _touched_since(self, began: float) -> set[str]:
+        found: set[str] = set()
+        for _, database, journal in self._journals():
+            t = journal.operations
+            found |= set(await database.read(_scalars(sa.select(t.c.subject).where(t.c.created_at >= began))))
+        return found
+
+    async def _ask_hosts(self) -> tuple[HostFound, ...]:
+        turn = asyncio.Semaphore(HOSTS_AT_ONCE)
+
+        async def ask(cell: str, host: str) -> HostFound:
+            async with turn:
+                try:
+                    reply = await self._bus.request(f"kn.host.{host}.query", _encode(FoundQuery()), timeout=QUERY_LIMIT)
+                except Unreachable:
+                    return HostFound(cell=cell, host=host, found=None)
+            return HostFound(cell=cell, host=host, found=_decode_answer(reply).found)
+
+        asked = []
+        for cell in self._cells.all:
+            agents = await cell.database.read(lambda conn: services.all_services(conn, binary=services.COMPUTE))
+            asked += [ask(cell.name, agent.host) for agent in agents]
+        return tuple(await asyncio.gather(*asked))
+
+    async def _api_records(
+        self, servers: dict[str, tuple[str, Instance]]
+    ) -> tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[str]]:
+        mappings, requests, specs = (
+            build_requests.instance_mappings, build_requests.build_requests, build_requests.request_specs
+        )
+        dangling = sa.select(mappings.c.uuid).where(
+            mappings.c.cell.is_(None), ~sa.exists().where(requests.c.uuid == mappings.c.uuid)
+        )
+        waiting = sa.select(requests.c.uuid)
+        mapped: set[str] = set()
+        uuids = list(servers)
+        for start in range(0, len(uuids), PAGE):
+            page = sa.select(mappings.c.uuid).where(mappings.c.uuid.in_(uuids[start : start + PAGE]))
+            mapped |= set(await self._cells.api.read(_scalars(page)))
+        sets = await self._cells.api.read(lambda conn: [
+            frozenset(conn.execute(query).scalars()) for query in (waiting, dangling, sa.select(specs.c.uuid))
+        ])
+        return sets[0], frozenset(mapped), sets[1], sets[2] - sets[0] - servers.keys()
+
+
+def _active(name: str, journal: Journal, subject: str | None) -> Unit[list[ActiveOperation]]:
+    t = journal.operations
+    query = sa.select(t.c.id, t.c.kind, t.c.subject, t.c.state, t.c.slot).where(
+        t.c.state.in_([state.value for state in OperationState if state not in TERMINAL])
+    )
+    if subject is not None:
+        query = query.where(t.c.subject == subject)
+
+    def read(conn: sa.Connection) -> list[ActiveOperation]:
+        return [
+            ActiveOperation(
+                id=row.id, kind=row.kind, subject=row.subject, state=OperationState(row.state), journal=name,
+                holder=row.slot is not None,
+            ) for row in conn.execute(query)
+        ]
+
+    return read
+
+
+def _scalars(query: sa.Select[Any]) -> Unit[list[Any]]:
+    return lambda conn: list(conn.execute(query).scalars())
+
+
+async def _servers(cell: Cell) -> dict[str, tuple[str, Instance]]:
+    """The live records of a cell, page by page."""
+    found: dict[str, tuple[str, Instance]] = {}
+    last = ""
+    while True:
+        query = (
+            sa.select(instances.c.body).where(instances.c.deleted_at.is_(None), instances.c.uuid > last)
+            .order_by(instances.c.uuid).limit(PAGE)
+        )
+        page: list[Instance] = await cell.database.read(_scalars(query))
+        found |= {instance.uuid: (cell.name, instance) for instance in page}
+        if len(page) < PAGE:
+            return found
+        last = page[-1].uuid
+
+
+def _claims(conn: sa.Connection) -> tuple[tuple[Holding, ...], tuple[Counter, ...]]:
+    """What servers and migrations hold, and what the counters say of it."""
+    held = conn.execute(
+        sa.select(
+            allocations.c.consumer, consumers.c.instance, providers.c.uuid, hosts.c.host, allocations.c.resource_class,
+            allocations.c.used,
+        )
+        .join_from(allocations, consumers, consumers.c.uuid == allocations.c.consumer)
+        .join(providers, providers.c.id == allocations.c.provider_id)
+        .outerjoin(hosts, hosts.c.provider_id == providers.c.id)
+        .where(consumers.c.type.in_((INSTANCE, MIGRATION)))
+    )
+    found: dict[tuple[str, str], Holding] = {}
+    for row in held:
+        holding = found.setdefault((row.consumer, row.uuid), Holding(
+            consumer=row.consumer, instance=row.instance, provider=row.uuid, host=row.host, resources={},
+        ))
+        holding.resources[row.resource_class] = row.used
+    summed = sa.func.coalesce(sa.func.sum(allocations.c.used), 0)
+    counted = conn.execute(
+        sa.select(providers.c.uuid, providers.c.name, inventories.c.resource_class, inventories.c.used,
+                  summed.label("allocated"))
+        .join_from(inventories, providers, providers.c.id == inventories.c.provider_id)
+        .outerjoin(allocations, sa.and_(
+            allocations.c.provider_id == inventories.c.provider_id,
+            allocations.c.resource_class == inventories.c.resource_class,
+        ))
+        .group_by(providers.c.uuid, providers.c.name, inventories.c.resource_class, inventories.c.used)
+        .having(summed != inventories.c.used)
+    )
+    counters = tuple(
+        Counter(provider=row.uuid, name=row.name, resource_class=row.resource_class, used=row.used,
+                allocated=int(row.allocated))
+        for row in counted
+    )
+    return tuple(found.values()), counters

@@ -1,0 +1,1 @@
+"""The control API: what operators ask of a running installation, served at `/control` to administrators."""
