@@ -86,7 +86,8 @@ def make_installation() -> Installation:
 
 async def remove_installation(installation: Installation) -> None:
     """Destroy its guests, stop its daemons, remove its files."""
-    if installation.daemon().is_running():
+    instances = installation.directory / "guests/instances"
+    if installation.daemon().is_running() or (instances.exists() and any(instances.iterdir())):
         driver = installation.driver()
         await driver.start(lambda _event: None)
         for guest in await driver.guests():

@@ -54,7 +54,7 @@ class Driver(Protocol):
         ...
 
     async def delete_disks(self, uuid: str) -> None:
-        """Remove every file of the instance."""
+        """Remove every file of the instance. Raises KilonovaError while its guest exists."""
         ...
 
     async def plug(self, guest: Guest) -> None:
@@ -80,7 +80,7 @@ class Driver(Protocol):
         ...
 
     async def power_off(self, uuid: str, *, grace: float, interval: float) -> None:
-        """Ask the guest to shut down, repeating the signal; then cut the power.
+        """Ask the guest to shut down, repeating the signal; then cut the power. No guest is no error.
 
         Args:
             grace: seconds to wait; 0 cuts the power at once. interval: seconds between signals.

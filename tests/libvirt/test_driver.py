@@ -14,8 +14,10 @@ import pytest
 from domain_cases import vif
 from libvirt_installations import FileImages, Installation, Listener, empty_guest, eventually, qemu_pid
 
-from kilonova.domain.errors import InvalidInput, NotFound, Retryable, TryElsewhere
+from kilonova.domain.clock import SystemClock
+from kilonova.domain.errors import InvalidInput, KilonovaError, NotFound, Retryable, TryElsewhere
 from kilonova.domain.states import PowerState
+from kilonova.hypervisor.libvirt.daemon import SystemDaemon
 from kilonova.hypervisor.libvirt.description import domain_name
 from kilonova.hypervisor.libvirt.driver import LibvirtDriver
 
@@ -72,6 +74,47 @@ async def test_destroy_and_delete_are_repeatable(driver: LibvirtDriver, shared_i
     assert await driver.disks() == []
     left = [str(path) for path in shared_installation.directory.rglob("*") if domain_name(guest.uuid) in str(path)]
     assert left == []
+
+
+async def test_disks_of_a_guest_that_exists_are_not_deleted(driver: LibvirtDriver) -> None:
+    guest = empty_guest()
+    await driver.create_disks(guest)
+    await driver.spawn(guest, paused=True)
+    with pytest.raises(KilonovaError, match="still uses"):
+        await driver.delete_disks(guest.uuid)
+    assert await driver.disks() == [guest.uuid]
+
+
+async def test_uefi_variables_live_and_go_with_the_disks(
+    driver: LibvirtDriver, shared_installation: Installation
+) -> None:
+    guest = empty_guest(properties={"hw_firmware_type": "uefi"})
+    await driver.create_disks(guest)
+    await driver.spawn(guest, paused=True)
+    variables = shared_installation.directory / "guests/instances" / guest.uuid / "uefi-variables.fd"
+    await driver.destroy(guest.uuid)
+    assert variables.stat().st_size > 0
+    await driver.delete_disks(guest.uuid)
+    assert await driver.disks() == []
+
+
+async def test_a_libvirtd_of_somebody_else_serves_as_well(shared_installation: Installation) -> None:
+    private = shared_installation.driver()
+    await private.start(lambda _event: None)
+    driver = LibvirtDriver(
+        shared_installation.directory / "elsewhere", SystemDaemon(shared_installation.daemon().uri),
+        shared_installation.images, SystemClock(), installation="system",
+    )
+    await driver.start(lambda _event: None)
+    guest = empty_guest()
+    await driver.create_disks(guest)
+    await driver.spawn(guest, paused=True)
+    assert [found.uuid for found in await driver.guests()] == [guest.uuid]
+    assert await private.guests() == []
+    await driver.destroy(guest.uuid)
+    await driver.delete_disks(guest.uuid)
+    await driver.close()
+    await private.close()
 
 
 @pytest.mark.spec("PWR-02", "FND-41")

@@ -129,6 +129,10 @@ class LibvirtDriver:
         await self._disks.create(guest)
 
     async def delete_disks(self, uuid: str) -> None:
+        """Never those of a guest that still exists. Raises KilonovaError for one."""
+        self._disks.of(uuid)  # nothing else looks at what may not be a UUID
+        if await self._connection.call(lambda connection: power.find(connection, uuid) is not None, uuid=uuid):
+            raise KilonovaError(f"The guest of instance {uuid} still uses its disks.", hint="destroy it first")
         await self._disks.delete(uuid)
 
     async def plug(self, guest: Guest) -> None:
