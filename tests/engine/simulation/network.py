@@ -20,11 +20,18 @@ NETWORK = "11111111-1111-4111-8111-111111111111"
 
 
 class Net:
-    """The service itself; it does not crash."""
+    """The service itself; it does not crash.
+
+    `calls` are those that arrived, `fail` errors by call name, one for each call, `wires` whether it announces ports.
+    """
 
     def __init__(self, random: Random, trouble: Trouble, announce: Callable[[ExternalEvent], Awaitable[None]]) -> None:
         self.ports: dict[str, PortSummary] = {}
         self.order: list[str] = []
+        self.calls: list[str] = []
+        self.fail: dict[str, list[Exception]] = {}
+        self.wires = True
+        self.addresses: tuple[str, ...] = ("10.0.0.5",)
         self._random = random
         self._trouble = trouble
         self._announce = announce
@@ -33,8 +40,11 @@ class Net:
     def client(self, process: Process) -> SimNetwork:
         return SimNetwork(self, process)
 
-    async def exchange(self, effect: Callable[[], object]) -> object:
+    async def exchange(self, name: str, effect: Callable[[], object]) -> object:
         await asyncio.sleep(self._random.random() * 0.02)
+        self.calls.append(name)
+        if planned := self.fail.get(name):
+            raise planned.pop(0)
         if self._random.random() < self._trouble.service_error:
             raise ServiceUnavailable("The network service does not answer.")
         result = effect()
@@ -53,10 +63,19 @@ class Net:
         self.ports[port_id] = PortSummary(
             id=port_id, network_id=request.network_id, project_id=request.project_id,
             device_id=request.instance_uuid, binding_host=request.host, mac="fa:16:3e:00:00:01",
-            addresses=("10.0.0.5",), status="DOWN",
+            addresses=self.addresses, status="DOWN",
         )
         self._wire(port_id)
         return port_id
+
+    def bind(self, port_id: str, instance_uuid: str, host: str) -> None:
+        known = self.ports.get(port_id)
+        if known is None:
+            raise PortNotFound(port_id)
+        if known.device_id not in ("", instance_uuid):
+            raise Conflict(f"Port {port_id} is in use.")
+        self.ports[port_id] = msgspec.structs.replace(known, device_id=instance_uuid, binding_host=host)
+        self._wire(port_id)
 
     def _wire(self, port_id: str) -> None:
         task = asyncio.get_running_loop().create_task(self._wire_later(port_id))
@@ -66,7 +85,7 @@ class Net:
     async def _wire_later(self, port_id: str) -> None:
         await asyncio.sleep(self._random.random() * 0.5)
         port = self.ports.get(port_id)
-        if port is not None:
+        if port is not None and self.wires:
             self.ports[port_id] = msgspec.structs.replace(port, status="ACTIVE")
             await self._announce(ExternalEvent(subject=port.device_id, name="network-vif-plugged", tag=port_id))
 
@@ -88,8 +107,8 @@ class SimNetwork:
         self._net = net
         self._process = process
 
-    async def _call(self, effect: Callable[[], object]) -> object:
-        return await self._process.port(self._net.exchange(effect))
+    async def _call(self, name: str, effect: Callable[[], object]) -> object:
+        return await self._process.port(self._net.exchange(name, effect))
 
     async def networks(self, context: RequestContext, ids: tuple[str, ...] = ()) -> list[NetworkSummary]:
         return [NetworkSummary(id=NETWORK, name="private", project_id=context.project_id or "")]
@@ -103,34 +122,34 @@ class SimNetwork:
         return names
 
     async def create_port(self, request: PortRequest) -> str:
-        return str(await self._call(lambda: self._net.make(request)))
+        return str(await self._call("create_port", lambda: self._net.make(request)))
 
     async def bind_port(
         self, port_id: str, instance_uuid: str, host: str, *, availability_zone: str = "", tag: str | None = None
     ) -> None:
-        raise PortNotFound(port_id)
+        await self._call("bind_port", lambda: self._net.bind(port_id, instance_uuid, host))
 
     async def unbind_port(self, port_id: str, instance_uuid: str) -> None:
         return None
 
     async def delete_port(self, port_id: str) -> None:
-        await self._call(lambda: self._net.ports.pop(port_id, None))
+        await self._call("delete_port", lambda: self._net.ports.pop(port_id, None))
 
     async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
         return self._net.of(instance_uuid)
 
     async def vifs(self, instance_uuid: str) -> tuple[Vif, ...]:
-        ports = await self._call(lambda: self._net.of(instance_uuid))
+        ports = await self._call("vifs", lambda: self._net.of(instance_uuid))
         assert isinstance(ports, list)
-        subnet = Subnet(id=NETWORK, cidr="10.0.0.0/24")
+        subnets = {4: Subnet(id=NETWORK, cidr="10.0.0.0/24"), 6: Subnet(id=NETWORK, cidr="fd00::/64", version=6)}
         return tuple(
             Vif(id=p.id, mac=p.mac, network_id=p.network_id, network_name="private", devname=f"tap{p.id[:11]}",
-                fixed_ips=tuple(FixedIp(address=a, subnet=subnet) for a in p.addresses))
+                fixed_ips=tuple(FixedIp(address=a, subnet=subnets[6 if ":" in a else 4]) for a in p.addresses))
             for p in ports
         )
 
     async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = ()) -> None:
-        await self._call(lambda: self._net.drop(instance_uuid, keep_ports))
+        await self._call("release", lambda: self._net.drop(instance_uuid, keep_ports))
 
     async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
         return ("default",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -78,12 +79,20 @@ class World:
     """Everything of one run.
 
     Args:
-        definitions: what conductors run; tests plant bugs in them.
+        checkpoint: called with the name of a process and of the journal boundary that it has reached.
     """
 
-    def __init__(self, loop: VirtualLoop, random: Random, databases: Databases, *, hosts: int, conductors: int) -> None:
+    def __init__(
+        self, loop: VirtualLoop, random: Random, databases: Databases, *, hosts: int, conductors: int,
+        options: OperationOptions = OPTIONS, resume_guests: bool = False, max_concurrent_builds: int = 10,
+        checkpoint: Callable[[str, str], None] = lambda _process, _place: None,
+    ) -> None:
         self.loop = loop
         self.random = random
+        self.options = options
+        self._resume_guests = resume_guests
+        self._max_concurrent_builds = max_concurrent_builds
+        self._checkpoint = checkpoint
         self.databases = databases
         self.trouble = Trouble()
         self.wire = Wire(random, self.trouble)
@@ -101,7 +110,7 @@ class World:
         self.cells = self._cells(api)
         self._bus = SimBus(self.wire, api)
         self.compute = ComputeOperations(
-            self.cells, self._bus, SimClock(loop, api), OPTIONS,
+            self.cells, self._bus, SimClock(loop, api), options,
             wake_api=lambda cancelled: self._publish("kn.wake.api", cancelled),
             wake_cell=lambda cell, cancelled: self._publish(f"kn.wake.{cell}", cancelled),
         )
@@ -155,10 +164,13 @@ class World:
         clock = SimClock(self.loop, process)
         database = self._database(self.databases.cell, process)
         placing = self._placing(process)
-        environment = Environment(CELL, database, self.net.client(process), placing, clock, OPTIONS)
-        reports = HostReports(CELL, database, placing, clock)
+        environment = Environment(CELL, database, self.net.client(process), placing, clock, self.options)
+        reports = HostReports(CELL, database, placing, clock, resume_guests=self._resume_guests)
         owner = f"{self.random.getrandbits(64):x}@{process.name}"
-        return Conductor(owner, environment, SimBus(self.wire, process), reports, self.random, ttl=TTL)
+        return Conductor(
+            owner, environment, SimBus(self.wire, process), reports, self.random, ttl=TTL,
+            checkpoint=partial(self._checkpoint, process.name),
+        )
 
     def _scheduler(self, process: Process) -> SchedulerService:
         clock = SimClock(self.loop, process)
@@ -169,16 +181,25 @@ class World:
         def wake(cell: str) -> None:
             self.wire.spawn(bus.publish(f"kn.wake.{cell}", b""))
 
-        environment = PlacingEnvironment(cells, placing, placing, clock, OPTIONS, wake)
+        environment = PlacingEnvironment(cells, placing, placing, clock, self.options, wake)
         owner = f"{self.random.getrandbits(64):x}@{process.name}"
-        return SchedulerService(owner, cells.api, environment, bus, self.random, ttl=TTL)
+        return SchedulerService(
+            owner, cells.api, environment, bus, self.random, ttl=TTL, checkpoint=partial(self._checkpoint, process.name)
+        )
 
     def _agent(self, process: Process) -> Agent:
         clock = SimClock(self.loop, process)
         number = int(process.name.removeprefix("host"))
         journal = self._database(self.databases.hosts[number], process)
-        driver = PortedDriver(self.hypervisors[process.name], clock, process)
-        return Agent(process.name, driver, SimBus(self.wire, process), journal, clock, report_interval=5.0)
+        return Agent(
+            process.name, self.driver(self.hypervisors[process.name], clock, process), SimBus(self.wire, process), journal,
+            clock, report_interval=5.0, max_concurrent_builds=self._max_concurrent_builds,
+            checkpoint=partial(self._checkpoint, process.name),
+        )
+
+    def driver(self, hypervisor: FakeHypervisor, clock: SimClock, process: Process) -> PortedDriver:
+        """What an agent drives its hypervisor with."""
+        return PortedDriver(hypervisor, clock, process)
 
     async def _announce(self, event: ExternalEvent) -> None:
         """The network service tells until somebody has taken it down."""
