@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
 from kilonova.db.placement.hosts import join_aggregate, leave_aggregate
-from kilonova.db.upsert import insert_new, put
+from kilonova.db.upsert import insert_new
 from kilonova.domain.errors import Conflict, InvalidInput, NotFound
 from kilonova.domain.grouping import Aggregate, ServerGroup
 
@@ -108,7 +108,7 @@ def change(
         NotFound: there is no such aggregate. Conflict: the name is taken.
         InvalidInput: a host of it is in another availability zone already.
     """
-    conn.execute(sa.select(aggregates.c.id).where(aggregates.c.id == aggregate_id).with_for_update())
+    _lock(conn)
     before = get(conn, aggregate_id)
     values: dict[str, object] = {"updated_at": now}
     if name is not None and name != before.name:
@@ -143,6 +143,7 @@ def other_zones(
 
 def delete(conn: sa.Connection, aggregate_id: int) -> None:
     """Raises NotFound, InvalidInput: it still has hosts."""
+    _lock(conn)
     if get(conn, aggregate_id).hosts:
         raise InvalidInput(
             f"Cannot delete aggregate {aggregate_id}. Reason: Host aggregate is not empty.",
@@ -157,6 +158,7 @@ def add_host(conn: sa.Connection, aggregate_id: int, host: str, *, now: float) -
     Raises:
         NotFound: there is no such aggregate. Conflict: it is in it, or in another availability zone.
     """
+    _lock(conn)
     before = get(conn, aggregate_id)
     if host in before.hosts:
         raise Conflict(f"Aggregate {aggregate_id} already has host {host}.")
@@ -166,8 +168,7 @@ def add_host(conn: sa.Connection, aggregate_id: int, host: str, *, now: float) -
             f"Cannot add host to aggregate {aggregate_id}. "
             f"Reason: One or more hosts already in availability zone(s) {', '.join(others)}."
         )
-    row = {"aggregate_id": aggregate_id, "host": host, "added_at": now}
-    put(conn, aggregate_hosts, row, ("aggregate_id", "host"))
+    conn.execute(sa.insert(aggregate_hosts), {"aggregate_id": aggregate_id, "host": host, "added_at": now})
     join_aggregate(conn, host, before.uuid)
     _stamp(conn, aggregate_id, now)
     return get(conn, aggregate_id)
@@ -175,6 +176,7 @@ def add_host(conn: sa.Connection, aggregate_id: int, host: str, *, now: float) -
 
 def remove_host(conn: sa.Connection, aggregate_id: int, host: str, *, now: float) -> HostAggregate:
     """Take a host out of an aggregate, here and in placement. Raises NotFound: the aggregate, or the host in it."""
+    _lock(conn)
     before = get(conn, aggregate_id)
     this = (aggregate_hosts.c.aggregate_id == aggregate_id, aggregate_hosts.c.host == host)
     if conn.execute(sa.delete(aggregate_hosts).where(*this)).rowcount == 0:
@@ -182,6 +184,11 @@ def remove_host(conn: sa.Connection, aggregate_id: int, host: str, *, now: float
     leave_aggregate(conn, host, before.uuid)
     _stamp(conn, aggregate_id, now)
     return get(conn, aggregate_id)
+
+
+def _lock(conn: sa.Connection) -> None:
+    """Let changes follow each other: whether a host may join depends on all the aggregates it is in."""
+    conn.execute(sa.select(aggregates.c.id).order_by(aggregates.c.id).with_for_update()).all()
 
 
 def _stamp(conn: sa.Connection, aggregate_id: int, now: float) -> None:

@@ -85,7 +85,8 @@ async def create(call: Call) -> Answer:
     body = call.body["keypair"]
     owner = _owner(call, CREATE, body.get("user_id"))
     kind, public_key, private_key = body.get("type", "ssh"), body.get("public_key"), None
-    await _check_quota(call, owner)
+    limit = (await call.cloud.quotas.limits(call.context.project_id or "", owner)).key_pairs
+    await call.cloud.cells.api.read(lambda conn: _check_quota(conn, owner, limit, more=1))
     now = call.cloud.clock.now()
     if public_key is not None:
         fingerprint = (
@@ -101,18 +102,22 @@ async def create(call: Call) -> Answer:
     keypair = Keypair(
         user_id=owner, name=body["name"], type=kind, public_key=public_key, fingerprint=fingerprint, created_at=now
     )
-    stored = await call.cloud.cells.api.write(lambda conn: records.create(conn, keypair))
+
+    def store(conn: sa.Connection) -> Keypair:
+        made = records.create(conn, keypair)
+        _check_quota(conn, owner, limit, more=0)
+        return made
+
+    stored = await call.cloud.cells.api.write(store)
     shown = {**view(stored, call.version), "user_id": owner}
     if private_key is not None:
         shown["private_key"] = private_key
     return Answer({"keypair": shown}, status=200 if call.version < 2 else 201)
 
 
-async def _check_quota(call: Call, owner: str) -> None:
-    """Raises OverQuota. Spec: API-060, API-642."""
-    limits = await call.cloud.quotas.limits(call.context.project_id or "", owner)
-    used = await call.cloud.cells.api.read(lambda conn: records.count(conn, owner))
-    if limits.key_pairs != UNLIMITED and used >= limits.key_pairs:
+def _check_quota(conn: sa.Connection, owner: str, limit: int, *, more: int) -> None:
+    """Checked before a key is made and again with the stored one. Raises OverQuota. Spec: API-060, API-642."""
+    if limit != UNLIMITED and records.count(conn, owner) + more > limit:
         raise OverQuota("Quota exceeded, too many key pairs.")
 
 
