@@ -310,8 +310,15 @@ class Journal:
             ExternalEvent(subject=r.subject, name=r.name, tag=r.tag, status=r.status, data=r.data) for r in rows
         ]
 
-    def drop_events(self, conn: sa.Connection, subject: str) -> None:
-        conn.execute(self._drop_events, {"subject": subject})
+    def drop_events(self, conn: sa.Connection, subject: str, keys: Collection[str] | None = None) -> None:
+        """Forget events of a subject: those of these keys, or all."""
+        if keys is None:
+            conn.execute(self._drop_events, {"subject": subject})
+            return
+        e = self.events.c
+        for key in sorted(keys):
+            name, _, tag = key.partition(":")
+            conn.execute(sa.delete(self.events).where(e.subject == subject, e.name == name, e.tag == tag))
 
 
 def _holds_slot(record: OperationRecord) -> bool:

@@ -25,7 +25,7 @@ from kilonova.domain.operation import (
 )
 from kilonova.engine import debt
 from kilonova.engine.commands import Command, Hosts, command_key
-from kilonova.engine.failure import cancelled, describe
+from kilonova.engine.failure import cancelled, describe, out_of_time
 from kilonova.engine.journaling import Moves, RecordFailed, amend, encode
 from kilonova.engine.operation import Await, Definitions, Here, NoUndo, OnHost, Operation, Record, Step, Tx
 
@@ -147,20 +147,21 @@ class Driver:
 
     # --- forward ---------------------------------------------------------------------------------
 
-    def _ends_by_cancel(self) -> bool:
-        return (
-            self._cancel is not None
-            and self.record.state is OperationState.RUNNING
-            and not self._moves.definition.past_return(self.record.cursor)
-        )
+    def _why_end(self) -> Failure | None:
+        """Why the operation goes no further, if so: somebody asked for its end, or its time is up."""
+        definition, record = self._moves.definition, self.record
+        if record.state is not OperationState.RUNNING or definition.past_return(record.cursor):
+            return None
+        if self._cancel is not None:
+            return cancelled(self._cancel)
+        return out_of_time(record.kind) if self._shop.clock.now() >= self._moves.deadline else None
 
     async def _do(self, step: Step) -> None:
         record, moves = self.record, self._moves
         entry = self._entry(step, undo=False)
-        if self._ends_by_cancel():
-            assert self._cancel is not None
-            failure = cancelled(self._cancel)
-            await self._commit(lambda tx: moves.step_failed(tx, record, step, failure))
+        if (end := self._why_end()) is not None:
+            why = end
+            await self._commit(lambda tx: moves.step_failed(tx, record, step, why))
             return
         if entry.crashes > moves.definition.max_crashes:
             failure = Failure(kind="CrashLoop", step=step.name,
@@ -181,11 +182,16 @@ class Driver:
         record, moves = self.record, self._moves
         assert isinstance(step, (Here, OnHost))
         failure = describe(error, step.name)
+        if failure.cancelled:  # cut short: the reason says more than the step knows
+            failure = self._why_end() or failure
         late = self._shop.clock.now() >= entry.started_at + step.timeout
         unreachable = isinstance(error, Unreachable)
+        retries = step.retries if isinstance(step.retries, int) else step.retries(moves.run(record))
         if unreachable and isinstance(step, OnHost) and step.owed:
             await self._owe(step, entry, undo=False)
-        elif failure.retryable and not late and (unreachable or entry.attempt <= step.retries):
+        elif self._debt is not None or (
+            failure.retryable and not late and (unreachable or entry.attempt <= retries)
+        ):
             await self._pause(step, entry, failure, undo=False)
         elif step.owed and isinstance(step, Here):
             await self._owe(step, entry, undo=False)
@@ -197,10 +203,9 @@ class Driver:
     async def _await(self, step: Await) -> None:
         record, moves = self.record, self._moves
         self._check("before")
-        if self._ends_by_cancel():
-            assert self._cancel is not None
-            failure = cancelled(self._cancel)
-            await self._commit(lambda tx: moves.step_failed(tx, record, step, failure))
+        if (end := self._why_end()) is not None:
+            why = end
+            await self._commit(lambda tx: moves.step_failed(tx, record, step, why))
         else:
             await self._commit(lambda tx: moves.advance(tx, record))
 
@@ -223,6 +228,8 @@ class Driver:
             failure = describe(error, step.name)
             if entry.attempt <= moves.definition.undo_retries:
                 await self._pause(step, entry, failure, undo=True)
+            elif isinstance(step, (Here, OnHost)) and step.undo_owed:
+                await self._owe(step, entry, undo=True)
             else:
                 log.error("operation stranded", operation=record.id, kind=record.kind, step=step.name,
                           error=failure.message)
@@ -277,7 +284,9 @@ class Driver:
             attempt=entry.attempt,
         )
         deadline = shop.clock.monotonic() + max(1.0, entry.started_at + step.timeout - shop.clock.now())
-        return await shop.hosts.run(entry.host, command, deadline=deadline, interrupted=self._ends_by_cancel)
+        return await shop.hosts.run(
+            entry.host, command, deadline=deadline, interrupted=lambda: self._why_end() is not None
+        )
 
     def _entry(self, step: Step, *, undo: bool) -> Entry:
         entry = self._moves.run(self.record).entry(step.name, undo=undo)
@@ -287,7 +296,11 @@ class Driver:
     async def _pause(self, step: Step, entry: Entry, failure: Failure, *, undo: bool) -> None:
         """Count the failed attempt and wait before the next, longer each time."""
         record = self.record
-        seconds = min(0.1 * 2 ** min(entry.attempt, 12), MAX_PAUSE) * (0.75 + self._shop.random.random() / 2)
+        declared = step.pause if isinstance(step, (Here, OnHost)) and not undo else None
+        if declared is not None:
+            seconds = declared(entry.attempt)
+        else:
+            seconds = min(0.1 * 2 ** min(entry.attempt, 12), MAX_PAUSE) * (0.75 + self._shop.random.random() / 2)
         attempt = entry.attempt + 1
         rest = seconds >= LONG_PAUSE
         await self._commit(
@@ -300,17 +313,15 @@ class Driver:
     async def _owe(self, step: Step, entry: Entry, *, undo: bool) -> None:
         """Journal a debt in place of the step, in the same transaction as going on without it."""
         record, moves, journal = self.record, self._moves, self._shop.journal
-        if self._debt is not None:
-            await self._pause(step, entry, Failure(kind="Unreachable", message="The host does not answer.",
-                                                   retryable=True), undo=undo)
-            return
 
         def go_on(tx: Tx) -> OperationRecord:
             owed = debt.incur(record, step, undo=undo, host=entry.host, now=tx.now)
             if journal.get(tx.conn, owed.id) is None:
                 journal.insert(tx.conn, owed, wake_at=tx.now + 1.0)
             move = moves.undo_done if undo else moves.step_done
-            return move(tx, record, step, msgspec.Raw(b"null"), EntryState.OWED)
+            stays = undo and isinstance(step, OnHost) and step.binds
+            going = msgspec.structs.replace(record, back_to=None) if stays else record
+            return move(tx, going, step, msgspec.Raw(b"null"), EntryState.OWED)
 
         log.warning("owed", operation=record.id, kind=record.kind, step=step.name, host=entry.host, undo=undo)
         await self._commit(go_on)

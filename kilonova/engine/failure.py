@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 
-from kilonova.domain.errors import KilonovaError, Retryable, TryElsewhere
+from kilonova.domain.errors import KilonovaError, Retryable, ServiceUnavailable, TryElsewhere
 from kilonova.domain.operation import Failure
 
 
@@ -37,7 +37,7 @@ def describe(error: BaseException, step: str = "") -> Failure:
             status=error.status,
             step=step,
             elsewhere=isinstance(error, TryElsewhere | Retryable),
-            retryable=isinstance(error, Retryable),
+            retryable=isinstance(error, Retryable | ServiceUnavailable),
         )
     return Failure(
         kind=type(error).__name__,
@@ -54,3 +54,8 @@ CANCELLED = "Cancelled"
 def cancelled(reason: str) -> Failure:
     """The failure of an operation that was asked to end."""
     return Failure(kind=CANCELLED, message=f"The operation was cancelled: {reason}", status=409, cancelled=True)
+
+
+def out_of_time(kind: str) -> Failure:
+    """The failure of an operation that reached its deadline. Spec: BLD-25."""
+    return Failure(kind="OperationTimedOut", message=f"The {kind} was not complete in time.", status=504)

@@ -45,6 +45,7 @@ class Moves:
         self._journal = journal
         self._request = msgspec.json.decode(record.request, type=definition.request)
         self._types = definition.output_types()
+        self.deadline = definition.deadline(self.run(record))
 
     def run(self, record: OperationRecord) -> Run[Any]:
         """The record as its steps see it."""
@@ -119,7 +120,8 @@ class Moves:
         return self.turn_around(tx, failed, failure)
 
     def _look_for_events(self, tx: Tx, record: OperationRecord, step: Await) -> Entry | None:
-        """The outcome of a wait: an entry if it is over, None if it goes on. Spec: EVT-20 to EVT-34."""
+        """The outcome of a wait: an entry if it is over, None if it goes on. Spec: EVT-14,
+        EVT-20 to EVT-34."""
         run = self.run(record)
         wanted = set(step.events(run))
         came = {event.key: event for event in self._journal.events_of(tx.conn, record.subject)} if wanted else {}
@@ -135,6 +137,8 @@ class Moves:
                               step=step.name)
         elif missing:
             return None
+        if wanted:  # what was waited for is used up, so that it cannot satisfy a later wait
+            self._journal.drop_events(tx.conn, record.subject, wanted)
         fatal = failure is not None and step.fatal(run)
         state = EntryState.FAILED if fatal else EntryState.DONE
         started = known.started_at if known is not None else tx.now
@@ -142,13 +146,13 @@ class Moves:
                      failure=failure)
 
     def waits_until(self, record: OperationRecord) -> float | None:
-        """The deadline of the wait that the record is in, None if it is in none."""
+        """When the wait that the record is in ends at the latest, None if it is in none."""
         step = self.current(record)
         if record.state is not OperationState.RUNNING or not isinstance(step, Await):
             return None
         run = self.run(record)
         entry = run.entry(step.name)
-        return None if entry is None else entry.started_at + step.timeout(run)
+        return None if entry is None else min(entry.started_at + step.timeout(run), self.deadline)
 
     # --- backward --------------------------------------------------------------------------------
 
@@ -178,6 +182,7 @@ class Moves:
             record = msgspec.structs.replace(record, cursor=record.cursor - 1)
         if record.back_to is None:
             return self.give_up(tx, record)
+        self._journal.drop_events(tx.conn, record.subject)  # they told of the host that was given up
         record = msgspec.structs.replace(
             record, state=OperationState.RUNNING, cursor=record.back_to, round=record.round + 1, back_to=None,
             failure=None,

@@ -13,6 +13,7 @@ The result of a step is a msgspec.Struct that is journaled; later steps ask for 
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -95,8 +96,10 @@ class Here:
         recorded: written in the transaction that journals the result.
         undone: written in the transaction that journals the undo.
         timeout: seconds for the whole step, retries included.
-        retries: further attempts after a `Retryable` error.
+        retries: further attempts after an error that may pass, fixed or from the run; negative is none.
+        pause: seconds before the attempt that follows the given one (from 1); None for growing ones of the engine.
         owed: if it still fails after its retries, the step becomes a debt and the operation goes on.
+        undo_owed: the same for its undo; otherwise an undo that keeps failing strands the operation.
         given: whether its effect is there already (it was made by who asked), so that only the undo counts.
     """
 
@@ -106,8 +109,10 @@ class Here:
     recorded: RecordFn | None = None
     undone: RecordFn | None = None
     timeout: float = 60.0
-    retries: int = 3
+    retries: int | Callable[[Any], int] = 3
+    pause: Callable[[int], float] | None = None
     owed: bool = False
+    undo_owed: bool = False
     given: Callable[[Any], bool] = lambda _run: False
 
 
@@ -120,6 +125,8 @@ class OnHost:
         do, args: the host step and its arguments from the run.
         undo, undo_args: how it is undone on that host; the arguments default to those of `do`.
         owed: if the host cannot be reached the step becomes a debt to it and the operation goes on.
+        undo_owed: the undo becomes a debt also if the host answers but keeps failing.
+        binds: while its undo is owed, the operation begins on no other host.
     """
 
     name: str
@@ -131,8 +138,11 @@ class OnHost:
     recorded: RecordFn | None = None
     undone: RecordFn | None = None
     timeout: float = 300.0
-    retries: int = 3
+    retries: int | Callable[[Any], int] = 3
+    pause: Callable[[int], float] | None = None
     owed: bool = False
+    undo_owed: bool = False
+    binds: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,7 @@ class Operation:
         no_return: name of the first step from which on a cancel is not obeyed.
         again_from: name of the step where it starts anew on another host after `TryElsewhere`.
         rounds: how many hosts are tried at most, from the run.
+        deadline: from the run, when it is cancelled and undone if it is not complete; seconds since the epoch.
         scrub: takes secrets out of the request once the operation has ended.
         action: its name in os-instance-actions, "" to keep it out of there.
         event: its name among the events of that action.
@@ -187,6 +198,7 @@ class Operation:
     no_return: str | None = None
     again_from: str | None = None
     rounds: Callable[[Any], int] = lambda _run: 1
+    deadline: Callable[[Any], float] = lambda _run: math.inf
     scrub: Callable[[Any], msgspec.Struct] | None = None
     action: str = ""
     event: str = ""

@@ -7,19 +7,23 @@ is claimed. A delete that comes in at any moment cancels the build, which undoes
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from kilonova.agent.steps import CREATE_DISKS, DESTROY, REMOVE, RESUME, SPAWN, GuestArgs, GuestRef, Powered, SpawnArgs
+from kilonova.db import instances
+from kilonova.domain.errors import InstanceNotFound, Retryable, ServiceUnavailable, StaleState
 from kilonova.domain.instance import InjectedFile, Instance, RequestSpec
 from kilonova.domain.network import Vif
-from kilonova.domain.operation import Failure, event_key
+from kilonova.domain.operation import EntryState, Failure, event_key
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Await, Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of
-from kilonova.operations.network_allocation import allocate
+from kilonova.operations.network_allocation import ALLOCATION_LIMIT, allocate, allocation_pause
 from kilonova.operations.records import fail, give_back, settle
 from kilonova.services.placement import Target
 
@@ -34,6 +38,8 @@ class BuildServer(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         targets: the claimed host first, then the alternates.
         wiring_timeout: seconds to wait for the interfaces; 0 does not wait. wiring_is_fatal: fail without them.
+        network_retries: further attempts at allocating the interfaces, if an error may pass.
+        time_limit: seconds after the server was asked for that its build may take; 0 for no limit.
     """
 
     instance: Instance
@@ -45,6 +51,8 @@ class BuildServer(msgspec.Struct, frozen=True, kw_only=True):
     wiring_timeout: float = 300.0
     wiring_is_fatal: bool = True
     access_network: str = ""
+    network_retries: int = 2
+    time_limit: float = 0.0
 
 
 class Allocated(msgspec.Struct, frozen=True):
@@ -72,19 +80,39 @@ def _ref(run: Run[BuildServer]) -> GuestRef:
     return GuestRef(uuid=run.subject, devnames=tuple(v.devname for v in allocated.vifs) if allocated else ())
 
 
+def _guest_may_be_left(run: Run[BuildServer]) -> bool:
+    """The host of this round could not be brought to say that no guest is left there. Then the server keeps host,
+    claim and ports, so that a delete goes there. Spec: BLD-81, BLD-82, BLD-115."""
+    undo = run.entry("start guest", undo=True)
+    return undo is not None and undo.state is EntryState.OWED
+
+
 async def _claim(env: Environment, run: Run[BuildServer]) -> None:
-    """Hold the alternate of this round."""
-    await env.placement.claim(run.request.spec, _target(run))
+    """Hold the alternate of this round. A service that is away is no fault of the host. Spec: BLD-100."""
+    try:
+        await env.placement.claim(run.request.spec, _target(run))
+    except ServiceUnavailable as error:
+        raise Retryable(error.message) from error
 
 
 async def _release(env: Environment, run: Run[BuildServer]) -> None:
-    """Give back what is held of this round's host, and of no other. Spec: BLD-70."""
-    await env.placement.release(run.subject, _target(run).provider)
+    """Give back what is held of this round's host and of no other, unless the record says that the server is there:
+    a build that never owned it gives nothing back. Spec: BLD-57, BLD-61, BLD-70, BLD-81."""
+    target = _target(run)
+    try:
+        record = await env.database.read(lambda conn: instances.get(conn, run.subject))
+    except InstanceNotFound:
+        record = None
+    if record is None or record.host != target.host:
+        await env.placement.release(run.subject, target.provider)
 
 
 def _go_to_host(tx: Tx, run: Run[BuildServer]) -> None:
-    """From here on the record names the host. Spec: BLD-61, BLD-88."""
+    """From here on the record names the host. Only a server that waits to be built is taken. Spec: BLD-61, BLD-88,
+    INI-180."""
     target = _target(run)
+    if instances.get(tx.conn, run.subject).host is not None:
+        raise StaleState(f"Instance {run.subject} has a host already.")
     settle(
         tx, run, owned=(TaskState.SCHEDULING, None), vm=(VmState.BUILDING,), task_state=TaskState.NETWORKING,
         host=target.host, node=target.node, launched_on=target.host,
@@ -95,6 +123,8 @@ def _go_to_host(tx: Tx, run: Run[BuildServer]) -> None:
 def _leave_host(tx: Tx, run: Run[BuildServer]) -> None:
     """Only after nothing is left there. A record that a delete has taken keeps its task. Spec: BLD-66, BLD-68,
     BLD-81, FND-32, FND-34."""
+    if _guest_may_be_left(run):
+        return
     fields = {"host": None, "node": None, "launched_on": None, "availability_zone": None}
     give_back(tx, run, owned=(TaskState.DELETING,), **fields)
     give_back(tx, run, owned=BUILD_TASKS, task_state=TaskState.SCHEDULING, **fields)
@@ -106,7 +136,10 @@ async def _allocate(env: Environment, run: Run[BuildServer]) -> Allocated:
 
 
 async def _deallocate(env: Environment, run: Run[BuildServer]) -> None:
-    """Delete what was made, unbind what the user brought. Found by asking, never by a flag. Spec: NET-09."""
+    """Delete what was made, unbind what the user brought. Found by asking, never by a flag. Spec: BLD-82, NET-09,
+    NET-20."""
+    if run.request.spec.requested_networks == () or _guest_may_be_left(run):
+        return
     brought = tuple(r.port_id for r in run.request.spec.requested_networks or () if r.port_id)
     await env.networks.release(run.subject, brought)
 
@@ -117,7 +150,8 @@ def _networked(tx: Tx, run: Run[BuildServer]) -> None:
 
 
 def _forget_networks(tx: Tx, run: Run[BuildServer]) -> None:
-    give_back(tx, run, owned=(*BUILD_TASKS, TaskState.DELETING), network_info=())
+    if not _guest_may_be_left(run):
+        give_back(tx, run, owned=(*BUILD_TASKS, TaskState.DELETING), network_info=())
 
 
 def _spawning(tx: Tx, run: Run[BuildServer]) -> None:
@@ -169,6 +203,12 @@ def _rounds(run: Run[BuildServer]) -> int:
     return len(run.request.targets)
 
 
+def _deadline(run: Run[BuildServer]) -> float:
+    """Spec: BLD-21, BLD-22."""
+    limit = run.request.time_limit
+    return run.request.instance.created_at + limit if limit > 0 else math.inf
+
+
 def _without_secrets(request: BuildServer) -> BuildServer:
     """Passwords and files leave the journal with the end of the build. Spec: BLD-06."""
     instance = msgspec.structs.replace(request.instance, user_data=None)
@@ -182,16 +222,18 @@ BUILD = Operation(
     request=BuildServer,
     again_from="claim host",
     rounds=_rounds,
+    deadline=_deadline,
     steps=(
         Here("claim host", _claim, undo=_release, given=lambda run: run.round == 0),
         Record("go to host", _go_to_host, undo=_leave_host),
         Here("allocate networks", _allocate, undo=_deallocate, recorded=_networked, undone=_forget_networks,
-             timeout=120),
+             timeout=ALLOCATION_LIMIT, retries=lambda run: run.request.network_retries, pause=allocation_pause,
+             undo_owed=True),
         OnHost("create disks", lambda run: _target(run).host, CREATE_DISKS, lambda run: GuestArgs(_guest(run)),
-               undo=REMOVE, undo_args=_ref, recorded=_spawning, timeout=1800),
+               undo=REMOVE, undo_args=_ref, recorded=_spawning, timeout=1800, undo_owed=True),
         OnHost("start guest", lambda run: _target(run).host, SPAWN,
                lambda run: SpawnArgs(_guest(run), paused=_waits_for_wiring(run)),
-               undo=DESTROY, undo_args=_ref, timeout=600),
+               undo=DESTROY, undo_args=_ref, timeout=600, undo_owed=True, binds=True),
         Await("wait for wiring", _wired_events, timeout=lambda run: run.request.wiring_timeout,
               fatal=lambda run: run.request.wiring_is_fatal),
         OnHost("let guest run", lambda run: _target(run).host if _waits_for_wiring(run) else None, RESUME, _ref,

@@ -8,6 +8,14 @@ from kilonova.domain.instance import RequestSpec
 from kilonova.domain.network import RequestedNetwork, Vif
 from kilonova.services.network import NetworkService, PortRequest
 
+ALLOCATION_LIMIT = 3600.0
+"""Seconds that all attempts together may take."""
+
+
+def allocation_pause(attempt: int) -> float:
+    """Seconds until the next attempt: 1, 2, 4, 8, 16, then 30 each. Spec: NET-03."""
+    return min(2.0 ** (attempt - 1), 30.0) if attempt < 6 else 30.0
+
 
 async def allocate(networks: NetworkService, spec: RequestSpec, host: str, zone: str) -> tuple[Vif, ...]:
     """Make and bind the ports that were asked for; repeating it makes none twice.

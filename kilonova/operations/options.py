@@ -22,6 +22,8 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Whether a build fails when they are not wired in time."""
     max_attempts: int = 3
     """Hosts tried for one build. Spec: BLD-63, BLD-64."""
+    instance_build_timeout: float = 0.0
+    """Seconds after which a server that is still being built is put in error; 0 for no limit. Spec: BLD-21, BLD-22."""
     network_allocate_retries: int = 2
     """Further attempts at allocating networks after one that may pass. Spec: NET-02."""
     default_access_ip_network_name: str = ""

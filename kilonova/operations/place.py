@@ -61,6 +61,10 @@ def build_id(place_id: str) -> str:
 async def _choose(env: PlacingEnvironment, run: Run[PlaceServer]) -> Chosen:
     spec = run.request.request.spec
     cell = env.cells.all[0].name
+    limit = env.options.instance_build_timeout
+    if limit > 0 and env.clock.now() >= run.request.request.instance.created_at + limit:  # Spec: BLD-26
+        await env.placement.release(run.subject)
+        return Chosen(targets=(), cell=cell, reason="No host was chosen in time.")
     try:
         targets = await env.scheduler.place(spec, alternates=env.options.max_attempts - 1)
     except NoValidHost as error:
@@ -105,6 +109,7 @@ def _insert_building(tx: Tx, env: PlacingEnvironment, run: Run[PlaceServer], cho
             config_drive=wants_config_drive(request.instance, options), admin_password=request.admin_password,
             injected_files=request.injected_files, wiring_timeout=options.vif_plugging_timeout,
             wiring_is_fatal=options.vif_plugging_is_fatal, access_network=options.default_access_ip_network_name,
+            network_retries=options.network_allocate_retries, time_limit=options.instance_build_timeout,
         )
         submit.submit(
             tx, cell_journal, BUILD, run.subject, build, run.record.asker, held=True,

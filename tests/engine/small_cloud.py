@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, NamedTuple
 
-import msgspec
 import sqlalchemy as sa
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
@@ -96,7 +95,9 @@ class WatchedDriver(PortedDriver):
 class SmallCloud(World):
     """The world of the simulation, with words for telling a story in it."""
 
-    def __init__(self, loop: VirtualLoop, databases: Databases, *, hosts: int, conductors: int, **settings: Any) -> None:
+    def __init__(
+        self, loop: VirtualLoop, databases: Databases, *, hosts: int, conductors: int, **settings: Any
+    ) -> None:
         self.effects: list[Effect] = []
         self.history: list[Instance] = []
         self.guests_made: list[tuple[str, str, Guest]] = []
