@@ -31,13 +31,14 @@ def options(
 
 
 def _register() -> None:
-    from kilonova.cli import audit, operations, status, up
+    from kilonova.cli import audit, demo, down, operations, status, up
 
     app.command("up")(up.up)
-    app.command("down")(up.down)
+    app.command("down")(down.down)
     app.command("status")(status.status)
     app.add_typer(operations.app, name="ops")
     app.command("audit")(audit.audit)
+    app.command("demo")(demo.demo)
 
 
 def main() -> None:
@@ -48,6 +49,8 @@ def main() -> None:
     except KilonovaError as error:
         print(f"kilonova: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except BrokenPipeError:  # whoever read the output has seen enough
         sys.stderr.close()
         raise SystemExit(1) from None

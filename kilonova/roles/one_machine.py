@@ -159,7 +159,7 @@ class OneMachine:
         """Only one process may use a data directory."""
         self._directory.mkdir(parents=True, exist_ok=True)
         self._directory.chmod(0o711)  # guests run as another user and must reach their disks
-        lock = (self._directory / "lock").open("w")
+        lock = (self._directory / "lock").open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -168,6 +168,9 @@ class OneMachine:
                 f"Another kilonova already runs on {self._directory}.",
                 hint="`kilonova status` shows it; use another --data-dir for a second one",
             ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
         self._lock = lock
 
     async def _ground(self, clock: SystemClock) -> Ground:

@@ -1,0 +1,116 @@
+"""Removing an installation from its machine: guests, network devices, data."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import IO
+
+from kilonova.config import Config
+from kilonova.domain.clock import SystemClock
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import ImageNotFound, KilonovaError
+from kilonova.domain.image import Image
+from kilonova.roles import assembly, credentials
+from kilonova.roles.assembly import Progress
+
+OWN = (
+    "kilonova.db*", "agent.db*", "images", "guests", "libvirt", "network", "fake", "token-keys", "clouds.yaml",
+    "openrc", "state.json", "kilonova.log", "installation.json", "lock",
+)
+"""What an installation keeps in its directory; what users put there (`kilonova.toml`) is left."""
+
+
+class _NoImages:
+    """Nothing is built while an installation is removed."""
+
+    async def show(self, context: RequestContext | None, image_id: str) -> Image:
+        raise ImageNotFound(image_id)
+
+    async def data(self, image_id: str) -> AsyncIterator[bytes]:
+        raise ImageNotFound(image_id)
+        yield b""
+
+    def local_path(self, image_id: str) -> Path | None:
+        return None
+
+    async def delete(self, image_id: str) -> None:
+        return
+
+
+async def purge(config: Config, progress: Progress) -> list[str]:
+    """Remove an installation that does not run. May be repeated after a failure.
+
+    Returns:
+        Names of files in its directory that are not its own and were left.
+
+    Raises:
+        KilonovaError: it runs, is none, or something cannot be removed.
+    """
+    directory = config.directory
+    if not (directory / "installation.json").exists():
+        raise KilonovaError(f"{directory} holds no installation.", hint="name another --data-dir")
+    made = credentials.installation(directory)
+    with (directory / "lock").open("a") as lock:
+        _hold(lock, directory)
+        if (directory / "guests").exists():
+            progress("guests", "remove")
+            await _remove_guests(config, made)
+        if (directory / "network").exists():
+            progress("network", "remove")
+            await _remove_network(config, made)
+        progress("data", "remove")
+        return await asyncio.to_thread(_remove_data, directory)
+
+
+def _hold(lock: IO[str], directory: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise KilonovaError(f"The installation in {directory} is running.", hint="`kilonova down` stops it") from error
+
+
+async def _remove_guests(config: Config, made: credentials.Installation) -> None:
+    from kilonova.hypervisor.libvirt.daemon import PrivateDaemon, SystemDaemon
+    from kilonova.hypervisor.libvirt.driver import LibvirtDriver
+
+    data = config.directory / "guests"
+    private = PrivateDaemon(config.directory / "libvirt", data, SystemClock())
+    daemon = SystemDaemon(config.agent.libvirt_uri) if config.agent.libvirt_uri else private
+    driver = LibvirtDriver(data, daemon, _NoImages(), SystemClock(), installation=made.id)
+    await driver.start(lambda _event: None)
+    try:
+        for guest in await driver.guests():
+            await driver.destroy(guest.uuid)
+    finally:
+        await driver.close()
+    if daemon is private:
+        await private.stop()
+
+
+async def _remove_network(config: Config, made: credentials.Installation) -> None:
+    from kilonova.embedded.network.linux.wiring import LinuxWiring
+
+    directory = config.directory / "network"
+    wiring = LinuxWiring(made.token, directory, SystemClock(), assembly.own_host(config))
+    await wiring.start(lambda _port, _up: None, None)
+    try:
+        await wiring.remove_all()
+    finally:
+        await wiring.close()
+
+
+def _remove_data(directory: Path) -> list[str]:
+    for pattern in OWN:
+        for path in directory.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    left = sorted(path.name for path in directory.iterdir())
+    if not left:
+        directory.rmdir()
+    return left
