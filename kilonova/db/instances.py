@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
+from kilonova.db.prepared import Prepared
 from kilonova.domain.errors import InstanceNotFound, StaleState
 from kilonova.domain.instance import Fault, Instance
 from kilonova.domain.states import PowerState, TaskState, VmState
@@ -64,10 +65,11 @@ instance_faults = sa.Table(
     sa.UniqueConstraint("instance_uuid", "operation_id"),
 )
 
-_GET = sa.select(instances.c.body).where(instances.c.uuid == sa.bindparam("uuid"))
-_GET_LOCKED = _GET.with_for_update()
-_INSERT = sa.insert(instances).values({c.name: sa.bindparam(c.name) for c in instances.columns})
-_UPDATE = (
+_by_uuid = sa.select(instances.c.body).where(instances.c.uuid == sa.bindparam("uuid"))
+_GET = Prepared(_by_uuid)
+_GET_LOCKED = Prepared(_by_uuid.with_for_update())
+_INSERT = Prepared(sa.insert(instances).values({c.name: sa.bindparam(c.name) for c in instances.columns}))
+_UPDATE = Prepared(
     sa.update(instances)
     .where(instances.c.uuid == sa.bindparam("b_uuid"))
     .values({c.name: sa.bindparam(c.name) for c in instances.columns if c.name != "uuid"})
@@ -93,8 +95,8 @@ def _row(instance: Instance) -> dict[str, Any]:
 
 def insert(conn: sa.Connection, instance: Instance) -> None:
     """Store a new record; one that exists already is left as it is (the call is repeatable)."""
-    if conn.execute(_GET, {"uuid": instance.uuid}).first() is None:
-        conn.execute(_INSERT, _row(instance))
+    if _GET.first(conn, uuid=instance.uuid) is None:
+        _INSERT.run(conn, **_row(instance))
 
 
 def get(conn: sa.Connection, uuid: str, *, deleted: bool = False) -> Instance:
@@ -103,7 +105,7 @@ def get(conn: sa.Connection, uuid: str, *, deleted: bool = False) -> Instance:
     Raises:
         InstanceNotFound: there is none, or it is deleted and `deleted` is not set.
     """
-    found: Instance | None = conn.execute(_GET, {"uuid": uuid}).scalar()
+    found: Instance | None = _GET.scalar(conn, uuid=uuid)
     if found is None or (found.deleted_at is not None and not deleted):
         raise InstanceNotFound(uuid)
     return found
@@ -136,7 +138,7 @@ def update(
     Raises:
         InstanceNotFound: the record is gone. StaleState: it is in another state; nothing is written.
     """
-    current: Instance | None = conn.execute(_GET_LOCKED, {"uuid": uuid}).scalar()
+    current: Instance | None = _GET_LOCKED.scalar(conn, uuid=uuid)
     if current is None or (current.deleted_at is not None and not deleted):
         raise InstanceNotFound(uuid)
     if task is not ANY and current.task_state not in task:
@@ -146,7 +148,7 @@ def update(
     changed = msgspec.structs.replace(current, updated_at=now, **changes)
     row = _row(changed)
     row["b_uuid"] = row.pop("uuid")
-    conn.execute(_UPDATE, row)
+    _UPDATE.run(conn, **row)
     return changed
 
 

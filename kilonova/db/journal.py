@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
+from kilonova.db.prepared import Prepared
 from kilonova.domain.errors import Fenced
 from kilonova.domain.operation import DRIVEN, TERMINAL, ExternalEvent, OperationRecord, OperationState
 
@@ -75,79 +76,89 @@ class Journal:
         t = self.operations
         driven = sa.or_(*(t.c.state == state.value for state in sorted(DRIVEN)))
         names = [c.name for c in t.columns]
-        self._insert = sa.insert(t).values({n: sa.bindparam(n) for n in names})
-        self._save = (
+        self._insert = Prepared(sa.insert(t).values({n: sa.bindparam(n) for n in names}))
+        self._save = Prepared(
             sa.update(t)
             .where(t.c.id == sa.bindparam("b_id"), t.c.lease_epoch == sa.bindparam("b_epoch"))
             .values({n: sa.bindparam(n) for n in ("slot", "state", "host", "wake_at", "lease_owner", "lease_until",
                                                   "updated_at", "body")})
             .returning(t.c.cancel)
         )
-        self._lease = (
+        self._lease = Prepared(
             sa.update(t)
             .where(t.c.id == sa.bindparam("b_id"), t.c.lease_epoch == sa.bindparam("b_epoch"))
             .values(lease_owner=sa.bindparam("owner"), lease_epoch=sa.bindparam("next_epoch"),
                     lease_until=sa.bindparam("until"))
         )
-        self._renew = (
+        self._renew = Prepared(
             sa.update(t)
             .where(t.c.lease_owner == sa.bindparam("owner"), driven)
             .values(lease_until=sa.bindparam("until"))
         )
-        self._due = (
+        due = (
+            driven,
+            t.c.wake_at <= sa.bindparam("now"),
+            sa.or_(t.c.lease_until.is_(None), t.c.lease_until <= sa.bindparam("now")),
+        )
+        self._due = Prepared(
             sa.select(t.c.body, t.c.lease_epoch, t.c.cancel)
-            .where(
-                driven,
-                t.c.wake_at <= sa.bindparam("now"),
-                sa.or_(t.c.lease_until.is_(None), t.c.lease_until <= sa.bindparam("now")),
-            )
-            .order_by(t.c.wake_at)
-            .limit(sa.bindparam("count"))
+            .where(*due).order_by(t.c.wake_at).limit(sa.bindparam("count"))
         )
-        self._next_wake = sa.select(sa.func.min(t.c.wake_at)).where(
-            driven, t.c.lease_until.is_(None)
-        )
-        self._queued = (
-            sa.select(t.c.body, t.c.lease_epoch)
+        self._any_due = Prepared(sa.select(t.c.id).where(*due).limit(sa.literal_column("1")))
+        self._next_wake = Prepared(sa.select(sa.func.min(t.c.wake_at)).where(driven, t.c.lease_until.is_(None)))
+        self._queued = Prepared(
+            sa.select(t.c.body)
             .where(t.c.subject == sa.bindparam("subject"), t.c.state == OperationState.QUEUED.value)
             .order_by(t.c.created_at)
-            .limit(1)
+            .limit(sa.literal_column("1"))
         )
-        self._get = sa.select(t.c.body).where(t.c.id == sa.bindparam("id"))
-        self._events = sa.select(self.events).where(self.events.c.subject == sa.bindparam("subject")).order_by(
-            self.events.c.id
-        )
-        self._drop_events = sa.delete(self.events).where(self.events.c.subject == sa.bindparam("subject"))
-        self._holder = sa.select(t.c.body, t.c.cancel).where(t.c.slot == sa.bindparam("subject"))
-        self._owes = (
+        self._get = Prepared(sa.select(t.c.body).where(t.c.id == sa.bindparam("id")))
+        self._holder = Prepared(sa.select(t.c.body, t.c.cancel).where(t.c.slot == sa.bindparam("subject")))
+        self._owes = Prepared(
             sa.select(t.c.id)
             .where(t.c.subject == sa.bindparam("subject"), t.c.kind == "debt",
                    driven, t.c.created_at < sa.bindparam("before"))
-            .limit(1)
+            .limit(sa.literal_column("1"))
+        )
+        self._replace = Prepared(
+            sa.update(t)
+            .where(t.c.id == sa.bindparam("b_id"))
+            .values({n: sa.bindparam(n) for n in ("slot", "state", "wake_at", "updated_at", "body")})
+            .values(lease_owner=None, lease_until=None, lease_epoch=t.c.lease_epoch + 1)
+        )
+        self._wake_holder = Prepared(
+            sa.update(t).where(t.c.slot == sa.bindparam("subject")).values(wake_at=sa.bindparam("now"))
+        )
+        e = self.events
+        self._add_event = Prepared(
+            sa.insert(e).values({c.name: sa.bindparam(c.name) for c in e.columns if c.name != "id"})
+        )
+        self._events = Prepared(sa.select(e).where(e.c.subject == sa.bindparam("subject")).order_by(e.c.id))
+        self._drop_events = Prepared(sa.delete(e).where(e.c.subject == sa.bindparam("subject")))
+        self._drop_event = Prepared(
+            sa.delete(e).where(*(e.c[n] == sa.bindparam(n) for n in ("subject", "name", "tag")))
         )
 
     # --- writing ---------------------------------------------------------------------------------
 
     def insert(self, conn: sa.Connection, record: OperationRecord, *, wake_at: float | None) -> None:
-        conn.execute(
-            self._insert,
-            {
-                "id": record.id,
-                "kind": record.kind,
-                "subject": record.subject,
-                "slot": record.subject if _holds_slot(record) else None,
-                "state": record.state.value,
-                "host": record.host,
-                "request_id": record.asker.request_id,
-                "cancel": None,
-                "wake_at": wake_at,
-                "lease_owner": None,
-                "lease_epoch": 0,
-                "lease_until": None,
-                "created_at": record.created_at,
-                "updated_at": record.created_at,
-                "body": record,
-            },
+        self._insert.run(
+            conn,
+            id=record.id,
+            kind=record.kind,
+            subject=record.subject,
+            slot=record.subject if _holds_slot(record) else None,
+            state=record.state.value,
+            host=record.host,
+            request_id=record.asker.request_id,
+            cancel=None,
+            wake_at=wake_at,
+            lease_owner=None,
+            lease_epoch=0,
+            lease_until=None,
+            created_at=record.created_at,
+            updated_at=record.created_at,
+            body=record,
         )
 
     def save(
@@ -162,21 +173,19 @@ class Journal:
         Raises:
             Fenced: another process holds the lease by now; nothing is written.
         """
-        saved = conn.execute(
-            self._save,
-            {
-                "b_id": record.id,
-                "b_epoch": epoch,
-                "slot": record.subject if _holds_slot(record) else None,
-                "state": record.state.value,
-                "host": record.host,
-                "wake_at": wake_at,
-                "lease_owner": owner,
-                "lease_until": lease_until,
-                "updated_at": now,
-                "body": record,
-            },
-        ).first()
+        saved = self._save.first(
+            conn,
+            b_id=record.id,
+            b_epoch=epoch,
+            slot=record.subject if _holds_slot(record) else None,
+            state=record.state.value,
+            host=record.host,
+            wake_at=wake_at,
+            lease_owner=owner,
+            lease_until=lease_until,
+            updated_at=now,
+            body=record,
+        )
         if saved is None:
             raise Fenced(f"Operation {record.id} has another owner than epoch {epoch}.")
         cancel: str | None = saved[0]
@@ -191,18 +200,16 @@ class Journal:
     def claim(self, conn: sa.Connection, owner: str, *, now: float, until: float, count: int) -> list[Owned]:
         """Lease up to `count` operations that are due and that nobody holds."""
         claimed = []
-        rows = conn.execute(self._due, {"now": now, "count": count}).all()
-        for record, epoch, cancel in rows:
-            taken = conn.execute(
-                self._lease,
-                {"b_id": record.id, "b_epoch": epoch, "owner": owner, "next_epoch": epoch + 1, "until": until},
-            ).rowcount
+        for record, epoch, cancel in self._due.all(conn, now=now, count=count):
+            taken = self._lease.run(
+                conn, b_id=record.id, b_epoch=epoch, owner=owner, next_epoch=epoch + 1, until=until
+            )
             if taken == 1:
                 claimed.append(Owned(record, epoch + 1, cancel))
         return claimed
 
     def renew(self, conn: sa.Connection, owner: str, until: float) -> None:
-        conn.execute(self._renew, {"owner": owner, "until": until})
+        self._renew.run(conn, owner=owner, until=until)
 
     def expire_leases(self, conn: sa.Connection) -> None:
         """Free every lease: for a process that knows it is the only one (one-machine mode)."""
@@ -233,41 +240,35 @@ class Journal:
 
     def replace(self, conn: sa.Connection, record: OperationRecord, *, wake_at: float | None, now: float) -> None:
         """Rewrite an operation that nobody drives (held, queued, stranded), raising its epoch."""
-        t = self.operations
-        conn.execute(
-            sa.update(t)
-            .where(t.c.id == record.id)
-            .values(
-                slot=record.subject if _holds_slot(record) else None, state=record.state.value, body=record,
-                wake_at=wake_at, updated_at=now, lease_owner=None, lease_until=None,
-                lease_epoch=t.c.lease_epoch + 1,
-            )
+        self._replace.run(
+            conn, b_id=record.id, slot=record.subject if _holds_slot(record) else None, state=record.state.value,
+            body=record, wake_at=wake_at, updated_at=now,
         )
 
     # --- reading ---------------------------------------------------------------------------------
 
     def get(self, conn: sa.Connection, operation_id: str) -> OperationRecord | None:
-        found: OperationRecord | None = conn.execute(self._get, {"id": operation_id}).scalar()
+        found: OperationRecord | None = self._get.scalar(conn, id=operation_id)
         return found
 
     def holder(self, conn: sa.Connection, subject: str) -> tuple[OperationRecord, str | None] | None:
         """The operation that has the subject to itself, with its cancel request."""
-        row = conn.execute(self._holder, {"subject": subject}).first()
+        row = self._holder.first(conn, subject=subject)
         return (row[0], row[1]) if row else None
 
     def queued(self, conn: sa.Connection, subject: str) -> OperationRecord | None:
-        row = conn.execute(self._queued, {"subject": subject}).first()
-        return row[0] if row else None
+        found: OperationRecord | None = self._queued.scalar(conn, subject=subject)
+        return found
 
     def owes(self, conn: sa.Connection, subject: str, before: float) -> bool:
         """Whether a debt about the subject is older than `before` and not paid."""
-        return conn.execute(self._owes, {"subject": subject, "before": before}).first() is not None
+        return self._owes.first(conn, subject=subject, before=before) is not None
 
     def next_due(self, conn: sa.Connection, now: float) -> float | None:
         """When an operation can be claimed next: `now` if one can be already, None if none is in sight."""
-        if conn.execute(self._due, {"now": now, "count": 1}).first() is not None:
+        if self._any_due.first(conn, now=now) is not None:
             return now
-        found: float | None = conn.execute(self._next_wake).scalar()
+        found: float | None = self._next_wake.scalar(conn)
         return found
 
     def of_subject(self, conn: sa.Connection, subject: str) -> list[OperationRecord]:
@@ -294,18 +295,16 @@ class Journal:
         Returns:
             False if no operation is active on the subject: nobody can be waiting, nothing is kept.
         """
-        t = self.operations
-        if not conn.execute(sa.update(t).where(t.c.slot == event.subject).values(wake_at=now)).rowcount:
+        if not self._wake_holder.run(conn, subject=event.subject, now=now):
             return False
-        conn.execute(
-            sa.insert(self.events),
-            {"subject": event.subject, "name": event.name, "tag": event.tag, "status": event.status,
-             "data": event.data, "created_at": now},
+        self._add_event.run(
+            conn, subject=event.subject, name=event.name, tag=event.tag, status=event.status, data=event.data,
+            created_at=now,
         )
         return True
 
     def events_of(self, conn: sa.Connection, subject: str) -> list[ExternalEvent]:
-        rows = conn.execute(self._events, {"subject": subject})
+        rows = self._events.all(conn, subject=subject)
         return [
             ExternalEvent(subject=r.subject, name=r.name, tag=r.tag, status=r.status, data=r.data) for r in rows
         ]
@@ -313,12 +312,11 @@ class Journal:
     def drop_events(self, conn: sa.Connection, subject: str, keys: Collection[str] | None = None) -> None:
         """Forget events of a subject: those of these keys, or all."""
         if keys is None:
-            conn.execute(self._drop_events, {"subject": subject})
+            self._drop_events.run(conn, subject=subject)
             return
-        e = self.events.c
         for key in sorted(keys):
             name, _, tag = key.partition(":")
-            conn.execute(sa.delete(self.events).where(e.subject == subject, e.name == name, e.tag == tag))
+            self._drop_event.run(conn, subject=subject, name=name, tag=tag)
 
 
 def _holds_slot(record: OperationRecord) -> bool:
