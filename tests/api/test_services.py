@@ -199,6 +199,26 @@ async def test_disabled_hosts_are_marked_in_placement(cloud: ResourceCloud) -> N
     assert STATUS_DISABLED in await cloud.traits(node), "a report does not enable the host"
 
 
+@pytest.mark.spec("API-242")
+async def test_placement_ends_with_what_the_record_says(cloud: ResourceCloud) -> None:
+    """Somebody enables the host between the record and placement of a request that disables it."""
+    service, node = await cloud.service_of("h1"), (await cloud.node_of("h1")).uuid
+    write, interfered = cloud.cells.api.write, False
+
+    async def interfere(unit: Any) -> Any:
+        nonlocal interfered
+        if not interfered:
+            interfered = True
+            await cloud.cell.database.write(
+                lambda conn: records.change_service(conn, service.uuid, now=1.0, disabled=False))
+        return await write(unit)
+
+    cloud.cells.api.write = interfere  # type: ignore[method-assign]
+    assert (await put(cloud, service.uuid, "2.53", status="disabled")).json()["service"]["status"] == "enabled"
+    assert interfered
+    assert STATUS_DISABLED not in await cloud.traits(node)
+
+
 @pytest.mark.spec("API-243", "API-553", "API-033")
 async def test_delete(cloud: ResourceCloud) -> None:
     conductor = await cloud.service_of("c1", binary="nova-conductor")

@@ -130,21 +130,34 @@ def _check_binary(binary: str) -> None:
 
 
 async def _change(call: Call, known: KnownService, **changes: object) -> None:
-    """Change the record, then tell placement, so that a repetition mends what was cut off between.
+    """Change the record, then tell placement until it knows what the record says.
 
-    A host that is forced down gets no new servers either, even if its agent goes on reporting.
+    The two are in different databases: somebody else may change the record in between, and a request that was
+    cut off there is mended by its repetition.
     """
-    now, uuid, host = call.cloud.clock.now(), known.record.uuid, known.record.host
-    changed = await known.cell.database.write(
+    now, uuid = call.cloud.clock.now(), known.record.uuid
+    record = await known.cell.database.write(
         lambda conn: records.change_service(conn, uuid, now=now, **changes)
     )
+    told: Service | None = None
+    while told is None or _keeps_off(record) != _keeps_off(told):
+        await call.cloud.cells.api.write(partial(_publish, record=record))
+        told = record
+        found = await known.cell.database.read(
+            lambda conn: records.all_services(conn, binary=COMPUTE, host=known.record.host)
+        )
+        record = found[0] if found else told
 
-    def publish(conn: sa.Connection) -> None:
-        placement.publish_status(conn, host, disabled=changed.disabled or changed.forced_down)
-        if changed.forced_down:
-            placement.mark_down(conn, host)
 
-    await call.cloud.cells.api.write(publish)
+def _keeps_off(record: Service) -> bool:
+    """Whether the host gets no new servers. One forced down gets none even if its agent goes on reporting."""
+    return record.disabled or record.forced_down
+
+
+def _publish(conn: sa.Connection, record: Service) -> None:
+    placement.publish_status(conn, record.host, disabled=_keeps_off(record))
+    if record.forced_down:
+        placement.mark_down(conn, record.host)
 
 
 async def delete(call: Call) -> Any:
