@@ -17,6 +17,7 @@ from kilonova.cells.registry import Cell, Cells
 from kilonova.conductor.conductor import Conductor, wake_subject
 from kilonova.conductor.hosts import HostReports
 from kilonova.config import Config
+from kilonova.db.aggregates import StoredGroupings
 from kilonova.db.database import Database
 from kilonova.db.placement.hosts import HostSettings
 from kilonova.domain.clock import Clock
@@ -25,7 +26,7 @@ from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
 from kilonova.operations.environment import Environment, PlacingEnvironment
 from kilonova.operations.service import ComputeOperations
 from kilonova.scheduler.placing import Placing
-from kilonova.scheduler.scheduler import NoGroupings, Scheduler
+from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import WAKE, SchedulerService
 from kilonova.services.network import NetworkService
 
@@ -75,7 +76,7 @@ def own_host(config: Config) -> str:
 def placing(ground: Ground) -> Placing:
     """Scheduler and claims over the API database."""
     options = ground.config.scheduler
-    groupings = NoGroupings()
+    groupings = StoredGroupings()
     scheduler = Scheduler(
         ground.api, ground.clock, SystemRandom(), groupings=groupings, service_down_time=options.service_down_time,
         default_zone=options.default_availability_zone,
@@ -130,6 +131,7 @@ def agent(config: Config, host: str, driver: Driver, bus: Bus, journal: Database
     return Agent(
         host, driver, bus, journal, clock, report_interval=options.report_interval,
         max_concurrent_builds=options.max_concurrent_builds if options.driver == "libvirt" else 0,
+        max_concurrent_disk_ops=options.max_concurrent_disk_ops,
     )
 
 

@@ -13,7 +13,8 @@ import structlog
 
 from kilonova.agent.agent import Agent
 from kilonova.api.compute.application import ComputeApi
-from kilonova.api.compute.quota_check import RecordQuotas
+from kilonova.api.compute.service_hosts import ServiceHosts
+from kilonova.api.compute.stored_quotas import StoredQuotas
 from kilonova.audit.auditor import Auditor
 from kilonova.audit.embedded import EmbeddedDevices, EmbeddedImageData
 from kilonova.bus.local import LocalBus
@@ -127,7 +128,10 @@ class OneMachine:
             cells=ground.cells, compute=assembly.compute(ground, wakes), identity=identity, images=images,
             networks=networks, actions=History(ground.cells), clock=clock, identity_url=auth_url,
             policy_file=Path(config.api.policy_file or self._directory / "policy.yaml"),
-            quotas=RecordQuotas(ground.cells),
+            quotas=StoredQuotas(ground.cells), hosts=ServiceHosts(
+                ground.cells, clock, service_down_time=config.scheduler.service_down_time,
+                default_availability_zone=config.scheduler.default_availability_zone,
+            ),
         )
         control = ControlApi(
             cells=ground.cells, identity=identity, identity_url=auth_url, clock=clock,
