@@ -22,7 +22,7 @@ from kilonova.domain.clock import Clock
 
 log = structlog.get_logger(__name__)
 
-BETWEEN_LOOKS = 1.0
+BETWEEN_LOOKS = 0.25
 """Seconds."""
 
 HEAL_LIMIT = 60.0

@@ -80,7 +80,7 @@ class OneJournal(msgspec.Struct, frozen=True):
             sa.select(t.c.state, sa.func.count()).where(t.c.state.in_([state.value for state in ACTIVE]))
             .group_by(t.c.state)
         )
-        return await self.database.read(lambda conn: dict(conn.execute(query).tuples().all()))
+        return await self.database.read(lambda conn: dict(conn.execute(query).all()))
 
 
 class Journals:

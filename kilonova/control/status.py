@@ -56,7 +56,7 @@ class StatusReader:
         def read(conn: sa.Connection) -> list[HostStatus]:
             t = instances
             per_host = sa.select(t.c.host, sa.func.count()).where(t.c.deleted_at.is_(None)).group_by(t.c.host)
-            servers: dict[str | None, int] = dict(conn.execute(per_host).tuples().all())
+            servers: dict[str | None, int] = dict(conn.execute(per_host).all())
             nodes = {node.host: node.inventory for node in services.all_nodes(conn)}
             found = []
             for service in services.all_services(conn, binary=services.COMPUTE):
@@ -76,7 +76,7 @@ class StatusReader:
 def _servers(conn: sa.Connection) -> dict[str, int]:
     t = instances
     query = sa.select(t.c.vm_state, sa.func.count()).where(t.c.deleted_at.is_(None)).group_by(t.c.vm_state)
-    return dict(conn.execute(query).tuples().all())
+    return dict(conn.execute(query).all())
 
 
 def _add(total: dict[str, int], more: dict[str, int]) -> None:

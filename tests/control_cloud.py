@@ -1,0 +1,136 @@
+"""A whole cloud in this process, with simulated hosts, as operators meet it: through its HTTP interfaces."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kilonova.audit.report import Healing, Report
+from kilonova.cli.demo_cloud import DemoCloud, Server
+from kilonova.cli.installation import State, running_state, sign_in
+from kilonova.cli.session import Session
+from kilonova.config import load
+from kilonova.control.documents import OperationList, OperationView
+from kilonova.db.database import Database
+from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
+from kilonova.roles.one_machine import OneMachine
+
+T = TypeVar("T")
+LIMIT = 30.0
+"""Seconds that anything may take."""
+
+
+@dataclass
+class ControlCloud:
+    """Args: database: a connection of its own to the database of the cloud, for planting and looking."""
+
+    machine: OneMachine
+    state: State
+    session: Session
+    database: Database
+    image: str = ""
+    network: str = ""
+
+    @property
+    def api(self) -> DemoCloud:
+        return DemoCloud(self.state, self.session)
+
+    def hypervisor(self, host: str) -> FakeHypervisor:
+        for agent in self.machine.agents:
+            if agent.host == host:
+                assert isinstance(agent._driver, FakeDriver)
+                return agent._driver._hypervisor
+        raise LookupError(host)
+
+    async def get(self, path: str, type_: Any = Any) -> Any:
+        return await asyncio.to_thread(self.session.get, f"{self.state.control_url}{path}", type_)
+
+    async def post(self, path: str, body: Any = None, type_: Any = Any) -> Any:
+        return await asyncio.to_thread(self.session.post, f"{self.state.control_url}{path}", body, type_)
+
+    async def audit(self) -> Report:
+        found: Report = await self.get("/audit", Report)
+        return found
+
+    async def heal(self) -> Healing:
+        found: Healing = await self.post("/audit/heal", None, Healing)
+        return found
+
+    async def operations(self, query: str = "") -> list[OperationView]:
+        found: OperationList = await self.get(f"/operations?{query}", OperationList)
+        return list(found.operations)
+
+    async def operation(self, id_: str) -> OperationView:
+        found: OperationView = await self.get(f"/operations/{id_}", OperationView)
+        return found
+
+    async def ask_for_server(self, name: str = "one") -> str:
+        """Returns its id as soon as it is accepted."""
+        if not self.image:
+            self.image, self.network = await asyncio.to_thread(self._prepare)
+        return await asyncio.to_thread(
+            lambda: self.api.create_server(
+                name, image=self.image, flavor=self.api.flavor("m1.nano"), network=self.network, group="default",
+                key="key",
+            )
+        )
+
+    def _prepare(self) -> tuple[str, str]:
+        file = Path(self.state.data_dir) / "upload"
+        file.write_bytes(b"x" * 512)
+        self.api.add_key("key", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1E5EQ0mTcLzpCqvbwC7rUqFjRnN2q1vXJkVw0n3m2Z t")
+        return self.api.upload_image("image", file, "raw", lambda _sent: None), self.api.network("private")[0]
+
+    async def server(self, name: str = "one") -> Server:
+        """A server that is ready."""
+        id_ = await self.ask_for_server(name)
+
+        async def ready() -> Server | None:
+            found = await asyncio.to_thread(self.api.server, id_)
+            assert found is not None and found.status != "ERROR", found
+            return found if found.status == "ACTIVE" else None
+
+        return await until(ready)
+
+    async def delete(self, server: str) -> None:
+        await asyncio.to_thread(self.api.delete_server, server)
+
+        async def gone() -> bool | None:
+            return True if await asyncio.to_thread(self.api.server, server) is None else None
+
+        await until(gone)
+
+
+async def until(look: Callable[[], Any]) -> Any:
+    """Look until there is something."""
+    async with asyncio.timeout(LIMIT):
+        while (found := await look()) is None:
+            await asyncio.sleep(0.02)
+        return found
+
+
+@asynccontextmanager
+async def control_cloud(directory: Path, *, hosts: int = 2, latency: float = 0.0) -> AsyncIterator[ControlCloud]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    base = directory / uuid.uuid4().hex[:8]
+    config = load(None, {}, {
+        "data_dir": str(base), "agent.driver": "fake", "agent.hosts": hosts, "agent.fake_latency": latency,
+        "agent.host": "host", "api.port": port,
+    })
+    machine = OneMachine(config, lambda _component, _doing: None)
+    await machine.start()
+    database = Database.open(f"sqlite:///{base}/kilonova.db")
+    try:
+        state = await asyncio.to_thread(running_state, base)
+        assert state is not None
+        yield ControlCloud(machine, state, await asyncio.to_thread(sign_in, state), database)
+    finally:
+        await database.close()
+        await machine.close()
