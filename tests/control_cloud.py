@@ -110,7 +110,7 @@ class ControlCloud:
 async def until(look: Callable[[], Any]) -> Any:
     """Look until there is something."""
     async with asyncio.timeout(LIMIT):
-        while (found := await look()) is None:
+        while (found := await look()) is None:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.02)
         return found
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Where everything is kept [default: $KILONOVA_DATA_DIR or /var/lib/kilonova]."),
+    typer.Option("--data-dir", help="Where everything is kept (by default $KILONOVA_DATA_DIR or /var/lib/kilonova)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

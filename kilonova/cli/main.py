@@ -31,14 +31,18 @@ def options(
 
 
 def _register() -> None:
-    from kilonova.cli import audit, demo, down, operations, status, up
+    from kilonova.cli import audit, configuration, database, demo, doctor, down, images, operations, status, up
 
     app.command("up")(up.up)
     app.command("down")(down.down)
     app.command("status")(status.status)
     app.add_typer(operations.app, name="ops")
     app.command("audit")(audit.audit)
+    app.command("doctor")(doctor.doctor)
     app.command("demo")(demo.demo)
+    app.add_typer(configuration.app, name="config")
+    app.add_typer(database.app, name="db")
+    app.add_typer(images.app, name="image")
 
 
 def main() -> None:

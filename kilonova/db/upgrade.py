@@ -62,6 +62,20 @@ async def ensure(database: Database, schema: Schema) -> None:
         raise _unfit(schema, found)
 
 
+async def check(database: Database, schema: Schema) -> str | None:
+    """The revision that the database is at, None if it has none of the schema yet. Changes nothing.
+
+    Raises:
+        SchemaUnfit: as `ensure`.
+    """
+    found = await database.read(lambda conn: _revision(conn, schema))
+    if found is None:
+        await database.read(lambda conn: _refuse_stray_tables(conn, schema))
+    elif found != schema.head:
+        raise _unfit(schema, found)
+    return found
+
+
 async def upgrade(database: Database, schema: Schema) -> tuple[str, ...]:
     """Bring the schema to the last revision, in one transaction.
 

@@ -21,11 +21,9 @@ from kilonova.bus.local import LocalBus
 from kilonova.conductor.conductor import Conductor
 from kilonova.config import Config
 from kilonova.control.application import ControlApi
-from kilonova.embedded.network.schema import metadata as network_metadata
-from kilonova.db import flavors
-from kilonova.db.api_schema import api_metadata
-from kilonova.db.cell_schema import cell_metadata
+from kilonova.db import flavors, upgrade
 from kilonova.db.database import Database
+from kilonova.db.schema import API, CELL
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.errors import InstanceNotFound, KilonovaError, NotFound
 from kilonova.domain.operation import ExternalEvent
@@ -34,7 +32,7 @@ from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring, Wiring
 from kilonova.embedded.placement import EmbeddedPlacement
-from kilonova.engine.host import host_metadata
+from kilonova.embedded.schema import HOST, IDENTITY, IMAGE, NETWORK
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.guest import GuestMetadata
 from kilonova.metadata.service import MetadataService
@@ -184,8 +182,9 @@ class OneMachine:
         if self.config.database_url("cell") != self.config.database_url("api"):
             cell = Database.open(self.config.database_url("cell"), pool_size=self.config.database.pool_size)
             self._stack.push_async_callback(cell.close)
-        await api.write(api_metadata.create_all)
-        await cell.write(cell_metadata.create_all)
+        for schema in (API, IDENTITY, IMAGE, NETWORK):
+            await upgrade.ensure(api, schema)
+        await upgrade.ensure(cell, CELL)
         await api.write(lambda conn: flavors.seed(conn, now=clock.now()))
         bus = LocalBus()
         self._stack.push_async_callback(bus.close)
@@ -212,7 +211,6 @@ class OneMachine:
                 return None
             return metadata_of(instance, instance.network_info)
 
-        await ground.api.write(network_metadata.create_all)
         await networks.bootstrap(project)
         listener = None
         if self.config.agent.driver == "libvirt":
@@ -240,7 +238,7 @@ class OneMachine:
     ) -> dict[str, int]:
         journal = Database.open(f"sqlite:///{self._directory}/agent.db")
         self._stack.push_async_callback(journal.close)
-        await journal.write(host_metadata.create_all)
+        await upgrade.ensure(journal, HOST)
         pids: dict[str, int] = {}
         if self.config.agent.driver == "fake":
             drivers = assembly.fake_hosts(self.config, self._directory, ground.clock)
