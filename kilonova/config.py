@@ -61,6 +61,8 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """libvirt to use; empty for a private one in the data directory."""
     max_concurrent_builds: int = 10
     """Builds that one host works on at once; 0 for no limit."""
+    max_concurrent_disk_ops: int = 0
+    """Makings and copies of disks that one host works on at once; 0 for no limit."""
     report_interval: float = 10.0
     """Seconds between reports of a host."""
     fake_latency: float = 0.0

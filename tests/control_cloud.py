@@ -48,6 +48,10 @@ class ControlCloud:
                 return agent._driver._hypervisor
         raise LookupError(host)
 
+    async def headers(self) -> dict[str, str]:
+        """With the token of the administrator."""
+        return await asyncio.to_thread(self.session._headers)
+
     async def get(self, path: str, type_: Any = Any) -> Any:
         return await asyncio.to_thread(self.session.get, f"{self.state.control_url}{path}", type_)
 

@@ -15,7 +15,8 @@ from kilonova.agent.steps import ALL, HostEnvironment
 from kilonova.bus.protocol import Bus, Subscription
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
-from kilonova.domain.errors import KilonovaError
+from kilonova.domain.errors import KilonovaError, Unreachable
+from kilonova.engine.commands import REPLY_LIMIT
 from kilonova.engine.host import HostExecutor
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.guest import GuestEvent
@@ -24,6 +25,9 @@ log = structlog.get_logger(__name__)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_query = msgspec.msgpack.Decoder(Query).decode
+
+ANNOUNCE_PAUSE = 2.0
+"""Seconds between announcements of a host that no conductor has heard yet."""
 
 JOURNAL_DAYS = 7
 """Finished commands are remembered so long: longer than any conductor goes on repeating one."""
@@ -34,17 +38,17 @@ class Agent:
 
     Args:
         host: name under which it is known. journal: the host's own database.
-        report_interval: seconds between reports. max_concurrent_builds: 0 for no limit.
+        report_interval: seconds between reports. max_concurrent_builds, max_concurrent_disk_ops: 0 for no limit.
         checkpoint: see `HostExecutor`.
     """
 
     def __init__(self, host: str, driver: Driver, bus: Bus, journal: Database, clock: Clock, *,
-                 report_interval: float = 10.0, max_concurrent_builds: int = 10,
+                 report_interval: float = 10.0, max_concurrent_builds: int = 10, max_concurrent_disk_ops: int = 0,
                  checkpoint: Callable[[str], None] = lambda _place: None) -> None:
         self.host = host
         self.executor = HostExecutor(
             host, ALL, HostEnvironment(host, driver, clock), journal, clock, max_heavy=max_concurrent_builds,
-            checkpoint=checkpoint,
+            max_disk_work=max_concurrent_disk_ops, checkpoint=checkpoint,
         )
         self._driver = driver
         self._bus = bus
@@ -55,15 +59,32 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Connect to the hypervisor, listen for commands, report. Raises what the driver raises."""
+        """Connect to the hypervisor, look at it, announce the host, then listen for commands.
+
+        Returns when the host serves, or when no conductor has heard of it for a while; it goes on trying then. Raises
+        what the driver raises: a host that cannot be looked at does not begin to serve. Spec: INI-006, INI-022,
+        INI-023.
+        """
         await self._driver.start(self._changed.put_nowait)
+        serving = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._serve(await self._look(started=True), serving))]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REPLY_LIMIT):
+                await serving.wait()
+
+    async def _serve(self, found: HostReport, serving: asyncio.Event) -> None:
+        """No command is taken, and no event of a guest told, before conductors have begun to recover the servers.
+
+        Spec: INI-016, INI-020, LCE-22.
+        """
+        await self._announce(found)
         for subject, handler in (("command", self.executor.handle), ("query", self._answer)):
             self._subscriptions.append(await self._bus.subscribe(f"kn.host.{self.host}.{subject}", handler))
-        await self._report(started=True)
-        self._tasks = [asyncio.create_task(self._report_loop()), asyncio.create_task(self._event_loop())]
+        self._tasks += [asyncio.create_task(self._report_loop()), asyncio.create_task(self._event_loop())]
+        serving.set()
 
-    async def _report(self, *, started: bool = False) -> None:
-        report = HostReport(
+    async def _look(self, *, started: bool = False) -> HostReport:
+        return HostReport(
             host=self.host,
             driver=self._driver.name,
             started=started,
@@ -71,7 +92,6 @@ class Agent:
             inventory=await self._driver.inventory(),
             guests=tuple(await self._driver.guests()),
         )
-        await self._bus.publish(f"kn.from.{self.host}.report", _encode(report))
 
     async def _report_loop(self) -> None:
         ticks = 0
@@ -79,20 +99,43 @@ class Agent:
             await self._clock.sleep(self._report_interval)
             ticks += 1
             try:
-                await self._report()
+                await self._bus.publish(f"kn.from.{self.host}.report", _encode(await self._look()))
                 if ticks % 360 == 0:
                     await self.executor.forget(self._clock.now() - JOURNAL_DAYS * 86400)
             except KilonovaError as error:
                 log.warning("host not reported", host=self.host, error=str(error))
 
+    async def _announce(self, found: HostReport) -> None:
+        """Say that the host is back until a conductor has taken note, because recovery begins with that."""
+        while True:
+            try:
+                await self._bus.request(f"kn.from.{self.host}.report", _encode(found), timeout=REPLY_LIMIT)
+                return
+            except Unreachable:
+                await self._clock.sleep(min(ANNOUNCE_PAUSE, self._report_interval))
+            try:
+                found = await self._look(started=True)
+            except KilonovaError as error:
+                log.warning("host not reported", host=self.host, error=str(error))
+
     async def _event_loop(self) -> None:
+        """Tell of guests that changed by themselves, one after the other. Spec: LCE-16, LCE-17."""
         while True:
             event = await self._changed.get()
-            report = PowerReport(
-                host=self.host, uuid=event.uuid, power_state=event.power_state, transition=event.transition
-            )
-            with contextlib.suppress(KilonovaError):  # the next report tells the same
-                await self._bus.publish(f"kn.from.{self.host}.event", _encode(report))
+            try:
+                await self._tell(event)
+            except Exception as error:  # noqa: BLE001 - the next event must be told, and the next report tells all
+                log.warning("event of a guest not told", instance=event.uuid, error=str(error))
+
+    async def _tell(self, event: GuestEvent) -> None:
+        """Tell of a change, unless the guest has changed again since. Spec: LCE-05, LCE-07."""
+        log.info("guest changed by itself", host=self.host, instance=event.uuid, transition=event.transition)
+        if await self._driver.power_state(event.uuid) is not event.power_state:
+            return
+        report = PowerReport(
+            host=self.host, uuid=event.uuid, power_state=event.power_state, transition=event.transition
+        )
+        await self._bus.publish(f"kn.from.{self.host}.event", _encode(report))
 
     async def _answer(self, _subject: str, payload: bytes) -> bytes:
         query = _decode_query(payload)
@@ -105,11 +148,15 @@ class Agent:
             return _encode(Answer(error=error.message, status=error.status))
 
     async def close(self) -> None:
-        """Stop; guests keep running, and what was being done goes on after the next start."""
-        for subscription in self._subscriptions:
-            await subscription.unsubscribe()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.executor.close()
-        await self._driver.close()
+        """Stop; guests keep running, and what was being done goes on after the next start.
+
+        Each step of the exit happens whatever the others meet; then the first error is raised. Spec: INI-183, INI-189.
+        """
+        async with contextlib.AsyncExitStack() as exit_:  # the last one pushed is the first to happen
+            exit_.push_async_callback(self._driver.close)
+            exit_.push_async_callback(self.executor.close)
+            for subscription in self._subscriptions:
+                exit_.push_async_callback(subscription.unsubscribe)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -8,13 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import msgspec
+import structlog
 
 from kilonova.domain.clock import Clock
-from kilonova.domain.errors import KilonovaError, Retryable
+from kilonova.domain.errors import InvalidInput, KilonovaError, Retryable
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.engine.operation import HostStep
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.guest import Guest
+
+log = structlog.get_logger(__name__)
+
+DEVICE_TAGGING = "COMPUTE_DEVICE_TAGGING"
+"""Trait of a host whose guests can see the tags of their devices."""
 
 
 @dataclass(frozen=True)
@@ -65,28 +71,39 @@ class Powered(msgspec.Struct, frozen=True):
     power_state: PowerState
 
 
+class PoweredOff(msgspec.Struct, frozen=True, kw_only=True):
+    """The power state after a shutdown; was_off: there was nothing to switch off."""
+
+    power_state: PowerState
+    was_off: bool
+
+
 class Rebooted(msgspec.Struct, frozen=True, kw_only=True):
     """How a reboot went.
 
     Args:
         hard: the power was cut, because that was asked for or because the guest did not obey.
         error: why the hypervisor could not do it, "" if it did.
+        note: what the server's history is to tell of it, "" if all went as asked.
     """
 
     power_state: PowerState
     hard: bool
     error: str = ""
+    note: str = ""
 
 
 async def _create_disks(host: HostEnvironment, args: GuestArgs) -> None:
+    """The scheduler demands what a guest needs of its host; that is checked again here. Spec: BLD-30, BLD-32."""
+    if any(vif.tag for vif in args.guest.vifs) and DEVICE_TAGGING not in (await host.driver.inventory()).traits:
+        raise InvalidInput(f"Host {host.host} cannot show tags of devices to guests.")
     await host.driver.create_disks(args.guest)
     await host.driver.plug(args.guest)
 
 
 async def _remove(host: HostEnvironment, args: GuestRef) -> None:
     """Guest first, then its interfaces, then its disks. Spec: DEL-02."""
-    await host.driver.destroy(args.uuid)
-    await host.driver.unplug(args.uuid, args.devnames)
+    await _destroy(host, args)
     await host.driver.delete_disks(args.uuid)
 
 
@@ -96,8 +113,14 @@ async def _spawn(host: HostEnvironment, args: SpawnArgs) -> Powered:
 
 
 async def _destroy(host: HostEnvironment, args: GuestRef) -> None:
+    """An interface that cannot be unplugged (it may never have been plugged) keeps nothing else. Spec: NET-28."""
     await host.driver.destroy(args.uuid)
-    await host.driver.unplug(args.uuid, args.devnames)
+    try:
+        await host.driver.unplug(args.uuid, args.devnames)
+    except Retryable:
+        raise
+    except KilonovaError as error:
+        log.warning("interfaces not unplugged", host=host.host, instance=args.uuid, error=str(error))
 
 
 async def _resume(host: HostEnvironment, args: GuestRef) -> Powered:
@@ -105,11 +128,12 @@ async def _resume(host: HostEnvironment, args: GuestRef) -> Powered:
     return Powered(await host.driver.power_state(args.uuid))
 
 
-async def _power_off(host: HostEnvironment, args: PowerOffArgs) -> Powered:
-    """A guest that is not there is off. Spec: PWR-16."""
-    if await host.driver.power_state(args.uuid) is not PowerState.NOSTATE:
+async def _power_off(host: HostEnvironment, args: PowerOffArgs) -> PoweredOff:
+    """A guest that is not there is off. Spec: PWR-09, PWR-16."""
+    before = await host.driver.power_state(args.uuid)
+    if before is not PowerState.NOSTATE:
         await host.driver.power_off(args.uuid, grace=args.grace, interval=args.interval)
-    return Powered(await host.driver.power_state(args.uuid))
+    return PoweredOff(power_state=await host.driver.power_state(args.uuid), was_off=before in GUEST_OFF)
 
 
 async def _power_on(host: HostEnvironment, args: GuestArgs) -> Powered:
@@ -119,25 +143,30 @@ async def _power_on(host: HostEnvironment, args: GuestArgs) -> Powered:
 
 
 async def _soft_reboot(host: HostEnvironment, args: RebootArgs) -> Rebooted:
-    if await host.driver.power_state(args.guest.uuid) is PowerState.RUNNING:
-        try:
-            if await host.driver.soft_reboot(args.guest, wait=args.wait):
-                return Rebooted(power_state=await host.driver.power_state(args.guest.uuid), hard=False)
-        except Retryable:
-            raise
-        except KilonovaError as error:
-            return await _failed_reboot(host, args, error, hard=False)
-    return await _hard_reboot(host, args)
-
-
-async def _hard_reboot(host: HostEnvironment, args: RebootArgs) -> Rebooted:
+    if await host.driver.power_state(args.guest.uuid) is not PowerState.RUNNING:
+        log.warning("guest to be rebooted does not run", host=host.host, instance=args.guest.uuid)
+        return await _hard_reboot(host, args, note="The guest did not run; it was rebooted hard.")
     try:
+        if await host.driver.soft_reboot(args.guest, wait=args.wait):
+            return Rebooted(power_state=await host.driver.power_state(args.guest.uuid), hard=False)
+    except Retryable:
+        raise
+    except KilonovaError as error:
+        return await _failed_reboot(host, args, error, hard=False)
+    return await _hard_reboot(
+        host, args, note=f"The guest did not shut down within {args.wait:.0f} s; it was rebooted hard."
+    )
+
+
+async def _hard_reboot(host: HostEnvironment, args: RebootArgs, note: str = "") -> Rebooted:
+    try:
+        await host.driver.plug(args.guest)
         await host.driver.hard_reboot(args.guest)
     except Retryable:
         raise
     except KilonovaError as error:
         return await _failed_reboot(host, args, error, hard=True)
-    return Rebooted(power_state=await host.driver.power_state(args.guest.uuid), hard=True)
+    return Rebooted(power_state=await host.driver.power_state(args.guest.uuid), hard=True, note=note)
 
 
 async def _failed_reboot(
@@ -148,26 +177,26 @@ async def _failed_reboot(
     return Rebooted(power_state=state, hard=hard, error=str(error))
 
 
-async def _soft_reboot_cut_off(host: HostEnvironment, args: RebootArgs) -> Rebooted:
-    """The agent died during a soft reboot. A guest that is off is started by a hard reboot; one that runs has
-    arrived. Spec: INI-083, INI-085, INI-139, INI-147."""
+async def _reboot_cut_off(host: HostEnvironment, args: RebootArgs) -> Rebooted:
+    """The agent died during a reboot. A guest that runs has arrived; any other is started by a hard reboot, which
+    trusts nothing that it finds. Spec: INI-083 to INI-085, INI-139, INI-143, INI-147, INI-148."""
     state = await host.driver.power_state(args.guest.uuid)
-    if state in GUEST_OFF:
-        return await _hard_reboot(host, args)
-    return Rebooted(power_state=state, hard=False)
+    if state is PowerState.RUNNING:
+        return Rebooted(power_state=state, hard=False, note="The service stopped meanwhile; the guest runs.")
+    return await _hard_reboot(host, args, note="The service stopped meanwhile; the guest was rebooted hard.")
 
 
-CREATE_DISKS = HostStep("guest.create_disks", _create_disks, GuestArgs, heavy=True)
+CREATE_DISKS = HostStep("guest.create_disks", _create_disks, GuestArgs, interruptible=True, heavy=True, disk_work=True)
 SPAWN = HostStep("guest.spawn", _spawn, SpawnArgs, Powered, heavy=True)
 DESTROY = HostStep("guest.destroy", _destroy, GuestRef)
 REMOVE = HostStep("guest.remove", _remove, GuestRef)
 RESUME = HostStep("guest.resume", _resume, GuestRef, Powered)
-POWER_OFF = HostStep("guest.power_off", _power_off, PowerOffArgs, Powered, interruptible=True)
+POWER_OFF = HostStep("guest.power_off", _power_off, PowerOffArgs, PoweredOff, interruptible=True)
 POWER_ON = HostStep("guest.power_on", _power_on, GuestArgs, Powered)
 SOFT_REBOOT = HostStep(
-    "guest.soft_reboot", _soft_reboot, RebootArgs, Rebooted, after_crash=_soft_reboot_cut_off, interruptible=True
+    "guest.soft_reboot", _soft_reboot, RebootArgs, Rebooted, after_crash=_reboot_cut_off, interruptible=True
 )
-HARD_REBOOT = HostStep("guest.hard_reboot", _hard_reboot, RebootArgs, Rebooted)
+HARD_REBOOT = HostStep("guest.hard_reboot", _hard_reboot, RebootArgs, Rebooted, after_crash=_reboot_cut_off)
 
 ALL: dict[str, HostStep] = {
     step.name: step

@@ -6,6 +6,7 @@ A report changes no task and no vm_state on its own; what has to be done becomes
 from __future__ import annotations
 
 from typing import Protocol
+from uuid import uuid4
 
 import msgspec
 import sqlalchemy as sa
@@ -23,11 +24,15 @@ from kilonova.domain.states import GUEST_OFF, PowerState, TaskState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Tx
 from kilonova.hypervisor.guest import GuestOnHost, HostInventory
+from kilonova.operations.build import BUILD_TASKS
+from kilonova.operations.delete import DELETE, DeleteServer
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, RebootServer
 
 log = structlog.get_logger(__name__)
 
 _decode_report = msgspec.msgpack.Decoder(HostReport).decode
+NOTED = b"noted"
+
 _decode_power = msgspec.msgpack.Decoder(PowerReport).decode
 
 
@@ -60,12 +65,13 @@ class HostReports:
         self._resume_guests = resume_guests
         self._known: dict[str, tuple[HostInventory, str]] = {}
 
-    async def on_report(self, _subject: str, payload: bytes) -> None:
-        """A host tells what it has."""
+    async def on_report(self, _subject: str, payload: bytes) -> bytes:
+        """A host tells what it has. The answer tells a host that has started that recovery has begun."""
         report = _decode_report(payload)
         now = self._clock.now()
         provider = await self._register(report, now)
         await self._database.write(lambda conn: self._record(conn, report, provider, now))
+        return NOTED
 
     async def _register(self, report: HostReport, now: float) -> str:
         """Tell placement what the host has if that has changed, and that it lives. Returns its provider's uuid."""
@@ -108,42 +114,79 @@ class HostReports:
     # --- recovery: comparing the hypervisor with the records --------------------------------------
 
     def _recover(self, conn: sa.Connection, report: HostReport, now: float) -> None:
-        """After a restart of the agent. Operations go on by themselves; what no operation owns is settled here.
+        """After a restart of the agent. Operations go on by themselves; what no operation owns is settled here, all
+        servers of the host in one transaction that is repeated until it is committed.
 
-        Spec: INI-007, INI-009, INI-012, INI-013, INI-017, INI-111.
+        Spec: INI-007, INI-009, INI-012, INI-013, INI-017, INI-020, INI-111, INI-125.
         """
         guests = {guest.uuid: guest.power_state for guest in report.guests}
-        for instance in instances.on_host(conn, report.host):
+        here = instances.on_host(conn, report.host)
+        for instance in here:
             if cell_journal.holder(conn, instance.uuid) is not None:
                 continue
+            tx = Tx(conn, now)
             try:
-                self._settle(Tx(conn, now), instance, guests.get(instance.uuid, PowerState.NOSTATE))
+                self._settle(tx, instance, guests.get(instance.uuid, PowerState.NOSTATE))
             except KilonovaError as error:
                 log.warning("server not settled", instance=instance.uuid, error=str(error))
+                self._put_in_error(tx, instance, f"The server could not be recovered: {error.message}")
+        for uuid in sorted(guests.keys() - {instance.uuid for instance in here}):
+            _warn_of_stranger(conn, report.host, uuid)
 
     def _settle(self, tx: Tx, instance: Instance, found: PowerState) -> None:
-        """One server that no operation works on. Spec: INI-071, INI-093, INI-094, INI-101, INI-126."""
+        """One server that no operation works on. Spec: INI-071, INI-079, INI-093, INI-094, INI-097, INI-098,
+        INI-126."""
+        if instance.task_state is TaskState.DELETING:
+            submit.submit(tx, cell_journal, DELETE, instance.uuid, DeleteServer(), _the_service_for(instance))
+            return
         if instance.vm_state is VmState.SOFT_DELETED:
             return
-        if instance.task_state is not None:
+        if instance.task_state is not None or instance.vm_state is VmState.BUILDING:
             self._clear_stray_task(tx, instance)
-        wanted = instance.power_state is PowerState.RUNNING and instance.vm_state in (
-            VmState.ACTIVE, VmState.RESCUED, VmState.RESIZED,
-        )
+        # What is rescued or resized is meant to run, too; their operations bring the way to start them.
+        wanted = instance.power_state is PowerState.RUNNING and instance.vm_state is VmState.ACTIVE
         if self._resume_guests and wanted and found in GUEST_OFF:
-            asker = Asker(project_id=instance.project_id)
-            submit.submit(tx, cell_journal, HARD_REBOOT_SERVER, instance.uuid, RebootServer(), asker)
+            log.info("guest is started again", instance=instance.uuid, host=instance.host)
+            submit.submit(
+                tx, cell_journal, HARD_REBOOT_SERVER, instance.uuid, RebootServer(), _the_service_for(instance)
+            )
         elif found is not instance.power_state:
             instances.update(tx.conn, instance.uuid, now=tx.now, power_state=found)
 
     def _clear_stray_task(self, tx: Tx, instance: Instance) -> None:
-        """A task state without an operation was left by something else than this engine: nobody will end it."""
-        assert instance.task_state is not None
-        unfinished = instance.vm_state is VmState.BUILDING or instance.task_state in (
-            TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.BLOCK_DEVICE_MAPPING, TaskState.SPAWNING,
-        )
-        state = VmState.ERROR if unfinished else instance.vm_state
-        log.warning("task state without an operation cleared", instance=instance.uuid, task=instance.task_state.value)
-        instances.update(tx.conn, instance.uuid, now=tx.now, task_state=None, vm_state=state)
-        fault = Fault(code=500, message=f"The service stopped during {instance.task_state.value}.", created_at=tx.now)
-        instances.add_fault(tx.conn, instance.uuid, instance.uuid, fault)
+        """A task state without an operation was left by something else than this engine: nobody will end it.
+
+        Spec: INI-074, INI-075, INI-101, INI-105, INI-112.
+        """
+        task = instance.task_state.value if instance.task_state else VmState.BUILDING.value
+        reason = f"The service stopped during {task}."
+        log.warning("task state without an operation cleared", instance=instance.uuid, task=task)
+        if instance.vm_state is VmState.BUILDING or instance.task_state in BUILD_TASKS:
+            self._put_in_error(tx, instance, reason)
+        else:
+            instances.update(tx.conn, instance.uuid, now=tx.now, task_state=None)
+            _tell_why(tx, instance, reason)
+
+    def _put_in_error(self, tx: Tx, instance: Instance, reason: str) -> None:
+        instances.update(tx.conn, instance.uuid, now=tx.now, task_state=None, vm_state=VmState.ERROR)
+        _tell_why(tx, instance, reason)
+
+
+def _tell_why(tx: Tx, instance: Instance, reason: str) -> None:
+    fault = Fault(code=500, message=reason, created_at=tx.now)
+    instances.add_fault(tx.conn, instance.uuid, str(uuid4()), fault)
+
+
+def _the_service_for(instance: Instance) -> Asker:
+    """Nobody asked: the service does it by itself, and the server's history tells it. Spec: INI-117."""
+    return Asker(project_id=instance.project_id, request_id=f"req-{uuid4()}")
+
+
+def _warn_of_stranger(conn: sa.Connection, host: str, uuid: str) -> None:
+    """A guest whose record names another host is left alone: it may be the one that must not be lost. Spec:
+    INI-070."""
+    try:
+        instance = instances.get(conn, uuid)
+    except InstanceNotFound:
+        return  # the audit's business
+    log.warning("guest of a server that is recorded elsewhere", instance=uuid, here=host, host=instance.host)

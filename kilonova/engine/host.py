@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -25,6 +26,9 @@ from kilonova.engine.operation import HostStep
 
 log = structlog.get_logger(__name__)
 
+MAX_CRASHES = 5
+"""How often a step may take the agent down before it counts as failed."""
+
 host_metadata = new_metadata()
 
 commands = sa.Table(
@@ -35,6 +39,7 @@ commands = sa.Table(
     sa.Column("fence", sa.String(36), nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("crashes", sa.Integer, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("output", sa.Text, nullable=False),
     sa.Column("failure", Json(Failure)),
@@ -56,8 +61,8 @@ _INSERT = sa.insert(commands).values({c.name: sa.bindparam(c.name) for c in comm
 _BEGIN_AGAIN = (
     sa.update(commands)
     .where(commands.c.host == sa.bindparam("b_host"), commands.c.key == sa.bindparam("b_key"))
-    .values(epoch=sa.bindparam("epoch"), attempt=sa.bindparam("attempt"), state="started",
-            fence=sa.bindparam("fence"), updated_at=sa.bindparam("now"))
+    .values(epoch=sa.bindparam("epoch"), attempt=sa.bindparam("attempt"), crashes=sa.bindparam("crashes"),
+            state="started", fence=sa.bindparam("fence"), updated_at=sa.bindparam("now"))
 )
 _FINISH = (
     sa.update(commands)
@@ -73,13 +78,16 @@ class HostExecutor:
     Args:
         host: its name. steps: what it can run. environment: handed to every step function.
         journal: the host's own database. max_heavy: concurrent heavy steps, 0 for no limit. Spec: FND-54.
+        max_disk_work: concurrent steps of heavy work on disks, 0 for no limit. Spec: INI-004.
         checkpoint: called after every effect, before it is journaled, with the step's name, for crash tests.
     """
 
     def __init__(self, host: str, steps: Mapping[str, HostStep], environment: Any, journal: Database, clock: Clock,
-                 *, max_heavy: int = 10, checkpoint: Callable[[str], None] = lambda _place: None) -> None:
-        if max_heavy < 0:
-            raise InvalidInput("max_concurrent_builds must not be negative", hint="0 means no limit")
+                 *, max_heavy: int = 10, max_disk_work: int = 0,
+                 checkpoint: Callable[[str], None] = lambda _place: None) -> None:
+        for option, limit in (("max_concurrent_builds", max_heavy), ("max_concurrent_disk_ops", max_disk_work)):
+            if limit < 0:
+                raise InvalidInput(f"{option} must not be negative", hint="0 means no limit")
         self.host = host
         self._steps = steps
         self._environment = environment
@@ -88,6 +96,7 @@ class HostExecutor:
         self._running: dict[str, asyncio.Task[Reply]] = {}
         self._subjects: dict[str, asyncio.Lock] = {}
         self._heavy = asyncio.Semaphore(max_heavy) if max_heavy else None
+        self._disk_work = asyncio.Semaphore(max_disk_work) if max_disk_work else None
         self._closing = False
         self._checkpoint = checkpoint
 
@@ -126,6 +135,8 @@ class HostExecutor:
     def _begin(self, conn: sa.Connection, command: Command) -> Reply | bool:
         """Decide what a command needs: an answer from the journal, or to run (True: its run crashed before).
 
+        A step that takes the agent down again and again counts as failed; an undo is tried for ever. Spec: INI-150.
+
         Raises:
             Fenced: its epoch is older than one seen, or its step was undone already.
         """
@@ -141,18 +152,27 @@ class HostExecutor:
         if known is None:
             conn.execute(_INSERT, here | {
                 "key": command.key, "fence": command.fence, "epoch": command.epoch, "attempt": command.attempt,
-                "state": "started", "output": "null", "failure": None, "updated_at": self._clock.now(),
+                "crashes": 0, "state": "started", "output": "null", "failure": None, "updated_at": self._clock.now(),
             })
             return False
         if known.state == "done":
             return Reply(state="done", output=known.output.encode())
         if known.state == "failed" and known.attempt >= command.attempt:
             return Reply(state="failed", failure=known.failure)
+        crashed = bool(known.state == "started")
+        crashes = known.crashes + crashed
+        if crashes > MAX_CRASHES and not command.undo:
+            looping = Reply(state="failed", failure=Failure(
+                kind="CrashLoop", step=command.step,
+                message=f"The service of host {self.host} stopped {crashes} times during {command.step}.",
+            ))
+            self._finish(conn, command, looping)
+            return looping
         conn.execute(_BEGIN_AGAIN, {
             "b_host": self.host, "b_key": command.key, "epoch": command.epoch, "attempt": command.attempt,
-            "fence": command.fence, "now": self._clock.now(),
+            "crashes": crashes, "fence": command.fence, "now": self._clock.now(),
         })
-        return bool(known.state == "started")
+        return crashed
 
     def _cut_short(self, key: str) -> None:
         """A step that is about to be undone need not be finished if it can be interrupted."""
@@ -184,10 +204,11 @@ class HostExecutor:
         function = step.after_crash if crashed and step.after_crash is not None else step.do
         try:
             args = msgspec.json.decode(command.args, type=step.args)
-            if step.heavy and self._heavy is not None:
-                async with self._heavy:
-                    result = await function(self._environment, args)
-            else:
+            async with AsyncExitStack() as slots:
+                if step.heavy and self._heavy is not None:
+                    await slots.enter_async_context(self._heavy)
+                if step.disk_work and self._disk_work is not None:
+                    await slots.enter_async_context(self._disk_work)
                 result = await function(self._environment, args)
         except asyncio.CancelledError as error:
             if self._closing:

@@ -65,7 +65,7 @@ class HostStep:
         args: type of its arguments. result: type of its result, None if it has none.
         after_crash: what to run instead of `do` when the agent died in the middle of it; None repeats `do`.
         interruptible: a cancel (a delete that came in) may cut it short.
-        heavy: counts against the host's limit of concurrent builds.
+        heavy: counts against the host's limit of concurrent builds. disk_work: against that of work on disks.
     """
 
     name: str
@@ -75,6 +75,7 @@ class HostStep:
     after_crash: Callable[[Any, Any], Awaitable[msgspec.Struct | None]] | None = None
     interruptible: bool = False
     heavy: bool = False
+    disk_work: bool = False
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ class Run(Generic[Request]):
         """The newest result of that type, if a step has produced one and was not undone."""
         for entry in reversed(self.record.entries):
             if self._types.get(entry.step) is type_ and not entry.undo and entry.state is EntryState.DONE:
-                return msgspec.json.decode(entry.output, type=type_)
+                found = msgspec.json.decode(entry.output, type=type_ | None)
+                if found is not None:  # a step that was passed over gave none
+                    return found
         return None
 
     def output(self, type_: type[Output]) -> Output:

@@ -169,11 +169,13 @@ class FakeDriver:
         self._hypervisor.keep(record)
 
     async def plug(self, guest: Guest) -> None:
+        await self._call("plug")
         record = self._existing(guest.uuid)
         record.devnames = tuple(v.devname for v in guest.vifs)
         self._hypervisor.keep(record)
 
     async def unplug(self, uuid: str, vif_devnames: tuple[str, ...]) -> None:
+        await self._call("unplug")
         record = self._guest(uuid)
         record.devnames = tuple(d for d in record.devnames if d not in vif_devnames)
         self._hypervisor.keep(record)

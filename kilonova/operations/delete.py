@@ -7,10 +7,11 @@ service that does not answer) is journaled as a debt and paid when it returns; t
 from __future__ import annotations
 
 import msgspec
+import structlog
 
 from kilonova.agent.steps import REMOVE, GuestRef
 from kilonova.db import instances
-from kilonova.domain.errors import InstanceNotFound
+from kilonova.domain.errors import InstanceNotFound, KilonovaError
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.debt import FOREVER
@@ -18,6 +19,8 @@ from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, T
 from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
 from kilonova.operations.records import fail
+
+log = structlog.get_logger(__name__)
 
 GONE = NoUndo("a delete goes forward only")
 
@@ -41,12 +44,50 @@ def _begin(tx: Tx, run: Run[DeleteServer]) -> None:
     instances.update(tx.conn, run.subject, now=tx.now, task_state=TaskState.DELETING)
 
 
+class Interfaces(msgspec.Struct, frozen=True):
+    """Taps of the guest, as the network service tells them."""
+
+    devnames: tuple[str, ...]
+
+
 def _look(tx: Tx, run: Run[DeleteServer]) -> Remains:
-    instance = instances.get(tx.conn, run.subject)
+    """A record that is gone meanwhile ends nothing: what belongs to its UUID is still freed. Spec: DEL-39, DEL-43,
+    DEL-65, INI-136."""
+    try:
+        instance = instances.get(tx.conn, run.subject, deleted=True)
+    except InstanceNotFound:
+        return Remains(host=None, devnames=(), keep_ports=run.request.keep_ports)
     kept = {vif.id for vif in instance.network_info if vif.preserve_on_delete} | set(run.request.keep_ports)
     return Remains(
         host=instance.host, devnames=tuple(v.devname for v in instance.network_info), keep_ports=tuple(sorted(kept))
     )
+
+
+def _knows_interfaces(run: Run[DeleteServer]) -> bool:
+    remains = run.output(Remains)
+    return bool(remains.devnames) or remains.host is None
+
+
+async def _find_interfaces(env: Environment, run: Run[DeleteServer]) -> Interfaces:
+    """The record may not know them, and none is to stay plugged. A network service that is away stops nothing.
+
+    Spec: DEL-01, DEL-08, NET-31.
+    """
+    try:
+        return Interfaces(tuple(vif.devname for vif in await env.networks.vifs(run.subject)))
+    except KilonovaError as error:
+        log.warning("interfaces of a deleted server not found", instance=run.subject, error=str(error))
+        return Interfaces(())
+
+
+def _guest(run: Run[DeleteServer]) -> GuestRef:
+    found = run.find(Interfaces)
+    return GuestRef(uuid=run.subject, devnames=found.devnames if found is not None else run.output(Remains).devnames)
+
+
+def _release_pause(attempt: int) -> float:
+    """Seconds until the next attempt: 2 more each time, never more than 12. Spec: NET-22."""
+    return min(2.0 * attempt, 12.0)
 
 
 async def _release_networks(env: Environment, run: Run[DeleteServer]) -> None:
@@ -90,10 +131,10 @@ DELETE = Operation(
     no_return="look",
     steps=(
         Record("look", _look, undo=GONE),
-        OnHost("remove guest", lambda run: run.output(Remains).host, REMOVE,
-               lambda run: GuestRef(uuid=run.subject, devnames=run.output(Remains).devnames),
+        Here("find interfaces", _find_interfaces, undo=GONE, given=_knows_interfaces),
+        OnHost("remove guest", lambda run: run.output(Remains).host, REMOVE, _guest,
                undo=GONE, owed=True, timeout=600, retries=5),
-        Here("release networks", _release_networks, undo=GONE, owed=True),
+        Here("release networks", _release_networks, undo=GONE, owed=True, pause=_release_pause),
         Here("release claim", _release_claim, undo=GONE, timeout=FOREVER, retries=2**31),
     ),
     ends=_end,

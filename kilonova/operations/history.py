@@ -3,6 +3,8 @@ API-461."""
 
 from __future__ import annotations
 
+import msgspec
+
 from kilonova.cells.registry import Cells
 from kilonova.db import build_requests
 from kilonova.db.journal import cell_journal
@@ -97,8 +99,20 @@ def _event(record: OperationRecord, entry: Entry) -> ActionEvent:
     return ActionEvent(
         event=f"{record.kind}.{verb}{entry.step.replace(' ', '_')}", start_time=entry.started_at,
         finish_time=entry.finished_at, result=result, host=entry.host, traceback=_traceback(entry.failure),
-        details=entry.failure.message if entry.failure else None,
+        details=entry.failure.message if entry.failure else _note(entry),
     )
+
+
+class _Noted(msgspec.Struct):
+    """What a step's result says of itself, if it does."""
+
+    note: str = ""
+
+
+def _note(entry: Entry) -> str | None:
+    """Why it went otherwise than asked: a soft reboot that became a hard one says so. Spec: INI-147."""
+    noted = msgspec.json.decode(entry.output, type=_Noted | None)
+    return noted.note or None if noted is not None else None
 
 
 def _traceback(failure: Failure | None) -> str | None:

@@ -8,16 +8,19 @@ one that is still waiting for the guest.
 from __future__ import annotations
 
 import msgspec
+import structlog
 
 from kilonova.agent.steps import HARD_REBOOT, SOFT_REBOOT, RebootArgs, Rebooted
 from kilonova.db import instances
-from kilonova.domain.errors import KilonovaError
+from kilonova.domain.errors import InstanceNotFound, KilonovaError
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.guests import Described, describe
-from kilonova.operations.records import fail, settle, take
+from kilonova.operations.records import fail, observe, settle, take
+
+log = structlog.get_logger(__name__)
 
 T, V = TaskState, VmState
 SOFT = (T.REBOOTING, T.REBOOT_PENDING, T.REBOOT_STARTED)
@@ -75,9 +78,13 @@ def _settled(tx: Tx, run: Run[RebootServer]) -> VmState:
 
 
 def _rebooted(tx: Tx, run: Run[RebootServer]) -> None:
-    """launched_at is not touched. Spec: RBT-13, RBT-19."""
-    settle(tx, run, owned=(T.REBOOT_STARTED, T.REBOOT_STARTED_HARD), vm_state=_settled(tx, run), task_state=None,
-           power_state=run.output(Rebooted).power_state, network_info=run.output(Described).guest.vifs)
+    """launched_at is not touched; a record that is gone needs nothing. Spec: RBT-13, RBT-14, RBT-19."""
+    started = T.REBOOT_STARTED_HARD if run.record.kind == HARD_REBOOT_OPERATION else T.REBOOT_STARTED
+    try:
+        settle(tx, run, owned=(started,), vm_state=_settled(tx, run), task_state=None,
+               power_state=run.output(Rebooted).power_state, network_info=run.output(Described).guest.vifs)
+    except InstanceNotFound:
+        log.warning("server gone when its reboot ended", instance=run.subject)
 
 
 def _failed(tx: Tx, run: Run[RebootServer], failure: Failure) -> None:
@@ -91,6 +98,8 @@ def _failed(tx: Tx, run: Run[RebootServer], failure: Failure) -> None:
     elif run.entry("reboot guest") is not None and not failure.cancelled:
         changes = {"vm_state": V.ERROR}
     fail(tx, run, failure, owned=HARD if run.record.kind == HARD_REBOOT_OPERATION else SOFT, **changes)
+    if rebooted is not None:
+        observe(tx, run, rebooted.power_state)
 
 
 HARD_REBOOT_OPERATION = "hard-reboot"

@@ -20,7 +20,7 @@ from kilonova.domain.errors import (
 )
 from kilonova.domain.instance import Fault, Instance
 from kilonova.domain.operation import Failure
-from kilonova.domain.states import TaskState, VmState
+from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Tx
 from kilonova.engine.run import Run
 
@@ -61,6 +61,12 @@ def give_back(tx: Tx, run: Run[Any], *, owned: Collection[TaskState | None], **c
     """Undo a change of the record, unless it is gone or another operation has taken it over."""
     with contextlib.suppress(StaleState, InstanceNotFound):
         settle(tx, run, owned=owned, **changes)
+
+
+def observe(tx: Tx, run: Run[Any], power_state: PowerState) -> None:
+    """Store what a guest was seen to be: that is true whoever owns the record. Spec: PWR-14, RBT-17."""
+    with contextlib.suppress(InstanceNotFound):
+        instances.update(tx.conn, run.subject, now=tx.now, power_state=power_state)
 
 
 def fail(tx: Tx, run: Run[Any], failure: Failure, *, owned: Collection[TaskState | None], **changes: Any) -> None:

@@ -10,7 +10,7 @@ from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.guests import Described, describe
-from kilonova.operations.records import fail, settle, take
+from kilonova.operations.records import fail, observe, settle, take
 
 OWNED = (TaskState.POWERING_ON,)
 
@@ -32,6 +32,9 @@ def _started(tx: Tx, run: Run[StartServer]) -> None:
 def _failed(tx: Tx, run: Run[StartServer], failure: Failure) -> None:
     """vm_state stays. Spec: PWR-22."""
     fail(tx, run, failure, owned=OWNED)
+    powered = run.find(Powered)
+    if powered is not None:
+        observe(tx, run, powered.power_state)
 
 
 START = Operation(

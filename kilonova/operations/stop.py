@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kilonova.agent.steps import POWER_OFF, Powered, PowerOffArgs
+from kilonova.agent.steps import POWER_OFF, PoweredOff, PowerOffArgs
 from kilonova.db import instances
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import Failure
@@ -12,7 +12,7 @@ from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.options import OperationOptions
-from kilonova.operations.records import fail, settle, take
+from kilonova.operations.records import fail, observe, settle, take
 
 OWNED = (TaskState.POWERING_OFF,)
 
@@ -53,14 +53,18 @@ def _look(tx: Tx, run: Run[StopServer]) -> Host:
 
 
 def _stopped(tx: Tx, run: Run[StopServer]) -> None:
-    """Spec: PWR-08 to PWR-10."""
-    settle(tx, run, owned=OWNED, vm_state=VmState.STOPPED, task_state=None,
-           power_state=run.output(Powered).power_state)
+    """If there was nothing to switch off, the task may have been cleared meanwhile. Spec: PWR-08 to PWR-10."""
+    off = run.output(PoweredOff)
+    settle(tx, run, owned=(*OWNED, None) if off.was_off else OWNED, vm_state=VmState.STOPPED, task_state=None,
+           power_state=off.power_state)
 
 
 def _failed(tx: Tx, run: Run[StopServer], failure: Failure) -> None:
-    """vm_state stays. Spec: PWR-11."""
+    """vm_state stays. Spec: PWR-11, PWR-14."""
     fail(tx, run, failure, owned=OWNED)
+    off = run.find(PoweredOff)
+    if off is not None:
+        observe(tx, run, off.power_state)
 
 
 STOP = Operation(

@@ -136,7 +136,6 @@ class OneMachine:
             auditor=self._auditor(ground, networks, wakes), down_time=config.scheduler.service_down_time,
             wake_api=wakes.api, wake_cell=wakes.cell,
         )
-        self._stack.push_async_callback(control.close)
         prefixes.mount({
             "/control": control,
             "/identity": identity.application(),
@@ -147,6 +146,8 @@ class OneMachine:
         })
         self._progress("api", "listen")
         await web.start()
+        self._stack.push_async_callback(web.close)  # requests end before what they use is closed
+        self._stack.push_async_callback(control.close)
         clouds, openrc = credentials.client_files(self._directory, made, url)
         running = Running(
             auth_url=auth_url, compute_url=f"{url}/compute/v2.1", image_url=f"{url}/image",

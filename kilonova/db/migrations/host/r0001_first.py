@@ -15,6 +15,7 @@ def upgrade() -> None:
         sa.Column("fence", sa.String(length=36), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("crashes", sa.Integer(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("output", sa.Text(), nullable=False),
         sa.Column("failure", sa.Text(), nullable=True),

@@ -1,0 +1,374 @@
+"""A whole cloud in one process on files in one directory: what is killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from invariants import ACTIVE, Cloud, look
+
+from crash_matrix import planting
+from crash_matrix.plan import Plan
+from kilonova.agent import agent as agent_module
+from kilonova.agent.agent import Agent
+from kilonova.bus.local import LocalBus
+from kilonova.cells.registry import Cell, Cells, Located
+from kilonova.conductor import conductor as conductor_module
+from kilonova.conductor.conductor import Conductor
+from kilonova.conductor.hosts import HostReports
+from kilonova.db.database import Database
+from kilonova.db.journal import api_journal, cell_journal
+from kilonova.db.placement.tables import inventories
+from kilonova.db.schema import api_metadata, cell_metadata
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import InstanceNotFound, NotFound, Unreachable
+from kilonova.domain.operation import EntryState, ExternalEvent, OperationRecord
+from kilonova.embedded.network import ports, schema
+from kilonova.embedded.network.bodies import PortBody
+from kilonova.embedded.network.service import EmbeddedNetwork
+from kilonova.embedded.network.wiring import FakeWiring
+from kilonova.engine.host import host_metadata
+from kilonova.engine.journaling import Moves
+from kilonova.engine.operation import Await
+from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
+from kilonova.operations.catalogue import API_OPERATIONS, CELL_OPERATIONS
+from kilonova.operations.environment import Environment, PlacingEnvironment
+from kilonova.operations.options import OperationOptions
+from kilonova.operations.service import ComputeOperations
+from kilonova.scheduler import service as scheduler_module
+from kilonova.scheduler.placing import Placing
+from kilonova.scheduler.scheduler import Scheduler
+from kilonova.scheduler.service import SchedulerService
+
+T = TypeVar("T")
+CELL = "cell1"
+HOSTS = ("host0", "host1")
+PROJECT = "11111111111141118111111111111111"
+USERS_PORT = "33333333-3333-4333-8333-333333333333"
+"""A port that the user made and gives to the server: it is never deleted."""
+CONTEXT = RequestContext(request_id="req-crash", user_id="u", project_id=PROJECT, is_admin=True)
+OPTIONS = OperationOptions(
+    shutdown_timeout=20.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=300.0, max_attempts=2
+)
+SPEED = 20.0
+"""How much faster than real the time of the cloud is."""
+LIMIT = 8.0
+"""Real seconds after which an operation that has not ended counts as stuck."""
+
+
+class FastClock:
+    """Real time, sped up. began: real time at which it showed `start`."""
+
+    def __init__(self, start: float, began: float) -> None:
+        self._start = start
+        self._began = began
+
+    def now(self) -> float:
+        return self._start + (time.time() - self._began) * SPEED
+
+    def monotonic(self) -> float:
+        return time.monotonic() * SPEED
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / SPEED)
+
+
+class CutBus(LocalBus):
+    """A bus on which the hosts can be out of reach."""
+
+    cut = False
+
+    async def request(self, subject: str, payload: bytes, *, timeout: float) -> bytes:
+        if self.cut and subject.startswith("kn.host."):
+            raise Unreachable(f"Nobody listens on {subject}.")
+        return await super().request(subject, payload, timeout=timeout)
+
+
+class Stuck(Exception):
+    """Something has not come to an end; says what."""
+
+
+class OneCloud:
+    """Api, scheduler, conductor, agents and the network service over the databases of a directory.
+
+    Args:
+        server: uuid of the one server. limits: other values for fields of operations.
+    """
+
+    def __init__(self, directory: Path, plan: Plan, clock: FastClock, server: str, limits: dict[str, int]) -> None:
+        self.server = server
+        self.plan = plan
+        self.clock = clock
+        self.directory = directory
+        self.bus = CutBus()
+        self.api, self.cell = self._open("api"), self._open("cell")
+        self._hosts_journal = self._open("hosts")
+        self.hypervisors = {host: FakeHypervisor(host, directory / host) for host in HOSTS}
+        self.networks = EmbeddedNetwork(self.api, clock, None, "", FakeWiring(plugs_at_once=False), self._on_event)  # type: ignore[arg-type]
+        self._answered: set[str] = set()
+        self._wakes: set[asyncio.Task[None]] = set()
+        self.compute, self.cells = self._compute(self.api, self.cell, self._wake)
+        self.problems: list[str] = []
+        self._gone = False
+        conductor_module.CELL_OPERATIONS = planting.definitions(CELL_OPERATIONS, plan, **limits)
+        scheduler_module.API_OPERATIONS = planting.definitions(API_OPERATIONS, plan, **limits)
+        agent_module.ALL = planting.host_steps(agent_module.ALL, plan)
+        plan.users = {"delete": self._delete_at_once, "deaf": lambda: setattr(self.bus, "cut", True)}
+        plan.watch = self._must_stay_gone
+        self._parts: list[Any] = []
+
+    def _open(self, name: str) -> Database:
+        return Database.open(f"sqlite:///{self.directory}/{name}.db")
+
+    def _compute(
+        self, api: Database, cell: Database, wake: Callable[[str, str | None], None]
+    ) -> tuple[ComputeOperations, Cells]:
+        cells = Cells(api, (Cell(CELL, CELL, cell),))
+        compute = ComputeOperations(
+            cells, self.bus, self.clock, OPTIONS, wake_api=lambda cancelled: wake("api", cancelled), wake_cell=wake
+        )
+        return compute, cells
+
+    def _wake(self, journal: str, cancelled: str | None = None) -> None:
+        task = asyncio.get_running_loop().create_task(
+            self.bus.publish(f"kn.wake.{journal}", (cancelled or "").encode())
+        )
+        self._wakes.add(task)
+        task.add_done_callback(self._wakes.discard)
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def create_tables(self) -> str:
+        """Make the databases of a new cloud, with a port of the user's; returns its network."""
+        await self.api.write(api_metadata.create_all)
+        await self.cell.write(cell_metadata.create_all)
+        await self._hosts_journal.write(host_metadata.create_all)
+        await self.api.write(schema.metadata.create_all)
+        await self.networks.bootstrap(PROJECT)
+        other = await self.networks.bootstrap(PROJECT, name="other", cidr="10.9.0.0/24")
+        caller = RequestContext(request_id="", user_id="u", project_id=PROJECT, roles=("member",))
+        body = PortBody(network_id=other, project_id=PROJECT)
+        await self.api.write(
+            lambda conn: ports.create_port(conn, caller, body, self.clock.now(), lambda _host: True, USERS_PORT)
+        )
+        return other
+
+    async def start(self) -> None:
+        """Start everything, in the order of one-machine mode."""
+        clock, plan, random = self.clock, self.plan, Random()
+        await self.networks.start()
+        placing = Placing(self.api, Scheduler(self.api, clock, random))
+        watched: Any = planting.Watched(placing, plan)
+        networks: Any = planting.Watched(self.networks, plan)
+        database = planting.WatchedDatabase(self.cell, plan)
+        environment = Environment(CELL, self.cell, networks, watched, clock, OPTIONS)
+        self.conductor = Conductor(
+            f"{random.getrandbits(64):x}@crash", environment, self.bus,
+            HostReports(CELL, self.cell, placing, clock), random, alone=True, ttl=600.0, poll=0.05,
+            checkpoint=plan.checkpoint,
+        )
+        placed = PlacingEnvironment(
+            Cells(self.api, (Cell(CELL, CELL, database),)), watched, watched, clock, OPTIONS, self._wake
+        )
+        self.scheduler = SchedulerService(
+            f"{random.getrandbits(64):x}@crash", self.api, placed, self.bus, random, alone=True, ttl=600.0, poll=0.05,
+            checkpoint=plan.checkpoint,
+        )
+        agents = [self._agent(host) for host in HOSTS]
+        for part in (self.conductor, self.scheduler, *agents):
+            await part.start()
+        self._parts = [*reversed(agents), self.scheduler, self.conductor, self.networks]
+
+    def _agent(self, host: str) -> Agent:
+        driver: Any = planting.Watched(FakeDriver(self.hypervisors[host], self.clock), self.plan)
+        return Agent(
+            host, driver, self.bus, self._hosts_journal, self.clock, report_interval=20.0,
+            checkpoint=lambda _place: self.plan.here("effect"),
+        )
+
+    async def close(self) -> None:
+        for part in self._parts:
+            await part.close()
+        await self.bus.close()
+        for database in (self.api, self.cell, self._hosts_journal):
+            await database.close()
+
+    async def _on_event(self, name: str, instance_uuid: str, *, tag: str, status: str) -> None:
+        if not await self.conductor.deliver(ExternalEvent(subject=instance_uuid, name=name, tag=tag, status=status)):
+            raise NotFound(f"Instance {instance_uuid} awaits no event.")
+
+    # --- the user --------------------------------------------------------------------------------
+
+    async def located(self) -> Located:
+        return await self.cells.locate(self.server)
+
+    async def delete(self) -> None:
+        """A user deletes the server; one that is gone already is no surprise."""
+        self._deleted(await _delete(self.compute, self.cells, self.server))
+
+    def _deleted(self, unplaced: bool) -> None:
+        self._gone = self._gone or unplaced
+
+    def _delete_at_once(self) -> None:
+        """A user deletes the server while the conductor stands at a point: from another thread, on its own files."""
+        wakes: list[tuple[str, str | None]] = []
+        done: list[bool] = []
+
+        async def delete() -> None:
+            api, cell = self._open("api"), self._open("cell")
+            compute, cells = self._compute(api, cell, lambda *wake: wakes.append(wake))
+            try:
+                done.append(await _delete(compute, cells, self.server))
+            finally:
+                await api.close()
+                await cell.close()
+
+        thread = threading.Thread(target=asyncio.run, args=(delete(),))
+        thread.start()
+        thread.join()
+        self._deleted(done[0])
+        loop = asyncio.get_running_loop()
+        for wake in wakes:
+            loop.call_soon(self._wake, *wake)
+
+    def _must_stay_gone(self, point: str) -> None:
+        """A server that was deleted before it had a cell is never seen again."""
+        if self._gone:
+            try:
+                at_once(self.located())
+            except InstanceNotFound:
+                return
+            self.problems.append(f"at {point} the deleted server is back")
+
+    # --- rest ------------------------------------------------------------------------------------
+
+    async def until_hosts_known(self) -> None:
+        """Wait for the first reports of all hosts."""
+        async with self._limit("hosts to report"):
+            while len(await self.api.read(lambda c: c.execute(sa.select(inventories.c.provider_id).distinct()).all())) < 2:
+                await asyncio.sleep(0.002)
+
+    async def settle(self) -> None:
+        """Wait until no operation is left that somebody would go on with. Raises Stuck."""
+        async with self._limit("operations to end"):
+            while active := await self._active():
+                if self.bus.cut and all(record.kind == "debt" for record in active):
+                    self.bus.cut = False  # the hosts are back
+                for record in active:
+                    await self._answer_wait(record)
+                await asyncio.sleep(0.005)
+
+    async def observe(self) -> None:
+        """Wait until the records tell the power states of the guests of this host. Raises Stuck."""
+        async with self._limit("reports of power states"):
+            while any(
+                server.power_state is not guest.power_state
+                for there in (self.look(),) for server in there.alive.values() if server.host is not None
+                for guest in (there.guests[server.host].get(server.uuid),) if guest is not None and guest.defined
+            ):
+                await asyncio.sleep(0.05)
+
+    async def _active(self) -> list[OperationRecord]:
+        found = await self.api.read(lambda conn: api_journal.select(conn, states=ACTIVE))
+        return found + await self.cell.read(lambda conn: cell_journal.select(conn, states=ACTIVE))
+
+    async def _answer_wait(self, record: OperationRecord) -> None:
+        """What an operation waits for happens, once in each life."""
+        definition = conductor_module.CELL_OPERATIONS.find(record.kind, record.version)
+        if definition is None:
+            return
+        moves = Moves(definition, cell_journal, record)
+        step, run = moves.current(record), moves.run(record)
+        if not isinstance(step, Await) or (entry := run.entry(step.name)) is None:
+            return
+        if entry.state is not EntryState.STARTED:
+            return
+        for key in step.events(run):
+            name, _, tag = key.partition(":")
+            if key in self._answered:
+                continue
+            self._answered.add(key)
+            if self.plan.asked(f"{record.kind}/{step.name}/do/event"):
+                event = ExternalEvent(subject=record.subject, name=name, tag=tag, status="failed")
+                await self.conductor.deliver(event)
+            elif name == "network-vif-plugged":
+                await self.networks.plugged(tag)
+            else:
+                await self.conductor.deliver(ExternalEvent(subject=record.subject, name=name, tag=tag))
+
+    def look(self) -> Cloud:
+        """Everything there is, read from the files, not from what this process remembers."""
+        guests = {host: FakeHypervisor(host, self.directory / host).guests for host in HOSTS}
+        with _reading(self.directory / "api.db") as api, _reading(self.directory / "cell.db") as cell:
+            return look(api, cell, guests)
+
+    def _limit(self, what: str) -> _Limit:
+        return _Limit(what, self)
+
+    async def describe(self) -> str:
+        """What is still going on."""
+        return "; ".join(
+            f"{r.kind} is {r.state.value} at step {r.cursor}: "
+            + ", ".join(f"{e.step}{' (undo)' if e.undo else ''} {e.state.value} x{e.attempt}" for e in r.entries[-3:])
+            for r in await self._active()
+        )
+
+
+class _Limit:
+    """A time limit that says what did not happen."""
+
+    def __init__(self, what: str, cloud: OneCloud) -> None:
+        self._what = what
+        self._cloud = cloud
+        self._timeout = asyncio.timeout(LIMIT)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *exc: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*exc)
+        except TimeoutError:
+            raise Stuck(f"waited in vain for {self._what}: {await self._cloud.describe()}") from None
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[sa.Connection]:
+    engine = sa.create_engine(f"sqlite:///{file}")
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+async def _delete(compute: ComputeOperations, cells: Cells, server: str) -> bool:
+    """Returns whether the server had no cell yet, so that it is gone at once."""
+    try:
+        located = await cells.locate(server)
+        await compute.delete(CONTEXT, located)
+    except InstanceNotFound:
+        return False
+    try:
+        await cells.locate(server)
+    except InstanceNotFound:
+        return True
+    return False
+
+
+def at_once(call: Coroutine[Any, Any, T] | Awaitable[T]) -> T:
+    """The result of a coroutine that only reads SQLite, which never waits."""
+    assert isinstance(call, Coroutine)
+    try:
+        call.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise AssertionError("it waits")

@@ -1,0 +1,101 @@
+"""How each operation is asked for. A new operation needs an entry here; its steps are found by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from crash_matrix.cloud import CONTEXT, PROJECT, USERS_PORT, OneCloud
+from kilonova.db.journal import cell_journal
+from kilonova.domain.flavor import Flavor
+from kilonova.domain.image import Image
+from kilonova.domain.instance import BuildRequest, Instance, RequestSpec
+from kilonova.domain.network import RequestedNetwork
+from kilonova.domain.operation import Asker
+from kilonova.domain.states import PowerState
+from kilonova.engine import submit
+from kilonova.engine.operation import Tx
+from kilonova.hypervisor.fake import FakeGuest
+from kilonova.operations.remove_leftover import REMOVE_LEFTOVER, RemoveLeftover
+
+SERVER = "44444444-4444-4444-8444-444444444444"
+FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
+IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
+SECRET = "s3cret-pass"
+
+
+Request = Callable[[OneCloud], Awaitable[None]]
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """How an operation comes about.
+
+    Args:
+        before: the requests that lead to it, each of them done. ask: the request itself.
+        clean_up: what makes everything go after it has failed.
+        server: it is about a server that a user sees.
+    """
+
+    before: tuple[str, ...]
+    ask: Request
+    clean_up: Request = OneCloud.delete
+    server: bool = True
+
+
+async def _create(cloud: OneCloud) -> None:
+    """A server with an interface on a network and one on a port that the user brings."""
+    instance = Instance(
+        uuid=SERVER, project_id=PROJECT, user_id="u", display_name="vm", flavor=FLAVOR, image_ref=IMAGE.id,
+        image=IMAGE, created_at=cloud.clock.now(),
+    )
+    (network, *_) = [n for n in await cloud.networks.networks(CONTEXT) if n.name == "private"]
+    spec = RequestSpec(
+        instance_uuid=SERVER, project_id=PROJECT, user_id="u", flavor=FLAVOR, image=IMAGE,
+        requested_networks=(RequestedNetwork(network_id=network.id), RequestedNetwork(port_id=USERS_PORT)),
+    )
+    await cloud.compute.create(CONTEXT, [BuildRequest(instance=instance, spec=spec, admin_password=SECRET)])
+
+
+async def _stop(cloud: OneCloud) -> None:
+    await cloud.compute.stop(CONTEXT, await cloud.located())
+
+
+async def _start(cloud: OneCloud) -> None:
+    await cloud.compute.start(CONTEXT, await cloud.located())
+
+
+async def _soft_reboot(cloud: OneCloud) -> None:
+    await cloud.compute.reboot(CONTEXT, await cloud.located(), hard=False)
+
+
+async def _hard_reboot(cloud: OneCloud) -> None:
+    await cloud.compute.reboot(CONTEXT, await cloud.located(), hard=True)
+
+
+async def _delete(cloud: OneCloud) -> None:
+    await cloud.compute.delete(CONTEXT, await cloud.located())
+
+
+async def _remove_leftover(cloud: OneCloud) -> None:
+    """There is a guest that belongs to no server."""
+    hypervisor = cloud.hypervisors["host0"]
+    hypervisor.keep(FakeGuest(uuid=SERVER, disks=True, defined=True, power_state=PowerState.RUNNING))
+    request = RemoveLeftover(host="host0")
+    await cloud.cell.write(lambda conn: submit.submit(
+        Tx(conn, cloud.clock.now()), cell_journal, REMOVE_LEFTOVER, SERVER, request, Asker()
+    ))
+    cloud.conductor.wake()
+
+
+SCENARIOS = {
+    "place": Scenario((), _create),
+    "build": Scenario((), _create),
+    "stop": Scenario(("build",), _stop),
+    "start": Scenario(("build", "stop"), _start),
+    "soft-reboot": Scenario(("build",), _soft_reboot),
+    "hard-reboot": Scenario(("build",), _hard_reboot),
+    "delete": Scenario(("build",), _delete),
+    "remove-leftover": Scenario((), _remove_leftover, clean_up=_remove_leftover, server=False),
+}
+"""By operation."""

@@ -1,0 +1,160 @@
+"""What must hold in a cloud on the fake driver once nothing is left to do: nothing stuck, nothing leaked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.db import build_requests, instances
+from kilonova.db.journal import api_journal, cell_journal
+from kilonova.db.placement.tables import allocations, consumers, inventories
+from kilonova.domain.instance import BuildRequest, Instance
+from kilonova.domain.operation import OperationRecord, OperationState
+from kilonova.domain.states import PowerState, VmState
+from kilonova.embedded.network import schema as network
+from kilonova.hypervisor.fake import FakeGuest
+
+ACTIVE = (OperationState.RUNNING, OperationState.UNDOING, OperationState.QUEUED, OperationState.HELD)
+"""States of operations that somebody will go on with."""
+
+ENDED = {
+    VmState.ACTIVE: (PowerState.RUNNING,),
+    VmState.STOPPED: (PowerState.SHUTDOWN, PowerState.NOSTATE),
+}
+"""States a server may be at rest in, and what its guest then is."""
+
+Guests = Mapping[str, Mapping[str, FakeGuest]]
+"""By host and instance."""
+
+
+class Port(msgspec.Struct, frozen=True):
+    """A port as its record stands; owned: made for its server."""
+
+    id: str
+    device_id: str
+    host: str
+    owned: bool
+
+
+class Cloud(msgspec.Struct):
+    """Everything that is recorded about a cloud and everything that exists."""
+
+    servers: list[Instance]
+    operations: list[OperationRecord]
+    waiting: list[BuildRequest]
+    cells: dict[str, str | None]
+    specs: set[str]
+    claims: dict[str, dict[str, int]]
+    ports: list[Port]
+    guests: Guests
+    events: int
+    wrong_counters: list[str]
+
+    @property
+    def alive(self) -> dict[str, Instance]:
+        """Servers that are not deleted."""
+        return {server.uuid: server for server in self.servers if server.deleted_at is None}
+
+    def active(self) -> list[OperationRecord]:
+        """Operations that somebody will go on with."""
+        return [operation for operation in self.operations if operation.state in ACTIVE]
+
+
+def look(api: sa.Connection, cell: sa.Connection, guests: Guests) -> Cloud:
+    """Read both databases (the network service's tables are in the API database)."""
+    claims: dict[str, dict[str, int]] = {}
+    held = sa.select(consumers.c.instance, allocations.c.resource_class, allocations.c.used)
+    for row in api.execute(held.join(consumers, consumers.c.uuid == allocations.c.consumer)):
+        claims.setdefault(row.instance, {})[row.resource_class] = row.used
+    p = network.ports
+    owned = sa.select(p.c.id, p.c.device_id, p.c.host, p.c.owned).where(
+        p.c.device_owner.startswith("compute:", autoescape=True)
+    )
+    return Cloud(
+        servers=list(cell.execute(sa.select(instances.instances.c.body)).scalars()),
+        operations=[
+            *cell_journal.select(cell, limit=10**6), *api_journal.select(api, limit=10**6),
+        ],
+        waiting=list(api.execute(sa.select(build_requests.build_requests.c.body)).scalars()),
+        cells={row.uuid: row.cell for row in api.execute(sa.select(build_requests.instance_mappings))},
+        specs=set(api.execute(sa.select(build_requests.request_specs.c.uuid)).scalars()),
+        claims=claims,
+        ports=[Port(*row) for row in api.execute(owned)],
+        guests=guests,
+        events=len(cell.execute(sa.select(cell_journal.events.c.id)).all()),
+        wrong_counters=list(_wrong_counters(api)),
+    )
+
+
+def _wrong_counters(api: sa.Connection) -> Iterator[str]:
+    key = (allocations.c.provider_id, allocations.c.resource_class)
+    sums = sa.select(*key, sa.func.sum(allocations.c.used).label("total")).group_by(*key)
+    taken = {(row.provider_id, row.resource_class): row.total for row in api.execute(sums)}
+    for row in api.execute(sa.select(inventories.c.provider_id, inventories.c.resource_class, inventories.c.used)):
+        held = taken.get((row.provider_id, row.resource_class), 0)
+        if row.used != held:
+            yield f"provider {row.provider_id}: {row.used} {row.resource_class} counted as used, {held} allocated"
+
+
+def violations(cloud: Cloud, *, secret: bytes = b"s3cret-pass") -> list[str]:
+    """Everything that is wrong. secret: what may not be left in any journal."""
+    alive = cloud.alive
+    rejected = {r.instance.uuid for r in cloud.waiting if r.instance.vm_state is VmState.ERROR}
+    found = list(cloud.wrong_counters)
+    for operation in cloud.operations:
+        name = f"operation {operation.kind} {operation.id}"
+        if operation.state in (*ACTIVE, OperationState.STRANDED):
+            found.append(f"{name} is {operation.state.value} at step {operation.cursor}: {operation.failure}")
+        if secret in msgspec.json.encode(operation):
+            found.append(f"{name} keeps a password")
+    for server in alive.values():
+        found += _server(cloud, server)
+    for host, guests in cloud.guests.items():
+        for uuid, guest in guests.items():
+            if uuid not in alive or alive[uuid].host != host:
+                found.append(f"guest {uuid} on {host} is nobody's: {guest}")
+    for port in cloud.ports:
+        owner = alive.get(port.device_id)
+        if owner is None or port.id not in {vif.id for vif in owner.network_info}:
+            found.append(f"port {port.id} of {port.device_id} is nobody's")
+        elif owner.host != port.host:
+            found.append(f"port {port.id} of {port.device_id} is bound to {port.host}, its server is on {owner.host}")
+    found += [f"allocation of {uuid} is nobody's" for uuid in cloud.claims if uuid not in alive]
+    found += [f"build request {r.instance.uuid} still waits" for r in cloud.waiting
+              if r.instance.uuid not in rejected]
+    found += [f"request spec {uuid} is nobody's" for uuid in cloud.specs if uuid not in {*alive, *rejected}]
+    if cloud.events:
+        found.append(f"{cloud.events} events are kept though nobody waits for one")
+    return found
+
+
+def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
+    name = f"server {server.uuid} ({server.vm_state.value}, {server.task_state}, {server.power_state.name})"
+    if server.task_state is not None:
+        yield f"{name} has a task"
+    if cloud.cells.get(server.uuid) is None:
+        yield f"{name} has no cell"
+    if server.uuid not in cloud.specs:
+        yield f"{name} has no request spec"
+    if server.vm_state not in (*ENDED, VmState.ERROR):
+        yield f"{name} is in a state it cannot end in"
+    known = {port.id for port in cloud.ports if port.device_id == server.uuid}
+    for vif in server.network_info:
+        if vif.id not in known:
+            yield f"{name} lists an interface {vif.id} that is not its port"
+    guest = cloud.guests.get(server.host, {}).get(server.uuid) if server.host else None
+    # A step that failed after its effect may leave the guest running or off; that is observed, not corrected.
+    failed = any(o.subject == server.uuid and o.state is OperationState.FAILED for o in cloud.operations)
+    if server.vm_state in ENDED:
+        if server.host is None or server.uuid not in cloud.claims:
+            yield f"{name} has host {server.host} and {'a' if server.uuid in cloud.claims else 'no'} claim"
+        if guest is None or not guest.defined or (not failed and guest.power_state not in ENDED[server.vm_state]):
+            yield f"{name}: its guest is {guest}"
+        elif guest.power_state is not server.power_state:
+            yield f"{name}: its guest is {guest.power_state.name}"
+        elif set(guest.devnames) != {vif.devname for vif in server.network_info}:
+            yield f"{name}: its guest has the interfaces {guest.devnames}"
+    elif server.host is None and server.uuid in cloud.claims:
+        yield f"{name} has a claim but no host"

@@ -1,0 +1,203 @@
+"""What commands print and read, without an installation."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from kilonova.audit.differences import ADVICE, HEALS, Kind
+from kilonova.cli import checks, main
+from kilonova.cli.checks import Outcome
+from kilonova.cli.configuration import options
+from kilonova.cli.operations import Told, describe
+from kilonova.cli.output import clock_time, columns, counts, duration
+from kilonova.cli.session import _message
+from kilonova.config import Config, load
+from kilonova.control.documents import Fault, OperationView, StepView
+from kilonova.domain.errors import InvalidInput
+from kilonova.domain.operation import OperationState
+
+main._register()
+RUN = CliRunner().invoke
+
+
+def operation(**changes: object) -> OperationView:
+    steps = (
+        StepView(step="claim host", state="done", attempt=1, started_at=1.0, finished_at=2.0),
+        StepView(step="create disks", state="failed", attempt=2, host="host-1", started_at=2.0, finished_at=3.5,
+                 fault=Fault(kind="KilonovaError", message="no space")),
+        StepView(step="claim host", state="started", undo=True, attempt=1, started_at=3.5),
+    )
+    made = OperationView(
+        id="op", kind="build", version=1, subject="server", state=OperationState.UNDOING, journal="cell1",
+        step="claim host", waits_for="", cancel=None, parent=None, round=0, user_id="u", project_id="p",
+        request_id="req-1", created_at=1.0, updated_at=4.0, finished_at=None, worked_on_by="me@host", fault=None,
+        steps=steps,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_columns_are_as_wide_as_their_longest_entry() -> None:
+    assert columns(("A", "LONG", "Z"), [("aaa", "b", "c"), ("d", "e", "")]) == (
+        "A    LONG  Z\naaa  b     c\nd    e"
+    )
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (0.004, "0.00 s"), (9.99, "9.99 s"), (61, "61 s"), (600, "10 min"), (3 * 3600 + 120, "3 h 2 min"),
+    (50 * 3600, "2 d 2 h"),
+])
+def test_durations_have_at_most_two_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_times_of_other_days_have_a_date() -> None:
+    now = time.time()
+    assert len(clock_time(now)) == 8
+    assert clock_time(now - 3 * 86400).startswith(time.strftime("%Y-", time.localtime(now - 3 * 86400)))
+    assert clock_time(None) == "-"
+
+
+def test_counts_of_nothing_are_none() -> None:
+    assert counts({}) == "none"
+    assert counts({"error": 1, "active": 3}) == "3 active, 1 error"
+
+
+def test_an_operation_is_described_with_steps_errors_and_directions() -> None:
+    text = describe(operation(waits_for="host host-1 to answer", parent="other", cancel="changed my mind"))
+    for part in ("create disks", "no space", "undo claim host", "host-1", "waits    for host host-1 to answer",
+                 "a debt of operation other", "changed my mind", "req-1", "me@host"):
+        assert part in text
+
+
+def test_a_follower_hears_each_state_of_a_step_once(capsys: pytest.CaptureFixture[str]) -> None:
+    told = Told()
+    told.tell(operation())
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    told.tell(operation())
+    assert capsys.readouterr().out == ""
+    told.tell(operation(state=OperationState.FAILED, finished_at=5.0,
+                        fault=Fault(kind="x", message="no space", step="create disks")))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "failed after 4.00 s: no space in step 'create disks'" in line
+
+
+@pytest.mark.parametrize(("body", "message"), [
+    (b'{"error": {"code": 404, "title": "Not Found", "message": "No such thing."}}', "No such thing."),
+    (b'{"itemNotFound": {"message": "Instance x could not be found.", "code": 404}}', "Instance x could not be found."),
+    (b'{"NeutronError": {"type": "X", "message": "In use.", "detail": ""}}', "In use."),
+    (b'{"message": "Hidden.", "code": 404, "title": "Not Found"}', "Hidden."),
+    (b"<html>Bad gateway</html>", "<html>Bad gateway</html>"), (b"", ""), (b"[]", ""), (b"{}", ""),
+])
+def test_error_texts_of_all_services_are_found(body: bytes, message: str) -> None:
+    assert _message(body) == message
+
+
+def test_every_difference_says_what_to_do() -> None:
+    assert set(HEALS) | set(ADVICE) == set(Kind)
+    assert set(HEALS) & set(ADVICE) == set()
+
+
+def test_every_option_is_explained() -> None:
+    assert [option.name for option in options(Config()) if not option.meaning] == []
+    names = [option.name for option in options(Config())]
+    assert len(set(names)) == len(names)
+    for name in names:
+        tree: object = Config()
+        for part in name.split("."):
+            tree = getattr(tree, part)
+
+
+def test_what_config_show_prints_is_a_configuration(tmp_path: Path) -> None:
+    shown = RUN(main.app, ["config", "show", "--data-dir", str(tmp_path)])
+    assert shown.exit_code == 0
+    file = tmp_path / "kilonova.toml"
+    file.write_text(shown.output)
+    assert load(file, {}) == load(None, {}, {"data_dir": str(tmp_path)})
+
+
+def test_secrets_in_the_configuration_are_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "kilonova.toml").write_text('[bus]\npassword = "hush"\n')
+    for command in ("show", "explain", "check"):
+        shown = RUN(main.app, ["config", command, "--data-dir", str(tmp_path)])
+        assert shown.exit_code == 0 and "hush" not in shown.output and "bus" in shown.output
+
+
+def test_a_wrong_configuration_is_told(tmp_path: Path) -> None:
+    (tmp_path / "kilonova.toml").write_text("[api]\nport = 'many'\n")
+    shown = RUN(main.app, ["config", "check", "--data-dir", str(tmp_path)])
+    assert isinstance(shown.exception, InvalidInput) and "port" in str(shown.exception)
+
+
+@pytest.mark.parametrize("command", [
+    ["status"], ["ops"], ["ops", "show", "x"], ["audit"], ["audit", "--heal"], ["ops", "cancel", "x"],
+])
+def test_commands_say_that_nothing_runs(tmp_path: Path, command: list[str]) -> None:
+    ended = RUN(main.app, [*command, "--data-dir", str(tmp_path)])
+    assert ended.exit_code == 1
+    assert "does not run" in (ended.output + str(ended.exception))
+
+
+def test_down_without_an_installation_changes_nothing(tmp_path: Path) -> None:
+    assert RUN(main.app, ["down", "--data-dir", str(tmp_path)]).exit_code == 0
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    ended = RUN(main.app, ["down", "--purge", "--yes", "--data-dir", str(tmp_path)])
+    assert "holds no installation" in str(ended.exception)
+    assert precious.read_text() == "mine"
+
+
+def test_purging_needs_a_yes(tmp_path: Path) -> None:
+    (tmp_path / "installation.json").write_text("{}")
+    ended = RUN(main.app, ["down", "--purge", "--data-dir", str(tmp_path)])
+    assert "--yes" in str(ended.exception)
+    assert (tmp_path / "installation.json").exists()
+
+
+class TestDoctor:
+    def test_a_healthy_machine_for_simulated_hosts(self, tmp_path: Path) -> None:
+        ended = RUN(main.app, ["doctor", "--driver", "fake", "--port-base", "0", "--json", "--data-dir", str(tmp_path)])
+        found = msgspec.json.decode(ended.output)
+        assert [one["name"] for one in found["checks"] if one["outcome"] == "failed"] == []
+        assert found["healthy"] and ended.exit_code == 0
+
+    def test_a_broken_database_fails(self, tmp_path: Path) -> None:
+        (tmp_path / "kilonova.db").write_bytes(b"not a database, whatever its name says" * 50)
+        found = checks.run_check("database", lambda: checks._integrity(tmp_path))
+        assert found.outcome is Outcome.FAILED and "backup" in found.hint
+
+    def test_readable_secrets_fail_and_the_hint_closes_them(self, tmp_path: Path) -> None:
+        (tmp_path / "openrc").write_text("x")
+        (tmp_path / "openrc").chmod(0o644)
+        found = checks._permissions(tmp_path)
+        assert found.outcome is Outcome.FAILED and found.hint == f"chmod 600 {tmp_path}/openrc"
+        (tmp_path / "openrc").chmod(0o600)
+        assert checks._permissions(tmp_path).outcome is Outcome.OK
+
+    def test_a_clock_behind_the_database_fails(self, tmp_path: Path) -> None:
+        import os
+
+        (tmp_path / "kilonova.db").touch()
+        os.utime(tmp_path / "kilonova.db", (time.time() + 7200, time.time() + 7200))
+        assert checks._clock(tmp_path).outcome is Outcome.FAILED
+
+    def test_a_taken_port_fails(self, tmp_path: Path) -> None:
+        import socket
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            config = load(None, {}, {"data_dir": str(tmp_path), "api.port": listener.getsockname()[1]})
+            assert checks._port(config).outcome is Outcome.FAILED
+
+    def test_a_missing_tool_names_its_package(self) -> None:
+        found = checks._tool("no-such-tool", "its-package")
+        assert (found.outcome, found.hint) == (Outcome.FAILED, "apt-get install its-package")
+
+    def test_a_check_that_breaks_has_failed(self) -> None:
+        def broken() -> checks.Check:
+            raise PermissionError(13, "Permission denied")
+
+        assert checks.run_check("x", broken).outcome is Outcome.FAILED
