@@ -52,6 +52,8 @@ def upgrade() -> None:
         sa.Column("image_ref", sa.String(length=64), nullable=False),
         sa.Column("flavor_id", sa.String(length=255), nullable=False),
         sa.Column("key_name", sa.String(length=255), nullable=True),
+        sa.Column("vcpus", sa.Integer(), nullable=False),
+        sa.Column("memory_mib", sa.Integer(), nullable=False),
         sa.Column("locked", sa.Boolean(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("updated_at", sa.Double(), nullable=True),
@@ -63,6 +65,9 @@ def upgrade() -> None:
     op.create_index("instances_created", "instances", ["created_at", "uuid"], unique=False)
     op.create_index("instances_host", "instances", ["host"], unique=False)
     op.create_index("instances_project_created", "instances", ["project_id", "created_at", "uuid"], unique=False)
+    op.create_index(
+        "instances_usage", "instances", ["project_id", "deleted_at", "user_id", "vcpus", "memory_mib"], unique=False
+    )
     op.create_table(
         "operations",
         sa.Column("id", sa.String(length=36), nullable=False),
