@@ -8,3 +8,10 @@ _: Any = None
 _.process_bind_param
 _.process_result_value
 _.load_dialect_impl
+
+# uvicorn enters it around serving.
+_.capture_signals
+
+# typer runs commands by their decorator.
+_.explain
+_.build_test

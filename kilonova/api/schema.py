@@ -2,12 +2,7 @@
 
 A schema checks a decoded JSON value and returns it normalised (booleans from their words, integers from their
 digits), or raises InvalidInput with the text that clients of the Compute API know. The same declaration gives
-the JSON Schema of a microversion for the OpenAPI description.
-
-    BODY = Object({"snack": required(Object({
-        "name": required(NAME),
-        "flavour": optional(Enum("sweet", "salty"), since=42),
-    }))})
+the JSON Schema of a microversion for the OpenAPI description. docs/reference/adding-a-route.md has an example.
 
 Spec: API-023 to API-028.
 """

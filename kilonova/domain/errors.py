@@ -169,9 +169,5 @@ class Fenced(KilonovaError):
     """A write or command carried an epoch that another owner has overtaken. The loser just stops."""
 
 
-class WaitTimedOut(KilonovaError):
-    """An awaited event did not come in time. Spec: EVT-33."""
-
-
 class StaleState(Conflict):
     """A guarded save found another state than the one expected. Spec: FND-11."""

@@ -163,7 +163,7 @@ class Driver:
             why = end
             await self._commit(lambda tx: moves.step_failed(tx, record, step, why))
             return
-        if entry.crashes > moves.definition.max_crashes:
+        if entry.crashes > moves.definition.max_crashes and not self._persists(step):
             failure = Failure(kind="CrashLoop", step=step.name,
                               message=f"The service stopped {entry.crashes} times during {step.name}.")
             await self._commit(lambda tx: moves.step_failed(tx, record, step, failure))
@@ -177,6 +177,10 @@ class Driver:
         else:
             await self._commit(lambda tx: moves.step_done(tx, record, step, output))
 
+    def _persists(self, step: Step) -> bool:
+        """Whether the step is tried until it succeeds: a debt, or one that is declared so."""
+        return self._debt is not None or (isinstance(step, Here) and step.persistent)
+
     async def _failed(self, step: Step, entry: Entry, error: Exception) -> None:
         """A forward step failed: try again, owe it, or turn around."""
         record, moves = self.record, self._moves
@@ -189,7 +193,7 @@ class Driver:
         retries = step.retries if isinstance(step.retries, int) else step.retries(moves.run(record))
         if unreachable and isinstance(step, OnHost) and step.owed:
             await self._owe(step, entry, undo=False)
-        elif self._debt is not None or (
+        elif self._persists(step) or (
             failure.retryable and not late and (unreachable or entry.attempt <= retries)
         ):
             await self._pause(step, entry, failure, undo=False)
@@ -256,6 +260,8 @@ class Driver:
         function = step.undo if undo else step.do
         assert not isinstance(function, NoUndo)
         left = entry.started_at + step.timeout - self._shop.clock.now()
+        if step.persistent:
+            left = step.timeout
         async with asyncio.timeout(None if step.timeout >= debt.FOREVER else max(left, 1.0)):
             return encode(await function(self._shop.environment, self._moves.run(self.record)))
 

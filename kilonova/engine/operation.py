@@ -101,6 +101,7 @@ class Here:
         pause: seconds before the attempt that follows the given one (from 1); None for growing ones of the engine.
         owed: if it still fails after its retries, the step becomes a debt and the operation goes on.
         undo_owed: the same for its undo; otherwise an undo that keeps failing strands the operation.
+        persistent: it never fails for good: whatever goes wrong, it is tried again until it succeeds.
         given: whether its effect is there already (it was made by who asked), so that only the undo counts.
     """
 
@@ -113,6 +114,7 @@ class Here:
     retries: int | Callable[[Any], int] = 3
     pause: Callable[[int], float] | None = None
     owed: bool = False
+    persistent: bool = False
     undo_owed: bool = False
     given: Callable[[Any], bool] = lambda _run: False
 

@@ -79,6 +79,20 @@ def submit(
     return Submission(record, preempted)
 
 
+def follow(
+    tx: Tx, journal: Journal, definition: Operation, subject: str, request: msgspec.Struct, asker: Asker,
+    *, operation_id: str,
+) -> None:
+    """Accept an operation that takes the subject over from the one that is ending in this transaction."""
+    record = OperationRecord(
+        id=operation_id, kind=definition.name, version=definition.version, subject=subject,
+        state=OperationState.QUEUED, exclusive=definition.exclusive, asker=asker,
+        request=msgspec.Raw(msgspec.json.encode(request)), created_at=tx.now, updated_at=tx.now,
+    )
+    definition.begins(tx, Moves(definition, journal, record).run(record))
+    journal.insert(tx.conn, record, wake_at=None)
+
+
 def release(tx: Tx, journal: Journal, operation_id: str) -> None:
     """Let a held operation run. Releasing it again changes nothing."""
     record = journal.get(tx.conn, operation_id)

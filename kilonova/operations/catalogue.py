@@ -5,11 +5,11 @@ from __future__ import annotations
 from kilonova.engine.operation import Definitions
 from kilonova.operations.build import BUILD
 from kilonova.operations.delete import DELETE
-from kilonova.operations.place import PLACE
+from kilonova.operations.place import BURY, PLACE
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER
 from kilonova.operations.start import START
 from kilonova.operations.stop import STOP
 
 CELL_OPERATIONS = Definitions(BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER, REMOVE_LEFTOVER)
-API_OPERATIONS = Definitions(PLACE)
+API_OPERATIONS = Definitions(PLACE, BURY)

@@ -14,7 +14,6 @@ from kilonova.db import instances
 from kilonova.domain.errors import InstanceNotFound, KilonovaError
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import PowerState, TaskState, VmState
-from kilonova.engine.debt import FOREVER
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
@@ -135,7 +134,7 @@ DELETE = Operation(
         OnHost("remove guest", lambda run: run.output(Remains).host, REMOVE, _guest,
                undo=GONE, owed=True, timeout=600, retries=5),
         Here("release networks", _release_networks, undo=GONE, owed=True, pause=_release_pause),
-        Here("release claim", _release_claim, undo=GONE, timeout=FOREVER, retries=2**31),
+        Here("release claim", _release_claim, undo=GONE, persistent=True),
     ),
     ends=_end,
     fails=_failed,

@@ -1,20 +1,22 @@
 """Place: choose a host for a new server, claim it, and hand the server over to the host's cell.
 
-Runs over the API database, where the build request waits. A delete that comes in first removes the build
+Runs over the API database, where the build request waits. A server that cannot be placed is buried: it appears in
+the first cell in ERROR, with the reason. A delete that comes in first removes the build
 request; then the hand-over finds it gone and everything made so far is undone: the server never comes back.
 """
 
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from kilonova.db import build_requests, instances
-from kilonova.db.journal import cell_journal
+from kilonova.db.journal import api_journal, cell_journal
 from kilonova.domain.errors import Conflict, NoValidHost
-from kilonova.domain.instance import BuildRequest, Fault
+from kilonova.domain.instance import BuildRequest, Fault, Instance
 from kilonova.domain.operation import Failure, OperationRecord, OperationState
 from kilonova.domain.states import VmState
 from kilonova.engine import submit
@@ -86,18 +88,23 @@ async def _record(env: PlacingEnvironment, run: Run[PlaceServer]) -> None:
         await cell.database.write(lambda conn: _insert_building(Tx(conn, now), env, run, chosen))
         return
 
-    failure = Failure(kind="NoValidHost", message=chosen.reason, step="choose host")
-    failed = msgspec.structs.replace(request.instance, vm_state=VmState.ERROR, task_state=None, updated_at=now)
+    await _bury(env, run, request.instance, chosen.reason)
+
+
+async def _bury(env: PlacingEnvironment, run: Run[Any], instance: Instance, reason: str) -> None:
+    """A server that will not be built: its record in the first cell, in ERROR, with the build that never began."""
+    now = env.clock.now()
+    failure = Failure(kind="NoValidHost", message=reason, step="choose host")
+    failed = msgspec.structs.replace(instance, vm_state=VmState.ERROR, task_state=None, updated_at=now)
     history = _operation(run, OperationState.FAILED, now, failure)
 
-    def bury(conn: sa.Connection) -> None:
+    def insert(conn: sa.Connection) -> None:
         instances.insert(conn, failed)
-        fault = Fault(code=500, message=failure.message, created_at=now)
-        instances.add_fault(conn, failed.uuid, history.id, fault)
+        instances.add_fault(conn, failed.uuid, history.id, Fault(code=500, message=reason, created_at=now))
         if cell_journal.get(conn, history.id) is None:
             cell_journal.insert(conn, history, wake_at=None)
 
-    await cell.database.write(bury)
+    await env.cells.all[0].database.write(insert)
 
 
 def _insert_building(tx: Tx, env: PlacingEnvironment, run: Run[PlaceServer], chosen: Chosen) -> None:
@@ -117,7 +124,7 @@ def _insert_building(tx: Tx, env: PlacingEnvironment, run: Run[PlaceServer], cho
         )
 
 
-def _operation(run: Run[PlaceServer], state: OperationState, now: float, failure: Failure) -> OperationRecord:
+def _operation(run: Run[Any], state: OperationState, now: float, failure: Failure) -> OperationRecord:
     """The build that never began, as the server's history tells it."""
     return OperationRecord(
         id=build_id(run.id), kind=BUILD.name, version=BUILD.version, subject=run.subject, state=state,
@@ -167,12 +174,46 @@ async def _let_build(env: PlacingEnvironment, run: Run[PlaceServer]) -> None:
         env.wake(chosen.cell)
 
 
-def _nothing(_tx: Tx, _run: Run[PlaceServer]) -> None:
+def _nothing(_tx: Tx, _run: Run[Any]) -> None:
     return None
 
 
-def _given_up(tx: Tx, run: Run[PlaceServer], _failure: Failure) -> None:
-    """Only a deleted server is not placed; what remains of its request goes with it."""
+def _given_up(tx: Tx, run: Run[PlaceServer], failure: Failure) -> None:
+    """A server that was deleted goes with what remains of its request; any other must not vanish."""
+    if failure.cancelled:
+        build_requests.discard(tx.conn, run.subject)
+    elif build_requests.get(tx.conn, run.subject) is not None:
+        reason = f"The server could not be placed. {failure.message}"
+        submit.follow(
+            tx, api_journal, BURY, run.subject, BuryServer(reason=reason), run.record.asker,
+            operation_id=str(uuid.uuid5(uuid.UUID(run.id), "bury")),
+        )
+
+
+class BuryServer(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that could not be placed. reason: for its fault."""
+
+    reason: str
+
+
+async def _record_failed(env: PlacingEnvironment, run: Run[BuryServer]) -> Chosen:
+    request = await env.cells.api.read(lambda conn: build_requests.get(conn, run.subject))
+    if request is not None:
+        await _bury(env, run, request.instance, run.request.reason)
+    return Chosen(targets=(), cell=env.cells.all[0].name, reason=run.request.reason)
+
+
+async def _erase(env: PlacingEnvironment, run: Run[BuryServer]) -> None:
+    await env.cells.all[0].database.write(lambda conn: instances.erase(conn, run.subject))
+
+
+def _leave(tx: Tx, run: Run[BuryServer]) -> None:
+    """The mapping names the cell, unless the server was deleted meanwhile. Spec: DEL-50."""
+    if build_requests.consume(tx.conn, run.subject, run.output(Chosen).cell) is None:
+        raise Conflict(f"Server {run.subject} was deleted.")
+
+
+def _not_buried(tx: Tx, run: Run[BuryServer], _failure: Failure) -> None:
     build_requests.discard(tx.conn, run.subject)
 
 
@@ -188,10 +229,21 @@ PLACE = Operation(
         Here("choose host", _choose, undo=_unclaim, timeout=3600, retries=1000),
         Here("record in cell", _record, undo=_unrecord, timeout=3600, retries=1000),
         Record("hand over", _hand_over, undo=NoUndo("from here on the cell's record is the server")),
-        Here("let it build", _let_build, undo=NoUndo("the build is undone by itself"), timeout=3600, retries=10**6),
+        Here("let it build", _let_build, undo=NoUndo("the build is undone by itself"), owed=True),
     ),
     ends=_nothing,
     fails=_given_up,
     no_return="let it build",
     scrub=_without_secrets,
+)
+
+BURY = Operation(
+    name="bury",
+    request=BuryServer,
+    steps=(
+        Here("record in cell", _record_failed, undo=_erase, persistent=True),
+        Record("hand over", _leave, undo=NoUndo("from here on the cell's record is the server")),
+    ),
+    ends=_nothing,
+    fails=_not_buried,
 )

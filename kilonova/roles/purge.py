@@ -31,8 +31,9 @@ class _NoImages:
         raise ImageNotFound(image_id)
 
     async def data(self, image_id: str) -> AsyncIterator[bytes]:
-        raise ImageNotFound(image_id)
-        yield b""
+        nothing: tuple[bytes, ...] = ()
+        for chunk in nothing:
+            yield chunk
 
     def local_path(self, image_id: str) -> Path | None:
         return None

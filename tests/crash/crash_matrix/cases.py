@@ -63,6 +63,12 @@ class Steps:
         self.kind = operation.name
         self.all = operation.steps
         self.with_effect = [step for step in self.all if not isinstance(step, Record)]
+        self.last_failing = [step for step in self.with_effect if self.fails_for_good(step)][-1:]
+
+    @staticmethod
+    def fails_for_good(step: Step) -> bool:
+        """A step that is owed becomes a debt instead, a persistent one is tried until it succeeds."""
+        return not (isinstance(step, Here) and (step.owed or step.persistent))
 
     def point(self, step: Step | str, name: str, *, undo: bool = False) -> str:
         title = step if isinstance(step, str) else step.name
@@ -81,7 +87,7 @@ class Steps:
         """What must happen before the step is done: one that is given in the first round is done in the second."""
         if not isinstance(step, Here) or step.given is Here.__dataclass_fields__["given"].default:
             return ()
-        last = self.with_effect[-1]
+        (last,) = self.last_failing
         return (Act(self.point(last, FAILS[type(last)][0]), "fail", "elsewhere"),)
 
     def undoable(self, step: Step) -> bool:
@@ -100,7 +106,7 @@ class Steps:
             yield self.point(BEGIN, name), (), _id("done", self.kind)
         for step in self.with_effect:
             way = self.reach(step)
-            like = _id("done", self.kind) if not way else self.failed(self.with_effect[-1], "elsewhere")
+            like = _id("done", self.kind) if not way else self.failed(self.last_failing[0], "elsewhere")
             for name in POINTS[type(step)]:
                 yield self.point(step, name), way, like
 
@@ -129,10 +135,10 @@ def kills() -> Iterator[Case]:
     another host."""
     for steps in ALL:
         ways = [("", way) for way in steps.do_points()]
-        for failing in steps.all:
+        for failing in filter(steps.fails_for_good, steps.all):
             ways += [(f"after_{failing.name}", way) for way in steps.undo_points(failing, "permanent")]
         if steps.operation.again_from is not None:
-            last = steps.with_effect[-1]
+            (last,) = steps.last_failing
             ways += [(f"elsewhere_after_{last.name}", way) for way in steps.undo_points(last, "elsewhere")]
         for name, (point, acts, like) in ways:
             yield Case(id=_id(point, name), operation=steps.kind, lives=((*acts, _kill(point)), ()), like=like)
@@ -175,7 +181,7 @@ def lost_answers() -> Iterator[Case]:
 def repeats() -> Iterator[Case]:
     """Every do and every undo has its effect twice."""
     for steps in ALL:
-        last = steps.with_effect[-1]
+        last = steps.last_failing[0] if steps.last_failing else None
         for step in steps.with_effect:
             if isinstance(step, Await):
                 continue
@@ -183,9 +189,9 @@ def repeats() -> Iterator[Case]:
             yield Case(
                 id=_id("twice", steps.kind, step.name, "do"), operation=steps.kind,
                 lives=((*way, Act(steps.point(step, "twice"), "twice")),),
-                like=_id("done", steps.kind) if not way else steps.failed(last, "elsewhere"),
+                like=_id("done", steps.kind) if not way or last is None else steps.failed(last, "elsewhere"),
             )
-        for step in steps.undone_by(last):
+        for step in steps.undone_by(last) if last else ():
             yield Case(
                 id=_id("twice", steps.kind, step.name, "undo"), operation=steps.kind, like=steps.failed(last),
                 lives=((*steps.failing(last), Act(steps.point(step, "twice", undo=True), "twice")),),
@@ -195,9 +201,9 @@ def repeats() -> Iterator[Case]:
 def strandings() -> Iterator[Case]:
     """An undo that keeps failing is retried, then stranded; then an operator resumes, skips or forces it."""
     for steps in ALL:
-        last = steps.with_effect[-1]
+        last = steps.last_failing[0] if steps.last_failing else None
         for step in reversed(steps.all):
-            if not steps.undoable(step):
+            if last is None or not steps.undoable(step):
                 continue
             places = [FAILS[type(step)][0]]
             if isinstance(step, Here | OnHost) and step.undone is not None:
@@ -210,7 +216,7 @@ def strandings() -> Iterator[Case]:
                         lives=((*steps.failing(last), broken),), then=(way_out, "delete"), limits={"undo_retries": 2},
                         like=steps.failed(last) if way_out == "resume" else "",
                     )
-        for way_out in ("resume", "skip", "force"):
+        for way_out in ("resume", "skip", "force") if last else ():
             broken = Act(steps.point("(end)", "fails", undo=True), "fail", "unexpected", always=True)
             yield Case(
                 id=_id("stranded", steps.kind, "(end)", "undo", "fails", way_out), operation=steps.kind,
@@ -223,7 +229,7 @@ def crash_loops() -> Iterator[Case]:
     """A step that takes the process down each time it is tried is given up, an undo that does is stranded."""
     limits = {"max_crashes": 2}
     for steps in ALL:
-        last = steps.with_effect[-1]
+        last = steps.last_failing[0] if steps.last_failing else None
         for step in steps.with_effect:
             if isinstance(step, Await):
                 continue
@@ -232,7 +238,7 @@ def crash_loops() -> Iterator[Case]:
                 id=_id("loop", steps.kind, step.name, "do"), operation=steps.kind, limits=limits, then=("delete",),
                 lives=((*steps.reach(step), *killed), killed, killed, ()),
             )
-        for step in steps.undone_by(last):
+        for step in steps.undone_by(last) if last else ():
             killed = (_kill(steps.point(step, "part", undo=True)),)
             yield Case(
                 id=_id("loop", steps.kind, step.name, "undo"), operation=steps.kind, limits=limits,
@@ -245,9 +251,9 @@ def debts() -> Iterator[Case]:
     """The host is out of reach when its step must be undone (or may be owed); the process is killed at every
     boundary of paying the debt."""
     for steps in ALL:
-        last = steps.with_effect[-1]
+        last = steps.last_failing[0] if steps.last_failing else None
         ways: list[tuple[Step, str, tuple[Act, ...]]] = []
-        for step in steps.undone_by(last):
+        for step in steps.undone_by(last) if last else ():
             if isinstance(step, OnHost):
                 deaf = Act(steps.point(step, "before", undo=True), "deaf")
                 ways.append((step, "undo", (*steps.failing(last), deaf)))
@@ -272,9 +278,10 @@ def debts() -> Iterator[Case]:
 def deletes() -> Iterator[Case]:
     """A delete arrives at every boundary; and at every boundary at which the process was killed, before it starts."""
     for steps in ALL:
-        last = steps.with_effect[-1]
+        last = steps.last_failing[0] if steps.last_failing else None
         ways = [("", way) for way in steps.do_points()]
-        ways += [(f"after_{last.name}", way) for way in steps.undo_points(last, "permanent")]
+        if last is not None:
+            ways += [(f"after_{last.name}", way) for way in steps.undo_points(last, "permanent")]
         for name, (point, acts, _) in ways:
             if not point.endswith("written"):  # whoever deletes waits for the end of the transaction
                 yield Case(

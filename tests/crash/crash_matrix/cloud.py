@@ -112,7 +112,7 @@ class OneCloud:
         self._hosts_journal = self._open("hosts")
         self.hypervisors = {host: FakeHypervisor(host, directory / host) for host in HOSTS}
         self.networks = EmbeddedNetwork(self.api, clock, None, "", FakeWiring(plugs_at_once=False), self._on_event)  # type: ignore[arg-type]
-        self._answered: set[str] = set()
+        self._answered: set[tuple[int, str]] = set()
         self._wakes: set[asyncio.Task[None]] = set()
         self.compute, self.cells = self._compute(self.api, self.cell, self._wake)
         self.problems: list[str] = []
@@ -252,13 +252,14 @@ class OneCloud:
     async def until_hosts_known(self) -> None:
         """Wait for the first reports of all hosts."""
         async with self._limit("hosts to report"):
-            while len(await self.api.read(lambda c: c.execute(sa.select(inventories.c.provider_id).distinct()).all())) < 2:
+            known = sa.select(inventories.c.provider_id).distinct()
+            while len(await self.api.read(lambda conn: conn.execute(known).all())) < 2:  # noqa: ASYNC110 - a database
                 await asyncio.sleep(0.002)
 
     async def settle(self) -> None:
         """Wait until no operation is left that somebody would go on with. Raises Stuck."""
         async with self._limit("operations to end"):
-            while active := await self._active():
+            while (active := await self._active()) or self.conductor.runner.busy or self.scheduler.runner.busy:
                 if self.bus.cut and all(record.kind == "debt" for record in active):
                     self.bus.cut = False  # the hosts are back
                 for record in active:
@@ -268,7 +269,7 @@ class OneCloud:
     async def observe(self) -> None:
         """Wait until the records tell the power states of the guests of this host. Raises Stuck."""
         async with self._limit("reports of power states"):
-            while any(
+            while any(  # noqa: ASYNC110 - a database is asked
                 server.power_state is not guest.power_state
                 for there in (self.look(),) for server in there.alive.values() if server.host is not None
                 for guest in (there.guests[server.host].get(server.uuid),) if guest is not None and guest.defined
@@ -280,7 +281,7 @@ class OneCloud:
         return found + await self.cell.read(lambda conn: cell_journal.select(conn, states=ACTIVE))
 
     async def _answer_wait(self, record: OperationRecord) -> None:
-        """What an operation waits for happens, once in each life."""
+        """What an operation waits for happens, once in each life and round."""
         definition = conductor_module.CELL_OPERATIONS.find(record.kind, record.version)
         if definition is None:
             return
@@ -292,9 +293,9 @@ class OneCloud:
             return
         for key in step.events(run):
             name, _, tag = key.partition(":")
-            if key in self._answered:
+            if (record.round, key) in self._answered:
                 continue
-            self._answered.add(key)
+            self._answered.add((record.round, key))
             if self.plan.asked(f"{record.kind}/{step.name}/do/event"):
                 event = ExternalEvent(subject=record.subject, name=name, tag=tag, status="failed")
                 await self.conductor.deliver(event)

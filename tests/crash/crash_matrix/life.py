@@ -84,14 +84,19 @@ async def _judge(case: Case, scenario: Scenario, cloud: OneCloud, plan: Plan) ->
         await scenario.clean_up(cloud)
         await cloud.settle()
         problems += _cleaned(case, cloud.look())
-    elif case.before_last or any(act.does == "delete" for life in case.lives for act in life):
+    elif _deletes(case):
         problems += _cleaned(case, there)
     return Outcome(problems=problems, end=end)
 
 
+def _deletes(case: Case) -> bool:
+    """Whether a user deletes the server in the midst of it."""
+    return case.before_last == "delete" or any(act.does == "delete" for life in case.lives for act in life)
+
+
 def _told(case: Case, scenario: Scenario, tested: OperationRecord, end: End) -> Iterator[str]:
     """A server does not vanish, and a failure says why."""
-    if tested.state is not OperationState.FAILED or not scenario.server:
+    if tested.state is not OperationState.FAILED or not scenario.server or _deletes(case):
         return
     if end.server is None:
         yield "the server is gone although nobody deleted it"

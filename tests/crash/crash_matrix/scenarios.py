@@ -43,18 +43,23 @@ class Scenario(msgspec.Struct, frozen=True):
     server: bool = True
 
 
-async def _create(cloud: OneCloud) -> None:
+async def _create(cloud: OneCloud, flavor: Flavor = FLAVOR) -> None:
     """A server with an interface on a network and one on a port that the user brings."""
     instance = Instance(
-        uuid=SERVER, project_id=PROJECT, user_id="u", display_name="vm", flavor=FLAVOR, image_ref=IMAGE.id,
+        uuid=SERVER, project_id=PROJECT, user_id="u", display_name="vm", flavor=flavor, image_ref=IMAGE.id,
         image=IMAGE, created_at=cloud.clock.now(),
     )
     (network, *_) = [n for n in await cloud.networks.networks(CONTEXT) if n.name == "private"]
     spec = RequestSpec(
-        instance_uuid=SERVER, project_id=PROJECT, user_id="u", flavor=FLAVOR, image=IMAGE,
+        instance_uuid=SERVER, project_id=PROJECT, user_id="u", flavor=flavor, image=IMAGE,
         requested_networks=(RequestedNetwork(network_id=network.id), RequestedNetwork(port_id=USERS_PORT)),
     )
     await cloud.compute.create(CONTEXT, [BuildRequest(instance=instance, spec=spec, admin_password=SECRET)])
+
+
+async def _create_impossible(cloud: OneCloud) -> None:
+    """A server whose flavor contradicts itself, which shows only when a host is chosen."""
+    await _create(cloud, msgspec.structs.replace(FLAVOR, extra_specs={"resources:VCPU": "many"}))
 
 
 async def _stop(cloud: OneCloud) -> None:
@@ -90,6 +95,7 @@ async def _remove_leftover(cloud: OneCloud) -> None:
 
 SCENARIOS = {
     "place": Scenario((), _create),
+    "bury": Scenario((), _create_impossible),
     "build": Scenario((), _create),
     "stop": Scenario(("build",), _stop),
     "start": Scenario(("build", "stop"), _start),

@@ -193,7 +193,8 @@ class World:
         journal = self._database(self.databases.hosts[number], process)
         driver = self.driver(self.hypervisors[process.name], clock, process)
         return Agent(
-            process.name, driver, SimBus(self.wire, process), journal, clock, report_interval=5.0, max_concurrent_builds=self._max_concurrent_builds,
+            process.name, driver, SimBus(self.wire, process), journal, clock, report_interval=5.0,
+            max_concurrent_builds=self._max_concurrent_builds,
             checkpoint=partial(self._checkpoint, process.name),
         )
 
