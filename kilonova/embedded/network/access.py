@@ -6,12 +6,15 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
+from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Forbidden, InvalidInput, NetworkNotFound, NotFound, PortNotFound
 from kilonova.embedded.network import schema
 from kilonova.embedded.network.bodies import Body, sent
 from kilonova.embedded.network.errors import SecurityGroupNotFound, SecurityGroupRuleNotFound, SubnetNotFound
 from kilonova.embedded.network.port_records import find_port
+
+_NETWORK = Prepared(sa.select(schema.networks).where(schema.networks.c.id == sa.bindparam("id")))
 
 
 class Owned(Protocol):
@@ -50,14 +53,22 @@ def visible_networks(caller: RequestContext) -> sa.ColumnElement[bool]:
 
 def network(conn: sa.Connection, caller: RequestContext, id_: str, *, change: bool = False) -> schema.Network:
     """A network the caller may see (and change). Raises NetworkNotFound, Forbidden."""
-    table = schema.networks
-    row = conn.execute(sa.select(table).where(table.c.id == id_, visible_networks(caller))).one_or_none()
-    if row is None:
+    found = find_network(conn, id_)
+    if found is None or not may_use(caller, found):
         raise NetworkNotFound(id_)
-    found = schema.record(schema.Network, row)
     if change and not owns(caller, found):
         raise Forbidden(f"Network {id_} belongs to another project.")
     return found
+
+
+def find_network(conn: sa.Connection, id_: str) -> schema.Network | None:
+    row = _NETWORK.first(conn, id=id_)
+    return None if row is None else schema.record(schema.Network, row)
+
+
+def may_use(caller: RequestContext, found: schema.Network) -> bool:
+    """What `visible_networks` asks of a row."""
+    return owns(caller, found) or found.shared or found.external
 
 
 def subnet(conn: sa.Connection, caller: RequestContext, id_: str, *, change: bool = False) -> schema.Subnet:
@@ -83,8 +94,8 @@ def port(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.Port:
 
 
 def _owns_network(conn: sa.Connection, caller: RequestContext, id_: str) -> bool:
-    table = schema.networks
-    return conn.execute(sa.select(table.c.project_id).where(table.c.id == id_)).scalar() == caller.project_id
+    found = find_network(conn, id_)
+    return found is not None and found.project_id == caller.project_id
 
 
 def group(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.Group:

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 import msgspec
 import sqlalchemy as sa
 
+from kilonova.db.prepared import Prepared
 from kilonova.domain.errors import InvalidInput
 from kilonova.embedded.network import schema
 from kilonova.embedded.network.bodies import FixedIpBody
@@ -25,6 +26,30 @@ from kilonova.embedded.network.errors import (
 MAC_PREFIX = "fa:16:3e"
 MAX_FIXED_IPS = 20
 _WINDOW = 256
+
+_table = schema.addresses
+_HOLDER = Prepared(
+    sa.select(_table.c.port_id)
+    .where(_table.c.network_id == sa.bindparam("network"), _table.c.number == sa.bindparam("number"))
+)
+_TAKEN = Prepared(
+    sa.select(_table.c.number).where(
+        _table.c.network_id == sa.bindparam("network"), _table.c.number >= sa.bindparam("first"),
+        _table.c.number <= sa.bindparam("last"),
+    )
+)
+_ASSIGN = Prepared(sa.insert(_table).values({c.name: sa.bindparam(c.name) for c in _table.columns}))
+_DROP = Prepared(sa.delete(_table).where(_table.c.port_id == sa.bindparam("port")))
+_CURSOR = Prepared(
+    sa.select(schema.subnets.c.cursor).where(schema.subnets.c.id == sa.bindparam("id")).with_for_update()
+)
+_ADVANCE = Prepared(
+    sa.update(schema.subnets).where(schema.subnets.c.id == sa.bindparam("b_id")).values(cursor=sa.bindparam("number"))
+)
+_HAS_MAC = Prepared(
+    sa.select(schema.ports.c.id)
+    .where(schema.ports.c.network_id == sa.bindparam("network"), schema.ports.c.mac == sa.bindparam("mac"))
+)
 
 
 class Allocation(msgspec.Struct, frozen=True):
@@ -49,37 +74,28 @@ def parse_ip(text: str) -> IPv4Address:
 
 def holder(conn: sa.Connection, network_id: str, address: str) -> str | None:
     """The port that has the address on the network. Spec: EMN-29."""
-    table = schema.addresses
-    found: str | None = conn.execute(
-        sa.select(table.c.port_id)
-        .where(table.c.network_id == network_id, table.c.number == int(parse_ip(address)))
-    ).scalar()
+    found: str | None = _HOLDER.scalar(conn, network=network_id, number=int(parse_ip(address)))
     return found
 
 
 def allocate(conn: sa.Connection, subnet: schema.Subnet) -> Allocation:
     """The next free address of the pools after the one last given out. Raises IpAddressGenerationFailure."""
-    table = schema.subnets
-    cursor = conn.execute(sa.select(table.c.cursor).where(table.c.id == subnet.id).with_for_update()).scalar_one()
+    cursor: int = _CURSOR.scalar(conn, id=subnet.id)
     spans = [(int(IPv4Address(pool.start)), int(IPv4Address(pool.end))) for pool in subnet.pools]
     after = [(max(low, cursor + 1), high) for low, high in spans if high > cursor]
     before = [(low, min(high, cursor)) for low, high in spans if low <= cursor]
     for low, high in after + before:
         number = _first_free(conn, subnet.network_id, low, high)
         if number is not None:
-            conn.execute(sa.update(table).where(table.c.id == subnet.id).values(cursor=number))
+            _ADVANCE.run(conn, b_id=subnet.id, number=number)
             return Allocation(subnet.network_id, subnet.id, number)
     raise IpAddressGenerationFailure(subnet.network_id)
 
 
 def _first_free(conn: sa.Connection, network_id: str, low: int, high: int) -> int | None:
-    table = schema.addresses
     for start in range(low, high + 1, _WINDOW):
         end = min(start + _WINDOW - 1, high)
-        taken = set(conn.execute(
-            sa.select(table.c.number)
-            .where(table.c.network_id == network_id, table.c.number.between(start, end))
-        ).scalars())
+        taken = set(_TAKEN.scalars(conn, network=network_id, first=start, last=end))
         for number in range(start, end + 1):
             if number not in taken:
                 return number
@@ -157,21 +173,19 @@ def _exact(conn: sa.Connection, network_id: str, subnets: list[schema.Subnet], s
 
 def assign(conn: sa.Connection, port_id: str, allocations: list[Allocation]) -> None:
     """Make these the addresses of the port, in this order."""
-    table = schema.addresses
-    conn.execute(sa.delete(table).where(table.c.port_id == port_id))
+    _DROP.run(conn, port=port_id)
     for position, item in enumerate(allocations):
-        conn.execute(sa.insert(table).values(
-            network_id=item.network_id, number=item.number, address=item.address, subnet_id=item.subnet_id,
+        _ASSIGN.run(
+            conn, network_id=item.network_id, number=item.number, address=item.address, subnet_id=item.subnet_id,
             port_id=port_id, position=position,
-        ))
+        )
 
 
 def free_mac(conn: sa.Connection, network_id: str, port_id: str) -> str:
     """A MAC that is free on the network, derived from the port's id so that repeats agree."""
-    table = schema.ports
     for attempt in range(64):
         digest = hashlib.sha256(f"{port_id}/{attempt}".encode()).hexdigest()
         mac = f"{MAC_PREFIX}:{digest[0:2]}:{digest[2:4]}:{digest[4:6]}"
-        if not conn.execute(sa.select(table.c.id).where(table.c.network_id == network_id, table.c.mac == mac)).first():
+        if _HAS_MAC.first(conn, network=network_id, mac=mac) is None:
             return mac
     raise IpAddressGenerationFailure(network_id)

@@ -82,7 +82,7 @@ class EventSender:
         try:
             await self._on_event(event.name, event.instance_uuid, tag=event.port_id, status="completed")
         except NotFound:
-            log.info("event dropped, the server is gone", event_name=event.name, port=event.port_id)
+            log.debug("event dropped, the server is gone", event_name=event.name, port=event.port_id)
         except KilonovaError as error:
             log.warning("event will be sent again", event_name=event.name, port=event.port_id, error=str(error))
             self._put_back(event)

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from msgspec import UNSET
 
+from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, InvalidInput
 from kilonova.embedded.network import access, addresses, quotas, schema
@@ -24,6 +25,10 @@ _PRIVILEGED = (
     "provider_segmentation_id",
 )
 _SAME_NAME = ("name", "description", "admin_state_up", "shared", "external", "is_default", "mtu", "dns_domain")
+_SUBNETS = Prepared(
+    sa.select(schema.subnets).where(schema.subnets.c.network_id == sa.bindparam("network"))
+    .order_by(schema.subnets.c.created_at, schema.subnets.c.id)
+)
 
 
 def create_network(conn: sa.Connection, caller: RequestContext, body: NetworkBody, now: float,
@@ -79,11 +84,7 @@ def delete_network(conn: sa.Connection, caller: RequestContext, id_: str) -> Non
 
 
 def subnets_of(conn: sa.Connection, network_id: str) -> list[schema.Subnet]:
-    table = schema.subnets
-    rows = conn.execute(
-        sa.select(table).where(table.c.network_id == network_id).order_by(table.c.created_at, table.c.id)
-    )
-    return [schema.record(schema.Subnet, row) for row in rows]
+    return [schema.record(schema.Subnet, row) for row in _SUBNETS.all(conn, network=network_id)]
 
 
 def create_subnet(conn: sa.Connection, caller: RequestContext, body: SubnetBody, now: float,

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import sqlalchemy as sa
 
+from kilonova.db.prepared import Prepared
 from kilonova.domain.errors import PortNotFound
 from kilonova.embedded.network import schema
+
+_ports, _addresses, _groups = schema.ports, schema.addresses, schema.port_groups
+_BY_ID = Prepared(sa.select(_ports).where(_ports.c.id == sa.bindparam("id")))
+_BY_DEVICE = Prepared(
+    sa.select(_ports).where(_ports.c.device_id == sa.bindparam("device")).order_by(_ports.c.created_at, _ports.c.id)
+)
+_ADDRESSES = Prepared(
+    sa.select(_addresses.c.subnet_id, _addresses.c.address)
+    .where(_addresses.c.port_id == sa.bindparam("port")).order_by(_addresses.c.position)
+)
+_GROUPS = Prepared(
+    sa.select(_groups.c.group_id).where(_groups.c.port_id == sa.bindparam("port")).order_by(_groups.c.group_id)
+)
 
 
 def ports_where(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[schema.Port]:
@@ -33,7 +48,21 @@ def ports_where(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> lis
 
 
 def find_port(conn: sa.Connection, id_: str) -> schema.Port | None:
-    return next(iter(ports_where(conn, schema.ports.c.id == id_)), None)
+    row = _BY_ID.first(conn, id=id_)
+    return None if row is None else _complete(conn, row)
+
+
+def ports_of_device(conn: sa.Connection, device_id: str) -> list[schema.Port]:
+    """The ports of a server (or another device), oldest first."""
+    return [_complete(conn, row) for row in _BY_DEVICE.all(conn, device=device_id)]
+
+
+def _complete(conn: sa.Connection, row: Any) -> schema.Port:
+    return schema.record(
+        schema.Port, row,
+        addresses=tuple(schema.Address(*held) for held in _ADDRESSES.all(conn, port=row.id)),
+        group_ids=tuple(_GROUPS.scalars(conn, port=row.id)),
+    )
 
 
 def existing_port(conn: sa.Connection, id_: str) -> schema.Port:

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from msgspec import UNSET
 
+from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Forbidden, InvalidInput
 from kilonova.embedded.network import access, addresses, quotas, schema, security
@@ -37,6 +38,16 @@ _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
+_INSERT = Prepared(sa.insert(schema.ports).values({c.name: sa.bindparam(c.name) for c in schema.ports.columns}))
+_DELETE = Prepared(sa.delete(schema.ports).where(schema.ports.c.id == sa.bindparam("port")))
+_UNBIND = Prepared(sa.delete(schema.bindings).where(schema.bindings.c.port_id == sa.bindparam("port")))
+_members = schema.port_groups
+_JOIN = Prepared(sa.insert(_members).values(port_id=sa.bindparam("port"), group_id=sa.bindparam("group")))
+_LEAVE = Prepared(sa.delete(_members).where(_members.c.port_id == sa.bindparam("port")))
+_GROUP = Prepared(
+    sa.select(schema.groups.c.project_id).where(schema.groups.c.id == sa.bindparam("group"))
+)
+
 
 def create_port(conn: sa.Connection, caller: RequestContext, body: PortBody, now: float, serves: Serves,
                 id_: str | None = None, *, owned: bool = False, device_tag: str | None = None) -> schema.Port:
@@ -62,8 +73,8 @@ def create_port(conn: sa.Connection, caller: RequestContext, body: PortBody, now
         groups = [security.ensure_default_group(conn, project_id, now)] if secured and chosen else []
     pairs = tuple(values.get("allowed_address_pairs") or ())
     check_security(secured, groups, pairs, bool(chosen))
-    conn.execute(sa.insert(schema.ports).values(
-        id=port_id, network_id=network.id, project_id=project_id, name=values.get("name", ""),
+    _INSERT.run(
+        conn, id=port_id, network_id=network.id, project_id=project_id, name=values.get("name", ""),
         description=values.get("description", ""), tags=tuple(values.get("tags", ())),
         admin_state_up=values.get("admin_state_up", True),
         mac=_chosen_mac(conn, network.id, port_id, values.get("mac_address")),
@@ -72,7 +83,7 @@ def create_port(conn: sa.Connection, caller: RequestContext, body: PortBody, now
         dns_name=_checked_dns_name(values.get("dns_name")), owned=owned, device_tag=device_tag,
         **binding(values.get("host_id"), values.get("profile"), values.get("vnic_type", "normal"), serves),
         **schema.stamp(now),
-    ))
+    )
     addresses.assign(conn, port_id, chosen)
     _set_groups(conn, caller, port_id, project_id, groups)
     return existing_port(conn, port_id)
@@ -116,9 +127,9 @@ def delete_port(conn: sa.Connection, caller: RequestContext, id_: str) -> schema
 
 def remove(conn: sa.Connection, id_: str) -> None:
     """Delete the rows of a port."""
-    for table in (schema.addresses, schema.port_groups, schema.bindings):
-        conn.execute(sa.delete(table).where(table.c.port_id == id_))
-    conn.execute(sa.delete(schema.ports).where(schema.ports.c.id == id_))
+    addresses.assign(conn, id_, [])
+    for statement in (_LEAVE, _UNBIND, _DELETE):
+        statement.run(conn, port=id_)
 
 
 def claim(conn: sa.Connection, id_: str, instance_uuid: str, host: str, owner: str, device_tag: str | None,
@@ -150,7 +161,7 @@ def release(conn: sa.Connection, id_: str, instance_uuid: str, now: float) -> sc
     before = find_port(conn, id_)
     if before is None or before.device_id != instance_uuid:
         return None
-    conn.execute(sa.delete(schema.bindings).where(schema.bindings.c.port_id == id_))
+    _UNBIND.run(conn, port=id_)
     schema.touch(conn, schema.ports, id_, now, device_id="", device_owner="", host="", profile={}, vif_type=UNBOUND,
                  status=DOWN, device_tag=None, dns_name="")
     return before
@@ -235,8 +246,7 @@ def _changed_binding(conn: sa.Connection, before: schema.Port, values: dict[str,
     changed = binding(host, values.get("profile", before.profile), values.get("vnic_type", before.vnic_type), serves)
     if host != before.host:
         changed["status"] = DOWN
-        table = schema.bindings
-        conn.execute(sa.delete(table).where(table.c.port_id == before.id))
+        _UNBIND.run(conn, port=before.id)
     return changed
 
 
@@ -256,12 +266,11 @@ def _changed_security(conn: sa.Connection, caller: RequestContext, before: schem
 
 def _set_groups(conn: sa.Connection, caller: RequestContext, port_id: str, project_id: str,
                 groups: list[str]) -> None:
-    table, members = schema.groups, schema.port_groups
-    wanted = set(groups)
-    rows = conn.execute(sa.select(table.c.id, table.c.project_id).where(table.c.id.in_(wanted))).all()
-    allowed = {row.id for row in rows if row.project_id == project_id or access.privileged(caller)}
-    if missing := wanted - allowed:
-        raise SecurityGroupNotFound(min(missing))
-    conn.execute(sa.delete(members).where(members.c.port_id == port_id))
-    for group_id in sorted(wanted):
-        conn.execute(sa.insert(members).values(port_id=port_id, group_id=group_id))
+    wanted = sorted(set(groups))
+    for group_id in wanted:
+        owner = _GROUP.scalar(conn, group=group_id)
+        if owner is None or not (owner == project_id or access.privileged(caller)):
+            raise SecurityGroupNotFound(group_id)
+    _LEAVE.run(conn, port=port_id)
+    for group_id in wanted:
+        _JOIN.run(conn, port=port_id, group=group_id)

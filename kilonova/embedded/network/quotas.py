@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from kilonova.db.prepared import Prepared
 from kilonova.embedded.network import schema
 from kilonova.embedded.network.errors import NetworkOverQuota
 
@@ -16,22 +17,27 @@ _COUNTED = {
     "network": schema.networks, "subnet": schema.subnets, "port": schema.ports,
     "security_group": schema.groups, "security_group_rule": schema.rules,
 }
+_COUNTS = {
+    name: Prepared(
+        sa.select(sa.func.count()).select_from(table).where(table.c.project_id == sa.bindparam("project"))
+    )
+    for name, table in _COUNTED.items()
+}
+_LIMITS = Prepared(
+    sa.select(schema.quotas.c.resource, schema.quotas.c.limit)
+    .where(schema.quotas.c.project_id == sa.bindparam("project"))
+)
 
 
 def limits(conn: sa.Connection, project_id: str) -> dict[str, int]:
     """The limits of a project, known or not; -1 is none."""
-    table = schema.quotas
-    rows = conn.execute(sa.select(table.c.resource, table.c.limit).where(table.c.project_id == project_id))
-    return DEFAULTS | {row.resource: row.limit for row in rows}
+    return DEFAULTS | dict(_LIMITS.all(conn, project=project_id))
 
 
 def used(conn: sa.Connection, project_id: str, resource: str) -> int:
     """How many the project has; 0 for kinds that are not offered here."""
-    table = _COUNTED.get(resource)
-    if table is None:
-        return 0
-    statement = sa.select(sa.func.count()).select_from(table).where(table.c.project_id == project_id)
-    return int(conn.execute(statement).scalar_one())
+    counting = _COUNTS.get(resource)
+    return int(counting.scalar(conn, project=project_id)) if counting is not None else 0
 
 
 def check(conn: sa.Connection, project_id: str, resource: str, more: int = 1) -> None:

@@ -6,12 +6,14 @@ Uniqueness of addresses, MACs, segments and rules is the database's: two concurr
 from __future__ import annotations
 
 import uuid
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
 from kilonova.db.columns import Json, Timestamp, Uuid, new_metadata
+from kilonova.db.prepared import Prepared
 
 metadata = new_metadata()
 
@@ -264,9 +266,9 @@ class Rule(Stamped, frozen=True, kw_only=True):
 Record = TypeVar("Record", Network, Subnet, Port, Group, Rule)
 
 
-def record(type_: type[Record], row: sa.Row[Any], **extra: Any) -> Record:
+def record(type_: type[Record], row: Any, **extra: Any) -> Record:
     """The record of one row; `extra` gives what lies in other tables."""
-    return type_(**row._mapping, **extra)
+    return type_(**row._asdict(), **extra)
 
 
 def stamp(now: float) -> dict[str, Any]:
@@ -276,7 +278,13 @@ def stamp(now: float) -> dict[str, Any]:
 
 def touch(conn: sa.Connection, table: sa.Table, id_: str, now: float, **values: Any) -> None:
     """Change a row and advance its revision."""
-    conn.execute(
-        sa.update(table).where(table.c.id == id_)
-        .values(**values, updated_at=now, revision=table.c.revision + 1)
+    _touching(table, tuple(values)).run(conn, b_id=id_, updated_at=now, **values)
+
+
+@cache
+def _touching(table: sa.Table, names: tuple[str, ...]) -> Prepared:
+    return Prepared(
+        sa.update(table).where(table.c.id == sa.bindparam("b_id"))
+        .values({name: sa.bindparam(name) for name in (*names, "updated_at")})
+        .values(revision=table.c.revision + 1)
     )

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from msgspec import UNSET
 
+from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InvalidInput
 from kilonova.embedded.network import access, quotas, schema
@@ -30,6 +31,7 @@ PROTOCOLS = {
 }
 _WITH_PORTS = {6, 17, 33, 132, 136}
 _ICMP = {1, 58}
+_HAS_GROUP = Prepared(sa.select(schema.groups.c.id).where(schema.groups.c.id == sa.bindparam("id")))
 
 
 def default_group_id(project_id: str) -> str:
@@ -38,8 +40,7 @@ def default_group_id(project_id: str) -> str:
 
 
 def has_default_group(conn: sa.Connection, project_id: str) -> bool:
-    table = schema.groups
-    return conn.execute(sa.select(table.c.id).where(table.c.id == default_group_id(project_id))).first() is not None
+    return _HAS_GROUP.first(conn, id=default_group_id(project_id)) is not None
 
 
 def ensure_default_group(conn: sa.Connection, project_id: str, now: float) -> str:

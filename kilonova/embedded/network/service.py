@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from starlette.routing import Route
 
 from kilonova.db.database import Database
+from kilonova.db.prepared import Prepared
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import (
@@ -29,7 +30,7 @@ from kilonova.embedded.network.errors import NetworkOverQuota
 from kilonova.embedded.network.events import EventSender, OnEvent
 from kilonova.embedded.network.http_api import Records, ResourceRoutes, api_index, error_body, versions
 from kilonova.embedded.network.http_extra import SmallCalls
-from kilonova.embedded.network.port_records import find_port, ports_where
+from kilonova.embedded.network.port_records import find_port, ports_of_device, ports_where
 from kilonova.embedded.network.resources import Groups, Networks, Ports, Resource, Rules, Subnets
 from kilonova.embedded.network.wiring import BridgeListener, Wiring, tap_name
 from kilonova.services.identity import IdentityService
@@ -37,6 +38,21 @@ from kilonova.services.network import NetworkSummary, PortRequest, PortSummary
 
 T = TypeVar("T")
 PUBLIC = r"GET /(v2\.0/?)?$"
+
+_networks = sa.select(schema.networks).order_by(schema.networks.c.created_at, schema.networks.c.id)
+_ALL = Prepared(_networks)
+_VISIBLE = Prepared(_networks.where(sa.or_(
+    schema.networks.c.project_id == sa.bindparam("project"), schema.networks.c.shared, schema.networks.c.external
+)))
+_HAS_SUBNETS = Prepared(
+    sa.select(schema.subnets.c.id).where(schema.subnets.c.network_id == sa.bindparam("network"))
+    .limit(sa.literal_column("1"))
+)
+_groups = schema.groups.c
+_RESOLVE_GROUP = Prepared(sa.select(_groups.id).where(
+    _groups.project_id == sa.bindparam("project"),
+    sa.or_(_groups.id == sa.bindparam("name"), _groups.name == sa.bindparam("name")),
+))
 
 
 class EmbeddedNetwork:
@@ -135,20 +151,9 @@ class EmbeddedNetwork:
     # --- NetworkService ----------------------------------------------------------------------------
 
     async def networks(self, context: RequestContext, ids: tuple[str, ...] = ()) -> list[NetworkSummary]:
-        table, subnets = schema.networks, schema.subnets
-
-        def unit(conn: sa.Connection) -> list[NetworkSummary]:
-            where = [access.visible_networks(context)] + ([table.c.id.in_(ids)] if ids else [])
-            rows = conn.execute(sa.select(table).where(*where).order_by(table.c.created_at, table.c.id)).all()
-            addressed = set(conn.execute(sa.select(subnets.c.network_id).distinct()).scalars())
-            return [
-                NetworkSummary(
-                    id=row.id, name=row.name, project_id=row.project_id, shared=row.shared, external=row.external,
-                    has_subnets=row.id in addressed, mtu=row.mtu,
-                ) for row in rows
-            ]
-
-        return await self._database.read(unit)
+        return await self._database.read(
+            lambda conn: [_summary_of_network(conn, network) for network in _visible(conn, context, ids)]
+        )
 
     async def port(self, context: RequestContext, port_id: str) -> PortSummary:
         return _summary(await self._database.read(lambda conn: access.port(conn, context, port_id)))
@@ -218,20 +223,18 @@ class EmbeddedNetwork:
         await self._change(unit)
 
     async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
-        found = await self._database.read(lambda conn: ports_where(conn, schema.ports.c.device_id == instance_uuid))
+        found = await self._database.read(lambda conn: ports_of_device(conn, instance_uuid))
         return [_summary(port) for port in found]
 
     async def vifs(self, instance_uuid: str) -> tuple[Vif, ...]:
         return await self._database.read(
-            lambda conn: tuple(
-                self._vif(conn, port) for port in ports_where(conn, schema.ports.c.device_id == instance_uuid)
-            )
+            lambda conn: tuple(self._vif(conn, port) for port in ports_of_device(conn, instance_uuid))
         )
 
     async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = ()) -> None:
         """Ports that users made are kept too, whether named or not. Spec: NET-21, EMN-24."""
         def unit(conn: sa.Connection, effects: Effects) -> None:
-            for port in ports_where(conn, schema.ports.c.device_id == instance_uuid):
+            for port in ports_of_device(conn, instance_uuid):
                 if port.id in keep_ports or not port.owned:
                     self._release_one(conn, port.id, instance_uuid, effects)
                 else:
@@ -265,11 +268,13 @@ class EmbeddedNetwork:
             effects.ports.append((before, find_port(conn, port_id)))
 
     def _vif(self, conn: sa.Connection, port: schema.Port) -> Vif:
-        row = conn.execute(sa.select(schema.networks).where(schema.networks.c.id == port.network_id)).one()
+        network = access.find_network(conn, port.network_id)
+        assert network is not None, "a network with ports cannot be deleted"
         subnets = {subnet.id: subnet for subnet in networks.subnets_of(conn, port.network_id)}
         return Vif(
-            id=port.id, mac=port.mac, network_id=port.network_id, network_name=row.name, devname=tap_name(port.id),
-            bridge=self._wiring.bridge(row.segment), vif_type=port.vif_type, vnic_type=port.vnic_type, mtu=row.mtu,
+            id=port.id, mac=port.mac, network_id=port.network_id, network_name=network.name, devname=tap_name(port.id),
+            bridge=self._wiring.bridge(network.segment), vif_type=port.vif_type, vnic_type=port.vnic_type,
+            mtu=network.mtu,
             fixed_ips=tuple(
                 FixedIp(address=item.address, subnet=_guest_subnet(subnets[item.subnet_id]))
                 for item in port.addresses
@@ -277,6 +282,23 @@ class EmbeddedNetwork:
             active=port.status == ports.ACTIVE, preserve_on_delete=not port.owned, tag=port.device_tag,
             profile=port.profile,
         )
+
+
+def _visible(conn: sa.Connection, context: RequestContext, ids: tuple[str, ...]) -> list[schema.Network]:
+    """The networks the caller may use, of all or of these, oldest first."""
+    if ids:
+        named = [found for id_ in set(ids) if (found := access.find_network(conn, id_)) is not None]
+        return sorted((n for n in named if access.may_use(context, n)), key=lambda n: (n.created_at, n.id))
+    rows = _ALL.all(conn) if access.privileged(context) else _VISIBLE.all(conn, project=context.project_id)
+    return [schema.record(schema.Network, row) for row in rows]
+
+
+def _summary_of_network(conn: sa.Connection, network: schema.Network) -> NetworkSummary:
+    return NetworkSummary(
+        id=network.id, name=network.name, project_id=network.project_id, shared=network.shared,
+        external=network.external, has_subnets=_HAS_SUBNETS.first(conn, network=network.id) is not None,
+        mtu=network.mtu,
+    )
 
 
 def _service_caller(project_id: str) -> RequestContext:
@@ -290,21 +312,17 @@ def _owner(availability_zone: str) -> str:
 
 def _require_usable(conn: sa.Connection, network_id: str, project_id: str) -> None:
     """Raises NetworkNotFound for a network the project may not use."""
-    table = schema.networks
-    row = conn.execute(sa.select(table).where(table.c.id == network_id)).one_or_none()
-    if row is None or not (row.project_id == project_id or row.shared or row.external):
+    found = access.find_network(conn, network_id)
+    if found is None or not (found.project_id == project_id or found.shared or found.external):
         raise NetworkNotFound(network_id)
 
 
 def _resolve_groups(conn: sa.Connection, project_id: str, names: tuple[str, ...], now: float) -> tuple[str, ...]:
     """Ids of groups of the project, given by name or id. Raises InvalidInput. Spec: EMN-45."""
     default = security.ensure_default_group(conn, project_id, now)
-    table = schema.groups
     found = []
     for name in names:
-        rows = conn.execute(sa.select(table.c.id).where(
-            table.c.project_id == project_id, sa.or_(table.c.id == name, table.c.name == name)
-        )).scalars().all()
+        rows = _RESOLVE_GROUP.scalars(conn, project=project_id, name=name)
         if not rows:
             raise InvalidInput(f"Unable to find security_group with name or id '{name}'")
         if len(rows) > 1 and name not in rows:
