@@ -13,6 +13,7 @@ import kilonova
 from kilonova.agent.reports import Answer, ConsoleQuery, Found, HostReport, PowerReport, Query
 from kilonova.agent.steps import ALL, HostEnvironment
 from kilonova.bus.protocol import Bus, Subscription
+from kilonova.bus.subjects import from_host, to_host
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import KilonovaError, Unreachable
@@ -79,7 +80,7 @@ class Agent:
         """
         await self._announce(found)
         for subject, handler in (("command", self.executor.handle), ("query", self._answer)):
-            self._subscriptions.append(await self._bus.subscribe(f"kn.host.{self.host}.{subject}", handler))
+            self._subscriptions.append(await self._bus.subscribe(to_host(self.host, subject), handler))
         self._tasks += [asyncio.create_task(self._report_loop()), asyncio.create_task(self._event_loop())]
         serving.set()
 
@@ -99,7 +100,7 @@ class Agent:
             await self._clock.sleep(self._report_interval)
             ticks += 1
             try:
-                await self._bus.publish(f"kn.from.{self.host}.report", _encode(await self._look()))
+                await self._bus.publish(from_host(self.host, "report"), _encode(await self._look()))
                 if ticks % 360 == 0:
                     await self.executor.forget(self._clock.now() - JOURNAL_DAYS * 86400)
             except KilonovaError as error:
@@ -109,7 +110,7 @@ class Agent:
         """Say that the host is back until a conductor has taken note, because recovery begins with that."""
         while True:
             try:
-                await self._bus.request(f"kn.from.{self.host}.report", _encode(found), timeout=REPLY_LIMIT)
+                await self._bus.request(from_host(self.host, "report"), _encode(found), timeout=REPLY_LIMIT)
                 return
             except Unreachable:
                 await self._clock.sleep(min(ANNOUNCE_PAUSE, self._report_interval))
@@ -135,7 +136,7 @@ class Agent:
         report = PowerReport(
             host=self.host, uuid=event.uuid, power_state=event.power_state, transition=event.transition
         )
-        await self._bus.publish(f"kn.from.{self.host}.event", _encode(report))
+        await self._bus.publish(from_host(self.host, "event"), _encode(report))
 
     async def _answer(self, _subject: str, payload: bytes) -> bytes:
         query = _decode_query(payload)

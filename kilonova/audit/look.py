@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from kilonova.agent.reports import Answer, Found, FoundQuery
 from kilonova.audit.sources import DeviceLedger, ImageData, ImageLedger, OnMachine, PortLedger
 from kilonova.bus.protocol import Bus
+from kilonova.bus.subjects import to_host
 from kilonova.cells.registry import Cell, Cells
 from kilonova.db import build_requests, services
 from kilonova.db.database import Database, Unit
@@ -170,7 +171,7 @@ class Looker:
         async def ask(cell: str, host: str) -> HostFound:
             async with turn:
                 try:
-                    reply = await self._bus.request(f"kn.host.{host}.query", _encode(FoundQuery()), timeout=QUERY_LIMIT)
+                    reply = await self._bus.request(to_host(host, "query"), _encode(FoundQuery()), timeout=QUERY_LIMIT)
                 except Unreachable:
                     return HostFound(cell=cell, host=host, found=None)
             return HostFound(cell=cell, host=host, found=_decode_answer(reply).found)

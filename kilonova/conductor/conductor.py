@@ -11,6 +11,7 @@ import structlog
 
 import kilonova
 from kilonova.bus.protocol import Bus, Subscription
+from kilonova.bus.subjects import from_any_host
 from kilonova.conductor.hosts import HostReports
 from kilonova.db import services
 from kilonova.db.database import Database
@@ -75,8 +76,8 @@ class Conductor:
         subscribe = self._bus.subscribe
         self._subscriptions = [
             await subscribe(wake_subject(cell), self._on_wake),
-            await subscribe("kn.from.*.report", self._reports.on_report, group=f"conductors.{cell}"),
-            await subscribe("kn.from.*.event", self._reports.on_event, group=f"conductors.{cell}"),
+            await subscribe(from_any_host("report"), self._reports.on_report, group=f"conductors.{cell}"),
+            await subscribe(from_any_host("event"), self._reports.on_event, group=f"conductors.{cell}"),
         ]
         await self.runner.start()
         self._heart = asyncio.create_task(self._heartbeat())

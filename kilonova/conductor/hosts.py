@@ -13,6 +13,7 @@ import sqlalchemy as sa
 import structlog
 
 from kilonova.agent.reports import HostReport, PowerReport
+from kilonova.bus.subjects import speaker
 from kilonova.db import instances, services
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
@@ -65,9 +66,11 @@ class HostReports:
         self._resume_guests = resume_guests
         self._known: dict[str, tuple[HostInventory, str]] = {}
 
-    async def on_report(self, _subject: str, payload: bytes) -> bytes:
+    async def on_report(self, subject: str, payload: bytes) -> bytes | None:
         """A host tells what it has. The answer tells a host that has started that recovery has begun."""
         report = _decode_report(payload)
+        if not _speaks_for_itself(subject, report.host):
+            return None
         now = self._clock.now()
         provider = await self._register(report, now)
         await self._database.write(lambda conn: self._record(conn, report, provider, now))
@@ -83,9 +86,11 @@ class HostReports:
         self._known[report.host] = (report.inventory, provider)
         return provider
 
-    async def on_event(self, _subject: str, payload: bytes) -> None:
+    async def on_event(self, subject: str, payload: bytes) -> None:
         """A guest changed its power state by itself. Spec: LCE-07, LCE-09, LCE-20."""
         event = _decode_power(payload)
+        if not _speaks_for_itself(subject, event.host):
+            return
         now = self._clock.now()
         observed = GuestOnHost(uuid=event.uuid, name="", power_state=event.power_state)
         await self._database.write(lambda conn: self._observe(conn, event.host, [observed], now))
@@ -190,3 +195,11 @@ def _warn_of_stranger(conn: sa.Connection, host: str, uuid: str) -> None:
     except InstanceNotFound:
         return  # the audit's business
     log.warning("guest of a server that is recorded elsewhere", instance=uuid, here=host, host=instance.host)
+
+
+def _speaks_for_itself(subject: str, host: str) -> bool:
+    """Whether a message is from the host that it is about: the bus vouches for the subject, nobody for the rest."""
+    if speaker(subject) == host:
+        return True
+    log.warning("a host speaks for another", host=speaker(subject), other=host)
+    return False

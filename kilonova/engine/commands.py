@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from kilonova.bus.protocol import Bus
+from kilonova.bus.subjects import to_host
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import Fenced, Unreachable
 from kilonova.domain.operation import Failure
@@ -91,7 +92,7 @@ class Hosts:
             if interrupted() and not command.interrupt:
                 command = msgspec.structs.replace(command, interrupt=True)
             payload = _encode_command.encode(command)
-            answer = await self._bus.request(f"kn.host.{host}.command", payload, timeout=REPLY_LIMIT)
+            answer = await self._bus.request(to_host(host, "command"), payload, timeout=REPLY_LIMIT)
             try:
                 reply = _decode_reply(answer)
             except msgspec.DecodeError as error:

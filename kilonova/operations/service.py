@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from kilonova.agent.reports import Answer, ConsoleQuery
 from kilonova.bus.protocol import Bus
+from kilonova.bus.subjects import to_host
 from kilonova.cells.registry import Cells, Located
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
@@ -204,7 +205,7 @@ class ComputeOperations:
             return ""
         query = _encode(ConsoleQuery(uuid=instance.uuid, limit=CONSOLE_LIMIT))
         try:
-            reply = await self._bus.request(f"kn.host.{instance.host}.query", query, timeout=QUERY_LIMIT)
+            reply = await self._bus.request(to_host(instance.host, "query"), query, timeout=QUERY_LIMIT)
         except Unreachable as error:
             raise ServiceUnavailable(f"The host of instance {instance.uuid} does not answer.") from error
         answer = _decode_answer(reply)
