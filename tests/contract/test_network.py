@@ -1,10 +1,12 @@
-"""What the compute service relies on of any network service, held against the embedded one."""
+"""What the compute service relies on of any network service, held against the embedded one, here and over the bus."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from kilonova.bus.local import LocalBus
 from kilonova.db.database import Database
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.context import RequestContext
@@ -14,6 +16,7 @@ from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring
 from kilonova.services.identity import Token
 from kilonova.services.network import PortRequest
+from kilonova.services.network_calls import SIGNATURES, NetworkCalls, RemoteNetwork
 
 OWNER, OTHER = "a" * 32, "b" * 32
 INSTANCE, SECOND = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -62,11 +65,27 @@ async def database(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Da
     await database.close()
 
 
-@pytest.fixture
-async def network(database: Database, listener: Listener) -> AsyncIterator[EmbeddedNetwork]:
+class OverTheBus:
+    """The service as another process of the control plane has it: what is in the protocol is called over a bus."""
+
+    def __init__(self, service: EmbeddedNetwork, remote: RemoteNetwork) -> None:
+        self._service = service
+        self._remote = remote
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._remote if name in SIGNATURES else self._service, name)
+
+
+@pytest.fixture(params=["here", "over the bus"])
+async def network(request: pytest.FixtureRequest, database: Database, listener: Listener) -> AsyncIterator[Any]:
     service = make(database, listener)
     await service.start()
-    yield service
+    bus = LocalBus()
+    calls = NetworkCalls(service, bus)
+    await calls.start()
+    yield service if request.param == "here" else OverTheBus(service, RemoteNetwork(bus, SystemClock()))
+    await calls.close()
+    await bus.close()
     await service.close()
 
 
@@ -240,3 +259,17 @@ async def test_the_audit_sees_ports_of_servers_only(network: EmbeddedNetwork) ->
     assert [summary.id for summary in await network.allocated()] == [port]
     await network.unbind_port(port, INSTANCE)
     assert await network.allocated() == []
+
+
+async def test_a_call_waits_for_a_service_that_is_away(database: Database, listener: Listener) -> None:
+    bus = LocalBus()
+    asked = asyncio.create_task(RemoteNetwork(bus, SystemClock()).ports_of(INSTANCE))
+    await asyncio.sleep(0)
+    service = make(database, listener)
+    await service.start()
+    calls = NetworkCalls(service, bus)
+    await calls.start()
+    assert await asyncio.wait_for(asked, 10) == []
+    await calls.close()
+    await service.close()
+    await bus.close()
