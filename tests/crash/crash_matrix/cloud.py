@@ -59,7 +59,7 @@ OPTIONS = OperationOptions(
 )
 SPEED = 20.0
 """How much faster than real the time of the cloud is."""
-LIMIT = 8.0
+LIMIT = 25.0
 """Real seconds after which an operation that has not ended counts as stuck."""
 
 
