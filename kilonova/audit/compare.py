@@ -40,12 +40,13 @@ def _guests(look: Look) -> Iterator[Difference]:
             if server is None or server[1].host is None:
                 yield Difference(
                     kind=Kind.GUEST_WITHOUT_SERVER, object=guest.uuid, subject=guest.uuid, host=on.host, cell=on.cell,
-                    what=f"guest {guest.name} exists on {on.host}, but {_why_not(server)}",
+                    what=f"guest {guest.name} ({guest.uuid}) exists on {on.host}, but {_why_not(server)}",
                 )
             elif server[1].host != on.host:
                 yield Difference(
                     kind=Kind.GUEST_ON_OTHER_HOST, object=guest.uuid, subject=guest.uuid, host=on.host, cell=on.cell,
-                    what=f"guest {guest.name} exists on {on.host}, but its server is recorded on {server[1].host}",
+                    what=f"guest {guest.name} ({guest.uuid}) exists on {on.host}, "
+                         f"but its server is recorded on {server[1].host}",
                 )
             elif server[1].power_state is not guest.power_state and server[1].task_state is None:
                 yield Difference(

@@ -60,5 +60,6 @@ def text(report: Report) -> str:
     if compared.busy:
         looked_at += f"; left out {compared.busy} that operations work on"
     lines = [f"{paint(one.kind.value, BAD)}: {one.what}\n    {one.advice}" for one in report.differences]
-    outcome = paint("clean", GOOD) if report.clean else paint(f"{len(report.differences)} differences", BAD)
+    number = len(report.differences)
+    outcome = paint("clean", GOOD) if report.clean else paint(f"{number} {'difference' if number == 1 else 'differences'}", BAD)
     return "\n".join([*lines, f"{outcome}: compared {looked_at}"])
