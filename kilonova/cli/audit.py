@@ -61,5 +61,6 @@ def text(report: Report) -> str:
         looked_at += f"; left out {compared.busy} that operations work on"
     lines = [f"{paint(one.kind.value, BAD)}: {one.what}\n    {one.advice}" for one in report.differences]
     number = len(report.differences)
-    outcome = paint("clean", GOOD) if report.clean else paint(f"{number} {'difference' if number == 1 else 'differences'}", BAD)
+    found = f"{number} {'difference' if number == 1 else 'differences'}"
+    outcome = paint("clean", GOOD) if report.clean else paint(found, BAD)
     return "\n".join([*lines, f"{outcome}: compared {looked_at}"])

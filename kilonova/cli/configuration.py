@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +15,12 @@ from kilonova.cli.installation import DataDir, Json, configuration, directory
 
 app = typer.Typer(help="The configuration.", no_args_is_help=True)
 
-SECRET = ("password", "secret", "token")
+URL_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+HIDDEN = "(hidden)"
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
-    """One option. name: with its sections, separated by dots. value: JSON text, hidden if it is a secret."""
+    """One option. name: with its sections, separated by dots. value: what it has, without passwords."""
 
     name: str
     type: str
@@ -76,10 +78,9 @@ def options(config: msgspec.Struct, section: str = "") -> Iterator[Option]:
         if isinstance(value, msgspec.Struct):
             below.append((f"{section}{field.name}", value))
             continue
-        hidden = any(word in field.name for word in SECRET) and value
         yield Option(
             name=f"{section}{field.name}", type=_type_name(field.type), default=_default(field),
-            value="(set)" if hidden else _plain(value), meaning=meanings.get(field.name, ""),
+            value=_shown(value), meaning=meanings.get(field.name, ""),
         )
     for name, subsection in below:
         yield from options(subsection, f"{name}.")
@@ -103,6 +104,12 @@ def _default(field: Any) -> Any:
     if field.default is not msgspec.NODEFAULT:
         return _plain(field.default)
     return _plain(field.default_factory()) if field.default_factory is not msgspec.NODEFAULT else None
+
+
+def _shown(value: Any) -> Any:
+    """Without the passwords in URLs."""
+    plain = _plain(value)
+    return URL_PASSWORD.sub(rf"\1:{HIDDEN}@", plain) if isinstance(plain, str) else plain
 
 
 def _plain(value: Any) -> Any:

@@ -18,20 +18,28 @@ T = TypeVar("T")
 POLL = 0.2
 """Seconds between looks at something that is waited for."""
 
+SILENCE = 5.0
+"""Seconds after which a part that takes long says what it is at, where there is no terminal."""
+
 
 class Chapter:
     """One part of a long command."""
 
-    def __init__(self, title: str, bar: Progress | None, task: TaskID | None) -> None:
+    def __init__(self, title: str, bar: Progress | None, task: TaskID | None, say: Callable[[str], None]) -> None:
         self.title = title
         self.outcome = ""
         self._bar = bar
         self._task = task
+        self._say = say
+        self._said_at = time.monotonic()
 
     def doing(self, what: str) -> None:
-        """What it is at; seen on a terminal only."""
+        """What it is at: always to be seen on a terminal, else a line now and then."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=f"{self.title}: {what}")
+        elif time.monotonic() - self._said_at > SILENCE:
+            self._said_at = time.monotonic()
+            self._say(f"             {self.title}: {what} ...")
 
     def reached(self, amount: float, total: float) -> None:
         """How far it has come."""
@@ -68,7 +76,8 @@ class Story:
         """A part; its outcome and how long it took is printed at its end."""
         began = time.monotonic()
         with self._bar() as bar:
-            chapter = Chapter(title, bar, bar.add_task(title, total=None) if bar is not None else None)
+            task = bar.add_task(title, total=None) if bar is not None else None
+            chapter = Chapter(title, bar, task, self.say)
             yield chapter
         self.say(f"[{time.monotonic() - began:6.2f} s] {title:<12} {chapter.outcome}".rstrip())
 

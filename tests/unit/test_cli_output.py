@@ -21,7 +21,8 @@ from kilonova.control.documents import Fault, OperationView, StepView
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.operation import OperationState
 
-main._register()
+if not main.app.registered_commands:
+    main._register()
 RUN = CliRunner().invoke
 
 
@@ -120,11 +121,14 @@ def test_what_config_show_prints_is_a_configuration(tmp_path: Path) -> None:
     assert load(file, {}) == load(None, {}, {"data_dir": str(tmp_path)})
 
 
-def test_secrets_in_the_configuration_are_not_shown(tmp_path: Path) -> None:
-    (tmp_path / "kilonova.toml").write_text('[bus]\npassword = "hush"\n')
+def test_passwords_in_the_configuration_are_not_shown(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://kilonova:hu%23sh@db.example.org/kilonova"
+    (tmp_path / "kilonova.toml").write_text(f'[database]\napi = "{url}"\n')
     for command in ("show", "explain", "check"):
-        shown = RUN(main.app, ["config", command, "--data-dir", str(tmp_path)])
-        assert shown.exit_code == 0 and "hush" not in shown.output and "bus" in shown.output
+        for options_ in ([], ["--json"] if command != "check" else []):
+            shown = RUN(main.app, ["config", command, "--data-dir", str(tmp_path), *options_])
+            assert shown.exit_code == 0 and "hu%23sh" not in shown.output
+            assert "kilonova:(hidden)@db.example.org" in shown.output
 
 
 def test_a_wrong_configuration_is_told(tmp_path: Path) -> None:
