@@ -24,15 +24,18 @@ def audit(
     import msgspec
 
     from kilonova.audit.report import Healing, Report
+    from kilonova.cli.progress import busy
 
     state = require_running(data_dir)
     session = sign_in(state)
     if heal:
-        healing: Healing = session.post(f"{state.control_url}/audit/heal", None, Healing, timeout=LIMIT)
+        with busy("compare and heal"):
+            healing: Healing = session.post(f"{state.control_url}/audit/heal", None, Healing, timeout=LIMIT)
         report = healing.after
         print(msgspec.json.encode(healing).decode() if json else f"{_healed(healing)}{text(report)}")
     else:
-        report = session.get(f"{state.control_url}/audit", Report, timeout=LIMIT)
+        with busy("compare"):
+            report = session.get(f"{state.control_url}/audit", Report, timeout=LIMIT)
         print(msgspec.json.encode(report).decode() if json else text(report))
     raise typer.Exit(0 if report.clean else 1)
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from kilonova.cli.installation import DataDir, configuration, directory, is_served
+from kilonova.cli.progress import busy
 from kilonova.domain.errors import KilonovaError
 
 
@@ -51,10 +52,11 @@ def _stop(base: Path, wait: float) -> None:
     pid = _process(base)
     os.kill(pid, signal.SIGTERM)
     give_up = time.monotonic() + wait
-    while is_served(base):
-        if time.monotonic() > give_up:
-            raise KilonovaError(f"Process {pid} has not stopped within {wait:.0f} s.", hint="its log tells why")
-        time.sleep(0.05)
+    with busy("stop"):
+        while is_served(base):
+            if time.monotonic() > give_up:
+                raise KilonovaError(f"Process {pid} has not stopped within {wait:.0f} s.", hint="its log tells why")
+            time.sleep(0.05)
     print("Kilonova has stopped.")
 
 

@@ -96,3 +96,15 @@ class Story:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, transient=True) as bar:
             yield bar
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Shown on a terminal while something takes its time."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
