@@ -1,10 +1,8 @@
 """What a body may hold, declared once for all microversions.
 
 A schema checks a decoded JSON value and returns it normalised (booleans from their words, integers from their
-digits), or raises InvalidInput with the text that clients of the Compute API know. The same declaration gives
-the JSON Schema of a microversion for the OpenAPI description. docs/reference/adding-a-route.md has an example.
-
-Spec: API-023 to API-028.
+digits), or raises InvalidInput with the text that clients know. It also gives the JSON Schema of a microversion.
+docs/reference/adding-a-route.md has an example. Spec: API-023 to API-028.
 """
 
 from __future__ import annotations
