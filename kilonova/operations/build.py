@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 
 import msgspec
+import structlog
 
 from kilonova.agent.steps import CREATE_DISKS, DESTROY, REMOVE, RESUME, SPAWN, GuestArgs, GuestRef, Powered, SpawnArgs
 from kilonova.db import instances
-from kilonova.domain.errors import InstanceNotFound, Retryable, ServiceUnavailable, StaleState
+from kilonova.domain.errors import InstanceNotFound, KilonovaError, Retryable, ServiceUnavailable, StaleState
 from kilonova.domain.instance import InjectedFile, Instance, RequestSpec
 from kilonova.domain.network import Vif
 from kilonova.domain.operation import EntryState, Failure, event_key
@@ -26,6 +27,8 @@ from kilonova.operations.guests import guest_of
 from kilonova.operations.network_allocation import ALLOCATION_LIMIT, allocate, allocation_pause
 from kilonova.operations.records import fail, give_back, settle
 from kilonova.services.placement import Target
+
+log = structlog.get_logger(__name__)
 
 BUILD_TASKS = (
     TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.BLOCK_DEVICE_MAPPING, TaskState.SPAWNING, None,
@@ -105,6 +108,22 @@ async def _release(env: Environment, run: Run[BuildServer]) -> None:
         record = None
     if record is None or record.host != target.host:
         await env.placement.release(run.subject, target.provider)
+    failure = run.record.failure
+    if failure is not None and _blames_host(failure) and env.options.consecutive_build_service_disable_threshold:
+        await env.placement.count_build(target, failed=True)
+
+
+def _blames_host(failure: Failure) -> bool:
+    """What another host might have done, unless this one was never tried. Spec: BLD-48."""
+    return failure.elsewhere and not failure.cancelled and failure.step != "claim host"
+
+
+async def _clear_failures(env: Environment, run: Run[BuildServer]) -> None:
+    """The host has shown that it can build. A number that stays is no harm. Spec: BLD-47, BLD-104."""
+    try:
+        await env.placement.count_build(_target(run), failed=False)
+    except KilonovaError as error:
+        log.warning("failed builds not forgotten", host=_target(run).host, error=str(error))
 
 
 def _go_to_host(tx: Tx, run: Run[BuildServer]) -> None:
@@ -238,6 +257,7 @@ BUILD = Operation(
               fatal=lambda run: run.request.wiring_is_fatal),
         OnHost("let guest run", lambda run: _target(run).host if _waits_for_wiring(run) else None, RESUME, _ref,
                undo=NoUndo("the guest's start is undone as a whole")),
+        Here("clear failures", _clear_failures, undo=NoUndo("a number"), given=lambda run: not _target(run).failing),
     ),
     ends=_built,
     fails=_failed,

@@ -24,6 +24,9 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Hosts tried for one build. Spec: BLD-63, BLD-64."""
     instance_build_timeout: float = 0.0
     """Seconds after which a server that is still being built is put in error; 0 for no limit. Spec: BLD-21, BLD-22."""
+    consecutive_build_service_disable_threshold: int = 10
+    """0 stops the counting of builds that failed because of their host; any other number only makes the scheduler
+    prefer hosts without. Spec: BLD-45, BLD-46."""
     network_allocate_retries: int = 2
     """Further attempts at allocating networks after one that may pass. Spec: NET-02."""
     default_access_ip_network_name: str = ""

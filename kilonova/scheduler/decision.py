@@ -23,6 +23,7 @@ class HostChoice(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         cell: uuid of its cell. provider: uuid of its resource provider.
         resources: what to claim there. limits: the capacity the decision was based on, by resource class.
+        failed_builds: builds that failed there since the last one that did not.
     """
 
     host: str
@@ -31,6 +32,7 @@ class HostChoice(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     resources: dict[str, int]
     limits: dict[str, int]
+    failed_builds: int = 0
 
 
 class Selection(HostChoice, frozen=True, kw_only=True):
@@ -144,4 +146,5 @@ def _facts(view: HostView, demand: Demand, index: int) -> dict[str, object]:
         "provider": row.provider,
         "resources": dict(demand.resources),
         "limits": limits,
+        "failed_builds": int(view.failed_builds[index]),
     }

@@ -50,7 +50,7 @@ class Placing:
         held = await self._database.read(lambda conn: claims.holdings(conn, spec.instance_uuid))
         for holding in held:
             if holding.host is not None and holding.node is not None:
-                return (await self._target(holding.host, holding.node, holding.provider),)
+                return (await self._target(holding.host, holding.node, holding.provider, failing=True),)
         for _ in range(ROUNDS):
             (selection,) = await self._scheduler.select(spec, count=1, alternates=alternates)
             choices = (selection, *selection.alternates)
@@ -61,11 +61,12 @@ class Placing:
         raise NoValidHost("The hosts that were chosen filled up meanwhile.")
 
     async def _of(self, choice: HostChoice) -> Target:
-        return await self._target(choice.host, choice.node, choice.provider)
+        return await self._target(choice.host, choice.node, choice.provider, failing=choice.failed_builds > 0)
 
-    async def _target(self, host: str, node: str, provider: str) -> Target:
+    async def _target(self, host: str, node: str, provider: str, *, failing: bool) -> Target:
+        """failing: True also if it is not known, which only costs a look when the build has succeeded."""
         zone = await self._database.read(lambda conn: self._zone(conn, provider))
-        return Target(host=host, node=node, provider=provider, availability_zone=zone)
+        return Target(host=host, node=node, provider=provider, availability_zone=zone, failing=failing)
 
     def _zone(self, conn: sa.Connection, provider: str) -> str:
         zones = {a.uuid: a.availability_zone for a in self._groupings.aggregates(conn) if a.availability_zone}
@@ -81,21 +82,27 @@ class Placing:
         return self._default_zone
 
     async def claim(self, spec: RequestSpec, target: Target) -> None:
-        """Hold the resources on that host. Raises TryElsewhere."""
+        """Hold the resources on that host. Raises TryElsewhere with the reason. Spec: BLD-86, BLD-97."""
         resources = resources_of(spec.flavor, spec.image, volume_backed=is_volume_backed(spec.block_devices))
-        if not await self._claim(spec, target.provider, resources):
-            raise TryElsewhere(f"Host {target.host} has no room left.")
+        outcome = await self._claim(spec, target.provider, resources)
+        if not outcome:
+            raise TryElsewhere(f"Host {target.host} cannot be had: {outcome.value}.")
 
-    async def _claim(self, spec: RequestSpec, provider: str, resources: dict[str, int]) -> bool:
-        def unit(conn: sa.Connection) -> bool:
+    async def _claim(self, spec: RequestSpec, provider: str, resources: dict[str, int]) -> claims.Claim:
+        def unit(conn: sa.Connection) -> claims.Claim:
             group: ServerGroup | None = None
             if spec.server_group is not None:
                 group = self._groupings.server_group(conn, spec.server_group)
-            return bool(
-                claims.claim(conn, spec.instance_uuid, provider, resources, spec.project_id, spec.user_id, group=group)
+            return claims.claim(
+                conn, spec.instance_uuid, provider, resources, spec.project_id, spec.user_id, group=group
             )
 
         return await self._database.write(unit)
+
+    async def count_build(self, target: Target, *, failed: bool) -> None:
+        await self._database.write(
+            lambda conn: placement_hosts.count_build(conn, target.host, target.node, failed=failed)
+        )
 
     async def release(self, consumer: str, provider: str | None = None) -> None:
         await self._database.write(lambda conn: claims.release(conn, consumer, provider))

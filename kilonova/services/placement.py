@@ -10,12 +10,13 @@ from kilonova.domain.instance import RequestSpec
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """A host chosen for a server. provider: its resource provider."""
+    """A host chosen for a server. provider: its resource provider. failing: builds failed there lately."""
 
     host: str
     node: str
     provider: str
     availability_zone: str = ""
+    failing: bool = False
 
 
 class PlacementService(Protocol):
@@ -27,6 +28,11 @@ class PlacementService(Protocol):
         Raises:
             TryElsewhere: there is no room left on it, or the policy of the server group forbids it.
         """
+        ...
+
+    async def count_build(self, target: Target, *, failed: bool) -> None:
+        """Count a build that failed because of its host, or forget those after one that succeeded. Spec: BLD-45,
+        BLD-47."""
         ...
 
     async def release(self, consumer: str, provider: str | None = None) -> None:

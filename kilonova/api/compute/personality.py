@@ -28,5 +28,5 @@ def _over(limit: int, amount: int) -> bool:
 
 
 def injected_files(entries: Sequence[dict[str, Any]]) -> tuple[InjectedFile, ...]:
-    """As the build gets them."""
-    return tuple(InjectedFile(entry["path"], entry["contents"]) for entry in entries)
+    """As the build gets them: what decodes here decodes on the host, white space or not. Spec: BLD-04."""
+    return tuple(InjectedFile(entry["path"], "".join(entry["contents"].split())) for entry in entries)

@@ -20,7 +20,7 @@ from kilonova.hypervisor.guest import Guest
 from kilonova.hypervisor.libvirt import console, qemu_img
 from kilonova.hypervisor.libvirt.daemon import SEARCH_PATH, Daemon
 from kilonova.hypervisor.libvirt.description import GuestFiles, domain_name
-from kilonova.hypervisor.libvirt.files import remove_partials, whole
+from kilonova.hypervisor.libvirt.files import finished, remove_partials, whole
 from kilonova.hypervisor.libvirt.images import BaseImage, ImageCache
 from kilonova.metadata.configdrive import build_iso
 
@@ -153,7 +153,8 @@ class GuestDisks:
                 log.warning("a console record cannot be trimmed", path=str(entry), error=str(error))
 
     async def _run(self, fn: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, functools.partial(fn, *arguments))
+        work = functools.partial(fn, *arguments)
+        return await finished(asyncio.get_running_loop().run_in_executor(self._workers, work))
 
 
 def _make_sparse(path: Path, size: int) -> None:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from kilonova.domain.errors import TryElsewhere
 
+T = TypeVar("T")
+
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+async def finished(work: asyncio.Future[T]) -> T:
+    """The result of work in a thread. Who is cancelled waits until it has ended: nothing is written behind his back."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait({work})
+        raise
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from typing import Literal, TypeVar
 from kilonova.domain.errors import InvalidInput, Retryable, TryElsewhere
 from kilonova.domain.image import Image
 from kilonova.hypervisor.libvirt import qemu_img
-from kilonova.hypervisor.libvirt.files import remove_partials, room, whole
+from kilonova.hypervisor.libvirt.files import finished, remove_partials, room, whole
 from kilonova.imaging.inspect import check
 from kilonova.services.image import ImageService
 
@@ -147,7 +147,7 @@ class ImageCache:
             raise TryElsewhere("This host has no disk space for the image.", hint="free some, or disable the host")
 
     async def _run(self, fn: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, fn, *arguments)
+        return await finished(asyncio.get_running_loop().run_in_executor(self._workers, fn, *arguments))
 
 
 def _copy(source: Path, target: Path) -> None:
