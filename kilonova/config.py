@@ -35,10 +35,10 @@ class BusOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     servers: tuple[str, ...] = ()
     """NATS servers, for example `nats://192.0.2.1:4222`; none for the bus within one process."""
-    user: str = ""
-    """User of this process: `control`, or `host.<name>` for an agent."""
-    password: str = ""
-    """Password of that user."""
+    credentials: str = ""
+    """File with the credentials of this process on the bus, as it was made when the process was added."""
+    authority: str = ""
+    """PEM file of the certificate that signed those of the servers; without it nothing is encrypted."""
 
 
 class CellOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

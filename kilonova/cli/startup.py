@@ -15,7 +15,7 @@ import structlog
 from kilonova.domain.errors import KilonovaError
 
 if TYPE_CHECKING:
-    from kilonova.roles.one_machine import Running
+    from kilonova.roles.running import Running
 
 
 class Announcer(Protocol):
@@ -104,7 +104,7 @@ class Pipe:
 
 def relay(announced: BinaryIO, console: Announcer, log: Path) -> None:
     """Tell the console what comes through the pipe. Raises KilonovaError: the installation does not come up."""
-    from kilonova.roles.one_machine import Running
+    from kilonova.roles.running import Running
 
     for line in announced:
         told = msgspec.json.decode(line, type=_Announced)

@@ -7,6 +7,7 @@ import secrets
 import socket
 import uuid
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
@@ -17,10 +18,13 @@ from kilonova.cells.registry import Cell, Cells
 from kilonova.conductor.conductor import Conductor, wake_subject
 from kilonova.conductor.hosts import HostReports
 from kilonova.config import Config
+from kilonova.db import flavors, upgrade
 from kilonova.db.aggregates import StoredGroupings
 from kilonova.db.database import Database
 from kilonova.db.placement.hosts import HostSettings
+from kilonova.db.schema import API, CELL
 from kilonova.domain.clock import Clock
+from kilonova.embedded.schema import IDENTITY, IMAGE, NETWORK
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
 from kilonova.operations.environment import Environment, PlacingEnvironment
@@ -47,6 +51,25 @@ class Ground:
     def cells(self) -> Cells:
         name = self.config.cell.name
         return Cells(self.api, (Cell(name, str(uuid.uuid5(CELLS, name)), self.cell),))
+
+
+async def databases(config: Config, clock: Clock, stack: AsyncExitStack) -> tuple[Database, Database]:
+    """Open the API and the cell database, making what is not there yet; the stack closes them.
+
+    Raises:
+        KilonovaError: a database does not answer, or has tables that this release cannot work with.
+    """
+    api = Database.open(config.database_url("api"), pool_size=config.database.pool_size)
+    stack.push_async_callback(api.close)
+    cell = api
+    if config.database_url("cell") != config.database_url("api"):
+        cell = Database.open(config.database_url("cell"), pool_size=config.database.pool_size)
+        stack.push_async_callback(cell.close)
+    for schema in (API, IDENTITY, IMAGE, NETWORK):
+        await upgrade.ensure(api, schema)
+    await upgrade.ensure(cell, CELL)
+    await api.write(lambda conn: flavors.seed(conn, now=clock.now()))
+    return api, cell
 
 
 class Wakes:

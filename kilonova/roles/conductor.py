@@ -1,0 +1,22 @@
+"""The conductor role: drives the operations of a cell. As many of them as one likes may run beside each other."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from kilonova.config import Config
+from kilonova.domain.clock import SystemClock
+from kilonova.roles import assembly, separate
+from kilonova.roles.assembly import Progress
+from kilonova.services.network_calls import RemoteNetwork
+
+
+async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> None:
+    """Returns when it drives. The stack stops it."""
+    progress("database", "open")
+    ground = await separate.ground(config, SystemClock(), stack)
+    networks = RemoteNetwork(ground.bus, ground.clock)
+    progress("conductor", "take up operations")
+    conductor = assembly.conductor(ground, assembly.placing(ground), networks, alone=False)
+    await conductor.start()
+    stack.push_async_callback(conductor.close)

@@ -1,0 +1,150 @@
+"""The embedded services of an installation, and every API that it serves: one machine's, or the `api` role's."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from kilonova.api.compute.application import ComputeApi
+from kilonova.api.compute.service_hosts import ServiceHosts
+from kilonova.api.compute.stored_quotas import StoredQuotas
+from kilonova.audit.auditor import Auditor
+from kilonova.audit.embedded import EmbeddedDevices, EmbeddedImageData
+from kilonova.control.application import ControlApi
+from kilonova.db.journal import cell_journal
+from kilonova.domain.errors import InstanceNotFound, NotFound
+from kilonova.domain.operation import ExternalEvent
+from kilonova.embedded.identity.service import EmbeddedIdentity
+from kilonova.embedded.image.service import EmbeddedImage
+from kilonova.embedded.network.service import EmbeddedNetwork
+from kilonova.embedded.network.wiring import FakeWiring, Wiring
+from kilonova.embedded.placement import EmbeddedPlacement
+from kilonova.hypervisor.guest import GuestMetadata
+from kilonova.metadata.service import Lookup, MetadataService
+from kilonova.operations.guests import metadata_of
+from kilonova.operations.history import History
+from kilonova.roles import assembly
+from kilonova.roles.assembly import Ground, Progress, Wakes
+from kilonova.roles.credentials import Installation
+from kilonova.roles.web import Prefixes, WebServer
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The services, running. Args: url: of the process that serves them; auth_url: of the identity service."""
+
+    identity: EmbeddedIdentity
+    images: EmbeddedImage
+    networks: EmbeddedNetwork
+    wiring: Wiring
+    url: str
+    auth_url: str
+
+
+async def start(
+    ground: Ground, wakes: Wakes, made: Installation, url: str, stack: AsyncExitStack, progress: Progress
+) -> Embedded:
+    """Start the services; the stack stops them."""
+    directory = ground.config.directory
+    identity = EmbeddedIdentity(ground.api, directory / "token-keys", ground.clock, url)
+    stack.callback(identity.close)
+    progress("identity", "prepare")
+    realm = await identity.bootstrap(made.admin_password)
+    auth_url = f"{url}/identity/v3"
+    progress("image", "recover")
+    images = EmbeddedImage(ground.api, directory / "images", ground.clock, identity, auth_url)
+    await images.recover()
+    stack.push_async_callback(images.close)
+    progress("network", "prepare")
+    wiring = _wiring(ground, made)
+    networks = EmbeddedNetwork(ground.api, ground.clock, identity, auth_url, wiring, _Events(ground, wakes).deliver)
+    await networks.bootstrap(realm.admin_project_id)
+    listener = None
+    if ground.config.agent.driver == "libvirt":
+        listener = MetadataService(networks.instance_at, _lookup(ground))
+        stack.push_async_callback(listener.close)
+    await networks.start(listener)
+    stack.push_async_callback(networks.close)
+    return Embedded(identity, images, networks, wiring, url, auth_url)
+
+
+def _wiring(ground: Ground, made: Installation) -> Wiring:
+    if ground.config.agent.driver != "libvirt":
+        return FakeWiring()
+    from kilonova.embedded.network.linux.wiring import LinuxWiring
+
+    directory = ground.config.directory / "network"
+    directory.mkdir(exist_ok=True)
+    return LinuxWiring(made.token, directory, ground.clock, assembly.own_host(ground.config))
+
+
+def _lookup(ground: Ground) -> Lookup:
+    async def lookup(instance_uuid: str) -> GuestMetadata | None:
+        try:
+            instance = (await ground.cells.locate(instance_uuid)).instance
+        except InstanceNotFound:
+            return None
+        return metadata_of(instance, instance.network_info)
+
+    return lookup
+
+
+class _Events:
+    """Takes events of the embedded network service for the operation that may wait for them."""
+
+    def __init__(self, ground: Ground, wakes: Wakes) -> None:
+        self._ground = ground
+        self._wakes = wakes
+
+    async def deliver(self, name: str, instance_uuid: str, *, tag: str, status: str) -> None:
+        """Keep an event in the cell, whichever conductor goes on with it. NotFound says that nobody waits."""
+        ground, now = self._ground, self._ground.clock.now()
+        event = ExternalEvent(subject=instance_uuid, name=name, tag=tag, status=status)
+        if not await ground.cell.write(lambda conn: cell_journal.add_event(conn, event, now)):
+            raise NotFound(f"Instance {instance_uuid} awaits no event.")
+        self._wakes.cell(ground.config.cell.name)
+
+
+async def serve(
+    ground: Ground, services: Embedded, wakes: Wakes, prefixes: Prefixes, web: WebServer, stack: AsyncExitStack
+) -> None:
+    """Serve all APIs; the stack stops that before anything they use."""
+    config, identity, auth_url = ground.config, services.identity, services.auth_url
+    control = ControlApi(
+        cells=ground.cells, identity=identity, identity_url=auth_url, clock=ground.clock,
+        auditor=_auditor(ground, services, wakes), down_time=config.scheduler.service_down_time,
+        wake_api=wakes.api, wake_cell=wakes.cell,
+    )
+    prefixes.mount({
+        "/control": control,
+        "/identity": identity.application(),
+        "/image": services.images.application(),
+        "/network": services.networks.application(),
+        "/placement": EmbeddedPlacement(ground.api, ground.clock, identity=identity, identity_url=auth_url),
+        "/compute": _compute(ground, services, wakes),
+    })
+    await web.start()
+    stack.push_async_callback(web.close)
+    stack.push_async_callback(control.close)
+
+
+def _compute(ground: Ground, services: Embedded, wakes: Wakes) -> ComputeApi:
+    config = ground.config
+    return ComputeApi(
+        cells=ground.cells, compute=assembly.compute(ground, wakes), identity=services.identity,
+        images=services.images, networks=services.networks, actions=History(ground.cells), clock=ground.clock,
+        identity_url=services.auth_url, policy_file=Path(config.api.policy_file or config.directory / "policy.yaml"),
+        quotas=StoredQuotas(ground.cells), hosts=ServiceHosts(
+            ground.cells, ground.clock, service_down_time=config.scheduler.service_down_time,
+            default_availability_zone=config.scheduler.default_availability_zone,
+        ),
+    )
+
+
+def _auditor(ground: Ground, services: Embedded, wakes: Wakes) -> Auditor:
+    return Auditor(
+        ground.cells, ground.bus, ground.clock, wake_api=wakes.api, wake_cell=wakes.cell, ports=services.networks,
+        devices=EmbeddedDevices(assembly.own_host(ground.config), ground.api, services.wiring),
+        images=EmbeddedImageData(ground.api, ground.config.directory / "images"),
+    )
