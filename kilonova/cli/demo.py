@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -43,6 +44,8 @@ def demo(
 
     Uses the installation that runs in the data directory; otherwise one of its own, removed afterwards.
     """
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was made is removed
+        signal.signal(number, signal.default_int_handler)
     story = Story()
     began = time.monotonic()
     with ExitStack() as stack, ThreadPoolExecutor(1, "image") as worker:

@@ -83,8 +83,12 @@ class Story:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        if not self._quiet:
+        if self._quiet:
+            return
+        try:
             print(text, flush=True)
+        except OSError:  # the terminal is gone; what follows may be the cleaning up
+            self._quiet = True
 
     @contextmanager
     def _bar(self) -> Iterator[Progress | None]:

@@ -114,6 +114,20 @@ def test_the_demonstration_holds_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_demonstration_that_is_broken_off_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "kilonova", "demo", "--driver", "fake"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert " cloud " in process.stdout.readline()
+        process.send_signal(number)
+        said = process.stdout.read()
+        assert process.wait(LIMIT) == 130, said
+    assert "removed" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 async def cloud(tmp_path: Path) -> Any:
     async with control_cloud(tmp_path) as running:
