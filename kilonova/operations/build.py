@@ -140,13 +140,19 @@ def _go_to_host(tx: Tx, run: Run[BuildServer]) -> None:
 
 
 def _leave_host(tx: Tx, run: Run[BuildServer]) -> None:
-    """Only after nothing is left there. A record that a delete has taken keeps its task. Spec: BLD-66, BLD-68,
-    BLD-81, FND-32, FND-34."""
+    """Only after nothing is left there. A record that a delete or a reset has taken keeps its states. Spec: BLD-66,
+    BLD-68, BLD-81, FND-32, FND-34."""
     if _guest_may_be_left(run):
         return
-    fields = {"host": None, "node": None, "launched_on": None, "availability_zone": None}
-    give_back(tx, run, owned=(TaskState.DELETING,), **fields)
-    give_back(tx, run, owned=BUILD_TASKS, task_state=TaskState.SCHEDULING, **fields)
+    try:
+        instance = instances.get(tx.conn, run.subject)
+    except InstanceNotFound:
+        return
+    owned = instance.vm_state is VmState.BUILDING and instance.task_state in BUILD_TASKS
+    instances.update(
+        tx.conn, run.subject, now=tx.now, task_state=TaskState.SCHEDULING if owned else instance.task_state,
+        host=None, node=None, launched_on=None, availability_zone=None,
+    )
 
 
 async def _allocate(env: Environment, run: Run[BuildServer]) -> Allocated:
@@ -214,8 +220,9 @@ def _access_addresses(vifs: tuple[Vif, ...], network: str) -> dict[str, str]:
 
 
 def _failed(tx: Tx, run: Run[BuildServer], failure: Failure) -> None:
-    """ERROR with the reason; the host was left when the undo ended. Spec: BLD-63, BLD-67, BLD-75, BLD-78."""
-    fail(tx, run, failure, owned=BUILD_TASKS, vm_state=VmState.ERROR)
+    """ERROR with the reason, if it is still being built; the host was left when the undo ended. Spec: BLD-61, BLD-63,
+    BLD-67, BLD-75, BLD-78, FND-38."""
+    fail(tx, run, failure, owned=BUILD_TASKS, vm=(VmState.BUILDING,), vm_state=VmState.ERROR)
 
 
 def _rounds(run: Run[BuildServer]) -> int:

@@ -7,6 +7,8 @@ one that is still waiting for the guest.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import structlog
 
@@ -91,7 +93,7 @@ def _failed(tx: Tx, run: Run[RebootServer], failure: Failure) -> None:
     """A guest that runs all the same is ACTIVE, one that is off after it was touched is in ERROR; one that was
     never touched keeps its state. Spec: RBT-06, RBT-15 to RBT-18, INI-122."""
     rebooted = run.find(Rebooted)
-    changes: dict[str, object] = {}
+    changes: dict[str, Any] = {}
     if rebooted is not None:
         running = rebooted.power_state is PowerState.RUNNING
         changes = {"vm_state": _settled(tx, run) if running else V.ERROR, "power_state": rebooted.power_state}

@@ -69,14 +69,17 @@ def observe(tx: Tx, run: Run[Any], power_state: PowerState) -> None:
         instances.update(tx.conn, run.subject, now=tx.now, power_state=power_state)
 
 
-def fail(tx: Tx, run: Run[Any], failure: Failure, *, owned: Collection[TaskState | None], **changes: Any) -> None:
+def fail(
+    tx: Tx, run: Run[Any], failure: Failure, *, owned: Collection[TaskState | None],
+    vm: Collection[VmState] = instances.ANY, **changes: Any,
+) -> None:
     """End a failed operation: no task, the given changes, and a fault that says why.
 
     A record that is gone, or that another operation has taken over, is left as it is. One that somebody
     cancelled gets no fault. Spec: FND-11, FND-12, FND-18, FND-19, FND-39.
     """
     try:
-        instances.update(tx.conn, run.subject, now=tx.now, task=owned, task_state=None, **changes)
+        instances.update(tx.conn, run.subject, now=tx.now, task=owned, vm=vm, task_state=None, **changes)
     except (StaleState, InstanceNotFound):
         return
     if not failure.cancelled:

@@ -12,7 +12,7 @@ import inspect
 import uuid as uuids
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import sqlalchemy as sa
 from simulation.loop import VirtualLoop, abandon
@@ -24,7 +24,7 @@ from simulation.world import Databases, PortedDriver, World
 from kilonova.cells.registry import Located
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
-from kilonova.db.placement.tables import allocations, consumers, hosts, inventories
+from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound
 from kilonova.domain.flavor import Flavor
@@ -51,10 +51,18 @@ LIMIT = 120.0
 
 
 class Effect(NamedTuple):
-    """A call that had an effect: on which host (or `network`), and its name."""
+    """A call that may have an effect: on which host (or `network`), its name, and when in virtual seconds."""
 
     where: str
     name: str
+    at: float
+
+
+class Always(list[Exception]):
+    """Errors to raise that never run out."""
+
+    def pop(self, _index: SupportsIndex = -1) -> Exception:
+        return self[0]
 
 
 class WatchedDriver(PortedDriver):
@@ -68,7 +76,7 @@ class WatchedDriver(PortedDriver):
 
     async def _call(self, name: str) -> None:
         if name not in ("power_state", "guests"):
-            self._cloud.effects.append(Effect(self._here, name))
+            self._cloud.effects.append(Effect(self._here, name, self._cloud.loop.time()))
         await super()._call(name)
 
     async def create_disks(self, guest: Guest) -> None:
@@ -110,7 +118,7 @@ class SmallCloud(World):
         super().__init__(
             loop, Random(1), databases, hosts=hosts, conductors=conductors, checkpoint=self._reached, **settings
         )
-        self.net.calls = _Calls(self.effects)
+        self.net.calls = _Calls(self)
         write = databases.cell.write
 
         async def watched(fn: Callable[[sa.Connection], Any]) -> Any:
@@ -255,6 +263,14 @@ class SmallCloud(World):
         """What the server's history tells, oldest first."""
         return list(reversed(await History(self.cells).actions(uuid)))
 
+    def calls(self, *names: str) -> list[tuple[str, str]]:
+        """Where and what was called, in order; all calls, or those of these names."""
+        return [(e.where, e.name) for e in self.effects if not names or e.name in names]
+
+    def times(self, name: str) -> list[float]:
+        """When a call of that name was made."""
+        return [e.at for e in self.effects if e.name == name]
+
     def events(self, uuid: str) -> list[ExternalEvent]:
         found: list[ExternalEvent] = self.cell(lambda conn: cell_journal.events_of(conn, uuid))
         return found
@@ -287,6 +303,12 @@ class SmallCloud(World):
         )
         return sorted(self.api(lambda conn: conn.execute(query).scalars().all()))
 
+    def provider(self, host: str) -> str:
+        """The uuid of a host's resource provider."""
+        query = sa.select(providers.c.uuid).join(hosts, hosts.c.provider_id == providers.c.id)
+        found: str = self.api(lambda conn: conn.execute(query.where(hosts.c.host == host)).scalar())
+        return found
+
     def failed_builds(self, host: str) -> int:
         query = sa.select(hosts.c.failed_builds).where(hosts.c.host == host)
         found: int = self.api(lambda conn: conn.execute(query).scalar())
@@ -314,9 +336,24 @@ class SmallCloud(World):
 
     # --- meddling ---------------------------------------------------------------------------------
 
-    def fail(self, call: str, *errors: Exception, host: str = "host0") -> None:
-        """Let the next calls of a driver fail."""
-        self.hypervisors[host].faults.fail.setdefault(call, []).extend(errors)  # type: ignore[arg-type]
+    def fail(self, call: str, *errors: Exception, host: str | None = None) -> None:
+        """Let the next calls of a driver fail, on one host or on whichever comes first."""
+        planned = list(errors)
+        for hypervisor in [self.hypervisors[host]] if host else self.hypervisors.values():
+            hypervisor.faults.fail[call] = planned  # type: ignore[assignment]
+
+    def always_fail(self, call: str, error: Exception, host: str | None = None) -> None:
+        """Let all calls of a driver fail until `heal`."""
+        for hypervisor in [self.hypervisors[host]] if host else self.hypervisors.values():
+            hypervisor.faults.fail[call] = Always([error])  # type: ignore[assignment]
+
+    def heal(self) -> None:
+        """Nothing fails any more."""
+        self.net.fail.clear()
+        for hypervisor in self.hypervisors.values():
+            hypervisor.faults.fail.clear()
+            hypervisor.faults.disobedient = set()
+            hypervisor.faults.latency = 0.0
 
     async def change(self, uuid: str, **changes: Any) -> None:
         """Change a record behind everybody's back."""
@@ -347,13 +384,13 @@ class SmallCloud(World):
 class _Calls(list[str]):
     """Calls of the network service, also written among all effects."""
 
-    def __init__(self, effects: list[Effect]) -> None:
+    def __init__(self, cloud: SmallCloud) -> None:
         super().__init__()
-        self._effects = effects
+        self._cloud = cloud
 
     def append(self, name: str) -> None:
         super().append(name)
-        self._effects.append(Effect("network", name))
+        self._cloud.effects.append(Effect("network", name, self._cloud.loop.time()))
 
 
 def _true(holds: Callable[[], Any]) -> bool:

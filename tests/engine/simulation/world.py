@@ -85,13 +85,15 @@ class World:
     def __init__(
         self, loop: VirtualLoop, random: Random, databases: Databases, *, hosts: int, conductors: int,
         options: OperationOptions = OPTIONS, resume_guests: bool = False, max_concurrent_builds: int = 10,
-        checkpoint: Callable[[str, str], None] = lambda _process, _place: None,
+        max_concurrent_disk_ops: int = 0, checkpoint: Callable[[str, str], None] = lambda _process, _place: None,
     ) -> None:
         self.loop = loop
         self.random = random
         self.options = options
         self._resume_guests = resume_guests
-        self._max_concurrent_builds = max_concurrent_builds
+        self._limits = {
+            "max_concurrent_builds": max_concurrent_builds, "max_concurrent_disk_ops": max_concurrent_disk_ops
+        }
         self._checkpoint = checkpoint
         self.databases = databases
         self.trouble = Trouble()
@@ -194,7 +196,7 @@ class World:
         driver = self.driver(self.hypervisors[process.name], clock, process)
         return Agent(
             process.name, driver, SimBus(self.wire, process), journal, clock, report_interval=5.0,
-            max_concurrent_builds=self._max_concurrent_builds,
+            **self._limits,
             checkpoint=partial(self._checkpoint, process.name),
         )
 
