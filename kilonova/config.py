@@ -1,7 +1,7 @@
 """The configuration: one typed tree, read from `kilonova.toml` and the environment.
 
 An option that means the same as an OpenStack one has its name. Environment variables override the file:
-`KILONOVA__OPERATIONS__SHUTDOWN_TIMEOUT=30`.
+`KILONOVA__OPERATIONS__SHUTDOWN_TIMEOUT=30`, and for a list `KILONOVA__BUS__SERVERS='["nats://192.0.2.1:4222"]'`.
 """
 
 from __future__ import annotations
@@ -149,13 +149,23 @@ def load(file: Path | None, environment: Mapping[str, str], overrides: Mapping[s
             raise InvalidInput(f"{file} is not valid TOML: {error}.") from error
     for name, value in sorted(environment.items()):
         if name.startswith(PREFIX):
-            _place(tree, name.removeprefix(PREFIX).lower().split("__"), value)
+            _place(tree, name.removeprefix(PREFIX).lower().split("__"), _parsed(name, value))
     for dotted, value in (overrides or {}).items():
         _place(tree, dotted.split("."), value)
     try:
         return msgspec.convert(tree, Config, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"Invalid configuration: {error}.", hint="see `kilonova config explain`") from error
+
+
+def _parsed(name: str, value: str) -> str | list[str]:
+    """The value of an environment variable: a list in brackets, anything else as it is."""
+    if not value.startswith("["):
+        return value
+    try:
+        return msgspec.json.decode(value, type=list[str])
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"{name} is not a list: {error}.", hint="write it as [\"one\", \"two\"]") from error
 
 
 def _place(tree: dict[str, Any], path: list[str], value: Any) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 
+import sqlalchemy as sa
+
 from kilonova.agent.agent import Agent
 from kilonova.bus.protocol import Bus
 from kilonova.cells.registry import Cell, Cells
@@ -68,8 +70,14 @@ async def databases(config: Config, clock: Clock, stack: AsyncExitStack) -> tupl
     for schema in (API, IDENTITY, IMAGE, NETWORK):
         await upgrade.ensure(api, schema)
     await upgrade.ensure(cell, CELL)
-    await api.write(lambda conn: flavors.seed(conn, now=clock.now()))
+    await api.write(lambda conn: _seed(conn, clock.now()))
     return api, cell
+
+
+def _seed(conn: sa.Connection, now: float) -> None:
+    """Make the usual flavors; processes that start at the same time take turns."""
+    upgrade.take_lock(conn)
+    flavors.seed(conn, now=now)
 
 
 class Wakes:
