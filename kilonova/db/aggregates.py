@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
 from kilonova.db.placement.hosts import join_aggregate, leave_aggregate
+from kilonova.db.prepared import Prepared
 from kilonova.db.upsert import insert_new
 from kilonova.domain.errors import Conflict, InvalidInput, NotFound
 from kilonova.domain.grouping import Aggregate, ServerGroup
@@ -40,6 +41,9 @@ aggregate_hosts = sa.Table(
     sa.Column("added_at", Timestamp, nullable=False),
     sa.Index("ix_aggregate_hosts_host", "host"),
 )
+
+
+_ALL = Prepared(sa.select(aggregates).order_by(aggregates.c.id))
 
 
 class HostAggregate(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,7 +218,7 @@ class StoredGroupings:
 
     def aggregates(self, connection: sa.Connection) -> Sequence[Aggregate]:
         """All host aggregates."""
-        rows = connection.execute(sa.select(aggregates).order_by(aggregates.c.id))
+        rows = _ALL.all(connection)
         return [Aggregate(uuid=row.uuid, name=row.name, metadata=row.properties) for row in rows]
 
     def server_group(self, connection: sa.Connection, uuid: str) -> ServerGroup | None:

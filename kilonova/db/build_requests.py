@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
+from kilonova.db.prepared import Prepared
 from kilonova.domain.errors import InstanceNotFound
 from kilonova.domain.instance import BuildRequest, RequestSpec
 
@@ -42,21 +43,33 @@ request_specs = sa.Table(
 )
 
 
+_MAP = Prepared(sa.insert(instance_mappings).values({c.name: sa.bindparam(c.name) for c in instance_mappings.columns}))
+_WAIT = Prepared(sa.insert(build_requests).values({c.name: sa.bindparam(c.name) for c in build_requests.columns}))
+_SPECIFY = Prepared(sa.insert(request_specs).values({c.name: sa.bindparam(c.name) for c in request_specs.columns}))
+_CELL_OF = Prepared(sa.select(instance_mappings.c.cell).where(instance_mappings.c.uuid == sa.bindparam("uuid")))
+_waiting = sa.select(build_requests.c.body).where(build_requests.c.uuid == sa.bindparam("uuid"))
+_GET, _GET_LOCKED = Prepared(_waiting), Prepared(_waiting.with_for_update())
+_DROP = Prepared(sa.delete(build_requests).where(build_requests.c.uuid == sa.bindparam("uuid")))
+_DROP_SPEC = Prepared(sa.delete(request_specs).where(request_specs.c.uuid == sa.bindparam("uuid")))
+_HAND_OVER = Prepared(
+    sa.update(instance_mappings).where(instance_mappings.c.uuid == sa.bindparam("b_uuid"))
+    .values(cell=sa.bindparam("cell"))
+)
+
+
 def accept(conn: sa.Connection, requests: Collection[BuildRequest]) -> None:
     """Store new servers: mapping, build request and request spec of each."""
-    rows = [
-        {"uuid": r.instance.uuid, "project_id": r.instance.project_id, "created_at": r.instance.created_at,
-         "cell": None, "body": r}
-        for r in requests
-    ]
-    conn.execute(sa.insert(instance_mappings), [{k: v for k, v in r.items() if k != "body"} for r in rows])
-    conn.execute(sa.insert(build_requests), [{k: v for k, v in r.items() if k != "cell"} for r in rows])
-    conn.execute(sa.insert(request_specs), [{"uuid": r.instance.uuid, "body": r.spec} for r in requests])
+    for request in requests:
+        instance = request.instance
+        known = {"uuid": instance.uuid, "project_id": instance.project_id, "created_at": instance.created_at}
+        _MAP.run(conn, **known, cell=None)
+        _WAIT.run(conn, **known, body=request)
+        _SPECIFY.run(conn, uuid=instance.uuid, body=request.spec)
 
 
 def cell_of(conn: sa.Connection, uuid: str) -> str | None:
     """The cell of a server, None while it has none. Raises InstanceNotFound."""
-    row = conn.execute(sa.select(instance_mappings.c.cell).where(instance_mappings.c.uuid == uuid)).first()
+    row = _CELL_OF.first(conn, uuid=uuid)
     if row is None:
         raise InstanceNotFound(uuid)
     cell: str | None = row[0]
@@ -65,9 +78,7 @@ def cell_of(conn: sa.Connection, uuid: str) -> str | None:
 
 def get(conn: sa.Connection, uuid: str) -> BuildRequest | None:
     """The build request, None once it is consumed or deleted."""
-    found: BuildRequest | None = conn.execute(
-        sa.select(build_requests.c.body).where(build_requests.c.uuid == uuid)
-    ).scalar()
+    found: BuildRequest | None = _GET.scalar(conn, uuid=uuid)
     return found
 
 
@@ -93,21 +104,20 @@ def consume(conn: sa.Connection, uuid: str, cell: str) -> BuildRequest | None:
         The request as it stood at that moment, with what was changed while it waited; None if it was deleted
         first: the server must not come back. Spec: DEL-50.
     """
-    query = sa.select(build_requests.c.body).where(build_requests.c.uuid == uuid)
-    request: BuildRequest | None = conn.execute(query.with_for_update()).scalar()
+    request: BuildRequest | None = _GET_LOCKED.scalar(conn, uuid=uuid)
     if request is None:
         return None
-    conn.execute(sa.delete(build_requests).where(build_requests.c.uuid == uuid))
-    conn.execute(sa.update(instance_mappings).where(instance_mappings.c.uuid == uuid).values(cell=cell))
+    _DROP.run(conn, uuid=uuid)
+    _HAND_OVER.run(conn, b_uuid=uuid, cell=cell)
     return request
 
 
 def discard(conn: sa.Connection, uuid: str) -> bool:
     """Delete a server that has no cell yet. Returns False if it was handed over first. Spec: DEL-46, DEL-49."""
-    if conn.execute(sa.delete(build_requests).where(build_requests.c.uuid == uuid)).rowcount != 1:
+    if _DROP.run(conn, uuid=uuid) != 1:
         return False
     conn.execute(sa.delete(instance_mappings).where(instance_mappings.c.uuid == uuid))
-    conn.execute(sa.delete(request_specs).where(request_specs.c.uuid == uuid))
+    _DROP_SPEC.run(conn, uuid=uuid)
     return True
 
 
@@ -120,7 +130,7 @@ def spec_of(conn: sa.Connection, uuid: str) -> RequestSpec | None:
 
 def forget(conn: sa.Connection, uuid: str) -> None:
     """Drop the request spec of a deleted server. The mapping stays, so that its history can be found."""
-    conn.execute(sa.delete(request_specs).where(request_specs.c.uuid == uuid))
+    _DROP_SPEC.run(conn, uuid=uuid)
 
 
 def replace_spec(conn: sa.Connection, spec: RequestSpec, **changes: object) -> None:

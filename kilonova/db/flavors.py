@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.columns import Json, Timestamp
+from kilonova.db.prepared import Prepared
 from kilonova.db.upsert import insert_new
 from kilonova.domain.errors import Conflict, FlavorNotFound, NotFound
 from kilonova.domain.flavor import Flavor
@@ -54,15 +55,16 @@ SEEDS = (
 _BATCH = 500
 _FIELDS = tuple(field for field in Flavor.__struct_fields__ if field != "id")
 _COLUMNS = [flavors.c.id, *(flavors.c[name] for name in _FIELDS)]
+_GET = Prepared(sa.select(*_COLUMNS).where(flavors.c.flavor_id == sa.bindparam("flavor_id")))
 
 
-def _flavor(row: sa.Row[tuple[object, ...]]) -> Flavor:
-    return Flavor(**row._mapping)
+def _flavor(row: Any) -> Flavor:
+    return Flavor(**row._asdict())
 
 
 def get(conn: sa.Connection, flavor_id: str) -> Flavor:
     """One flavor by its public id. Raises FlavorNotFound."""
-    row = conn.execute(sa.select(*_COLUMNS).where(flavors.c.flavor_id == flavor_id)).first()
+    row = _GET.first(conn, flavor_id=flavor_id)
     if row is None:
         raise FlavorNotFound(flavor_id)
     return _flavor(row)

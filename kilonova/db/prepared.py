@@ -81,7 +81,8 @@ class _Compiled:
 
     def __init__(self, statement: Any, dialect: sa.Dialect) -> None:
         compiled = statement.compile(dialect=dialect)
-        if compiled.post_compile_params or compiled.insert_prefetch or compiled.update_prefetch:
+        late = compiled.post_compile_params | compiled.literal_execute_params
+        if late or compiled.insert_prefetch or compiled.update_prefetch:
             raise TypeError(f"a list of values, or a default of a column, is filled in at execution: {compiled}")
         self.text = str(compiled)
         self._binds: list[tuple[str | None, Any]] = []

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from kilonova.db.api_schema import api_metadata
+from kilonova.db.prepared import Prepared
 from kilonova.db.upsert import put
 
 PROJECT = ""
@@ -33,12 +34,18 @@ quota_classes = sa.Table(
 )
 
 
+_OF_PROJECT = Prepared(
+    sa.select(quotas.c.resource, quotas.c.limit_)
+    .where(quotas.c.project_id == sa.bindparam("project"), quotas.c.user_id == sa.bindparam("user"))
+)
+_OF_CLASS = Prepared(
+    sa.select(quota_classes.c.resource, quota_classes.c.limit_).where(quota_classes.c.name == sa.bindparam("name"))
+)
+
+
 def of_project(conn: sa.Connection, project_id: str, user_id: str = PROJECT) -> dict[str, int]:
     """The limits set for a project, or for that user in it, by resource."""
-    query = sa.select(quotas.c.resource, quotas.c.limit_).where(
-        quotas.c.project_id == project_id, quotas.c.user_id == user_id
-    )
-    return dict(conn.execute(query).tuples().all())
+    return dict(_OF_PROJECT.all(conn, project=project_id, user=user_id))
 
 
 def set_limits(conn: sa.Connection, project_id: str, limits: Mapping[str, int], user_id: str = PROJECT) -> None:
@@ -56,8 +63,7 @@ def forget(conn: sa.Connection, project_id: str, user_id: str | None = None) -> 
 
 def of_class(conn: sa.Connection, name: str) -> dict[str, int]:
     """The limits set for a quota class, by resource."""
-    query = sa.select(quota_classes.c.resource, quota_classes.c.limit_).where(quota_classes.c.name == name)
-    return dict(conn.execute(query).tuples().all())
+    return dict(_OF_CLASS.all(conn, name=name))
 
 
 def set_class_limits(conn: sa.Connection, name: str, limits: Mapping[str, int]) -> None:

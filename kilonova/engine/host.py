@@ -17,6 +17,7 @@ import structlog
 
 from kilonova.db.columns import Json, Timestamp, new_metadata
 from kilonova.db.database import Database
+from kilonova.db.prepared import Prepared
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import Fenced, InvalidInput
 from kilonova.domain.operation import Failure
@@ -51,20 +52,20 @@ commands = sa.Table(
 _encode_reply = msgspec.msgpack.Encoder().encode
 _decode_command = msgspec.msgpack.Decoder(Command).decode
 
-_LOOK_UP = sa.select(commands).where(
-    commands.c.host == sa.bindparam("host"), commands.c.key == sa.bindparam("key")
+_LOOK_UP = Prepared(
+    sa.select(commands).where(commands.c.host == sa.bindparam("host"), commands.c.key == sa.bindparam("key"))
 )
-_FENCE = sa.select(sa.func.max(commands.c.epoch)).where(
+_FENCE = Prepared(sa.select(sa.func.max(commands.c.epoch)).where(
     commands.c.host == sa.bindparam("host"), commands.c.fence == sa.bindparam("fence")
-)
-_INSERT = sa.insert(commands).values({c.name: sa.bindparam(c.name) for c in commands.columns})
-_BEGIN_AGAIN = (
+))
+_INSERT = Prepared(sa.insert(commands).values({c.name: sa.bindparam(c.name) for c in commands.columns}))
+_BEGIN_AGAIN = Prepared(
     sa.update(commands)
     .where(commands.c.host == sa.bindparam("b_host"), commands.c.key == sa.bindparam("b_key"))
     .values(epoch=sa.bindparam("epoch"), attempt=sa.bindparam("attempt"), crashes=sa.bindparam("crashes"),
             state="started", fence=sa.bindparam("fence"), updated_at=sa.bindparam("now"))
 )
-_FINISH = (
+_FINISH = Prepared(
     sa.update(commands)
     .where(commands.c.host == sa.bindparam("b_host"), commands.c.key == sa.bindparam("b_key"))
     .values(state=sa.bindparam("state"), output=sa.bindparam("output"), failure=sa.bindparam("failure"),
@@ -140,20 +141,20 @@ class HostExecutor:
         Raises:
             Fenced: its epoch is older than one seen, or its step was undone already.
         """
-        here = {"host": self.host}
-        seen = conn.execute(_FENCE, here | {"fence": command.fence}).scalar()
+        seen = _FENCE.scalar(conn, host=self.host, fence=command.fence)
         if seen is not None and seen > command.epoch:
             raise Fenced(command.fence)
         if not command.undo and command.opposite:
-            undone = conn.execute(_LOOK_UP, here | {"key": command.opposite}).first()
+            undone = _LOOK_UP.first(conn, host=self.host, key=command.opposite)
             if undone is not None:
                 raise Fenced(command.opposite)
-        known = conn.execute(_LOOK_UP, here | {"key": command.key}).first()
+        known = _LOOK_UP.first(conn, host=self.host, key=command.key)
         if known is None:
-            conn.execute(_INSERT, here | {
-                "key": command.key, "fence": command.fence, "epoch": command.epoch, "attempt": command.attempt,
-                "crashes": 0, "state": "started", "output": "null", "failure": None, "updated_at": self._clock.now(),
-            })
+            _INSERT.run(
+                conn, host=self.host, key=command.key, fence=command.fence, epoch=command.epoch,
+                attempt=command.attempt, crashes=0, state="started", output="null", failure=None,
+                updated_at=self._clock.now(),
+            )
             return False
         if known.state == "done":
             return Reply(state="done", output=known.output.encode())
@@ -168,10 +169,10 @@ class HostExecutor:
             ))
             self._finish(conn, command, looping)
             return looping
-        conn.execute(_BEGIN_AGAIN, {
-            "b_host": self.host, "b_key": command.key, "epoch": command.epoch, "attempt": command.attempt,
-            "crashes": crashes, "fence": command.fence, "now": self._clock.now(),
-        })
+        _BEGIN_AGAIN.run(
+            conn, b_host=self.host, b_key=command.key, epoch=command.epoch, attempt=command.attempt,
+            crashes=crashes, fence=command.fence, now=self._clock.now(),
+        )
         return crashed
 
     def _cut_short(self, key: str) -> None:
@@ -222,10 +223,10 @@ class HostExecutor:
         return Reply(state="done", output=msgspec.json.encode(result))
 
     def _finish(self, conn: sa.Connection, command: Command, reply: Reply) -> None:
-        conn.execute(_FINISH, {
-            "b_host": self.host, "b_key": command.key, "state": reply.state, "output": reply.output.decode(),
-            "failure": reply.failure, "now": self._clock.now(),
-        })
+        _FINISH.run(
+            conn, b_host=self.host, b_key=command.key, state=reply.state, output=reply.output.decode(),
+            failure=reply.failure, now=self._clock.now(),
+        )
 
     async def forget(self, before: float) -> int:
         """Drop finished commands older than `before`; returns how many."""

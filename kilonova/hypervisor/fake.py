@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -47,7 +48,7 @@ class FakeHypervisor:
     """The state of one host.
 
     Args:
-        directory: where it is kept across processes; None keeps it in memory.
+        directory: where it is kept across processes, as a log of what each guest became; None keeps it in memory.
     """
 
     def __init__(self, host: str, directory: Path | None = None, *, vcpus: int = 1000, memory_mib: int = 8_000_000,
@@ -58,29 +59,33 @@ class FakeHypervisor:
         self.local_gib = local_gib
         self.faults = Faults()
         self.guests: dict[str, FakeGuest] = {}
-        self._directory = directory
-        if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-            for file in directory.glob("*.json"):
-                guest = msgspec.json.decode(file.read_bytes(), type=FakeGuest)
-                self.guests[guest.uuid] = guest
+        self._log = directory / "guests.jsonl" if directory is not None else None
+        self._written: BinaryIO | None = None
+        if self._log is not None:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            for line in self._log.read_bytes().split(b"\n")[:-1] if self._log.exists() else ():
+                self._become(msgspec.json.decode(line, type=FakeGuest))
 
     def keep(self, guest: FakeGuest) -> None:
         """Write a guest down; one without disks and definition is forgotten."""
-        exists = guest.disks or guest.defined
-        if exists:
+        self._become(guest)
+        if self._log is None:
+            return
+        if self._written is None:
+            self._written = self._log.open("ab", buffering=0)
+        self._written.write(msgspec.json.encode(guest) + b"\n")
+
+    def _become(self, guest: FakeGuest) -> None:
+        if guest.disks or guest.defined:
             self.guests[guest.uuid] = guest
         else:
             self.guests.pop(guest.uuid, None)
-        if self._directory is None:
-            return
-        file = self._directory / f"{guest.uuid}.json"
-        if exists:
-            temporary = file.with_suffix(".new")
-            temporary.write_bytes(msgspec.json.encode(guest))
-            temporary.replace(file)
-        else:
-            file.unlink(missing_ok=True)
+
+    def rest(self) -> None:
+        """Keep no file open until something is written again."""
+        if self._written is not None:
+            self._written.close()
+            self._written = None
 
 
 class FakeDriver:
@@ -98,6 +103,7 @@ class FakeDriver:
 
     async def close(self) -> None:
         self._on_event = lambda _event: None
+        self._hypervisor.rest()
 
     async def _call(self, name: str) -> None:
         """Every call takes its time and may have been told to fail."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import msgspec
 import sqlalchemy as sa
 
 from kilonova.db import build_requests
@@ -50,26 +53,29 @@ class Placing:
         held = await self._database.read(lambda conn: claims.holdings(conn, spec.instance_uuid))
         for holding in held:
             if holding.host is not None and holding.node is not None:
-                return (await self._target(holding.host, holding.node, holding.provider, failing=True),)
+                # Whether builds fail there is not known; that only costs a look when this one has succeeded.
+                found = Target(host=holding.host, node=holding.node, provider=holding.provider, failing=True)
+                return await self._with_zones([found])
         for _ in range(ROUNDS):
             (selection,) = await self._scheduler.select(spec, count=1, alternates=alternates)
             choices = (selection, *selection.alternates)
             for position, choice in enumerate(choices):
                 if await self._claim(spec, choice.provider, choice.resources):
                     others = (*choices[position + 1 :], *choices[:position])
-                    return tuple([await self._of(c) for c in (choice, *others)])
+                    return await self._with_zones([_target(c) for c in (choice, *others)])
         raise NoValidHost("The hosts that were chosen filled up meanwhile.")
 
-    async def _of(self, choice: HostChoice) -> Target:
-        return await self._target(choice.host, choice.node, choice.provider, failing=choice.failed_builds > 0)
+    async def _with_zones(self, targets: list[Target]) -> tuple[Target, ...]:
+        def read(conn: sa.Connection) -> list[str]:
+            zones = {a.uuid: a.availability_zone for a in self._groupings.aggregates(conn) if a.availability_zone}
+            return [self._zone(conn, zones, target.provider) for target in targets]
 
-    async def _target(self, host: str, node: str, provider: str, *, failing: bool) -> Target:
-        """failing: True also if it is not known, which only costs a look when the build has succeeded."""
-        zone = await self._database.read(lambda conn: self._zone(conn, provider))
-        return Target(host=host, node=node, provider=provider, availability_zone=zone, failing=failing)
+        zones = await self._database.read(read)
+        return tuple(
+            msgspec.structs.replace(target, availability_zone=zone) for target, zone in zip(targets, zones, strict=True)
+        )
 
-    def _zone(self, conn: sa.Connection, provider: str) -> str:
-        zones = {a.uuid: a.availability_zone for a in self._groupings.aggregates(conn) if a.availability_zone}
+    def _zone(self, conn: sa.Connection, zones: Mapping[str, str], provider: str) -> str:
         if zones:
             query = (
                 sa.select(provider_aggregates.c.aggregate)
@@ -125,3 +131,7 @@ class Placing:
     async def heartbeat(self, host: str, now: float) -> bool:
         """Record a host's sign of life. Returns False for one that has never reported."""
         return await self._database.write(lambda conn: placement_hosts.heartbeat(conn, host, now))
+
+
+def _target(choice: HostChoice) -> Target:
+    return Target(host=choice.host, node=choice.node, provider=choice.provider, failing=choice.failed_builds > 0)

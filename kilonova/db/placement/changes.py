@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ from kilonova.db.placement.tables import (
     provider_traits,
     providers,
 )
+from kilonova.db.prepared import Prepared
 
 
 class HostRow(msgspec.Struct, kw_only=True):
@@ -67,13 +69,12 @@ class Changes(msgspec.Struct, kw_only=True):
 
 def read_changes(connection: sa.Connection, since: int) -> Changes:
     """Read the hosts that changed at or after the change number `since` (0: all)."""
-    before, changed, deleted, seen = connection.execute(_newest(connection.dialect.name)).one()
-    after = {"since": since}
+    before, changed, deleted, seen = _newest(connection.dialect.name).first(connection)
     return Changes(
         before=before,
         hosts=_read_hosts(connection, since) if changed >= since else [],
-        gone=list(connection.execute(_GONE, after).scalars()) if deleted >= since > 0 else [],
-        seen=[(row.provider_id, row.seen_at) for row in connection.execute(_SEEN, after)] if seen >= since else [],
+        gone=_GONE.scalars(connection, since=since) if deleted >= since > 0 else [],
+        seen=[(row.provider_id, row.seen_at) for row in _SEEN.all(connection, since=since)] if seen >= since else [],
     )
 
 
@@ -90,28 +91,29 @@ def locate(connection: sa.Connection, instances: Sequence[str]) -> list[tuple[st
 
 
 @cache
-def _newest(dialect: str) -> sa.Select[int, int, int, int]:
+def _newest(dialect: str) -> Prepared:
     """One statement tells whether anything is new, so that a quiet moment costs no more."""
-    return sa.select(
+    return Prepared(sa.select(
         changes_before(dialect),
         highest(providers.c.changed),
         highest(deleted_providers.c.changed),
         highest(hosts.c.seen_changed),
-    )
+    ))
 
 
 _SINCE = sa.bindparam("since", type_=sa.BigInteger)
-_GONE = sa.select(deleted_providers.c.id).where(deleted_providers.c.changed >= _SINCE)
-_SEEN = sa.select(hosts.c.provider_id, hosts.c.seen_at).where(hosts.c.seen_changed >= _SINCE)
+_GONE = Prepared(sa.select(deleted_providers.c.id).where(deleted_providers.c.changed >= _SINCE))
+_SEEN = Prepared(sa.select(hosts.c.provider_id, hosts.c.seen_at).where(hosts.c.seen_changed >= _SINCE))
 
 
 def _names(column: sa.Column[str]) -> sa.ScalarSelect[str]:
     """The names that a host has in such a column, as one string: those of most hosts are equal."""
     owner = column.table.c.provider_id
-    return sa.select(sa.func.aggregate_strings(column, ",")).where(owner == providers.c.id).scalar_subquery()
+    comma: Any = sa.literal_column("','")
+    return sa.select(sa.func.aggregate_strings(column, comma)).where(owner == providers.c.id).scalar_subquery()
 
 
-_HOSTS = (
+_HOSTS = Prepared(
     sa.select(
         hosts,
         providers.c.id,
@@ -126,7 +128,7 @@ _HOSTS = (
     .join(providers, hosts.c.provider_id == providers.c.id)
     .where(providers.c.changed >= _SINCE)
 )
-_OFFERS = (
+_OFFERS = Prepared(
     sa.select(
         inventories.c.provider_id,
         inventories.c.resource_class,
@@ -143,7 +145,7 @@ _OFFERS = (
 
 def _read_hosts(connection: sa.Connection, since: int) -> list[HostRow]:
     offers: dict[int, dict[str, tuple[int, int, int, int, int]]] = {}
-    for provider_id, name, *numbers in connection.execute(_OFFERS, {"since": since}):
+    for provider_id, name, *numbers in _OFFERS.all(connection, since=since):
         offers.setdefault(provider_id, {})[name] = tuple(numbers)
     sets: dict[str | None, frozenset[str]] = {None: frozenset()}
 
@@ -172,5 +174,5 @@ def _read_hosts(connection: sa.Connection, since: int) -> list[HostRow]:
             traits=parse(row.traits),
             aggregates=parse(row.aggregates),
         )
-        for row in connection.execute(_HOSTS, {"since": since})
+        for row in _HOSTS.all(connection, since=since)
     ]

@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from kilonova.db.placement.errors import ConcurrentUpdate
 from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers, touch
+from kilonova.db.prepared import Prepared
 from kilonova.domain.grouping import GroupPolicy, ServerGroup
 
 INSTANCE = "INSTANCE"
@@ -69,7 +70,7 @@ def claim(
     if group is not None:
         _lock_group(connection, group)
     lock_consumer(connection, consumer, project_id, user_id, INSTANCE, consumer)
-    provider_id = connection.execute(_LOCK_PROVIDER, {"uuid": provider}).scalar_one_or_none()
+    provider_id = _LOCK_PROVIDER.scalar(connection, uuid=provider)
     if provider_id is None:
         outcome = Claim.GONE
     elif group is not None and not _group_allows(connection, group, consumer, provider_id):
@@ -135,15 +136,8 @@ def move(connection: sa.Connection, source: str, target: str, *, target_type: st
 
 def holdings(connection: sa.Connection, consumer: str) -> list[Holding]:
     """What a consumer holds, one entry for each provider; empty for an unknown consumer."""
-    rows = connection.execute(
-        sa.select(providers.c.uuid, hosts.c.host, hosts.c.node, allocations.c.resource_class, allocations.c.used)
-        .join_from(allocations, providers, providers.c.id == allocations.c.provider_id)
-        .outerjoin(hosts, hosts.c.provider_id == providers.c.id)
-        .where(allocations.c.consumer == consumer)
-        .order_by(providers.c.uuid, allocations.c.resource_class)
-    )
     found: dict[str, Holding] = {}
-    for row in rows:
+    for row in _HOLDINGS.all(connection, consumer=consumer):
         holding = found.setdefault(row.uuid, Holding(row.uuid, {}, row.host, row.node))
         holding.resources[row.resource_class] = row.used
     return list(found.values())
@@ -152,7 +146,7 @@ def holdings(connection: sa.Connection, consumer: str) -> list[Holding]:
 def _take(connection: sa.Connection, consumer: str, provider_id: int, resources: Mapping[str, int]) -> Claim:
     """The provider is locked: what is read here stays true until the transaction ends."""
     offers = {
-        row.resource_class: row for row in connection.execute(_OFFERS, {"consumer": consumer, "provider": provider_id})
+        row.resource_class: row for row in _OFFERS.all(connection, consumer=consumer, provider=provider_id)
     }
     held = {name: row.held for name, row in offers.items() if row.held}
     wanted = {name: amount for name, amount in resources.items() if amount > 0}
@@ -163,17 +157,9 @@ def _take(connection: sa.Connection, consumer: str, provider_id: int, resources:
     change = {name: wanted.get(name, 0) - held.get(name, 0) for name in sorted(wanted.keys() | held.keys())}
     add_use(connection, provider_id, change)
     if held:
-        connection.execute(
-            allocations.delete().where(allocations.c.consumer == consumer, allocations.c.provider_id == provider_id)
-        )
-    if wanted:
-        connection.execute(
-            allocations.insert(),
-            [
-                {"consumer": consumer, "provider_id": provider_id, "resource_class": name, "used": amount}
-                for name, amount in wanted.items()
-            ],
-        )
+        _DEALLOCATE.run(connection, consumer=consumer, provider=provider_id)
+    for name, amount in wanted.items():
+        _ALLOCATE.run(connection, consumer=consumer, provider_id=provider_id, resource_class=name, used=amount)
     raise_consumer_generation(connection, consumer)
     touch(connection, [provider_id])
     return Claim.HELD
@@ -195,69 +181,55 @@ def add_use(connection: sa.Connection, provider_id: int, change: Mapping[str, in
     if not change:
         return
     amounts = {f"amount{position}": amount for position, amount in enumerate(change.values())}
-    updated = connection.execute(_adding(tuple(change)), {"provider": provider_id, **amounts})
-    if updated.rowcount != len(change):
+    if _adding(tuple(change)).run(connection, provider=provider_id, **amounts) != len(change):
         raise ConcurrentUpdate("A host changed while it was being claimed.", hint="repeat the claim")
 
 
 def _give_back(connection: sa.Connection, consumer: str, held: Mapping[int, Mapping[str, int]]) -> None:
     for provider_id in sorted(held):
         add_use(connection, provider_id, {name: -amount for name, amount in held[provider_id].items()})
-    connection.execute(
-        allocations.delete().where(allocations.c.consumer == consumer, allocations.c.provider_id.in_(sorted(held)))
-    )
+    for provider_id in held:
+        _DEALLOCATE.run(connection, consumer=consumer, provider=provider_id)
     touch(connection, list(held))
 
 
 def held_by(connection: sa.Connection, consumer: str) -> dict[int, dict[str, int]]:
     """What a consumer holds, by provider id and resource class."""
     found: dict[int, dict[str, int]] = defaultdict(dict)
-    for row in connection.execute(sa.select(allocations).where(allocations.c.consumer == consumer)):
+    for row in _HELD.all(connection, consumer=consumer):
         found[row.provider_id][row.resource_class] = row.used
     return found
 
 
 def lock_providers(connection: sa.Connection, provider_ids: Set[int]) -> None:
     """Lock the rows of several providers in the order that everyone takes."""
-    connection.execute(
-        sa.select(providers.c.id)
-        .where(providers.c.id.in_(sorted(provider_ids)))
-        .order_by(providers.c.id)
-        .with_for_update()
-    ).all()
+    for provider_id in sorted(provider_ids):
+        _LOCK_PROVIDER_ID.first(connection, id=provider_id)
 
 
 def lock_existing_consumers(connection: sa.Connection, *uuids: str) -> dict[str, Any]:
     """Lock the consumers that exist and return their rows by uuid."""
-    rows = connection.execute(
-        sa.select(consumers).where(consumers.c.uuid.in_(uuids)).order_by(consumers.c.uuid).with_for_update()
-    )
-    return {row.uuid: row for row in rows}
+    rows = [_LOCK_CONSUMER.first(connection, consumer=uuid) for uuid in sorted(uuids)]
+    return {row.uuid: row for row in rows if row is not None}
 
 
 def lock_consumer(
     connection: sa.Connection, uuid: str, project_id: str, user_id: str, type_: str, instance: str
 ) -> None:
     """Make the consumer if need be; either way its row is locked and no one else claims for it meanwhile."""
-    values = {
-        "uuid": uuid,
-        "project_id": project_id,
-        "user_id": user_id,
-        "type": type_,
-        "generation": 0,
-        "instance": instance,
-    }
-    connection.execute(_upsert_consumer(connection.dialect.name), values)
+    _upsert_consumer(connection.dialect.name).run(
+        connection, uuid=uuid, project_id=project_id, user_id=user_id, type=type_, generation=0, instance=instance
+    )
 
 
 def raise_consumer_generation(connection: sa.Connection, uuid: str) -> None:
     """What the consumer holds has changed. Spec: API-745."""
-    connection.execute(_RAISE_GENERATION, {"consumer": uuid})
+    _RAISE_GENERATION.run(connection, consumer=uuid)
 
 
 def drop_consumer_without_allocations(connection: sa.Connection, uuid: str) -> None:
     """Forget a consumer that holds nothing. Spec: API-751."""
-    connection.execute(_DROP_EMPTY, {"consumer": uuid})
+    _DROP_EMPTY.run(connection, consumer=uuid)
 
 
 def _lock_group(connection: sa.Connection, group: ServerGroup) -> None:
@@ -286,9 +258,29 @@ def _group_allows(connection: sa.Connection, group: ServerGroup, instance: str, 
 
 # Statements of the hot path, built once.
 
-_LOCK_PROVIDER = sa.select(providers.c.id).where(providers.c.uuid == sa.bindparam("uuid")).with_for_update()
+_LOCK_PROVIDER = Prepared(
+    sa.select(providers.c.id).where(providers.c.uuid == sa.bindparam("uuid")).with_for_update()
+)
+_LOCK_PROVIDER_ID = Prepared(
+    sa.select(providers.c.id).where(providers.c.id == sa.bindparam("id")).with_for_update()
+)
+_LOCK_CONSUMER = Prepared(sa.select(consumers).where(consumers.c.uuid == sa.bindparam("consumer")).with_for_update())
+_HELD = Prepared(sa.select(allocations).where(allocations.c.consumer == sa.bindparam("consumer")))
+_HOLDINGS = Prepared(
+    sa.select(providers.c.uuid, hosts.c.host, hosts.c.node, allocations.c.resource_class, allocations.c.used)
+    .join_from(allocations, providers, providers.c.id == allocations.c.provider_id)
+    .outerjoin(hosts, hosts.c.provider_id == providers.c.id)
+    .where(allocations.c.consumer == sa.bindparam("consumer"))
+    .order_by(providers.c.uuid, allocations.c.resource_class)
+)
+_ALLOCATE = Prepared(allocations.insert().values({c.name: sa.bindparam(c.name) for c in allocations.columns}))
+_DEALLOCATE = Prepared(
+    allocations.delete().where(
+        allocations.c.consumer == sa.bindparam("consumer"), allocations.c.provider_id == sa.bindparam("provider")
+    )
+)
 
-_OFFERS = (
+_OFFERS = Prepared(
     sa.select(inventories, allocations.c.used.label("held"))
     .outerjoin(
         allocations,
@@ -301,26 +293,26 @@ _OFFERS = (
     .where(inventories.c.provider_id == sa.bindparam("provider"))
 )
 
-_RAISE_GENERATION = (
+_RAISE_GENERATION = Prepared(
     consumers.update().where(consumers.c.uuid == sa.bindparam("consumer")).values(generation=consumers.c.generation + 1)
 )
 
-_DROP_EMPTY = consumers.delete().where(
+_DROP_EMPTY = Prepared(consumers.delete().where(
     consumers.c.uuid == sa.bindparam("consumer"),
     ~sa.exists().where(allocations.c.consumer == consumers.c.uuid),
-)
+))
 
 
 @cache
-def _adding(names: tuple[str, ...]) -> sa.Update:
+def _adding(names: tuple[str, ...]) -> Prepared:
     """Adds `amount0`, `amount1`, ... to the counters of these classes, where there is room for it."""
     amounts = {name: sa.bindparam(f"amount{n}", type_=sa.BigInteger) for n, name in enumerate(names)}
     amount = sa.case(amounts, value=inventories.c.resource_class, else_=0)
-    return (
+    return Prepared(
         inventories.update()
         .where(
             inventories.c.provider_id == sa.bindparam("provider"),
-            inventories.c.resource_class.in_(names),
+            sa.or_(*(inventories.c.resource_class == name for name in names)),
             sa.or_(amount < 0, inventories.c.used + amount <= inventories.c.capacity),
         )
         .values(used=inventories.c.used + amount)
@@ -328,8 +320,9 @@ def _adding(names: tuple[str, ...]) -> sa.Update:
 
 
 @cache
-def _upsert_consumer(dialect: str) -> sa.Insert:
+def _upsert_consumer(dialect: str) -> Prepared:
     statement = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(consumers)
-    return statement.on_conflict_do_update(
+    statement = statement.values({c.name: sa.bindparam(c.name) for c in consumers.columns})
+    return Prepared(statement.on_conflict_do_update(
         index_elements=[consumers.c.uuid], set_={"instance": statement.excluded.instance}
-    )
+    ))

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
+from kilonova.db.prepared import Prepared
 
 BIG_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
@@ -146,12 +147,18 @@ def highest(column: sa.Column[int]) -> sa.ScalarSelect[int]:
 
 def stamp(connection: sa.Connection, provider_ids: Sequence[int]) -> None:
     """Let readers of changes see the providers again, though nothing that has a generation changed."""
-    connection.execute(_stamping(connection.dialect.name, 0), {"ids": list(provider_ids)})
+    _stamp(connection, provider_ids, generations=0)
 
 
 def touch(connection: sa.Connection, provider_ids: Iterable[int]) -> None:
     """Raise the generation of the providers: something about them changed. Spec: API-742."""
-    connection.execute(_stamping(connection.dialect.name, 1), {"ids": sorted(provider_ids)})
+    _stamp(connection, sorted(provider_ids), generations=1)
+
+
+def _stamp(connection: sa.Connection, provider_ids: Sequence[int], generations: int) -> None:
+    stamping = _stamping(connection.dialect.name)
+    for provider_id in provider_ids:
+        stamping.run(connection, provider=provider_id, generations=generations)
 
 
 @cache
@@ -163,9 +170,12 @@ def _change_number(dialect: str) -> sa.ColumnElement[int]:
 
 
 @cache
-def _stamping(dialect: str, generations: int) -> sa.Update:
-    return (
+def _stamping(dialect: str) -> Prepared:
+    return Prepared(
         providers.update()
-        .where(providers.c.id.in_(sa.bindparam("ids", expanding=True)))
-        .values(generation=providers.c.generation + generations, changed=_change_number(dialect))
+        .where(providers.c.id == sa.bindparam("provider"))
+        .values(
+            generation=providers.c.generation + sa.bindparam("generations", type_=sa.BigInteger),
+            changed=_change_number(dialect),
+        )
     )

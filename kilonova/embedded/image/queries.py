@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, ImageNotFound
 from kilonova.embedded.image import access, schema
@@ -22,6 +23,19 @@ PROPERTIES = (
 )
 TAGS = sa.select(schema.tags).where(schema.tags.c.image_id.in_(IDS)).order_by(schema.tags.c.position)
 """Built once: every call of the service reads an image."""
+
+
+_IMAGE = Prepared(sa.select(schema.images).where(image.id == sa.bindparam("id")))
+_PROPERTIES = Prepared(
+    sa.select(schema.properties.c.name, schema.properties.c.value)
+    .where(schema.properties.c.image_id == sa.bindparam("id")).order_by(schema.properties.c.name)
+)
+_TAGS = Prepared(
+    sa.select(schema.tags.c.tag).where(schema.tags.c.image_id == sa.bindparam("id")).order_by(schema.tags.c.position)
+)
+_MEMBER = Prepared(sa.select(schema.members).where(
+    schema.members.c.image_id == sa.bindparam("image"), schema.members.c.member_id == sa.bindparam("project")
+))
 
 
 def load(conn: sa.Connection, ids: Sequence[str]) -> list[ImageRecord]:
@@ -45,10 +59,13 @@ def load(conn: sa.Connection, ids: Sequence[str]) -> list[ImageRecord]:
 
 def get(conn: sa.Connection, image_id: str) -> ImageRecord:
     """Raises ImageNotFound."""
-    found = load(conn, [image_id])
-    if not found:
+    row = None if "\0" in image_id else _IMAGE.first(conn, id=image_id)
+    if row is None:
         raise ImageNotFound(image_id)
-    return found[0]
+    return ImageRecord(
+        **row._asdict(), properties=dict(_PROPERTIES.all(conn, id=image_id)),
+        tags=tuple(_TAGS.scalars(conn, id=image_id)),
+    )
 
 
 def visible(conn: sa.Connection, context: RequestContext, image_id: str) -> ImageRecord:
@@ -132,8 +149,5 @@ def delete(conn: sa.Connection, image_id: str) -> bool:
 def find_member(conn: sa.Connection, image_id: str, project_id: str) -> Member | None:
     if "\0" in project_id:
         return None
-    member = schema.members.c
-    row = conn.execute(
-        sa.select(schema.members).where(member.image_id == image_id, member.member_id == project_id)
-    ).one_or_none()
-    return Member(**row._mapping) if row else None
+    row = _MEMBER.first(conn, image=image_id, project=project_id)
+    return Member(**row._asdict()) if row else None
