@@ -207,10 +207,11 @@ class SmallCloud(World):
 
     async def until(self, holds: Callable[[], Any], *, within: float = LIMIT) -> None:
         """Wait until something holds; fails if it does not come true in time."""
-        deadline = self.loop.time() + within
+        began = self.loop.time()
         while not _true(holds):
-            assert self.loop.time() < deadline, f"not within {within} s: {inspect.getsource(holds).strip()}"
-            await asyncio.sleep(0.01)
+            waited = self.loop.time() - began
+            assert waited < within, f"not within {within} s: {inspect.getsource(holds).strip()}"
+            await asyncio.sleep(min(max(0.01, waited / 100), 0.5))
 
     async def rest(self, *, within: float = LIMIT, debts: bool = False) -> None:
         """Wait until nothing is being done. debts: nor owed."""
