@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 
-from kilonova.domain.errors import KilonovaError, Retryable, ServiceUnavailable, TryElsewhere
+from kilonova.domain.errors import KilonovaError, Retryable, ServiceUnavailable, StaleState, TryElsewhere
 from kilonova.domain.operation import Failure
 
 
@@ -21,7 +21,8 @@ def describe(error: BaseException, step: str = "") -> Failure:
     """Turn an error into what is journaled and shown.
 
     Errors raised on purpose speak for themselves and decide what follows. Of any other only the class is shown
-    to users, the traceback is kept for operators, and another host may be tried. Spec: BDM-27, BLD-96, API-036.
+    to users, the traceback is kept for operators, and another host may be tried. An operation that finds its subject
+    taken over has been cancelled. Spec: BDM-27, BLD-96, API-036, FND-11.
     """
     if isinstance(error, Failed):
         return error.failure
@@ -38,6 +39,7 @@ def describe(error: BaseException, step: str = "") -> Failure:
             step=step,
             elsewhere=isinstance(error, TryElsewhere | Retryable),
             retryable=isinstance(error, Retryable | ServiceUnavailable),
+            cancelled=isinstance(error, StaleState),
         )
     return Failure(
         kind=type(error).__name__,
