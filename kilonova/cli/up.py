@@ -57,7 +57,7 @@ def _serve(config: Config, announcer: Announcer) -> None:
 
 
 async def _until_stopped(config: Config, announcer: Announcer) -> None:
-    from kilonova.roles.one_machine import OneMachine
+    from kilonova.roles import collector
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -73,10 +73,13 @@ async def _until_stopped(config: Config, announcer: Announcer) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted)
-    machine = OneMachine(config, announcer.progress)
-    starting = asyncio.create_task(machine.start())
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    with collector.resting():
+        from kilonova.roles.one_machine import OneMachine
+
+        machine = OneMachine(config, announcer.progress)
+        starting = asyncio.create_task(machine.start())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         announcer.progress("stopping", "before everything was up")
         starting.cancel()
