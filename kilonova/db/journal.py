@@ -127,7 +127,7 @@ class Journal:
             .values(lease_owner=None, lease_until=None, lease_epoch=t.c.lease_epoch + 1)
         )
         self._wake_holder = Prepared(
-            sa.update(t).where(t.c.slot == sa.bindparam("subject")).values(wake_at=sa.bindparam("now"))
+            sa.update(t).where(t.c.slot == sa.bindparam("b_subject")).values(wake_at=sa.bindparam("now"))
         )
         e = self.events
         self._add_event = Prepared(
@@ -295,7 +295,7 @@ class Journal:
         Returns:
             False if no operation is active on the subject: nobody can be waiting, nothing is kept.
         """
-        if not self._wake_holder.run(conn, subject=event.subject, now=now):
+        if not self._wake_holder.run(conn, b_subject=event.subject, now=now):
             return False
         self._add_event.run(
             conn, subject=event.subject, name=event.name, tag=event.tag, status=event.status, data=event.data,
