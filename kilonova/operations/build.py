@@ -161,12 +161,12 @@ async def _allocate(env: Environment, run: Run[BuildServer]) -> Allocated:
 
 
 async def _deallocate(env: Environment, run: Run[BuildServer]) -> None:
-    """Delete what was made, unbind what the user brought. Found by asking, never by a flag. Spec: BLD-82, NET-09,
-    NET-20."""
+    """Delete what was made, unbind what the user brought. Found by asking, never by a flag. A release that was owed
+    may come when another host has the ports already: those stay. Spec: BLD-82, NET-09, NET-16, NET-18, NET-20."""
     if run.request.spec.requested_networks == () or _guest_may_be_left(run):
         return
     brought = tuple(r.port_id for r in run.request.spec.requested_networks or () if r.port_id)
-    await env.networks.release(run.subject, brought)
+    await env.networks.release(run.subject, brought, _target(run).host)
 
 
 def _networked(tx: Tx, run: Run[BuildServer]) -> None:

@@ -100,8 +100,12 @@ class NetworkService(Protocol):
         """What the guest gets: its interfaces in order of creation, with addresses, routes and tap names."""
         ...
 
-    async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = ()) -> None:
-        """Delete every port of the instance but `keep_ports`, which are unbound and kept. Spec: NET-21."""
+    async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = (), host: str | None = None) -> None:
+        """Delete every port of the instance but `keep_ports`, which are unbound and kept. Spec: NET-21.
+
+        Args:
+            host: leave out the ports that are bound to another one.
+        """
         ...
 
     async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:

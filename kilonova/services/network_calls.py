@@ -155,8 +155,8 @@ class RemoteNetwork:
         found: tuple[Vif, ...] = await self._call("vifs", instance_uuid)
         return found
 
-    async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = ()) -> None:
-        await self._call("release", instance_uuid, keep_ports)
+    async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = (), host: str | None = None) -> None:
+        await self._call("release", instance_uuid, keep_ports, host)
 
     async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
         names: tuple[str, ...] = await self._call("security_groups_of", port_ids)

@@ -196,6 +196,20 @@ async def test_release_deletes_own_ports_and_keeps_given_ones(network: EmbeddedN
     await network.bind_port(kept, SECOND, "here")
 
 
+@pytest.mark.spec("NET-16")
+async def test_ports_that_went_to_another_host_are_not_released_for_the_first(network: EmbeddedNetwork) -> None:
+    net = await network.bootstrap(OWNER)
+    left = await network.create_port(wanted(net))
+    gone = await network.create_port(wanted(net, "gone"))
+    await network.bind_port(gone, INSTANCE, "there")
+    await network.release(INSTANCE, (gone,), "here")
+    assert [(port.id, port.binding_host) for port in await network.ports_of(INSTANCE)] == [(gone, "there")]
+    with pytest.raises(PortNotFound):
+        await network.port(context(), left)
+    await network.release(INSTANCE, (), "there")
+    assert await network.ports_of(INSTANCE) == []
+
+
 async def test_unbinding_and_deleting_twice_is_no_error(network: EmbeddedNetwork) -> None:
     port = await network.create_port(wanted(await network.bootstrap(OWNER)))
     await network.unbind_port(port, SECOND)

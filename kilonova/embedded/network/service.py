@@ -231,10 +231,12 @@ class EmbeddedNetwork:
             lambda conn: tuple(self._vif(conn, port) for port in ports_of_device(conn, instance_uuid))
         )
 
-    async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = ()) -> None:
+    async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = (), host: str | None = None) -> None:
         """Ports that users made are kept too, whether named or not. Spec: NET-21, EMN-24."""
         def unit(conn: sa.Connection, effects: Effects) -> None:
             for port in ports_of_device(conn, instance_uuid):
+                if host is not None and port.host not in (host, ""):
+                    continue
                 if port.id in keep_ports or not port.owned:
                     self._release_one(conn, port.id, instance_uuid, effects)
                 else:

@@ -90,10 +90,13 @@ class Net:
             await self._announce(ExternalEvent(subject=port.device_id, name="network-vif-plugged", tag=port_id))
 
     def of(self, instance: str) -> list[PortSummary]:
-        return [self.ports[p] for p in self.order if p in self.ports and self.ports[p].device_id == instance]
+        made = [self.ports[p] for p in dict.fromkeys(self.order) if p in self.ports]
+        return [port for port in made if port.device_id == instance]
 
-    def drop(self, instance: str, keep: tuple[str, ...]) -> None:
+    def drop(self, instance: str, keep: tuple[str, ...], host: str | None) -> None:
         for port in self.of(instance):
+            if host is not None and port.binding_host not in (host, ""):
+                continue
             if port.id in keep:
                 self.ports[port.id] = msgspec.structs.replace(port, device_id="", binding_host="")
             else:
@@ -148,8 +151,8 @@ class SimNetwork:
             for p in ports
         )
 
-    async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = ()) -> None:
-        await self._call("release", lambda: self._net.drop(instance_uuid, keep_ports))
+    async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = (), host: str | None = None) -> None:
+        await self._call("release", lambda: self._net.drop(instance_uuid, keep_ports, host))
 
     async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
         return ("default",)
