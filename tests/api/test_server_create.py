@@ -68,6 +68,7 @@ async def test_record(cloud: ComputeCloud) -> None:
     made = request.instance
     assert (made.project_id, made.user_id, made.display_name) == (PROJECT, "user-of-member", "vm")
     assert (made.metadata, made.tags, made.trusted_certs) == ({"a": "b"}, ("x", "y"), ("c",))
+    assert cloud.compute.created[0].spec.trusted_certs == ("c",)
     assert (made.key_name, made.key_data, made.user_data) == ("mine", "ssh-rsa AAAA", data)
     assert (made.config_drive, made.auto_disk_config, made.hostname) == ("True", False, "vm.example.org")
     assert (made.access_ip_v4, made.access_ip_v6, made.display_description) == ("192.0.2.1", "2001:db8::1", "what")
@@ -384,16 +385,36 @@ async def test_block_devices(cloud: ComputeCloud) -> None:
     for bad in (
         [{"source_type": "volume", "destination_type": "volume", "uuid": volume, "boot_index": 0}],
         [{"source_type": "image", "destination_type": "volume", "uuid": CIRROS, "boot_index": 0, "volume_size": 1}],
-        [{**LOCAL, "boot_index": 1}], [LOCAL, LOCAL], [{"source_type": "tape", "uuid": volume}],
-        [{"source_type": "image", "boot_index": 0}], [{**LOCAL, "volume_size": 0}], [{**LOCAL, "x": 1}],
+        [{**LOCAL, "boot_index": 1}], [LOCAL, LOCAL], [{**LOCAL, "source_type": "tape"}],
+        [{**LOCAL, "uuid": None}], [{**LOCAL, "volume_size": 0}], [{**LOCAL, "x": 1}],
         [{**LOCAL, "uuid": str(uuid.uuid4())}],
     ):
         await refused(cloud, 400, block_device_mapping_v2=bad)
     message = await refused(cloud, 400, block_device_mapping_v2=[
-        {"source_type": "volume", "uuid": volume, "boot_index": 0}])
+        {"source_type": "volume", "destination_type": "volume", "uuid": volume, "boot_index": 0}])
     assert message == f"Block Device Mapping is Invalid: failed to get volume {volume}."
     await refused(cloud, 400, block_device_mapping=[{"volume_id": volume, "device_name": "vda"}])
     await refused(cloud, 400, block_device_mapping=[], block_device_mapping_v2=[])
+
+
+@pytest.mark.spec("BDM-29", "BDM-30")
+async def test_where_a_block_device_is_to_be_is_said_and_not_guessed(cloud: ComputeCloud) -> None:
+    volume = str(uuid.uuid4())
+    sources = {"image": {"uuid": CIRROS, "boot_index": 0}, "blank": {"volume_size": 1, "boot_index": -1},
+               "volume": {"uuid": volume, "boot_index": 0}, "snapshot": {"uuid": volume, "boot_index": 0}}
+    for source, rest in sources.items():
+        message = await refused(cloud, 400, block_device_mapping_v2=[{"source_type": source, **rest}])
+        assert "destination_type is missing" in message
+        local = [{"source_type": source, "destination_type": "local", **rest}]
+        if source in ("image", "blank"):
+            await accepted(cloud, block_device_mapping_v2=local)
+            cloud.compute.created.clear()
+        else:
+            message = await refused(cloud, 400, block_device_mapping_v2=local)
+            assert f"source type {source} needs destination_type volume" in message
+        made = [{"source_type": source, "destination_type": "volume", "volume_size": 1, **rest}]
+        if source in ("volume", "snapshot"):
+            assert "failed to get volume" in await refused(cloud, 400, block_device_mapping_v2=made)
 
 
 @pytest.mark.spec("API-532", "API-533", "API-542", "API-567")

@@ -94,12 +94,17 @@ def _no_volume(source: str) -> InvalidInput:
 
 
 def _device(entry: dict[str, Any]) -> BlockDevice:
+    """Where a device is to be is never guessed. Raises InvalidInput. Spec: BDM-29, BDM-30."""
     source = entry["source_type"]
     reference = entry.get("uuid") or entry.get(f"{source}_id")
-    destination = entry.get("destination_type") or ("local" if source in ("blank", "image") else "volume")
+    destination = entry.get("destination_type")
+    if destination is None:
+        raise InvalidInput("Block Device Mapping is Invalid: destination_type is missing; it is local or volume.")
+    if destination == "local" and source not in ("blank", "image"):
+        raise InvalidInput(f"Block Device Mapping is Invalid: source type {source} needs destination_type volume.")
     if source != "blank" and not reference:
         raise InvalidInput(f"Block Device Mapping is Invalid: a uuid is needed for source type {source}.")
-    if source in ("volume", "snapshot") or destination == "volume":
+    if destination == "volume":
         if source in ("blank", "image") and not entry.get("volume_size"):
             raise InvalidInput("Block Device Mapping is Invalid: a volume made at boot needs its volume_size.")
         raise _no_volume(str(reference or "of a new server"))
