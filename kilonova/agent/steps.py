@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 DEVICE_TAGGING = "COMPUTE_DEVICE_TAGGING"
 """Trait of a host whose guests can see the tags of their devices."""
 
+TRUSTED_CERTS = "COMPUTE_TRUSTED_CERTS"
+"""Trait of a host that checks the signature of an image against given certificates."""
+
 
 @dataclass(frozen=True)
 class HostEnvironment:
@@ -94,9 +97,14 @@ class Rebooted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def _create_disks(host: HostEnvironment, args: GuestArgs) -> None:
-    """The scheduler demands what a guest needs of its host; that is checked again here. Spec: BLD-30, BLD-32."""
-    if any(vif.tag for vif in args.guest.vifs) and DEVICE_TAGGING not in (await host.driver.inventory()).traits:
-        raise InvalidInput(f"Host {host.host} cannot show tags of devices to guests.")
+    """The scheduler demands what a guest needs of its host; that is checked again here. Spec: BLD-30 to BLD-32."""
+    guest = args.guest
+    if guest.trusted_certs or any(vif.tag for vif in guest.vifs):
+        able = (await host.driver.inventory()).traits
+        if any(vif.tag for vif in guest.vifs) and DEVICE_TAGGING not in able:
+            raise InvalidInput(f"Host {host.host} cannot show tags of devices to guests.")
+        if guest.trusted_certs and TRUSTED_CERTS not in able:
+            raise InvalidInput(f"Host {host.host} cannot check images against trusted certificates.")
     await host.driver.create_disks(args.guest)
     await host.driver.plug(args.guest)
 

@@ -117,6 +117,8 @@ class RequestSpec(msgspec.Struct, frozen=True, kw_only=True):
     """None asks for automatic choice; an empty tuple for no networking."""
     security_groups: tuple[str, ...] = ("default",)
     block_devices: tuple[BlockDevice, ...] = ()
+    trusted_certs: tuple[str, ...] = ()
+    """Certificates that the image's signature must be checked against."""
 
 
 class BuildRequest(msgspec.Struct, kw_only=True):

@@ -41,6 +41,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
         image: the image of the root disk, None for a guest that boots from elsewhere.
         config_drive: build one.
         properties: image properties (`hw_*`, `os_*`). extra_specs: those of the flavor.
+        trusted_certs: ids of certificates that the image's signature must be checked against.
     """
 
     uuid: str
@@ -58,6 +59,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     metadata: GuestMetadata
     properties: dict[str, str] = {}
     extra_specs: dict[str, str] = {}
+    trusted_certs: tuple[str, ...] = ()
 
 
 class GuestOnHost(msgspec.Struct, frozen=True, kw_only=True):

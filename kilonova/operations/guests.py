@@ -54,6 +54,7 @@ def guest_of(
         metadata=metadata,
         properties=dict(image.properties) if image is not None else {},
         extra_specs=instance.flavor.extra_specs,
+        trusted_certs=instance.trusted_certs or (),
     )
 
 

@@ -10,6 +10,7 @@ from kilonova.domain.instance import RequestSpec
 from kilonova.domain.resources import is_volume_backed, resources_of, traits_of
 
 DEVICE_TAGGING = "COMPUTE_DEVICE_TAGGING"
+TRUSTED_CERTS = "COMPUTE_TRUSTED_CERTS"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,7 @@ def demand_of(
     tagged = any(device.tag for device in spec.block_devices) or any(
         network.tag for network in spec.requested_networks or ()
     )
+    abilities = {name for name, needed in ((DEVICE_TAGGING, tagged), (TRUSTED_CERTS, spec.trusted_certs)) if needed}
     members_on: dict[str, int] = {}
     hosts_of: dict[str, set[str]] = {}
     members = set(group.members) - {spec.instance_uuid} if group else set()
@@ -81,7 +83,7 @@ def demand_of(
     return Demand(
         spec=spec,
         resources=resources_of(spec.flavor, spec.image, volume_backed=is_volume_backed(spec.block_devices)),
-        required=traits.required | ({DEVICE_TAGGING} if tagged else set()),
+        required=traits.required | abilities,
         forbidden=traits.forbidden,
         group=group,
         members_on=members_on,

@@ -183,6 +183,21 @@ async def test_a_host_that_cannot_show_tags_refuses_a_guest_that_needs_them() ->
     assert hypervisor.guests
 
 
+@pytest.mark.spec("BLD-31")
+@in_cloud()
+async def test_a_host_that_cannot_check_certificates_refuses_an_image_that_needs_it(cloud: SmallCloud) -> None:
+    request = cloud.new()
+    request.instance.trusted_certs = ("c",)  # which the scheduler was not told
+    uuid = await cloud.ask(request)
+    await cloud.rest()
+    fault = cloud.fault(uuid)
+    assert fault is not None
+    assert (fault.code, fault.message) == (400, "Host host0 cannot check images against trusted certificates.")
+    assert cloud.server(uuid).vm_state is VmState.ERROR
+    assert cloud.guests_made == []
+    assert (cloud.ports(uuid), cloud.claims(uuid)) == ([], [])
+
+
 @pytest.mark.spec("BLD-50", "BLD-51", "FND-54", "INI-004")
 @pytest.mark.parametrize(
     ("limits", "at_once"),

@@ -109,6 +109,14 @@ def test_device_tags_need_a_host_that_can_tag() -> None:
     assert able(view, request(block_devices=(disk,))) == {"h2"}
 
 
+@pytest.mark.spec("BLD-32")
+def test_trusted_certificates_need_a_host_that_checks_images_against_them() -> None:
+    view = view_of(host(1, traits=frozenset({"COMPUTE_DEVICE_TAGGING"})),
+                   host(2, traits=frozenset({"COMPUTE_TRUSTED_CERTS"})))
+    assert able(view, request(trusted_certs=("c",))) == {"h2"}
+    assert able(view, request()) == {"h1", "h2"}
+
+
 def test_disabled_dead_and_ignored_hosts_are_left_out() -> None:
     view = view_of(host(1, traits=frozenset({"COMPUTE_STATUS_DISABLED"})), host(2, seen_at=NOW - 61), host(3),
                    host(4, seen_at=NOW - 59))

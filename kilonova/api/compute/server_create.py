@@ -202,6 +202,7 @@ def _spec(call: Call, plan: Plan, uuid_: str) -> RequestSpec:
         requested_networks=plan.networks,
         security_groups=plan.security_groups,
         block_devices=plan.devices,
+        trusted_certs=_certificates(plan.body) or (),
     )
 
 
