@@ -20,8 +20,8 @@ from kilonova.domain.clock import Clock
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.operation import ExternalEvent
 from kilonova.engine.commands import Hosts
-from kilonova.engine.driver import Workshop
 from kilonova.engine.runner import POLL, Runner
+from kilonova.engine.workshop import Workshop
 from kilonova.operations.catalogue import CELL_OPERATIONS
 from kilonova.operations.environment import Environment
 

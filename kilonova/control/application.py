@@ -169,7 +169,7 @@ def _resume(tx: Tx, journal: OneJournal, operation: str, _reason: str) -> None:
 
 
 def _skip(tx: Tx, journal: OneJournal, operation: str, _reason: str) -> None:
-    submit.skip(tx, journal.journal, journal.definitions, operation)
+    submit.skip(tx, journal.journal, operation)
 
 
 def _force(tx: Tx, journal: OneJournal, operation: str, _reason: str) -> None:

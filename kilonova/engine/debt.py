@@ -19,15 +19,22 @@ FOREVER = 10.0 * 365 * 86400
 
 
 class DebtRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The parent as it stood, and which of its steps is owed in which direction."""
+    """The parent as it stood, and which of its steps is owed in which direction.
+
+    Args:
+        tried: attempts of the parent; a host answers one that it knows from memory.
+    """
 
     parent: OperationRecord
     step: str
     undo: bool
+    tried: int = 0
 
 
 def incur(parent: OperationRecord, step: Step, *, undo: bool, host: str | None, now: float) -> OperationRecord:
     """The record of a new debt of `parent`."""
+    entry = next(e for e in reversed(parent.entries) if (e.step, e.undo) == (step.name, undo))
+    request = DebtRequest(parent=parent, step=step.name, undo=undo, tried=entry.attempt)
     return OperationRecord(
         id=str(uuid.uuid5(uuid.UUID(parent.id), f"{parent.round}/{step.name}/{undo}")),
         kind=KIND,
@@ -38,7 +45,7 @@ def incur(parent: OperationRecord, step: Step, *, undo: bool, host: str | None, 
         asker=parent.asker,
         parent=parent.id,
         host=host,
-        request=msgspec.Raw(msgspec.json.encode(DebtRequest(parent=parent, step=step.name, undo=undo))),
+        request=msgspec.Raw(msgspec.json.encode(request)),
         created_at=now,
         updated_at=now,
     )

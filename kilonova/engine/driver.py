@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from random import Random
-from typing import Any
 
 import msgspec
 import structlog
 
-from kilonova.db.database import Database
-from kilonova.db.journal import Journal, Owned
-from kilonova.domain.clock import Clock
+from kilonova.db.journal import Owned
 from kilonova.domain.errors import Fenced, Unreachable
 from kilonova.domain.operation import (
     TERMINAL,
@@ -24,10 +19,11 @@ from kilonova.domain.operation import (
     OperationState,
 )
 from kilonova.engine import debt
-from kilonova.engine.commands import Command, Hosts, command_key
-from kilonova.engine.failure import cancelled, describe, out_of_time
+from kilonova.engine.commands import Command, command_key
+from kilonova.engine.failure import CRASH_LOOP, cancelled, crash_loop, describe, out_of_time
 from kilonova.engine.journaling import Moves, RecordFailed, amend, encode
-from kilonova.engine.operation import Await, Definitions, Here, NoUndo, OnHost, Operation, Record, Step, Tx
+from kilonova.engine.operation import Await, Here, NoUndo, OnHost, Operation, Record, Step, Tx
+from kilonova.engine.workshop import Workshop
 
 log = structlog.get_logger(__name__)
 
@@ -36,35 +32,11 @@ LONG_PAUSE = 2.0
 
 MAX_PAUSE = 60.0
 
+GRACE = 15.0
+"""Seconds for which a host is waited for after this process died in the midst of a step: both may be starting."""
+
 BEGIN = "(begin)"
 """The name under which taking up an operation shows among the boundaries."""
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """What driving needs, the same for every operation of a journal.
-
-    Args:
-        environment: handed to `Here` steps. owner: who holds the leases. ttl: seconds a lease lasts.
-        wake: called after a commit that made other operations due.
-        observe: called with every state that was journaled.
-        checkpoint: called at every journal boundary with its name, for crash tests: `kind/step/do` (or `undo`), then
-            `before` (begun in the journal, nothing done), `answered` (done, nothing written), `written` (in a
-            transaction that is not committed) or `committed`. Taking an operation up is a step called BEGIN.
-    """
-
-    database: Database
-    journal: Journal
-    definitions: Definitions
-    environment: Any
-    hosts: Hosts
-    clock: Clock
-    random: Random
-    owner: str
-    ttl: float
-    wake: Callable[[], None]
-    observe: Callable[[OperationRecord], None] = lambda _record: None
-    checkpoint: Callable[[str], None] = lambda _place: None
 
 
 class Driver:
@@ -79,6 +51,7 @@ class Driver:
         self._debt: debt.DebtRequest | None = None
         self._moves = Moves(self._definition(), shop.journal, owned.record)
         self._place = ""
+        self._taken_up = 0.0
 
     def _at(self, step: str, *, undo: bool = False) -> None:
         """From here on the boundaries are those of this step."""
@@ -143,6 +116,7 @@ class Driver:
         elif not record.resting and not isinstance(step, Await):
             assert step is not None
             name, crashes = step.name, entry.crashes + 1
+            self._taken_up = self._shop.clock.now()
             await self._commit(lambda tx: amend(record, name, undo=undo, crashes=crashes))
 
     # --- forward ---------------------------------------------------------------------------------
@@ -163,10 +137,8 @@ class Driver:
             why = end
             await self._commit(lambda tx: moves.step_failed(tx, record, step, why))
             return
-        if entry.crashes > moves.definition.max_crashes and not self._persists(step):
-            failure = Failure(kind="CrashLoop", step=step.name,
-                              message=f"The service stopped {entry.crashes} times during {step.name}.")
-            await self._commit(lambda tx: moves.step_failed(tx, record, step, failure))
+        if entry.crashes > moves.definition.max_crashes:
+            await self._failed_for_good(step, entry, crash_loop("The service", entry.crashes, step.name))
             return
         try:
             output = await self._perform(step, entry, undo=False)
@@ -188,16 +160,24 @@ class Driver:
         failure = describe(error, step.name)
         if failure.cancelled:  # cut short: the reason says more than the step knows
             failure = self._why_end() or failure
-        late = self._shop.clock.now() >= entry.started_at + step.timeout
         unreachable = isinstance(error, Unreachable)
         retries = step.retries if isinstance(step.retries, int) else step.retries(moves.run(record))
-        if unreachable and isinstance(step, OnHost) and step.owed:
+        if unreachable and isinstance(step, OnHost) and step.owed and not self._is_patient():
             await self._owe(step, entry, undo=False)
-        elif self._persists(step) or (
-            failure.retryable and not late and (unreachable or entry.attempt <= retries)
+        elif failure.kind != CRASH_LOOP and (
+            self._persists(step)
+            or (failure.retryable and self._left(step, entry) > 0 and (unreachable or entry.attempt <= retries))
         ):
             await self._pause(step, entry, failure, undo=False)
-        elif step.owed and isinstance(step, Here):
+        else:
+            await self._failed_for_good(step, entry, failure)
+
+    async def _failed_for_good(self, step: Step, entry: Entry, failure: Failure) -> None:
+        """No further attempt at a forward step is of use: owe it, or turn around. What must not fail is stranded."""
+        record, moves = self.record, self._moves
+        if self._persists(step):
+            await self._strand(step, failure, undo=False)
+        elif isinstance(step, Here) and step.owed:
             await self._owe(step, entry, undo=False)
         else:
             if not failure.details and failure.kind not in ("Cancelled",):
@@ -222,26 +202,35 @@ class Driver:
     async def _undo(self, step: Step) -> None:
         record, moves = self.record, self._moves
         entry = self._entry(step, undo=True)
+        if entry.crashes > moves.definition.max_crashes:
+            await self._not_undone(step, entry, crash_loop("The service", entry.crashes, step.name))
+            return
         try:
             output = await self._perform(step, entry, undo=True)
+            await self._commit(lambda tx: moves.undo_done(tx, record, step, output))
         except Fenced:
             raise
-        except Unreachable:
-            await self._owe(step, entry, undo=True)
         except Exception as error:  # noqa: BLE001 - an undo does not give up
             failure = describe(error, step.name)
-            if entry.attempt <= moves.definition.undo_retries:
+            unreachable = isinstance(error, Unreachable)
+            again = self._is_patient() if unreachable else entry.attempt % (moves.definition.undo_retries + 1) != 0
+            if again and failure.kind != CRASH_LOOP:
                 await self._pause(step, entry, failure, undo=True)
-            elif isinstance(step, (Here, OnHost)) and step.undo_owed:
+            elif unreachable:
                 await self._owe(step, entry, undo=True)
             else:
-                log.error("operation stranded", operation=record.id, kind=record.kind, step=step.name,
-                          error=failure.message)
-                await self._commit(lambda tx: replace_state(
-                    amend(record, step.name, undo=True, failure=failure), OperationState.STRANDED
-                ))
+                await self._not_undone(step, entry, failure)
+
+    async def _not_undone(self, step: Step, entry: Entry, failure: Failure) -> None:
+        """An undo has failed too often: owe it, or leave it to an operator."""
+        if isinstance(step, (Here, OnHost)) and step.undo_owed:
+            await self._owe(step, entry, undo=True)
         else:
-            await self._commit(lambda tx: moves.undo_done(tx, record, step, output))
+            await self._strand(step, failure, undo=True)
+
+    async def _strand(self, step: Step, failure: Failure, *, undo: bool) -> None:
+        stopped = amend(self.record, step.name, undo=undo, failure=failure)
+        await self._commit(lambda tx: replace_state(stopped, OperationState.STRANDED))
 
     # --- doing -----------------------------------------------------------------------------------
 
@@ -259,9 +248,7 @@ class Driver:
     async def _here(self, step: Here, entry: Entry, *, undo: bool) -> msgspec.Raw:
         function = step.undo if undo else step.do
         assert not isinstance(function, NoUndo)
-        left = entry.started_at + step.timeout - self._shop.clock.now()
-        if step.persistent:
-            left = step.timeout
+        left = step.timeout if step.persistent else self._left(step, entry)
         async with asyncio.timeout(None if step.timeout >= debt.FOREVER else max(left, 1.0)):
             return encode(await function(self._shop.environment, self._moves.run(self.record)))
 
@@ -272,7 +259,9 @@ class Driver:
         assert not isinstance(host_step, NoUndo)
         assert entry.host is not None
         source = self._debt.parent if self._debt is not None else record
-        backwards = self._debt.undo if self._debt is not None else undo
+        backwards, tried = undo, 0
+        if self._debt is not None:
+            backwards, tried = self._debt.undo, self._debt.tried
         key = command_key(source.id, source.round, step.name, undo=backwards)
         if record.kind != debt.KIND and await shop.database.read(
             lambda conn: shop.journal.owes(conn, record.subject, entry.started_at)
@@ -287,12 +276,19 @@ class Driver:
             step=host_step.name,
             args=msgspec.json.encode(args(run)),
             undo=backwards,
-            attempt=entry.attempt,
+            attempt=tried + entry.attempt,
         )
-        deadline = shop.clock.monotonic() + max(1.0, entry.started_at + step.timeout - shop.clock.now())
+        deadline = shop.clock.monotonic() + max(1.0, self._left(step, entry))
         return await shop.hosts.run(
             entry.host, command, deadline=deadline, interrupted=lambda: self._why_end() is not None
         )
+
+    def _left(self, step: Here | OnHost, entry: Entry) -> float:
+        """Seconds that the step may still take. The time in which nobody drove it does not count."""
+        return max(entry.started_at, self._taken_up) + step.timeout - self._shop.clock.now()
+
+    def _is_patient(self) -> bool:
+        return self._shop.clock.now() < self._taken_up + GRACE
 
     def _entry(self, step: Step, *, undo: bool) -> Entry:
         entry = self._moves.run(self.record).entry(step.name, undo=undo)
@@ -358,6 +354,10 @@ class Driver:
         self._cancel = self._cancel or cancel
         self._resting = self.record.resting
         self._shop.observe(self.record)
+        if self.record.state is OperationState.STRANDED:
+            stopped = self.record.entries[-1]
+            log.error("operation stranded", operation=self.record.id, kind=self.record.kind, step=stopped.step,
+                      error=stopped.failure.message if stopped.failure is not None else "")
         if self.record.state in TERMINAL:
             self._shop.wake()
 

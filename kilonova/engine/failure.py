@@ -51,6 +51,12 @@ def describe(error: BaseException, step: str = "") -> Failure:
 
 
 CANCELLED = "Cancelled"
+CRASH_LOOP = "CrashLoop"
+
+
+def crash_loop(what: str, crashes: int, step: str) -> Failure:
+    """A step has taken its process down too often. Args: what: stopped so many times."""
+    return Failure(kind=CRASH_LOOP, message=f"{what} stopped {crashes} times during {step}.", step=step)
 
 
 def cancelled(reason: str) -> Failure:

@@ -22,7 +22,7 @@ from kilonova.domain.clock import Clock
 from kilonova.domain.errors import Fenced, InvalidInput
 from kilonova.domain.operation import Failure
 from kilonova.engine.commands import HOLD, Command, Reply
-from kilonova.engine.failure import describe
+from kilonova.engine.failure import crash_loop, describe
 from kilonova.engine.operation import HostStep
 
 log = structlog.get_logger(__name__)
@@ -162,11 +162,9 @@ class HostExecutor:
             return Reply(state="failed", failure=known.failure)
         crashed = bool(known.state == "started")
         crashes = known.crashes + crashed
-        if crashes > MAX_CRASHES and not command.undo:
-            looping = Reply(state="failed", failure=Failure(
-                kind="CrashLoop", step=command.step,
-                message=f"The service of host {self.host} stopped {crashes} times during {command.step}.",
-            ))
+        if crashes > MAX_CRASHES and crashed:
+            failure = crash_loop(f"The service of host {self.host}", crashes, command.step)
+            looping = Reply(state="failed", failure=failure)
             self._finish(conn, command, looping)
             return looping
         _BEGIN_AGAIN.run(

@@ -21,6 +21,8 @@ from kilonova.engine.run import Run
 NONE = msgspec.Raw(b"null")
 END = "(end)"
 """The name under which a failure of the closing transaction is reported."""
+UNDONE = f"undo of {END}"
+"""The same of an operation that failed."""
 
 
 class RecordFailed(Exception):
@@ -85,12 +87,20 @@ class Moves:
             else:
                 return _append(record, _entry(record, step, tx.now, host=host if isinstance(step, OnHost) else None))
             record = msgspec.structs.replace(record, cursor=record.cursor + 1)
+        return self._succeed(tx, record)
+
+    def _succeed(self, tx: Tx, record: OperationRecord) -> OperationRecord:
+        """End an operation whose steps are done. If the closing transaction refuses, everything is undone, or, past
+        the point of no return, the operation is stranded."""
         if (refusal := tx.refused.get((record.round, END))) is not None:
+            if self.definition.past_return(record.cursor):
+                return self._strand(tx, record, refusal, undo=False)
             return self.turn_around(tx, record, refusal)
-        try:
-            self.definition.ends(tx, self.run(record))
-        except Exception as error:
-            raise RecordFailed(record.round, describe(error, END)) from error
+        if not _is_skipped(record, undo=False):
+            try:
+                self.definition.ends(tx, self.run(record))
+            except Exception as error:
+                raise RecordFailed(record.round, describe(error, END)) from error
         return self._finish(tx, record, OperationState.SUCCEEDED, None)
 
     def _do_record(self, tx: Tx, record: OperationRecord, step: Record) -> Entry:
@@ -202,11 +212,28 @@ class Moves:
         return _entry(record, step, tx.now, undo=True, state=EntryState.DONE, output=encode(output))
 
     def give_up(self, tx: Tx, record: OperationRecord) -> OperationRecord:
-        """End a failed operation: everything is undone (or an operator forced it)."""
+        """End a failed operation: everything is undone (or an operator forced it). It is stranded if the closing
+        transaction refuses.
+
+        Raises:
+            RecordFailed: the closing transaction raised; nothing of it may be kept.
+        """
         assert record.failure is not None
-        self.definition.fails(tx, self.run(record), record.failure)
+        if (refusal := tx.refused.get((record.round, UNDONE))) is not None:
+            return self._strand(tx, record, refusal, undo=True)
+        if not _is_skipped(record, undo=True):
+            try:
+                self.definition.fails(tx, self.run(record), record.failure)
+            except Exception as error:
+                raise RecordFailed(record.round, describe(error, UNDONE)) from error
         state = OperationState.CANCELLED if record.failure.cancelled else OperationState.FAILED
         return self._finish(tx, record, state, record.failure)
+
+    def _strand(self, tx: Tx, record: OperationRecord, refusal: Failure, *, undo: bool) -> OperationRecord:
+        """Leave an operation that cannot be closed to an operator."""
+        entry = Entry(step=END, round=record.round, undo=undo, state=EntryState.STARTED, started_at=tx.now,
+                      failure=refusal)
+        return msgspec.structs.replace(_append(record, entry), state=OperationState.STRANDED)
 
     def _to_undo(self, record: OperationRecord, step: Step) -> bool:
         """Whether the step has an undo and may have had an effect that was not undone."""
@@ -226,10 +253,18 @@ class Moves:
     def undo_done(
         self, tx: Tx, record: OperationRecord, step: Step, output: msgspec.Raw, state: EntryState = EntryState.DONE,
     ) -> OperationRecord:
-        """Journal that the step at the cursor is undone (or owed, or skipped) and move down."""
+        """Journal that the step at the cursor is undone (or owed) and move down. What it writes may refuse; then the
+        operation is stranded there."""
+        place = f"undo of {step.name}"
+        if (refusal := tx.refused.get((record.round, place))) is not None:
+            stopped = amend(record, step.name, undo=True, failure=refusal)
+            return msgspec.structs.replace(stopped, state=OperationState.STRANDED)
         record = _settle(record, step, tx.now, undo=True, state=state, output=output)
         if isinstance(step, (Here, OnHost)) and step.undone is not None:
-            step.undone(tx, self.run(record))
+            try:
+                step.undone(tx, self.run(record))
+            except Exception as error:
+                raise RecordFailed(record.round, describe(error, place)) from error
         return self.retreat(tx, msgspec.structs.replace(record, cursor=record.cursor - 1))
 
     def drop(self, tx: Tx, record: OperationRecord, failure: Failure) -> OperationRecord:
@@ -267,6 +302,11 @@ def _append(record: OperationRecord, entry: Entry) -> OperationRecord:
     """Add a line, or replace the line of the same step, round and direction."""
     entries = [e for e in record.entries if (e.step, e.round, e.undo) != (entry.step, entry.round, entry.undo)]
     return msgspec.structs.replace(record, entries=(*entries, entry), host=entry.host or record.host)
+
+
+def _is_skipped(record: OperationRecord, *, undo: bool) -> bool:
+    """Whether an operator lets the operation end without its closing transaction."""
+    return any(e.step == END and e.undo == undo and e.state is EntryState.SKIPPED for e in record.entries)
 
 
 def _settle(

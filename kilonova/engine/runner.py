@@ -11,7 +11,8 @@ import structlog
 
 from kilonova.db.journal import Owned
 from kilonova.domain.errors import Fenced, KilonovaError
-from kilonova.engine.driver import Driver, Workshop
+from kilonova.engine.driver import Driver
+from kilonova.engine.workshop import Workshop
 
 log = structlog.get_logger(__name__)
 

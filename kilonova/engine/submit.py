@@ -8,9 +8,9 @@ import msgspec
 
 from kilonova.db.journal import Journal
 from kilonova.domain.errors import Conflict, NotFound
-from kilonova.domain.operation import TERMINAL, Asker, EntryState, OperationRecord, OperationState
+from kilonova.domain.operation import TERMINAL, Asker, Entry, EntryState, OperationRecord, OperationState
 from kilonova.engine.failure import cancelled
-from kilonova.engine.journaling import Moves, amend
+from kilonova.engine.journaling import END, Moves, RecordFailed, amend
 from kilonova.engine.operation import Definitions, Operation, Tx
 
 
@@ -125,30 +125,49 @@ def cancel(tx: Tx, journal: Journal, definitions: Definitions, operation_id: str
 
 
 def resume(tx: Tx, journal: Journal, operation_id: str) -> None:
-    """Try a stranded operation again, from the undo it stopped at. Raises NotFound, Conflict."""
-    record = _stranded(tx, journal, operation_id)
-    entry = next(e for e in reversed(record.entries) if e.undo and e.state is EntryState.STARTED)
-    again = amend(record, entry.step, undo=True, attempt=1, crashes=0)
-    undoing = msgspec.structs.replace(again, state=OperationState.UNDOING, resting=True)
-    journal.replace(tx.conn, undoing, wake_at=tx.now, now=tx.now)
+    """Try a stranded operation again, from where it stopped. Raises NotFound, Conflict."""
+    record, stopped_at = _stranded(tx, journal, operation_id)
+    attempt = stopped_at.attempt + 1  # a host answers one that it knows from memory
+    again = amend(record, stopped_at.step, undo=stopped_at.undo, attempt=attempt, crashes=0)
+    _go_on(tx, journal, again, stopped_at)
 
 
-def skip(tx: Tx, journal: Journal, definitions: Definitions, operation_id: str) -> None:
-    """Go on without the undo that a stranded operation stopped at. Raises NotFound, Conflict."""
-    record = _stranded(tx, journal, operation_id)
-    entry = next(e for e in reversed(record.entries) if e.undo and e.state is EntryState.STARTED)
-    skipped = amend(record, entry.step, undo=True, state=EntryState.SKIPPED, finished_at=tx.now)
-    undoing = msgspec.structs.replace(skipped, state=OperationState.UNDOING, cursor=record.cursor - 1, resting=True)
-    journal.replace(tx.conn, undoing, wake_at=tx.now, now=tx.now)
+def skip(tx: Tx, journal: Journal, operation_id: str) -> None:
+    """Go on without what a stranded operation stopped at: an undo, a step that must not fail, or its closing
+    transaction. Raises NotFound, Conflict."""
+    record, stopped_at = _stranded(tx, journal, operation_id)
+    skipped = amend(record, stopped_at.step, undo=stopped_at.undo, state=EntryState.SKIPPED, finished_at=tx.now)
+    if stopped_at.step != END:
+        skipped = msgspec.structs.replace(skipped, cursor=record.cursor + (-1 if stopped_at.undo else 1))
+    _go_on(tx, journal, skipped, stopped_at)
+
+
+def _go_on(tx: Tx, journal: Journal, record: OperationRecord, stopped_at: Entry) -> None:
+    """Let a conductor drive it in the direction in which it stopped."""
+    state = OperationState.UNDOING if stopped_at.undo else OperationState.RUNNING
+    journal.replace(tx.conn, msgspec.structs.replace(record, state=state, resting=True), wake_at=tx.now, now=tx.now)
 
 
 def force(tx: Tx, journal: Journal, definitions: Definitions, operation_id: str) -> None:
-    """End a stranded operation where it stands, undoing nothing more. Raises NotFound, Conflict."""
-    record = _stranded(tx, journal, operation_id)
+    """End a stranded operation where it stands, as failed, undoing nothing more.
+
+    Raises:
+        NotFound: there is no such operation. Conflict: it is not stranded, or cannot be closed either.
+    """
+    record, stopped_at = _stranded(tx, journal, operation_id)
     definition = definitions.find(record.kind, record.version)
     if definition is None:
         raise Conflict(f"This release does not know {record.kind} version {record.version}.")
-    ended = Moves(definition, journal, record).give_up(tx, record)
+    if stopped_at.step == END:
+        record = amend(record, END, undo=stopped_at.undo, state=EntryState.SKIPPED, finished_at=tx.now)
+    failed = msgspec.structs.replace(record, failure=record.failure or stopped_at.failure)
+    try:
+        ended = Moves(definition, journal, failed).give_up(tx, failed)
+    except RecordFailed as error:
+        raise Conflict(
+            f"Operation {operation_id} cannot be closed: {error.failure.message}",
+            hint="skip the undos that it stops at, then force its end",
+        ) from error
     journal.replace(tx.conn, ended, wake_at=None, now=tx.now)
     waiting = journal.queued(tx.conn, record.subject) if record.exclusive else None
     if waiting is not None:
@@ -163,8 +182,9 @@ def _existing(tx: Tx, journal: Journal, operation_id: str) -> OperationRecord:
     return record
 
 
-def _stranded(tx: Tx, journal: Journal, operation_id: str) -> OperationRecord:
+def _stranded(tx: Tx, journal: Journal, operation_id: str) -> tuple[OperationRecord, Entry]:
+    """The operation and the line of its journal at which it stopped."""
     record = _existing(tx, journal, operation_id)
     if record.state is not OperationState.STRANDED:
         raise Conflict(f"Operation {operation_id} is not stranded but {record.state.value}.")
-    return record
+    return record, next(e for e in reversed(record.entries) if e.state is EntryState.STARTED)

@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 
 import msgspec
-import structlog
 
 from kilonova.agent.steps import CREATE_DISKS, DESTROY, REMOVE, RESUME, SPAWN, GuestArgs, GuestRef, Powered, SpawnArgs
 from kilonova.db import instances
-from kilonova.domain.errors import InstanceNotFound, KilonovaError, Retryable, ServiceUnavailable, StaleState
+from kilonova.domain.errors import InstanceNotFound, Retryable, ServiceUnavailable, StaleState
 from kilonova.domain.instance import InjectedFile, Instance, RequestSpec
 from kilonova.domain.network import Vif
 from kilonova.domain.operation import EntryState, Failure, event_key
@@ -27,8 +26,6 @@ from kilonova.operations.guests import guest_of
 from kilonova.operations.network_allocation import ALLOCATION_LIMIT, allocate, allocation_pause
 from kilonova.operations.records import fail, give_back, settle
 from kilonova.services.placement import Target
-
-log = structlog.get_logger(__name__)
 
 BUILD_TASKS = (
     TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.BLOCK_DEVICE_MAPPING, TaskState.SPAWNING, None,
@@ -119,11 +116,8 @@ def _blames_host(failure: Failure) -> bool:
 
 
 async def _clear_failures(env: Environment, run: Run[BuildServer]) -> None:
-    """The host has shown that it can build. A number that stays is no harm. Spec: BLD-47, BLD-104."""
-    try:
-        await env.placement.count_build(_target(run), failed=False)
-    except KilonovaError as error:
-        log.warning("failed builds not forgotten", host=_target(run).host, error=str(error))
+    """The host has shown that it can build. Spec: BLD-47, BLD-104."""
+    await env.placement.count_build(_target(run), failed=False)
 
 
 def _go_to_host(tx: Tx, run: Run[BuildServer]) -> None:
@@ -264,7 +258,8 @@ BUILD = Operation(
               fatal=lambda run: run.request.wiring_is_fatal),
         OnHost("let guest run", lambda run: _target(run).host if _waits_for_wiring(run) else None, RESUME, _ref,
                undo=NoUndo("the guest's start is undone as a whole")),
-        Here("clear failures", _clear_failures, undo=NoUndo("a number"), given=lambda run: not _target(run).failing),
+        Here("clear failures", _clear_failures, undo=NoUndo("a number"), owed=True,
+             given=lambda run: not _target(run).failing),
     ),
     ends=_built,
     fails=_failed,

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
-from kilonova.domain.errors import Conflict, NoValidHost
+from kilonova.domain.errors import Conflict, InstanceNotFound, NoValidHost
 from kilonova.domain.instance import BuildRequest, Fault, Instance
 from kilonova.domain.operation import Failure, OperationRecord, OperationState
 from kilonova.domain.states import VmState
@@ -196,25 +196,29 @@ class BuryServer(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-async def _record_failed(env: PlacingEnvironment, run: Run[BuryServer]) -> Chosen:
+async def _move_to_cell(env: PlacingEnvironment, run: Run[BuryServer]) -> None:
+    """The record first, then the mapping that names its cell; if the server is deleted in between, the record goes
+    again. Spec: DEL-50."""
+    cell = env.cells.all[0]
     request = await env.cells.api.read(lambda conn: build_requests.get(conn, run.subject))
     if request is not None:
         await _bury(env, run, request.instance, run.request.reason)
-    return Chosen(targets=(), cell=env.cells.all[0].name, reason=run.request.reason)
+    if not await env.cells.api.write(lambda conn: _is_handed_over(conn, run.subject, cell.name)):
+        await cell.database.write(lambda conn: instances.erase(conn, run.subject))
 
 
-async def _erase(env: PlacingEnvironment, run: Run[BuryServer]) -> None:
-    await env.cells.all[0].database.write(lambda conn: instances.erase(conn, run.subject))
+def _is_handed_over(conn: sa.Connection, server: str, cell: str) -> bool:
+    """Hand the server over, unless that was done before. Returns False if it was deleted."""
+    if build_requests.consume(conn, server, cell) is not None:
+        return True
+    try:
+        return build_requests.cell_of(conn, server) == cell
+    except InstanceNotFound:
+        return False
 
 
-def _leave(tx: Tx, run: Run[BuryServer]) -> None:
-    """The mapping names the cell, unless the server was deleted meanwhile. Spec: DEL-50."""
-    if build_requests.consume(tx.conn, run.subject, run.output(Chosen).cell) is None:
-        raise Conflict(f"Server {run.subject} was deleted.")
-
-
-def _not_buried(tx: Tx, run: Run[BuryServer], _failure: Failure) -> None:
-    build_requests.discard(tx.conn, run.subject)
+def _still_waiting(_tx: Tx, _run: Run[BuryServer], _failure: Failure) -> None:
+    return None
 
 
 def _without_secrets(request: PlaceServer) -> PlaceServer:
@@ -241,9 +245,10 @@ BURY = Operation(
     name="bury",
     request=BuryServer,
     steps=(
-        Here("record in cell", _record_failed, undo=_erase, persistent=True),
-        Record("hand over", _leave, undo=NoUndo("from here on the cell's record is the server")),
+        Here("record in cell", _move_to_cell, undo=NoUndo("it is tried until the record is the server"),
+             persistent=True),
     ),
     ends=_nothing,
-    fails=_not_buried,
+    fails=_still_waiting,
+    no_return="record in cell",
 )

@@ -9,8 +9,8 @@ from kilonova.bus.protocol import Bus, Subscription
 from kilonova.db.database import Database
 from kilonova.db.journal import api_journal
 from kilonova.engine.commands import Hosts
-from kilonova.engine.driver import Workshop
 from kilonova.engine.runner import POLL, Runner
+from kilonova.engine.workshop import Workshop
 from kilonova.operations.catalogue import API_OPERATIONS
 from kilonova.operations.environment import PlacingEnvironment
 

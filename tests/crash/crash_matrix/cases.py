@@ -84,8 +84,8 @@ class Steps:
         return _id("fails", self.kind, step.name, "do", FAILS[type(step)][at], error)
 
     def reach(self, step: Step) -> tuple[Act, ...]:
-        """What must happen before the step is done: one that is given in the first round is done in the second."""
-        if not isinstance(step, Here) or step.given is Here.__dataclass_fields__["given"].default:
+        """What must happen before the step is done: with what a round begins is given in the first."""
+        if step.name != self.operation.again_from:
             return ()
         (last,) = self.last_failing
         return (Act(self.point(last, FAILS[type(last)][0]), "fail", "elsewhere"),)
@@ -156,12 +156,15 @@ def failures() -> Iterator[Case]:
                     )
             if isinstance(step, Here | OnHost) and step.recorded is not None:
                 yield _fails_in_transaction(steps, step.name, "recorded", steps.reach(step))
-        yield _fails_in_transaction(steps, "(end)", "ends", ())
+        closed = steps.operation.past_return(len(steps.all))
+        yield _fails_in_transaction(steps, "(end)", "ends", (), ("resume", "delete") if closed else ("delete",))
 
 
-def _fails_in_transaction(steps: Steps, step: str, place: str, way: tuple[Act, ...]) -> Case:
+def _fails_in_transaction(
+    steps: Steps, step: str, place: str, way: tuple[Act, ...], then: tuple[str, ...] = ("delete",)
+) -> Case:
     return Case(
-        id=_id("fails", steps.kind, step, "do", place), operation=steps.kind, then=("delete",),
+        id=_id("fails", steps.kind, step, "do", place), operation=steps.kind, then=then,
         lives=((*way, Act(steps.point(step, place), "fail", "unexpected")),),
     )
 
@@ -199,13 +202,19 @@ def repeats() -> Iterator[Case]:
 
 
 def strandings() -> Iterator[Case]:
-    """An undo that keeps failing is retried, then stranded; then an operator resumes, skips or forces it."""
+    """An undo that keeps failing is retried, then owed or stranded; then an operator resumes, skips or forces it."""
     for steps in ALL:
         last = steps.last_failing[0] if steps.last_failing else None
         for step in reversed(steps.all):
             if last is None or not steps.undoable(step):
                 continue
             places = [FAILS[type(step)][0]]
+            if isinstance(step, Here | OnHost) and step.undo_owed:
+                broken = Act(steps.point(step, places.pop(), undo=True), "fail", "unexpected", always=True)
+                yield Case(
+                    id=_id("given_up", steps.kind, step.name, "undo"), operation=steps.kind,
+                    lives=((*steps.failing(last), broken),), then=("delete",), limits={"undo_retries": 2},
+                )
             if isinstance(step, Here | OnHost) and step.undone is not None:
                 places.append("undone")
             for place in places:
@@ -226,7 +235,8 @@ def strandings() -> Iterator[Case]:
 
 
 def crash_loops() -> Iterator[Case]:
-    """A step that takes the process down each time it is tried is given up, an undo that does is stranded."""
+    """A step that takes the process down each time it is tried is given up; an undo that does is owed or stranded, and
+    a step that must not fail is stranded."""
     limits = {"max_crashes": 2}
     for steps in ALL:
         last = steps.last_failing[0] if steps.last_failing else None
@@ -235,21 +245,23 @@ def crash_loops() -> Iterator[Case]:
                 continue
             killed = (_kill(steps.point(step, "part")),)
             yield Case(
-                id=_id("loop", steps.kind, step.name, "do"), operation=steps.kind, limits=limits, then=("delete",),
+                id=_id("loop", steps.kind, step.name, "do"), operation=steps.kind, limits=limits,
+                then=("resume", "delete") if isinstance(step, Here) and step.persistent else ("delete",),
                 lives=((*steps.reach(step), *killed), killed, killed, ()),
             )
         for step in steps.undone_by(last) if last else ():
             killed = (_kill(steps.point(step, "part", undo=True)),)
             yield Case(
                 id=_id("loop", steps.kind, step.name, "undo"), operation=steps.kind, limits=limits,
-                lives=((*steps.failing(last), *killed), killed, killed, ()), then=("resume", "delete"),
-                like=steps.failed(last),
+                lives=((*steps.failing(last), *killed), killed, killed, ()),
+                then=("delete",) if step.undo_owed else ("resume", "delete"),
+                like="" if step.undo_owed else steps.failed(last),
             )
 
 
 def debts() -> Iterator[Case]:
     """The host is out of reach when its step must be undone (or may be owed); the process is killed at every
-    boundary of paying the debt."""
+    boundary of paying the debt, which is tried until it is paid; one that takes the process down is stranded."""
     for steps in ALL:
         last = steps.last_failing[0] if steps.last_failing else None
         ways: list[tuple[Step, str, tuple[Act, ...]]] = []
@@ -268,10 +280,16 @@ def debts() -> Iterator[Case]:
             for name in POINTS[type(step)]:
                 paying = _kill(f"debt/{step.name}/do/{name}")
                 yield Case(id=_id(like, name), operation=steps.kind, lives=((*acts, paying), ()), like=like)
-            broken = Act(f"debt/{step.name}/do/{FAILS[type(step)][0]}", "fail", "unexpected", always=True)
+            broken = Act(f"debt/{step.name}/do/{FAILS[type(step)][0]}", "fail", "unexpected")
             yield Case(
-                id=_id(like, "stranded"), operation=steps.kind, lives=((*acts, broken),), then=("resume",),
-                limits={"undo_retries": 2}, like=like,
+                id=_id(like, "fails"), operation=steps.kind, lives=((*acts, broken, broken, broken),), like=like,
+            )
+        for step, way, acts in ways[-1:]:
+            like = _id("owed", steps.kind, step.name, way)
+            killed = (_kill(f"debt/{step.name}/do/part"),)
+            yield Case(
+                id=_id(like, "loop"), operation=steps.kind, lives=((*acts, *killed), *[killed] * 5, ()),
+                then=("resume",), like=like,
             )
 
 

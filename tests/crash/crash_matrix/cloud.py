@@ -25,6 +25,7 @@ from kilonova.conductor.conductor import Conductor
 from kilonova.conductor.hosts import HostReports
 from kilonova.db.database import Database
 from kilonova.db.journal import api_journal, cell_journal
+from kilonova.db.placement.hosts import count_build
 from kilonova.db.placement.tables import inventories
 from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.domain.context import RequestContext
@@ -250,11 +251,14 @@ class OneCloud:
     # --- rest ------------------------------------------------------------------------------------
 
     async def until_hosts_known(self) -> None:
-        """Wait for the first reports of all hosts."""
+        """Wait for the first reports of all hosts; on each of them a build has failed, which one that does not must
+        clear."""
         async with self._limit("hosts to report"):
             known = sa.select(inventories.c.provider_id).distinct()
             while len(await self.api.read(lambda conn: conn.execute(known).all())) < 2:  # noqa: ASYNC110 - a database
                 await asyncio.sleep(0.002)
+        for host in HOSTS:
+            await self.api.write(lambda conn, host=host: count_build(conn, host, host, failed=True))
 
     async def settle(self) -> None:
         """Wait until no operation is left that somebody would go on with. Raises Stuck."""

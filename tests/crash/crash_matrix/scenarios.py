@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from crash_matrix.cloud import CONTEXT, PROJECT, USERS_PORT, OneCloud
+from kilonova.db import instances
 from kilonova.db.journal import cell_journal
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
@@ -79,6 +80,9 @@ async def _hard_reboot(cloud: OneCloud) -> None:
 
 
 async def _delete(cloud: OneCloud) -> None:
+    """The record does not know the interfaces, so that they are looked for."""
+    now = cloud.clock.now()
+    await cloud.cell.write(lambda conn: instances.update(conn, SERVER, now=now, network_info=()))
     await cloud.compute.delete(CONTEXT, await cloud.located())
 
 
