@@ -193,16 +193,34 @@ class TestContract:
                     unknown.add(f"{path.relative_to(ROOT)}: {name}")
         assert unknown == set()
 
-    def test_waivers_name_requirements_that_exist_and_a_reason(self) -> None:
+    @pytest.mark.parametrize("document", ["WAIVERS", "PENDING"])
+    def test_waived_and_pending_ones_exist_and_have_a_reason(self, document: str) -> None:
         coverage = spec_coverage()
-        waived = coverage.read_waivers()
-        assert waived.keys() - coverage.read_contract().keys() == set()
-        text = coverage.WAIVERS.read_text()
-        assert [line for line in text.splitlines() if line.startswith("- ") and not coverage.WAIVER.match(line)] == []
+        path = getattr(coverage, document)
+        assert coverage.read_reasons(path).keys() - coverage.read_contract().keys() == set()
+        lines = [line for line in path.read_text().splitlines() if line.startswith("- ")]
+        assert [line for line in lines if not coverage.REASONED.match(line)] == []
+        names = [name for line in lines for name in coverage.REASONED.match(line)[1].split(", ")]
+        assert sorted({name for name in names if names.count(name) > 1}) == []
 
     def test_nothing_is_both_waived_and_cited(self) -> None:
         coverage = spec_coverage()
-        assert coverage.read_waivers().keys() & coverage.static_citations().keys() == set()
+        assert coverage.read_reasons(coverage.WAIVERS).keys() & coverage.static_citations().keys() == set()
+
+    def test_nothing_pending_is_cited_or_waived(self) -> None:
+        coverage = spec_coverage()
+        waived, pending = coverage.read_reasons(coverage.WAIVERS), coverage.read_reasons(coverage.PENDING)
+        cited = coverage.static_citations()
+        assert coverage.Coverage(coverage.read_contract(), waived, pending, cited).contradictions() == []
+
+    def test_what_is_pending_is_not_open_and_must_not_be_cited(self) -> None:
+        module = spec_coverage()
+        defined = dict.fromkeys(["FND-01", "FND-02", "FND-03", "FND-04"], Path("contract.md"))
+        coverage = module.Coverage(defined, {"FND-01": "moot"}, {"FND-02": "volumes"}, {"FND-03": {"test"}})
+        assert coverage.open(set(defined)) == ["FND-04"]
+        assert coverage.contradictions() == []
+        coverage.pending = dict.fromkeys(defined, "volumes")
+        assert coverage.contradictions() == ["FND-01", "FND-03"]
 
     def test_a_failed_test_proves_nothing(self, tmp_path: Path) -> None:
         tests = tmp_path / "tests"
