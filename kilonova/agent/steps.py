@@ -68,6 +68,12 @@ class RebootArgs(msgspec.Struct, frozen=True, kw_only=True):
     wait: float = 0.0
 
 
+class DisksMade(msgspec.Struct, frozen=True):
+    """root_device_name: under which name the guest finds its first disk."""
+
+    root_device_name: str
+
+
 class Powered(msgspec.Struct, frozen=True):
     """The power state after a step."""
 
@@ -96,7 +102,7 @@ class Rebooted(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-async def _create_disks(host: HostEnvironment, args: GuestArgs) -> None:
+async def _create_disks(host: HostEnvironment, args: GuestArgs) -> DisksMade:
     """The scheduler demands what a guest needs of its host; that is checked again here. Spec: BLD-30 to BLD-32."""
     guest = args.guest
     if guest.trusted_certs or any(vif.tag for vif in guest.vifs):
@@ -107,6 +113,7 @@ async def _create_disks(host: HostEnvironment, args: GuestArgs) -> None:
             raise InvalidInput(f"Host {host.host} cannot check images against trusted certificates.")
     await host.driver.create_disks(args.guest)
     await host.driver.plug(args.guest)
+    return DisksMade(host.driver.root_device_name(args.guest))
 
 
 async def _remove(host: HostEnvironment, args: GuestRef) -> None:
@@ -194,7 +201,9 @@ async def _reboot_cut_off(host: HostEnvironment, args: RebootArgs) -> Rebooted:
     return await _hard_reboot(host, args, note="The service stopped meanwhile; the guest was rebooted hard.")
 
 
-CREATE_DISKS = HostStep("guest.create_disks", _create_disks, GuestArgs, interruptible=True, heavy=True, disk_work=True)
+CREATE_DISKS = HostStep(
+    "guest.create_disks", _create_disks, GuestArgs, DisksMade, interruptible=True, heavy=True, disk_work=True
+)
 SPAWN = HostStep("guest.spawn", _spawn, SpawnArgs, Powered, heavy=True)
 DESTROY = HostStep("guest.destroy", _destroy, GuestRef)
 REMOVE = HostStep("guest.remove", _remove, GuestRef)

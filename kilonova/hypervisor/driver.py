@@ -53,6 +53,14 @@ class Driver(Protocol):
         """
         ...
 
+    def root_device_name(self, guest: Guest) -> str:
+        """Under which name the guest finds its first disk, for example `/dev/vda`. Spec: BDM-11.
+
+        Raises:
+            InvalidInput: an image property has a value that is not known.
+        """
+        ...
+
     async def delete_disks(self, uuid: str) -> None:
         """Remove every file of the instance. Raises KilonovaError while its guest exists."""
         ...

@@ -166,6 +166,9 @@ class FakeDriver:
         record.disks, record.name = True, guest.name
         self._hypervisor.keep(record)
 
+    def root_device_name(self, guest: Guest) -> str:
+        return "/dev/vda"
+
     async def delete_disks(self, uuid: str) -> None:
         await self._call("delete_disks")
         record = self._guest(uuid)

@@ -11,7 +11,18 @@ import math
 
 import msgspec
 
-from kilonova.agent.steps import CREATE_DISKS, DESTROY, REMOVE, RESUME, SPAWN, GuestArgs, GuestRef, Powered, SpawnArgs
+from kilonova.agent.steps import (
+    CREATE_DISKS,
+    DESTROY,
+    REMOVE,
+    RESUME,
+    SPAWN,
+    DisksMade,
+    GuestArgs,
+    GuestRef,
+    Powered,
+    SpawnArgs,
+)
 from kilonova.db import instances
 from kilonova.domain.errors import InstanceNotFound, Retryable, ServiceUnavailable, StaleState
 from kilonova.domain.instance import InjectedFile, Instance, RequestSpec
@@ -174,7 +185,11 @@ def _forget_networks(tx: Tx, run: Run[BuildServer]) -> None:
 
 
 def _spawning(tx: Tx, run: Run[BuildServer]) -> None:
-    settle(tx, run, owned=(TaskState.BLOCK_DEVICE_MAPPING,), task_state=TaskState.SPAWNING)
+    """The record names the root device: as asked for, or as the host does. Spec: BDM-11, BDM-15."""
+    devices = run.request.spec.block_devices
+    asked = next((device.device_name for device in devices if device.boot_index == 0), None)
+    settle(tx, run, owned=(TaskState.BLOCK_DEVICE_MAPPING,), task_state=TaskState.SPAWNING,
+           root_device_name=asked or run.output(DisksMade).root_device_name)
 
 
 def _waits_for_wiring(run: Run[BuildServer]) -> bool:

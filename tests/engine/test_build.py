@@ -16,7 +16,7 @@ from kilonova.api.compute.personality import injected_files
 from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.errors import InstanceInvalidState, InvalidInput, TryElsewhere
-from kilonova.domain.instance import InjectedFile
+from kilonova.domain.instance import BlockDevice, InjectedFile
 from kilonova.domain.network import Vif
 from kilonova.domain.operation import Asker
 from kilonova.domain.states import PowerState, TaskState, VmState
@@ -169,6 +169,30 @@ def guest(**fields: Any) -> Guest:
         uuid="44444444-4444-4444-8444-444444444444", name="n", project_id="p", user_id="u", vcpus=1, memory_mib=1,
         root_gib=1, metadata=metadata(), **fields,
     )
+
+
+@pytest.mark.spec("BDM-11", "BDM-15")
+@pytest.mark.parametrize(
+    ("asked", "stored"), [((), "/dev/xvda"), ((None,), "/dev/xvda"), (("/dev/sdx",), "/dev/sdx")]
+)
+def test_the_record_names_the_root_device_as_asked_or_as_the_driver_does(
+    asked: tuple[str | None, ...], stored: str
+) -> None:
+    devices = tuple(
+        BlockDevice(uuid="1", source_type="image", destination_type="local", boot_index=0, device_name=name)
+        for name in asked
+    )
+
+    @in_cloud()
+    async def story(cloud: SmallCloud) -> None:
+        cloud.drivers["host0"].root_device_name = lambda _guest: "/dev/xvda"  # type: ignore[method-assign]
+        other = BlockDevice(uuid="2", source_type="blank", destination_type="local", device_name="/dev/sdy")
+        uuid = await cloud.build(block_devices=(other, *devices))
+        assert cloud.server(uuid).root_device_name == stored
+        named = next(i for i in cloud.history if i.root_device_name is not None)
+        assert named.task_state is TaskState.SPAWNING  # before the guest is started
+
+    story()
 
 
 @pytest.mark.spec("BLD-30")

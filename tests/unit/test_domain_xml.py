@@ -21,7 +21,7 @@ from domain_cases import FILES, GUESTS, UUID, capabilities, domains, guest, vif
 
 from kilonova.domain.errors import InvalidInput, NotSupported, TryElsewhere
 from kilonova.hypervisor.libvirt import domain as domain_package
-from kilonova.hypervisor.libvirt.description import Describer, domain_name
+from kilonova.hypervisor.libvirt.description import Describer, domain_name, root_device_name
 from kilonova.hypervisor.libvirt.domain.mark import Mark, installation_of
 from kilonova.hypervisor.libvirt.properties import hardware
 
@@ -36,6 +36,14 @@ def test_the_xml_is_the_golden_one(name: str) -> None:
     if os.environ.get("KILONOVA_UPDATE_GOLDEN"):
         file.write_text(text)
     assert text == file.read_text()
+
+
+@pytest.mark.spec("BDM-11")
+@pytest.mark.parametrize("name", [name for name, (_, guest) in GUESTS.items() if guest.image is not None])
+def test_the_root_device_is_named_as_the_xml_does(name: str) -> None:
+    first = domains()[name].element().find("devices/disk[@device='disk']/target")
+    assert first is not None
+    assert root_device_name(GUESTS[name][1]) == f"/dev/{first.get('dev')}"
 
 
 def test_no_golden_file_is_left_over() -> None:

@@ -149,6 +149,11 @@ class Describer:
         return Uefi(loader=loader, template=template, variables=str(files.uefi_variables))
 
 
+def root_device_name(guest: Guest) -> str:
+    """The name of the first disk that is described. Raises InvalidInput. Spec: BDM-11."""
+    return "/dev/" + TargetNames().next(hardware(guest.properties, guest.extra_specs).disk_bus)
+
+
 def _cdrom_bus(wanted: Hardware) -> Bus:
     """SCSI, because the small kernels of cloud images lack SATA; except where the guest lacks SCSI drivers."""
     if not wanted.pcie:

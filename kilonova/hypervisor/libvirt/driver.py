@@ -17,7 +17,7 @@ from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInvent
 from kilonova.hypervisor.libvirt import host, kvm, power
 from kilonova.hypervisor.libvirt.connection import Connection
 from kilonova.hypervisor.libvirt.daemon import Daemon
-from kilonova.hypervisor.libvirt.description import Describer, domain_name
+from kilonova.hypervisor.libvirt.description import Describer, domain_name, root_device_name
 from kilonova.hypervisor.libvirt.disks import GuestDisks
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.events import Events, power_state
@@ -127,6 +127,9 @@ class LibvirtDriver:
 
     async def create_disks(self, guest: Guest) -> None:
         await self._disks.create(guest)
+
+    def root_device_name(self, guest: Guest) -> str:
+        return root_device_name(guest)
 
     async def delete_disks(self, uuid: str) -> None:
         """Never those of a guest that still exists. Raises KilonovaError for one."""
