@@ -24,7 +24,7 @@ from kilonova.domain.operation import Asker
 from kilonova.domain.states import GUEST_OFF, PowerState, TaskState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Tx
-from kilonova.hypervisor.guest import GuestOnHost, HostInventory
+from kilonova.hypervisor.guest import HostInventory
 from kilonova.operations.build import BUILD_TASKS
 from kilonova.operations.delete import DELETE, DeleteServer
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, RebootServer
@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 _decode_report = msgspec.msgpack.Decoder(HostReport).decode
 NOTED = b"noted"
+REPORT_AGE = 10.0
+"""Seconds that a host's report may be old when it is handled."""
 
 _decode_power = msgspec.msgpack.Decoder(PowerReport).decode
 
@@ -92,8 +94,8 @@ class HostReports:
         if not _speaks_for_itself(subject, event.host):
             return
         now = self._clock.now()
-        observed = GuestOnHost(uuid=event.uuid, name="", power_state=event.power_state)
-        await self._database.write(lambda conn: self._observe(conn, event.host, [observed], now))
+        observed = {event.uuid: event.power_state}
+        await self._database.write(lambda conn: self._observe(conn, event.host, observed, now))
 
     def _record(self, conn: sa.Connection, report: HostReport, provider: str, now: float) -> None:
         services.seen(conn, services.COMPUTE, report.host, version=report.version, now=now)
@@ -101,16 +103,21 @@ class HostReports:
         if report.started:
             cell_journal.wake_debts(conn, report.host, now)
             self._recover(conn, report, now)
-        self._observe(conn, report.host, report.guests, now)
+        self._observe(conn, report.host, {guest.uuid: guest.power_state for guest in report.guests}, now, whole=True)
 
     def _observe(
-        self, conn: sa.Connection, host: str, guests: tuple[GuestOnHost, ...] | list[GuestOnHost], now: float
+        self, conn: sa.Connection, host: str, states: dict[str, PowerState], now: float, *, whole: bool = False
     ) -> None:
-        """Keep power states true for servers at rest on this host. Spec: PWR-14, INI-121."""
-        states = {guest.uuid: guest.power_state for guest in guests}
-        stored = instances.power_states(conn, host, states)
-        for uuid, state in states.items():
-            if uuid in stored and stored[uuid] is not state:
+        """Keep power states true for servers at rest on this host. Spec: PWR-14, INI-121, PSY-10.
+
+        Args:
+            whole: all guests of the host are given; a server without one has no power state, unless its record
+                changed after the host may have looked.
+        """
+        for uuid, (stored, changed) in instances.power_states(conn, host).items():
+            settled = whole and changed < now - REPORT_AGE
+            state = states.get(uuid, PowerState.NOSTATE if settled else stored)
+            if state is not stored:
                 try:
                     instances.update(conn, uuid, now=now, task=(None,), power_state=state)
                 except (StaleState, InstanceNotFound):

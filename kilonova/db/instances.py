@@ -195,9 +195,9 @@ def erase(conn: sa.Connection, uuid: str) -> None:
     conn.execute(sa.delete(instances).where(instances.c.uuid == uuid))
 
 
-def power_states(conn: sa.Connection, host: str, uuids: Collection[str]) -> dict[str, PowerState]:
-    """The stored power states of those servers that are on the host and at rest."""
-    query = sa.select(instances.c.uuid, instances.c.power_state).where(
+def power_states(conn: sa.Connection, host: str) -> dict[str, tuple[PowerState, float]]:
+    """The stored power states of the servers that are on the host and at rest, and when their records last changed."""
+    query = sa.select(instances.c.uuid, instances.c.power_state, instances.c.updated_at, instances.c.created_at).where(
         instances.c.host == host, instances.c.task_state.is_(None), instances.c.deleted_at.is_(None)
     )
-    return {uuid: PowerState(state) for uuid, state in conn.execute(query) if uuid in uuids}
+    return {row.uuid: (PowerState(row.power_state), row.updated_at or row.created_at) for row in conn.execute(query)}

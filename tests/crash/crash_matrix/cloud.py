@@ -31,6 +31,7 @@ from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound, NotFound, Unreachable
 from kilonova.domain.operation import EntryState, ExternalEvent, OperationRecord
+from kilonova.domain.states import PowerState
 from kilonova.embedded.network import ports, schema
 from kilonova.embedded.network.bodies import PortBody
 from kilonova.embedded.network.service import EmbeddedNetwork
@@ -274,9 +275,9 @@ class OneCloud:
         """Wait until the records tell the power states of the guests of this host. Raises Stuck."""
         async with self._limit("reports of power states"):
             while any(  # noqa: ASYNC110 - a database is asked
-                server.power_state is not guest.power_state
+                server.power_state is not (guest.power_state if guest and guest.defined else PowerState.NOSTATE)
                 for there in (self.look(),) for server in there.alive.values() if server.host is not None
-                for guest in (there.guests[server.host].get(server.uuid),) if guest is not None and guest.defined
+                for guest in (there.guests[server.host].get(server.uuid),)
             ):
                 await asyncio.sleep(0.05)
 
