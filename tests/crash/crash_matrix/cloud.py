@@ -276,7 +276,8 @@ class OneCloud:
         async with self._limit("reports of power states"):
             while any(  # noqa: ASYNC110 - a database is asked
                 server.power_state is not (guest.power_state if guest and guest.defined else PowerState.NOSTATE)
-                for there in (self.look(),) for server in there.alive.values() if server.host is not None
+                for there in (self.look(),) for server in there.alive.values()
+                if server.host is not None and server.task_state is None
                 for guest in (there.guests[server.host].get(server.uuid),)
             ):
                 await asyncio.sleep(0.05)
