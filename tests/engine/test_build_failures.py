@@ -28,6 +28,7 @@ from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.scheduler import placing
 from kilonova.scheduler.placing import Placing
+from kilonova.services.network import PortRequest
 from kilonova.services.placement import Target
 
 NO_RETRY = msgspec.structs.replace(OPTIONS, max_attempts=1)
@@ -60,6 +61,43 @@ async def test_what_one_host_cannot_do_is_undone_there_and_done_on_another(cloud
     assert {(i.host, i.node, i.launched_on, i.availability_zone) for i in left} == {(None, None, None, None)}
     assert {i.task_state for i in left} == {TaskState.SCHEDULING}  # in the same write as the host was cleared
     assert {i.host for i in cloud.history if i.task_state is not TaskState.SCHEDULING} == {first, second}
+
+
+@pytest.mark.spec("BLD-65")
+@in_cloud(hosts=2)
+async def test_the_next_host_is_given_all_that_the_first_one_was(cloud: SmallCloud) -> None:
+    made = networks_made(cloud)
+    cloud.fail("spawn", ELSEWHERE)
+    await cloud.build(
+        networks=2, admin_password="hunter2hunter2", injected_files=(InjectedFile("/x", "YQ=="),), user_data="Yg==",
+        metadata={"a": "b"}, security_groups=("web",), key_name="k", key_data="ssh-rsa AAAA", tags=("t",),
+    )
+    (first, one), (second, two) = [(host, guest) for host, call, guest in cloud.guests_made if call == "spawn"]
+    assert first != second
+    assert two == one
+    assert one.metadata.admin_password == "hunter2hunter2"
+    assert one.metadata.files == (InjectedFile("/x", "YQ=="),)
+    assert len(one.vifs) == 2
+    half = len(made) // 2
+    assert [(r.key, r.network_id, r.security_groups) for r in made[half:]] == [
+        (r.key, r.network_id, r.security_groups) for r in made[:half]
+    ]
+    assert [(r.host, r.security_groups) for r in made] == [
+        (host, ("web",)) for host in (first, first, second, second)
+    ]
+
+
+def networks_made(cloud: SmallCloud) -> list[PortRequest]:
+    """The ports that are asked for from now on."""
+    asked: list[PortRequest] = []
+    make = cloud.net.make
+
+    def noted(request: PortRequest) -> str:
+        asked.append(request)
+        return make(request)
+
+    cloud.net.make = noted  # type: ignore[method-assign]
+    return asked
 
 
 @pytest.mark.spec("BLD-62")

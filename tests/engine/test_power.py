@@ -313,6 +313,21 @@ def test_a_start_that_fails_leaves_the_server_stopped(where: str) -> None:
     story()
 
 
+@pytest.mark.spec("PWR-18")
+@in_cloud()
+async def test_a_guest_without_its_disks_is_not_started(cloud: SmallCloud) -> None:
+    uuid = await cloud.stopped()
+    cloud.hypervisors["host0"].guests[uuid].disks = False
+    await cloud.start(uuid)
+    await cloud.rest()
+    server = cloud.server(uuid)
+    assert (server.vm_state, server.task_state, server.power_state) == (VmState.STOPPED, None, PowerState.SHUTDOWN)
+    fault = cloud.fault(uuid)
+    assert fault is not None
+    assert "has no disks" in fault.message
+    assert cloud.power(uuid) is PowerState.SHUTDOWN
+
+
 @pytest.mark.spec("PWR-14")
 @in_cloud()
 async def test_a_start_whose_task_was_taken_stores_what_it_saw(cloud: SmallCloud) -> None:

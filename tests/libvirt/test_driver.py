@@ -353,6 +353,31 @@ async def test_all_disks_are_made_with_their_sizes(
     assert all(entry.stat().st_mode & 0o077 == 0 for entry in directory.iterdir())
 
 
+@pytest.mark.spec("PWR-18")
+async def test_a_guest_that_lacks_one_of_its_disks_is_not_started(
+    driver: LibvirtDriver, images: FileImages, shared_installation: Installation, tmp_path: Path
+) -> None:
+    file = tmp_path / "image.raw"
+    file.write_bytes(b"image" * 1000)
+    guest = empty_guest(
+        image=images.add(file, disk_format="raw"), root_gib=1, ephemeral_gib=1, swap_mib=16, config_drive=True
+    )
+    await driver.create_disks(guest)
+    await driver.spawn(guest)
+    await driver.power_off(guest.uuid, grace=0, interval=0)
+    directory = shared_installation.directory / "guests/instances" / guest.uuid
+    for disk in ("disk", "disk.ephemeral", "disk.swap", "disk.config"):
+        (directory / disk).rename(tmp_path / disk)
+        for start in (driver.power_on, driver.hard_reboot):
+            with pytest.raises(KilonovaError):
+                await start(guest)
+            assert await driver.power_state(guest.uuid) is PowerState.SHUTDOWN
+        assert not (directory / disk).exists()
+        (tmp_path / disk).rename(directory / disk)
+    await driver.power_on(guest)
+    assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+
+
 def _memory_mib() -> int:
     return int(Path("/proc/meminfo").read_text().split()[1]) // 1024
 

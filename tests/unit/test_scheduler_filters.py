@@ -18,7 +18,7 @@ from kilonova.domain.instance import BlockDevice, RequestSpec
 from kilonova.domain.network import RequestedNetwork
 from kilonova.domain.resources import resources_of, traits_of
 from kilonova.scheduler.decision import NoHostLeft, Preferences, Selection, decide
-from kilonova.scheduler.demand import demand_of
+from kilonova.scheduler.demand import demand_of, hint_values
 from kilonova.scheduler.filters.image import version_allowed
 from kilonova.scheduler.filters.operators import matches
 from kilonova.scheduler.view import HostView
@@ -98,6 +98,14 @@ def test_traits_of_flavor_and_image() -> None:
     assert able(view, request({"trait:A": "required"}, {"trait:B": "required"})) == {"h1"}
     assert able(view, request({"trait:B": "forbidden"})) == {"h2", "h3"}
     assert able(view, request({"trait:NOBODY_HAS": "required"})) == set()
+
+
+@pytest.mark.spec("BLD-33")
+def test_hints_are_those_of_the_request_or_none() -> None:
+    assert hint_values(request(scheduler_hints={"same_host": ["a", "b"]}), "same_host") == ["a", "b"]
+    assert hint_values(request(scheduler_hints={"same_host": ["a"]}), "different_host") == []
+    assert request().scheduler_hints == {}
+    assert hint_values(request(), "same_host") == []
 
 
 @pytest.mark.spec("BLD-32")
