@@ -143,6 +143,10 @@ async def _resume(host: HostEnvironment, args: GuestRef) -> Powered:
     return Powered(await host.driver.power_state(args.uuid))
 
 
+async def _look(host: HostEnvironment, args: GuestRef) -> Powered:
+    return Powered(await host.driver.power_state(args.uuid))
+
+
 async def _power_off(host: HostEnvironment, args: PowerOffArgs) -> PoweredOff:
     """A guest that is not there is off. Spec: PWR-09, PWR-16."""
     before = await host.driver.power_state(args.uuid)
@@ -208,6 +212,7 @@ SPAWN = HostStep("guest.spawn", _spawn, SpawnArgs, Powered, heavy=True)
 DESTROY = HostStep("guest.destroy", _destroy, GuestRef)
 REMOVE = HostStep("guest.remove", _remove, GuestRef)
 RESUME = HostStep("guest.resume", _resume, GuestRef, Powered)
+LOOK = HostStep("guest.look", _look, GuestRef, Powered)
 POWER_OFF = HostStep("guest.power_off", _power_off, PowerOffArgs, PoweredOff, interruptible=True)
 POWER_ON = HostStep("guest.power_on", _power_on, GuestArgs, Powered)
 SOFT_REBOOT = HostStep(
@@ -217,6 +222,6 @@ HARD_REBOOT = HostStep("guest.hard_reboot", _hard_reboot, RebootArgs, Rebooted, 
 
 ALL: dict[str, HostStep] = {
     step.name: step
-    for step in (CREATE_DISKS, SPAWN, DESTROY, REMOVE, RESUME, POWER_OFF, POWER_ON, SOFT_REBOOT, HARD_REBOOT)
+    for step in (CREATE_DISKS, SPAWN, DESTROY, REMOVE, RESUME, LOOK, POWER_OFF, POWER_ON, SOFT_REBOOT, HARD_REBOOT)
 }
 """What this release's agents can run. A step stays here as long as a journal may name it."""

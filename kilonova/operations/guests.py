@@ -7,10 +7,17 @@ import msgspec
 from kilonova.db import instances
 from kilonova.domain.instance import InjectedFile, Instance
 from kilonova.domain.network import Vif
+from kilonova.engine.operation import Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest, GuestMetadata
 from kilonova.operations.environment import Environment
 from kilonova.operations.options import OperationOptions
+
+
+class Host(msgspec.Struct, frozen=True):
+    """The host of the server."""
+
+    host: str
 
 
 class Described(msgspec.Struct, frozen=True):
@@ -81,6 +88,13 @@ def metadata_of(
         files=files,
         vifs=vifs,
     )
+
+
+def find_host(tx: Tx, run: Run[msgspec.Struct]) -> Host:
+    """A step: where the server is now."""
+    host = instances.get(tx.conn, run.subject).host
+    assert host is not None
+    return Host(host)
 
 
 async def describe(env: Environment, run: Run[msgspec.Struct]) -> Described:

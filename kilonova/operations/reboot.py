@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 import structlog
 
-from kilonova.agent.steps import HARD_REBOOT, SOFT_REBOOT, RebootArgs, Rebooted
+from kilonova.agent.steps import HARD_REBOOT, LOOK, SOFT_REBOOT, GuestRef, Powered, RebootArgs, Rebooted
 from kilonova.db import instances
 from kilonova.domain.errors import InstanceNotFound, KilonovaError
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
-from kilonova.operations.guests import Described, describe
+from kilonova.operations.guests import Described, Host, describe, find_host
 from kilonova.operations.records import fail, observe, settle, take
 
 log = structlog.get_logger(__name__)
@@ -50,12 +50,12 @@ def _begin_hard(tx: Tx, run: Run[RebootServer]) -> None:
 
 def _pending_soft(tx: Tx, run: Run[RebootServer]) -> None:
     """Spec: RBT-04, RBT-08."""
-    settle(tx, run, owned=SOFT, task_state=T.REBOOT_PENDING)
+    settle(tx, run, owned=SOFT, task_state=T.REBOOT_PENDING, power_state=run.output(Powered).power_state)
 
 
 def _pending_hard(tx: Tx, run: Run[RebootServer]) -> None:
-    """Spec: RBT-05."""
-    settle(tx, run, owned=HARD, task_state=T.REBOOT_PENDING_HARD)
+    """Spec: RBT-05, RBT-08."""
+    settle(tx, run, owned=HARD, task_state=T.REBOOT_PENDING_HARD, power_state=run.output(Powered).power_state)
 
 
 def _started_soft(tx: Tx, run: Run[RebootServer]) -> None:
@@ -113,7 +113,9 @@ SOFT_REBOOT_SERVER = Operation(
     request=RebootServer,
     begins=_begin_soft,
     steps=(
-        Record("pending", _pending_soft, undo=STANDS),
+        Record("find host", find_host, undo=STANDS),
+        OnHost("look at guest", lambda run: run.output(Host).host, LOOK, lambda run: GuestRef(uuid=run.subject),
+               undo=STANDS, recorded=_pending_soft),
         Here("describe guest", describe, undo=STANDS),
         Record("started", _started_soft, undo=STANDS),
         OnHost("reboot guest", lambda run: run.output(Described).host, SOFT_REBOOT,
@@ -133,7 +135,9 @@ HARD_REBOOT_SERVER = Operation(
     preempts=(SOFT_REBOOT_SERVER.name,),
     begins=_begin_hard,
     steps=(
-        Record("pending", _pending_hard, undo=STANDS),
+        Record("find host", find_host, undo=STANDS),
+        OnHost("look at guest", lambda run: run.output(Host).host, LOOK, lambda run: GuestRef(uuid=run.subject),
+               undo=STANDS, recorded=_pending_hard),
         Here("describe guest", describe, undo=STANDS),
         Record("started", _started_hard, undo=STANDS),
         OnHost("reboot guest", lambda run: run.output(Described).host, HARD_REBOOT,

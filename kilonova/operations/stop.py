@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from kilonova.agent.steps import POWER_OFF, PoweredOff, PowerOffArgs
-from kilonova.db import instances
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
+from kilonova.operations.guests import Host, find_host
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.records import fail, observe, settle, take
 
@@ -22,12 +22,6 @@ class StopServer(msgspec.Struct, frozen=True, kw_only=True):
 
     grace: float
     interval: float
-
-
-class Host(msgspec.Struct, frozen=True):
-    """The host of the server."""
-
-    host: str
 
 
 def grace_of(instance: Instance, options: OperationOptions) -> float:
@@ -44,12 +38,6 @@ def grace_of(instance: Instance, options: OperationOptions) -> float:
 def _begin(tx: Tx, run: Run[StopServer]) -> None:
     take(tx, run.subject, action="stop", becomes=TaskState.POWERING_OFF, needs_host=True,
          vm=(VmState.ACTIVE, VmState.ERROR))
-
-
-def _look(tx: Tx, run: Run[StopServer]) -> Host:
-    host = instances.get(tx.conn, run.subject).host
-    assert host is not None
-    return Host(host)
 
 
 def _stopped(tx: Tx, run: Run[StopServer]) -> None:
@@ -74,7 +62,7 @@ STOP = Operation(
     request=StopServer,
     begins=_begin,
     steps=(
-        Record("look", _look, undo=NoUndo("changes nothing")),
+        Record("find host", find_host, undo=NoUndo("changes nothing")),
         OnHost("power off", lambda run: run.output(Host).host, POWER_OFF,
                lambda run: PowerOffArgs(uuid=run.subject, grace=run.request.grace, interval=run.request.interval),
                undo=NoUndo("a guest that went off stays off; its power state is observed"), timeout=900),

@@ -102,6 +102,36 @@ def test_a_reboot_that_cannot_be_prepared_leaves_the_server_as_it_was(hard: bool
     story()
 
 
+@pytest.mark.spec("RBT-08")
+@both_kinds
+def test_the_power_state_is_stored_anew_before_anything_is_done(hard: bool) -> None:
+    pending = TaskState.REBOOT_PENDING_HARD if hard else TaskState.REBOOT_PENDING
+
+    @in_cloud()
+    async def story(cloud: SmallCloud) -> None:
+        uuid = await cloud.build()
+        cloud.hypervisors["host0"].guests[uuid].power_state = PowerState.CRASHED  # and nobody was told
+        await cloud.reboot(uuid, hard=hard)
+        await cloud.until(lambda: cloud.server(uuid).task_state is pending)
+        seen = next(i for i in cloud.history if i.task_state is pending)
+        assert (seen.vm_state, seen.power_state) == (VmState.ACTIVE, PowerState.CRASHED)
+        assert cloud.calls("soft_reboot", "hard_reboot") == []
+        await cloud.rest()
+        assert cloud.server(uuid).power_state is PowerState.RUNNING
+        cloud.history.clear()
+        kind = "hard-reboot" if hard else "soft-reboot"
+        cloud.at[f"{kind}/look at guest/do/before"] = lambda _p: cloud.wire.spawn(
+            cloud.change(uuid, task_state=TaskState.REBUILDING)
+        )
+        await cloud.reboot(uuid, hard=hard)
+        await cloud.rest()
+        assert pending not in [i.task_state for i in cloud.history]
+        assert cloud.server(uuid).task_state is TaskState.REBUILDING
+        assert len(cloud.calls("soft_reboot", "hard_reboot")) == 1
+
+    story()
+
+
 @pytest.mark.spec("RBT-06")
 @in_cloud()
 async def test_a_network_service_that_is_away_for_a_moment_is_asked_again(cloud: SmallCloud) -> None:
