@@ -169,8 +169,7 @@ class Cluster:
     def story(self) -> str:
         """What goes on, for a failed test."""
         try:
-            states = "&".join(f"state={state}" for state in ("running", "undoing", "queued", "held", "stranded"))
-            found = self.call("GET", f"/control/operations?{states}")["operations"]
+            found = self.operations()
         except (httpx.HTTPError, AssertionError) as error:
             return f"the api does not answer: {error}"
         return "\n".join(json.dumps(operation) for operation in found[:10])
@@ -214,6 +213,12 @@ class Cluster:
 
     def servers(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.call("GET", "/compute/v2.1/servers/detail?limit=1000")["servers"]
+        return found
+
+    def operations(self) -> list[Any]:
+        """Those that have not ended."""
+        states = "&".join(f"state={state}" for state in ("running", "undoing", "queued", "held", "stranded"))
+        found: list[Any] = self.call("GET", f"/control/operations?{states}")["operations"]
         return found
 
     def audit(self) -> list[Any]:

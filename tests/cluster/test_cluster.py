@@ -107,6 +107,7 @@ def test_fifty_servers_come_and_go_while_processes_are_killed(tmp_path: Path, po
                     "networks": [{"uuid": network["id"]}],
                 }})
             wait_for("all servers to be ACTIVE", lambda: killer.error or _statuses(running) == {"ACTIVE": SERVERS}, 150)
+        wait_for("debts to be paid", lambda: not running.operations(), 60)
         assert running.audit() == []
         assert _violations(running) == []
         assert {server["OS-EXT-SRV-ATTR:host"] for server in running.servers()} == set(HOSTS)
@@ -115,6 +116,7 @@ def test_fifty_servers_come_and_go_while_processes_are_killed(tmp_path: Path, po
             for server in running.servers():
                 running.call("DELETE", f"/compute/v2.1/servers/{server['id']}")
             wait_for("all servers to be gone", lambda: killer.error or not running.servers(), 150)
+        wait_for("debts to be paid", lambda: not running.operations(), 60)
         assert running.audit() == []
         assert _violations(running) == []
 
