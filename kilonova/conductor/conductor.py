@@ -100,11 +100,16 @@ class Conductor:
             await self._clock.sleep(10.0)
 
     async def deliver(self, event: ExternalEvent) -> bool:
-        """Keep an external event for the operation that may wait for it; False if there is none. Spec: EVT-06."""
+        """Keep an external event for the operation that may wait for it; False if there is none.
+
+        Spec: EVT-04, EVT-06, EVT-08.
+        """
         now = self._clock.now()
         kept = await self._database.write(lambda conn: cell_journal.add_event(conn, event, now))
         if kept:
             self.wake()
+        else:
+            log.debug("nobody waits for an event", instance=event.subject, event_key=event.key)
         return kept
 
     async def close(self) -> None:

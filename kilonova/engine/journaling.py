@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import structlog
 
 from kilonova.db.journal import Journal
 from kilonova.domain.operation import Entry, EntryState, Failure, OperationRecord, OperationState
 from kilonova.engine.failure import describe
 from kilonova.engine.operation import Await, Here, NoUndo, OnHost, Operation, Record, Step, Tx
 from kilonova.engine.run import Run
+
+log = structlog.get_logger(__name__)
 
 NONE = msgspec.Raw(b"null")
 END = "(end)"
@@ -78,8 +81,9 @@ class Moves:
                 record = _append(record, _entry(record, step, tx.now, state=EntryState.DONE))
             elif isinstance(step, Await):
                 outcome = self._look_for_events(tx, record, step)
-                if outcome is None:
-                    return _append(record, _entry(record, step, tx.now))
+                if outcome is None:  # the time runs from the first look, whatever comes meanwhile
+                    begun = self.run(record).entry(step.name)
+                    return record if begun is not None else _append(record, _entry(record, step, tx.now))
                 record = _append(record, outcome)
                 if outcome.state is EntryState.FAILED:
                     assert outcome.failure is not None
@@ -131,7 +135,7 @@ class Moves:
 
     def _look_for_events(self, tx: Tx, record: OperationRecord, step: Await) -> Entry | None:
         """The outcome of a wait: an entry if it is over, None if it goes on. Spec: EVT-14,
-        EVT-20 to EVT-34."""
+        EVT-20 to EVT-34, EVT-08."""
         run = self.run(record)
         wanted = set(step.events(run))
         came = {event.key: event for event in self._journal.events_of(tx.conn, record.subject)} if wanted else {}
@@ -146,6 +150,7 @@ class Moves:
             failure = Failure(kind="WaitTimedOut", message=f"Timed out waiting for {', '.join(missing)}.",
                               step=step.name)
         elif missing:
+            log.debug("still waiting for events", operation=record.id, awaited=missing, came=sorted(came))
             return None
         if wanted:  # what was waited for is used up, so that it cannot satisfy a later wait
             self._journal.drop_events(tx.conn, record.subject, wanted)
