@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import yaml
-from clouds import free_port
+from clouds import free_port, wait_for
 from servers import PostgresServer
 
 from kilonova.bus import credentials
@@ -222,8 +222,14 @@ class Cluster:
         return found
 
     def audit(self) -> list[Any]:
-        """What differs from the records."""
-        found: list[Any] = self.call("GET", "/control/audit")["differences"]
+        """What differs from the records, when all hosts are back on the bus."""
+        found: list[Any] = []
+
+        def heard_from_all() -> bool:
+            found[:] = self.call("GET", "/control/audit")["differences"]
+            return not any(difference["kind"] == "host-silent" for difference in found)
+
+        wait_for("all hosts to answer", heard_from_all, 60)
         return found
 
 
