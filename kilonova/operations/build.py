@@ -259,7 +259,7 @@ BUILD = Operation(
     rounds=_rounds,
     deadline=_deadline,
     steps=(
-        Here("claim host", _claim, undo=_release, given=lambda run: run.round == 0),
+        Here("claim host", _claim, undo=_release, given=lambda run: run.round == 0, undo_owed=True),
         Record("go to host", _go_to_host, undo=_leave_host),
         Here("allocate networks", _allocate, undo=_deallocate, recorded=_networked, undone=_forget_networks,
              timeout=ALLOCATION_LIMIT, retries=lambda run: run.request.network_retries, pause=allocation_pause,

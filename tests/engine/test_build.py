@@ -262,7 +262,7 @@ def test_a_negative_limit_is_refused(option: str) -> None:
         HostExecutor("h", {}, None, None, SystemClock(), **{option: -1})  # type: ignore[arg-type]
 
 
-@pytest.mark.spec("BLD-61", "INI-180")
+@pytest.mark.spec("BLD-61", "INI-180", "BLD-57")
 @in_cloud()
 async def test_a_repeated_request_touches_nothing_of_a_server_that_is_there(cloud: SmallCloud) -> None:
     uuid = await cloud.build()

@@ -122,7 +122,7 @@ async def test_the_history_shows_the_host_that_failed_and_the_one_that_did_not(c
     assert (whole.result, whole.details, action.message) == ("Error", ELSEWHERE.message, "Error")
 
 
-@pytest.mark.spec("BLD-63", "FND-18", "FND-35", "FND-36", "FND-39")
+@pytest.mark.spec("BLD-63", "FND-18", "FND-35", "FND-36", "FND-39", "BLD-52")
 @in_cloud(hosts=2, options=NO_RETRY)
 async def test_without_another_attempt_the_server_ends_in_error_with_the_reason(cloud: SmallCloud) -> None:
     cloud.fail("spawn", ELSEWHERE)
@@ -171,7 +171,7 @@ def placing_of(cloud: SmallCloud) -> Placing:
     return cloud._placing(cloud.processes["api"])
 
 
-@pytest.mark.spec("BLD-97")
+@pytest.mark.spec("BLD-97", "BLD-69")
 def test_a_server_group_that_forbids_a_host_is_the_reason_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     @in_cloud(hosts=2)
     async def story(cloud: SmallCloud) -> None:
@@ -184,6 +184,8 @@ def test_a_server_group_that_forbids_a_host_is_the_reason_itself(monkeypatch: py
         assert fault is not None
         (last,) = {"host0", "host1"} - {host for host, _ in cloud.calls("create_disks")}
         assert fault.message == f"Host {last} cannot be had: {Claim.GROUP.value}."
+        server = cloud.server(uuid)
+        assert (server.vm_state, server.task_state, server.host) == (VmState.ERROR, None, None)
 
     story()
 
@@ -322,12 +324,14 @@ def test_allocation_is_tried_again_with_growing_pauses(retries: int, attempts: i
     story()
 
 
-@pytest.mark.spec("NET-02")
+@pytest.mark.spec("NET-02", "NET-10")
 @in_cloud()
 async def test_an_allocation_that_works_at_last_makes_the_ports_once(cloud: SmallCloud) -> None:
-    cloud.net.fail["create_port"] = [ServiceUnavailable("no"), ServiceUnavailable("no")]
+    cloud.net.fail["create_port"] = [ServiceUnavailable("no")]
+    cloud.net.fail["vifs"] = [ServiceUnavailable("no")]
     uuid = await cloud.build(networks=2)
-    assert len(cloud.ports(uuid)) == 2
+    assert len(cloud.calls("create_port")) == 5
+    assert len(cloud.ports(uuid)) == len(cloud.net.order) == 2  # the third attempt took those of the second
     assert len(cloud.server(uuid).network_info) == 2
     assert cloud.faults(uuid) == 0
 
@@ -463,6 +467,39 @@ def test_placement_that_is_away_for_a_moment_is_asked_again_and_then_another_hos
         await cloud.rest()
         assert cloud.server(second).host == hosts[2]
         assert asked[-1] == hosts[2]
+
+    story()
+
+
+@pytest.mark.spec("BLD-56")
+def test_allocations_that_cannot_be_removed_now_are_removed_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = [True]
+    real = Placing.release
+
+    async def release(self: Placing, consumer: str, provider: str | None = None) -> None:
+        if away[0]:
+            raise ServiceUnavailable("placement does not answer")
+        await real(self, consumer, provider)
+
+    monkeypatch.setattr(Placing, "release", release)
+
+    @in_cloud(options=NO_RETRY)
+    async def story(cloud: SmallCloud) -> None:
+        cloud.fail("spawn", ELSEWHERE)
+        with structlog.testing.capture_logs() as logs:
+            uuid = await cloud.ask(cloud.new())
+            await cloud.until(lambda: cloud.server(uuid).vm_state is VmState.ERROR, within=300.0)
+        assert [e["log_level"] for e in logs if e.get("event") == "owed"] == ["warning"]
+        fault = cloud.fault(uuid)
+        assert fault is not None
+        assert fault.message == ELSEWHERE.message
+        assert cloud.failed_builds("host0") == 0
+        assert cloud.claims(uuid) == ["host0"]
+        away[0] = False
+        await cloud.rest(within=300.0, debts=True)
+        assert cloud.claims(uuid) == []
+        assert cloud.failed_builds("host0") == 1
+        assert cloud.server(uuid).vm_state is VmState.ERROR
 
     story()
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from small_cloud import CONTEXT, OPTIONS, SmallCloud, in_cloud
 
-from kilonova.domain.errors import KilonovaError, ServiceUnavailable
+from kilonova.domain.errors import KilonovaError, ServiceUnavailable, TryElsewhere
 from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, TaskState, VmState
 
@@ -170,6 +170,28 @@ def test_a_delete_ends_a_build_wherever_it_is(stage: str) -> None:
     story()
 
 
+@pytest.mark.spec("BLD-68")
+@pytest.mark.parametrize(
+    "stage", ["start guest/undo/before", "allocate networks/undo/answered", "claim host/undo/before"]
+)
+def test_a_build_that_is_deleted_between_two_hosts_goes_to_no_other(stage: str) -> None:
+    @in_cloud(hosts=2)
+    async def story(cloud: SmallCloud) -> None:
+        uuid = cloud.new().instance.uuid
+        cloud.fail("spawn", TryElsewhere("no"))
+        cloud.at[f"build/{stage}"] = lambda _process: cloud.wire.spawn(cloud.delete(uuid))
+        await cloud.ask(cloud.new(uuid=uuid))
+        await cloud.until(lambda: cloud.server(uuid).deleted_at is not None)
+        await cloud.rest(debts=True)
+        cloud.gone(uuid)
+        tasks = [task for _, task in cloud.states(uuid)]
+        assert tasks[tasks.index("deleting") :] == ["deleting", None]
+        assert len(cloud.calls("spawn")) == len(cloud.calls("create_disks")) == 1
+        assert (cloud.faults(uuid), "error" in [vm for vm, _ in cloud.states(uuid)]) == (0, False)
+
+    story()
+
+
 @pytest.mark.spec("DEL-44", "NET-12")
 @in_cloud(options=msgspec.structs.replace(OPTIONS, network_allocate_retries=100))
 async def test_a_build_that_waits_for_the_network_service_gives_up_at_once(cloud: SmallCloud) -> None:
@@ -244,7 +266,7 @@ def test_a_build_that_lost_its_server_to_a_reset_undoes_its_own_work_only(stage:
     story()
 
 
-@pytest.mark.spec("BLD-75", "BLD-79", "BLD-101", "BLD-105", "NET-30", "FND-12", "FND-37")
+@pytest.mark.spec("BLD-75", "BLD-79", "BLD-101", "BLD-105", "NET-30", "FND-12", "FND-37", "BLD-57", "BLD-102", "DEL-59")
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_build_whose_record_vanishes_cleans_up_and_ends(stage: str) -> None:
     @in_cloud(hosts=2)

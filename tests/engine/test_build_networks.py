@@ -51,7 +51,7 @@ def test_ports_that_could_not_be_released_go_along_to_the_next_host(lost: bool) 
     story()
 
 
-@pytest.mark.spec("NET-19")
+@pytest.mark.spec("NET-19", "BLD-59", "BLD-60")
 @pytest.mark.parametrize("taken", [True, False], ids=["taken over", "gone"])
 def test_a_server_that_was_lost_before_its_networks_were_begun_ends_the_build(taken: bool) -> None:
     @in_cloud(hosts=2)

@@ -21,7 +21,7 @@ from kilonova.services.network import PortSummary
 DOWN = ServiceUnavailable("It does not answer.")
 
 
-@pytest.mark.spec("DEL-02", "DEL-35", "INI-131", "NET-21")
+@pytest.mark.spec("DEL-02", "DEL-35", "INI-131", "NET-21", "DEL-23")
 @in_cloud()
 async def test_a_server_is_deleted(cloud: SmallCloud) -> None:
     uuid = await cloud.build()
@@ -64,7 +64,7 @@ async def test_a_port_that_the_user_brought_is_kept(cloud: SmallCloud) -> None:
     assert (cloud.net.ports[brought].device_id, cloud.net.ports[brought].binding_host) == ("", "")
 
 
-@pytest.mark.spec("DEL-01")
+@pytest.mark.spec("DEL-01", "NET-09")
 @in_cloud()
 async def test_interfaces_that_the_record_does_not_know_are_unplugged_all_the_same(cloud: SmallCloud) -> None:
     uuid = await cloud.build()
@@ -128,7 +128,7 @@ async def test_any_other_error_of_the_release_is_owed_without_another_attempt(cl
     cloud.gone(uuid)
 
 
-@pytest.mark.spec("DEL-11", "DEL-43", "INI-133")
+@pytest.mark.spec("DEL-11", "DEL-43", "INI-133", "BLD-130", "DEL-30")
 @in_cloud()
 async def test_what_is_gone_already_is_no_error(cloud: SmallCloud) -> None:
     uuid = await cloud.build()
@@ -302,6 +302,31 @@ async def test_a_server_that_no_cell_has_yet_is_gone_at_once(cloud: SmallCloud) 
     cloud.nothing_left(uuid)
 
 
+@pytest.mark.spec("DEL-50", "DEL-51")
+@pytest.mark.parametrize("moment", ["choose host/do/before", "record in cell/do/before", "record in cell/do/answered"])
+def test_a_server_that_is_deleted_while_it_is_placed_is_not_built_and_does_not_return(moment: str) -> None:
+    """Whoever places it dies at that moment; what it had made already goes when it is back."""
+
+    @in_cloud()
+    async def story(cloud: SmallCloud) -> None:
+        uuid = cloud.new().instance.uuid
+        cloud.at[f"place/{moment}"] = cloud.crash
+        await cloud.ask(cloud.new(uuid=uuid))
+        await cloud.until(lambda: not cloud.at)
+        await cloud.delete(uuid)
+        await cloud.boot("scheduler")
+        while cloud.active():
+            with pytest.raises(InstanceNotFound):
+                await cloud.located(uuid)
+            await asyncio.sleep(0.01)
+        with pytest.raises(InstanceNotFound):
+            cloud.server(uuid)
+        cloud.nothing_left(uuid)
+        assert cloud.calls() == []
+
+    story()
+
+
 @pytest.mark.spec("DEL-47", "DEL-48")
 @in_cloud()
 async def test_a_delete_that_lost_the_race_with_the_hand_over_is_a_normal_delete(cloud: SmallCloud) -> None:
@@ -337,7 +362,7 @@ async def test_the_build_request_is_gone_before_the_record_names_a_host(cloud: S
     assert (True, "host0") not in waiting
 
 
-@pytest.mark.spec("DEL-54", "INI-182")
+@pytest.mark.spec("DEL-54", "INI-182", "BLD-52")
 @in_cloud()
 async def test_a_server_without_host_is_deleted_without_one(cloud: SmallCloud) -> None:
     cloud.fail("create_disks", KilonovaError("no"))
@@ -399,7 +424,7 @@ async def test_a_wake_message_that_is_lost_delays_a_delete_but_no_more(cloud: Sm
     cloud.gone(uuid)
 
 
-@pytest.mark.spec("DEL-33", "DEL-37", "INI-079", "INI-135", "BLD-128")
+@pytest.mark.spec("DEL-33", "DEL-37", "INI-079", "INI-135", "BLD-128", "DEL-30", "DEL-59")
 @pytest.mark.parametrize(
     "state", [VmState.ACTIVE, VmState.BUILDING, VmState.ERROR, VmState.STOPPED, VmState.SOFT_DELETED]
 )

@@ -367,3 +367,34 @@ async def test_a_server_without_host_is_not_ready(cloud: SmallCloud) -> None:
     with pytest.raises(InstanceNotReady):
         await cloud.stop(uuid)
     assert cloud.server(uuid).task_state is None
+
+
+@pytest.mark.spec("PWR-13", "PWR-23")
+@pytest.mark.parametrize("moment", ["{op}/{step}/do/before", "{step}/do/effect", "{op}/{step}/do/answered"])
+@pytest.mark.parametrize("starting", [False, True], ids=["stop", "start"])
+def test_a_start_or_stop_that_is_cut_off_is_done_after_the_restart(starting: bool, moment: str) -> None:
+    operation, step = ("start", "power on") if starting else ("stop", "power off")
+
+    @in_cloud()
+    async def story(cloud: SmallCloud) -> None:
+        uuid = await (cloud.stopped() if starting else cloud.build())
+        cloud.power_offs.clear()
+
+        def die(_process: str) -> None:
+            for name in ("host0", "conductor0"):
+                cloud.crash(name)
+
+        cloud.at[moment.format(op=operation, step=step)] = die
+        await (cloud.start(uuid) if starting else cloud.stop(uuid))
+        await cloud.until(lambda: not cloud.at)
+        assert cloud.server(uuid).task_state is (TaskState.POWERING_ON if starting else TaskState.POWERING_OFF)
+        await cloud.restart("host0", "conductor0")
+        await cloud.rest()
+        server = cloud.server(uuid)
+        expected = (VmState.ACTIVE, PowerState.RUNNING) if starting else (VmState.STOPPED, PowerState.SHUTDOWN)
+        assert (server.vm_state, server.power_state, server.task_state) == (*expected, None)
+        assert cloud.power(uuid) is expected[1]
+        assert set(cloud.power_offs) == (set() if starting else {(20.0, 5.0)})  # clean, however often
+        assert cloud.faults(uuid) == 0
+
+    story()

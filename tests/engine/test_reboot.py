@@ -321,3 +321,60 @@ def test_a_reboot_whose_message_was_lost_is_done_all_the_same(hard: bool) -> Non
         assert len(cloud.calls("soft_reboot", "hard_reboot")) == 1
 
     story()
+
+
+@pytest.mark.spec("RBT-24", "RBT-25")
+@pytest.mark.parametrize("rescued", [False, True])
+@both_kinds
+def test_a_reboot_that_was_cut_off_when_the_guest_had_come_back_is_complete(hard: bool, rescued: bool) -> None:
+    @in_cloud()
+    async def story(cloud: SmallCloud) -> None:
+        uuid = await cloud.build()
+
+        def die(_process: str) -> None:
+            for name in ("host0", "conductor0"):
+                cloud.crash(name)
+
+        cloud.at["reboot guest/do/effect"] = die
+        await cloud.reboot(uuid, hard=hard)
+        await cloud.until(lambda: not cloud.at)
+        assert cloud.server(uuid).task_state in (TaskState.REBOOT_STARTED, TaskState.REBOOT_STARTED_HARD)
+        if rescued:
+            await cloud.change(uuid, vm_state=VmState.RESCUED)
+        await cloud.restart("host0", "conductor0")
+        await cloud.rest()
+        server = cloud.server(uuid)
+        assert (server.vm_state, server.task_state) == (VmState.RESCUED if rescued else VmState.ACTIVE, None)
+        assert len(cloud.calls("soft_reboot", "hard_reboot")) == 1
+        assert cloud.faults(uuid) == 0
+
+    story()
+
+
+@pytest.mark.spec("RBT-24")
+@both_kinds
+def test_a_reboot_that_was_cut_off_before_it_began_is_done_as_the_guest_is_found(hard: bool) -> None:
+    @in_cloud()
+    async def story(cloud: SmallCloud) -> None:
+        for running in (True, False):
+            uuid = await cloud.build()
+            before = len(cloud.effects)
+            kind = "hard-reboot" if hard else "soft-reboot"
+
+            def die(_process: str) -> None:
+                for name in ("host0", "conductor0"):
+                    cloud.crash(name)
+
+            cloud.at[f"{kind}/describe guest/do/before"] = die
+            await cloud.reboot(uuid, hard=hard)
+            await cloud.until(lambda: not cloud.at)
+            assert cloud.server(uuid).task_state in (TaskState.REBOOT_PENDING, TaskState.REBOOT_PENDING_HARD)
+            if not running:
+                cloud.hypervisors["host0"].guests[uuid].power_state = PowerState.SHUTDOWN
+            await cloud.restart("host0", "conductor0")
+            await cloud.rest()
+            assert (cloud.server(uuid).vm_state, cloud.server(uuid).task_state) == (VmState.ACTIVE, None)
+            done = [e.name for e in cloud.effects[before:] if e.name in ("soft_reboot", "hard_reboot")]
+            assert done == ["soft_reboot" if running and not hard else "hard_reboot"]
+
+    story()
