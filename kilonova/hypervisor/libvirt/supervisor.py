@@ -21,8 +21,10 @@ SIGTERM ends libvirtd and this process, and leaves the guests alone.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -79,13 +81,28 @@ def main(directory: Path, data: Path, libvirtd: str, kvm: str) -> int:
 def enter_namespace(directory: Path, data: Path) -> None:
     """Move into a new mount namespace in which the installation's directories are libvirt's."""
     _call("unshare", CLONE_NEWNS)
-    # Mounts made on the host later still arrive here; nothing made here leaves.
-    _mount(None, Path("/"), MS_REC | MS_SLAVE)
+    keep_mounts_in()
     (directory / "lib" / GUEST_FILES.name).mkdir(exist_ok=True)
     for name, target in STATE.items():
         target.mkdir(parents=True, exist_ok=True)
         _mount(directory / name, target, MS_BIND)
     _mount(data, GUEST_FILES, MS_BIND | MS_REC)
+
+
+def keep_mounts_in() -> None:
+    """Mounts made on the host later still arrive here; nothing made here leaves.
+
+    In a chroot, / belongs to a mount outside, which cannot be reached from here. If that one is shared, the chroot must
+    be entered in a mount namespace of its own (`unshare --mount chroot ...`).
+    """
+    try:
+        _mount(None, Path("/"), MS_REC | MS_SLAVE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4])
+            _mount(None, Path(point), MS_SLAVE)
 
 
 def settle_kvm(directory: Path, users: str) -> None:
