@@ -1,4 +1,4 @@
-"""`kilonova demo`: a real virtual machine through the public API, seen to work, and removed without a trace."""
+"""`kilonova demo`: a real virtual machine with the real client, seen to work, and removed without a trace."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ import typer
 
 from kilonova.cli.demo_cloud import DemoCloud, Server
 from kilonova.cli.installation import DataDir, State, directory, running_state, sign_in
-from kilonova.cli.progress import Chapter, Story
+from kilonova.cli.openstack_client import OpenStackClient
+from kilonova.cli.progress import Story
 from kilonova.domain.errors import KilonovaError
 
 FLAVOR = "m1.nano"
 NETWORK = "private"
 ECHO_PORT = 7
 READY = "LOGIN READY"
-BUILD_LIMIT, BOOT_LIMIT, ANSWER_LIMIT, DELETE_LIMIT = 300.0, 180.0, 30.0, 120.0
+BOOT_LIMIT, ANSWER_LIMIT, DELETE_LIMIT = 180.0, 30.0, 120.0
 """Seconds. Booting is slow where the processor cannot help."""
 
 FAKE_IMAGE_BYTES = 1 << 20
@@ -40,7 +41,7 @@ def demo(
         str, typer.Option("--driver", help="libvirt, or fake to try the control plane without guests.")
     ] = "libvirt",
 ) -> None:
-    """Boot a virtual machine through the public API, see that it works, remove it, and audit.
+    """Boot a virtual machine with the openstack client, see that it works, remove it, and audit.
 
     Uses the installation that runs in the data directory; otherwise one of its own, removed afterwards.
     """
@@ -56,7 +57,7 @@ def demo(
         state = borrowed or stack.enter_context(_own_installation(story, data_dir, driver, keep=keep))
         if borrowed is not None:
             story.say(f"using the installation in {borrowed.data_dir}")
-        Demonstration(story, state, image).run()
+        Demonstration(story, state, image, work).run()
     story.say(f"clean: everything held, in {time.monotonic() - began:.0f} s")
 
 
@@ -119,8 +120,10 @@ def _free_port() -> int:
 class Demonstration:
     """The story, told on a running cloud. Whatever it makes it removes, also when something fails."""
 
-    def __init__(self, story: Story, state: State, image: Future[Path]) -> None:
+    def __init__(self, story: Story, state: State, image: Future[Path], work: Path) -> None:
         self._story = story
+        self._work = work
+        self._openstack = OpenStackClient(story, Path(state.data_dir, "clouds.yaml"))
         self._state = state
         self._session = sign_in(state)
         self._cloud = DemoCloud(state, self._session)
@@ -137,8 +140,8 @@ class Demonstration:
                 self._reach(server)
             else:
                 self._story.say("             (the fake driver has no guests: nothing boots, answers, reads metadata)")
-            self._show_events(server)
-            self._remove(server)
+            self._openstack.run("server event list", self._name, show=str.splitlines)
+            self._remove()
         self._audit()
 
     def _launch(self, stack: ExitStack) -> Server:
@@ -146,37 +149,32 @@ class Demonstration:
         with story.chapter("image") as chapter:
             chapter.doing("make it from packages of the distribution")
             file = self._image.result()
-            size = file.stat().st_size
-            chapter.doing("upload it")
-            disk_format = "qcow2" if self._guests else "raw"
-            image = cloud.upload_image(name, file, disk_format, lambda sent: chapter.reached(sent, size))
-            stack.callback(cloud.delete_image, image)
-            chapter.outcome = f"{size / 1e6:.1f} MB uploaded, {image}"
+            chapter.outcome = f"made from packages of the distribution, {file.stat().st_size / 1e6:.1f} MB"
+        stack.callback(cloud.delete_image, name)
+        self._openstack.run("image create", "--private", "--disk-format", "qcow2" if self._guests else "raw",
+                            "--file", str(file), name)
         with story.chapter("network") as chapter:
-            network, addresses = cloud.network(NETWORK)
+            addresses = cloud.addresses(NETWORK)
             group = cloud.open_group(name, (22, ECHO_PORT))
             stack.callback(cloud.delete_group, group)
             chapter.outcome = f"{NETWORK} ({addresses}), opened for ICMP and TCP 22, {ECHO_PORT}"
-        with story.chapter("key pair") as chapter:
-            cloud.add_key(name, _public_key())
-            stack.callback(cloud.delete_key, name)
-            chapter.outcome = name
-        with story.chapter("server") as chapter:
-            uuid_ = cloud.create_server(
-                name, image=image, flavor=cloud.flavor(FLAVOR), network=network, group=group, key=name
-            )
-            stack.callback(self._make_sure_it_is_gone, uuid_)
-            server = chapter.wait_for("build", lambda: self._built(chapter, uuid_), BUILD_LIMIT)
-            chapter.outcome = f"{server.id} is {server.status} on {server.host}, {', '.join(server.addresses)}"
+        stack.callback(cloud.delete_key, name)
+        key = self._work / "key.pub"
+        key.write_text(_public_key())
+        self._openstack.run("keypair create", "--public-key", str(key), name)
+        stack.callback(self._make_sure_it_is_gone)
+        try:
+            self._openstack.run("server create", "--flavor", FLAVOR, "--image", name, "--network", NETWORK,
+                                "--security-group", name, "--key-name", name, "--wait", name)
+        except KilonovaError as error:
+            server = cloud.named(name)
+            why = server.fault if server is not None else error.message
+            raise KilonovaError(f"Server {name} was not built: {why}", hint="`kilonova ops` tells more") from error
+        server = cloud.named(name)
+        if server is None or server.status != "ACTIVE" or not server.addresses:
+            raise KilonovaError(f"Server {name} was not built: {server}")
+        story.say(f"             {server.id} is {server.status} on {server.host}, {', '.join(server.addresses)}")
         return server
-
-    def _built(self, chapter: Chapter, uuid_: str) -> Server | None:
-        server = self._cloud.server(uuid_)
-        if server is None or server.status == "ERROR":
-            why = server.fault if server is not None else "it disappeared"
-            raise KilonovaError(f"Server {uuid_} was not built: {why}", hint=f"`kilonova ops --server {uuid_}`")
-        chapter.doing(server.task or server.status)
-        return server if server.status == "ACTIVE" and server.addresses else None
 
     def _read_console(self, server: Server) -> None:
         """The guest says itself that it has booted, has its address and has read its metadata."""
@@ -187,10 +185,9 @@ class Demonstration:
                 chapter.doing(lines[-1][-60:] if lines else "firmware")
                 return output if READY in output else None
 
-            output = chapter.wait_for("boot", ready, BOOT_LIMIT)
-            chapter.outcome = "the guest has booted; it wrote on its console:"
-        for line in _own_lines(output):
-            self._story.say(f"             | {line}")
+            chapter.wait_for("boot", ready, BOOT_LIMIT)
+            chapter.outcome = "the guest has booted"
+        output = self._openstack.run("console log show", self._name, show=_own_lines)
         address = server.addresses[0]
         if f" {address}/" not in output:
             raise KilonovaError(f"The guest did not get its address {address}.")
@@ -206,30 +203,18 @@ class Demonstration:
                 raise KilonovaError(f"{address} answered {heard!r} instead of {said!r}.")
             chapter.outcome = f"{address} port {ECHO_PORT} echoes what this machine says"
 
-    def _show_events(self, server: Server) -> None:
-        from kilonova.cli.output import columns
+    def _remove(self) -> None:
+        self._openstack.run("server delete", "--wait", self._name)
+        if self._cloud.named(self._name) is not None:
+            raise KilonovaError(f"Server {self._name} is still there.")
 
-        rows = [
-            (f"             {event.event}", event.result, event.start[11:23], event.finish[11:23])
-            for event in self._cloud.events(server.id)
-        ]
-        self._story.say(columns(("             EVENT", "RESULT", "START", "FINISH"), rows))
-
-    def _remove(self, server: Server) -> None:
-        with self._story.chapter("delete") as chapter:
-            self._cloud.delete_server(server.id)
-            self._wait_until_gone(chapter, server.id)
-            chapter.outcome = "the server is gone"
-
-    def _make_sure_it_is_gone(self, uuid_: str) -> None:
-        if self._cloud.server(uuid_) is None:
+    def _make_sure_it_is_gone(self) -> None:
+        server = self._cloud.named(self._name)
+        if server is None:
             return
         with self._story.chapter("delete") as chapter:
-            self._cloud.delete_server(uuid_)
-            self._wait_until_gone(chapter, uuid_)
-
-    def _wait_until_gone(self, chapter: Chapter, uuid_: str) -> None:
-        chapter.wait_for("the end", lambda: True if self._cloud.server(uuid_) is None else None, DELETE_LIMIT)
+            self._cloud.delete_server(server.id)
+            chapter.wait_for("the end", lambda: None if self._cloud.named(self._name) else True, DELETE_LIMIT)
 
     def _audit(self) -> None:
         from kilonova.audit.report import Report

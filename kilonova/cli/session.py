@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import ssl
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, overload
 from urllib.parse import urlsplit
 
@@ -18,8 +17,6 @@ T = TypeVar("T")
 
 TIMEOUT = 60.0
 """Seconds for one exchange."""
-
-CHUNK = 1 << 18
 
 UNREACHABLE = "is it still running? `kilonova status` tells, its log is kilonova.log in the data directory"
 
@@ -68,19 +65,6 @@ class Session:
     def delete(self, url: str) -> None:
         """Raises as `get`."""
         self._exchange("DELETE", url, None)
-
-    def upload(self, url: str, file: Path, progress: Callable[[int], None]) -> None:
-        """PUT the content of a file. progress: called with the bytes sent so far. Raises as `get`."""
-        def content() -> Iterator[bytes]:
-            sent = 0
-            with file.open("rb") as stream:
-                while data := stream.read(CHUNK):
-                    yield data
-                    sent += len(data)
-                    progress(sent)
-
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
-        self._request("PUT", url, content(), headers, timeout=TIMEOUT)
 
     def events(self, url: str) -> Iterator[tuple[str, bytes]]:
         """Server-sent events as (name, data), until the installation ends them. Raises as `get`."""
