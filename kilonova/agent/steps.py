@@ -191,7 +191,8 @@ async def _hard_reboot(host: HostEnvironment, args: RebootArgs, note: str = "") 
 async def _failed_reboot(
     host: HostEnvironment, args: RebootArgs, error: KilonovaError, *, hard: bool
 ) -> Rebooted:
-    """A reboot that failed tells in what state it left the guest. Spec: RBT-15, RBT-16."""
+    """A reboot that failed tells in what state it left the guest. Spec: RBT-15, RBT-16, INI-173."""
+    log.warning("guest not rebooted", host=host.host, instance=args.guest.uuid, exc_info=error)
     state = await host.driver.power_state(args.guest.uuid)
     return Rebooted(power_state=state, hard=hard, error=str(error))
 
@@ -201,6 +202,7 @@ async def _reboot_cut_off(host: HostEnvironment, args: RebootArgs) -> Rebooted:
     trusts nothing that it finds. Spec: INI-083 to INI-085, INI-139, INI-143, INI-147, INI-148."""
     state = await host.driver.power_state(args.guest.uuid)
     if state is PowerState.RUNNING:
+        log.warning("reboot was cut off, and the guest runs", host=host.host, instance=args.guest.uuid)
         return Rebooted(power_state=state, hard=False, note="The service stopped meanwhile; the guest runs.")
     return await _hard_reboot(host, args, note="The service stopped meanwhile; the guest was rebooted hard.")
 

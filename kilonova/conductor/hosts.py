@@ -14,15 +14,17 @@ import structlog
 
 from kilonova.agent.reports import HostReport, PowerReport
 from kilonova.bus.subjects import speaker
+from kilonova.conductor.power_states import observe
 from kilonova.db import instances, services
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import Clock
-from kilonova.domain.errors import InstanceNotFound, KilonovaError, StaleState
+from kilonova.domain.errors import InstanceNotFound
 from kilonova.domain.instance import Fault, Instance
 from kilonova.domain.operation import Asker
 from kilonova.domain.states import GUEST_OFF, PowerState, TaskState, VmState
 from kilonova.engine import submit
+from kilonova.engine.failure import describe
 from kilonova.engine.operation import Tx
 from kilonova.hypervisor.guest import HostInventory
 from kilonova.operations.build import BUILD_TASKS
@@ -33,9 +35,6 @@ log = structlog.get_logger(__name__)
 
 _decode_report = msgspec.msgpack.Decoder(HostReport).decode
 NOTED = b"noted"
-REPORT_AGE = 10.0
-"""Seconds that a host's report may be old when it is handled."""
-
 _decode_power = msgspec.msgpack.Decoder(PowerReport).decode
 
 
@@ -89,13 +88,13 @@ class HostReports:
         return provider
 
     async def on_event(self, subject: str, payload: bytes) -> None:
-        """A guest changed its power state by itself. Spec: LCE-07, LCE-09, LCE-20."""
+        """A guest changed its power state by itself. Spec: LCE-08, LCE-09, LCE-20."""
         event = _decode_power(payload)
         if not _speaks_for_itself(subject, event.host):
             return
         now = self._clock.now()
         observed = {event.uuid: event.power_state}
-        await self._database.write(lambda conn: self._observe(conn, event.host, observed, now))
+        await self._database.write(lambda conn: observe(Tx(conn, now), event.host, observed))
 
     def _record(self, conn: sa.Connection, report: HostReport, provider: str, now: float) -> None:
         services.seen(conn, services.COMPUTE, report.host, version=report.version, now=now)
@@ -103,25 +102,8 @@ class HostReports:
         if report.started:
             cell_journal.wake_debts(conn, report.host, now)
             self._recover(conn, report, now)
-        self._observe(conn, report.host, {guest.uuid: guest.power_state for guest in report.guests}, now, whole=True)
-
-    def _observe(
-        self, conn: sa.Connection, host: str, states: dict[str, PowerState], now: float, *, whole: bool = False
-    ) -> None:
-        """Keep power states true for servers at rest on this host. Spec: PWR-14, INI-121, PSY-10.
-
-        Args:
-            whole: all guests of the host are given; a server without one has no power state, unless its record
-                changed after the host may have looked.
-        """
-        for uuid, (stored, changed) in instances.power_states(conn, host).items():
-            settled = whole and changed < now - REPORT_AGE
-            state = states.get(uuid, PowerState.NOSTATE if settled else stored)
-            if state is not stored:
-                try:
-                    instances.update(conn, uuid, now=now, task=(None,), power_state=state)
-                except (StaleState, InstanceNotFound):
-                    continue
+        seen = {guest.uuid: guest.power_state for guest in report.guests}
+        observe(Tx(conn, now), report.host, seen, whole=True)
 
     # --- recovery: comparing the hypervisor with the records --------------------------------------
 
@@ -132,29 +114,44 @@ class HostReports:
         Spec: INI-007, INI-009, INI-012, INI-013, INI-017, INI-020, INI-111, INI-125.
         """
         guests = {guest.uuid: guest.power_state for guest in report.guests}
-        here = instances.on_host(conn, report.host)
-        for instance in here:
-            if cell_journal.holder(conn, instance.uuid) is not None:
-                continue
-            tx = Tx(conn, now)
+        here = [instance.uuid for instance in instances.on_host(conn, report.host)]
+        tx = Tx(conn, now)
+        for uuid in here:
             try:
-                self._settle(tx, instance, guests.get(instance.uuid, PowerState.NOSTATE))
-            except KilonovaError as error:
-                log.warning("server not settled", instance=instance.uuid, error=str(error))
-                self._put_in_error(tx, instance, f"The server could not be recovered: {error.message}")
-        for uuid in sorted(guests.keys() - {instance.uuid for instance in here}):
+                instance = instances.get(conn, uuid, lock=True)
+                if instance.host == report.host and cell_journal.holder(conn, uuid) is None:
+                    self._recover_one(tx, instance, guests.get(uuid, PowerState.NOSTATE))
+            except InstanceNotFound:
+                continue
+        for uuid in sorted(guests.keys() - set(here)):
             _warn_of_stranger(conn, report.host, uuid)
 
+    def _recover_one(self, tx: Tx, instance: Instance, found: PowerState) -> None:
+        """Whatever one server meets (but for a database that is away), the next is recovered. Spec: INI-013."""
+        try:
+            self._settle(tx, instance, found)
+        except sa.exc.SQLAlchemyError:
+            raise
+        except Exception as error:
+            log.exception("server not recovered", instance=instance.uuid)
+            self._put_in_error(tx, instance, f"The server could not be recovered: {describe(error, '').message}")
+
     def _settle(self, tx: Tx, instance: Instance, found: PowerState) -> None:
-        """One server that no operation works on. Spec: INI-071, INI-079, INI-093, INI-094, INI-097, INI-098,
-        INI-126."""
+        """One server that no operation works on.
+
+        Spec: INI-071, INI-074, INI-075, INI-079, INI-093 to INI-095, INI-097 to INI-099, INI-126.
+        """
         if instance.task_state is TaskState.DELETING:
             submit.submit(tx, cell_journal, DELETE, instance.uuid, DeleteServer(), _the_service_for(instance))
             return
+        building = instance.task_state is not None and instance.task_state in BUILD_TASKS
+        if building or instance.vm_state is VmState.BUILDING:
+            self._put_in_error(tx, instance, _stopped_during(instance))
+            return
+        if instance.task_state is not None:
+            self._clear_stray_task(tx, instance)
         if instance.vm_state is VmState.SOFT_DELETED:
             return
-        if instance.task_state is not None or instance.vm_state is VmState.BUILDING:
-            self._clear_stray_task(tx, instance)
         # What is rescued or resized is meant to run, too; their operations bring the way to start them.
         wanted = instance.power_state is PowerState.RUNNING and instance.vm_state is VmState.ACTIVE
         if self._resume_guests and wanted and found in GUEST_OFF:
@@ -168,20 +165,23 @@ class HostReports:
     def _clear_stray_task(self, tx: Tx, instance: Instance) -> None:
         """A task state without an operation was left by something else than this engine: nobody will end it.
 
-        Spec: INI-074, INI-075, INI-101, INI-105, INI-112.
+        Spec: INI-101, INI-105, INI-111.
         """
-        task = instance.task_state.value if instance.task_state else VmState.BUILDING.value
-        reason = f"The service stopped during {task}."
-        log.warning("task state without an operation cleared", instance=instance.uuid, task=task)
-        if instance.vm_state is VmState.BUILDING or instance.task_state in BUILD_TASKS:
-            self._put_in_error(tx, instance, reason)
-        else:
-            instances.update(tx.conn, instance.uuid, now=tx.now, task_state=None)
-            _tell_why(tx, instance, reason)
+        reason = _stopped_during(instance)
+        log.warning("task state without an operation cleared", instance=instance.uuid, reason=reason)
+        instances.update(tx.conn, instance.uuid, now=tx.now, task_state=None)
+        _tell_why(tx, instance, reason)
 
     def _put_in_error(self, tx: Tx, instance: Instance, reason: str) -> None:
+        """It keeps its host, so that a delete finds what stayed there. Spec: INI-112."""
+        log.warning("server put in error", instance=instance.uuid, reason=reason)
         instances.update(tx.conn, instance.uuid, now=tx.now, task_state=None, vm_state=VmState.ERROR)
         _tell_why(tx, instance, reason)
+
+
+def _stopped_during(instance: Instance) -> str:
+    task = instance.task_state.value if instance.task_state else VmState.BUILDING.value
+    return f"The service stopped during {task}."
 
 
 def _tell_why(tx: Tx, instance: Instance, reason: str) -> None:

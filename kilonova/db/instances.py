@@ -99,13 +99,13 @@ def insert(conn: sa.Connection, instance: Instance) -> None:
         _INSERT.run(conn, **_row(instance))
 
 
-def get(conn: sa.Connection, uuid: str, *, deleted: bool = False) -> Instance:
-    """Read a record.
+def get(conn: sa.Connection, uuid: str, *, deleted: bool = False, lock: bool = False) -> Instance:
+    """Read a record. lock: and keep others from changing it until the end of the transaction.
 
     Raises:
         InstanceNotFound: there is none, or it is deleted and `deleted` is not set.
     """
-    found: Instance | None = _GET.scalar(conn, uuid=uuid)
+    found: Instance | None = (_GET_LOCKED if lock else _GET).scalar(conn, uuid=uuid)
     if found is None or (found.deleted_at is not None and not deleted):
         raise InstanceNotFound(uuid)
     return found
@@ -195,9 +195,13 @@ def erase(conn: sa.Connection, uuid: str) -> None:
     conn.execute(sa.delete(instances).where(instances.c.uuid == uuid))
 
 
-def power_states(conn: sa.Connection, host: str) -> dict[str, tuple[PowerState, float]]:
-    """The stored power states of the servers that are on the host and at rest, and when their records last changed."""
-    query = sa.select(instances.c.uuid, instances.c.power_state, instances.c.updated_at, instances.c.created_at).where(
-        instances.c.host == host, instances.c.task_state.is_(None), instances.c.deleted_at.is_(None)
+def power_states(conn: sa.Connection, host: str) -> dict[str, tuple[VmState, PowerState, float]]:
+    """Of the servers that are on the host and at rest: their stored states, and when their records last changed."""
+    t = instances
+    query = sa.select(t.c.uuid, t.c.vm_state, t.c.power_state, t.c.updated_at, t.c.created_at).where(
+        t.c.host == host, t.c.task_state.is_(None), t.c.deleted_at.is_(None)
     )
-    return {row.uuid: (PowerState(row.power_state), row.updated_at or row.created_at) for row in conn.execute(query)}
+    return {
+        row.uuid: (VmState(row.vm_state), PowerState(row.power_state), row.updated_at or row.created_at)
+        for row in conn.execute(query)
+    }

@@ -14,14 +14,17 @@ from kilonova.operations.guests import Host, find_host
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.records import fail, observe, settle, take
 
+V = VmState
 OWNED = (TaskState.POWERING_OFF,)
 
 
 class StopServer(msgspec.Struct, frozen=True, kw_only=True):
-    """grace: seconds for a clean shutdown, 0 for none. interval: seconds between signals."""
+    """grace: seconds for a clean shutdown, 0 for none. interval: seconds between signals. forced: the server is to be
+    stopped already, or paused, and its guest does not comply."""
 
     grace: float
     interval: float
+    forced: bool = False
 
 
 def grace_of(instance: Instance, options: OperationOptions) -> float:
@@ -36,14 +39,14 @@ def grace_of(instance: Instance, options: OperationOptions) -> float:
 
 
 def _begin(tx: Tx, run: Run[StopServer]) -> None:
-    take(tx, run.subject, action="stop", becomes=TaskState.POWERING_OFF, needs_host=True,
-         vm=(VmState.ACTIVE, VmState.ERROR))
+    allowed = (V.ACTIVE, V.STOPPED, V.PAUSED) if run.request.forced else (V.ACTIVE, V.ERROR)
+    take(tx, run.subject, action="stop", becomes=TaskState.POWERING_OFF, needs_host=True, vm=allowed)
 
 
 def _stopped(tx: Tx, run: Run[StopServer]) -> None:
     """If there was nothing to switch off, the task may have been cleared meanwhile. Spec: PWR-08 to PWR-10."""
     off = run.output(PoweredOff)
-    settle(tx, run, owned=(*OWNED, None) if off.was_off else OWNED, vm_state=VmState.STOPPED, task_state=None,
+    settle(tx, run, owned=(*OWNED, None) if off.was_off else OWNED, vm_state=V.STOPPED, task_state=None,
            power_state=off.power_state)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import libvirt
 import pytest
+import structlog
 
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.libvirt.events import power_state, translate
@@ -11,6 +12,7 @@ from kilonova.hypervisor.libvirt.events import power_state, translate
 UUID = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
 
 
+@pytest.mark.spec("LCE-05")
 @pytest.mark.parametrize(("event", "detail", "transition", "state"), [
     (libvirt.VIR_DOMAIN_EVENT_STARTED, 0, "started", PowerState.RUNNING),
     (libvirt.VIR_DOMAIN_EVENT_RESUMED, 0, "resumed", PowerState.RUNNING),
@@ -27,10 +29,20 @@ def test_events_that_change_the_power_state(event: int, detail: int, transition:
 
 
 @pytest.mark.parametrize("event", [
-    libvirt.VIR_DOMAIN_EVENT_DEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED, libvirt.VIR_DOMAIN_EVENT_SHUTDOWN, 99,
+    libvirt.VIR_DOMAIN_EVENT_DEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED, libvirt.VIR_DOMAIN_EVENT_SHUTDOWN,
 ])
 def test_events_that_do_not(event: int) -> None:
-    assert translate(UUID, event, 0) is None
+    with structlog.testing.capture_logs() as logs:
+        assert translate(UUID, event, 0) is None
+    assert logs == []
+
+
+@pytest.mark.spec("LCE-06")
+def test_an_event_that_is_not_known_is_worth_a_warning_and_nothing_else() -> None:
+    with structlog.testing.capture_logs() as logs:
+        assert translate(UUID, 99, 3) is None
+    (line,) = logs
+    assert (line["log_level"], line["uuid"], line["number"], line["detail"]) == ("warning", UUID, 99, 3)
 
 
 def test_every_state_of_libvirt_has_a_power_state() -> None:

@@ -37,7 +37,11 @@ TRANSITIONS = {
     libvirt.VIR_DOMAIN_EVENT_PMSUSPENDED: ("suspended", PowerState.SUSPENDED),
     libvirt.VIR_DOMAIN_EVENT_CRASHED: ("crashed", PowerState.CRASHED),
 }
-"""Events without an entry (defined, undefined, about to stop) change no power state."""
+
+QUIET = frozenset({
+    libvirt.VIR_DOMAIN_EVENT_DEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED, libvirt.VIR_DOMAIN_EVENT_SHUTDOWN
+})
+"""Events that change no power state; SHUTDOWN tells that a guest is about to stop."""
 
 BY_POWER_STATE = {
     PowerState.RUNNING: "resumed",
@@ -58,10 +62,13 @@ def power_state(state: int, reason: int) -> PowerState:
 
 
 def translate(uuid: str, event: int, detail: int) -> GuestEvent | None:
-    """A lifecycle event of libvirt; None for one that changes no power state."""
+    """A lifecycle event of libvirt; None for one that changes no power state, or that is not known. Spec: LCE-05,
+    LCE-06."""
     if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED:
         return GuestEvent(uuid=uuid, transition="crashed", power_state=PowerState.CRASHED)
     if event not in TRANSITIONS:
+        if event not in QUIET:
+            log.warning("unknown event of a guest", uuid=uuid, number=event, detail=detail)
         return None
     transition, state = TRANSITIONS[event]
     return GuestEvent(uuid=uuid, transition=transition, power_state=state)

@@ -1,0 +1,71 @@
+"""Keeping records true to what guests are: a guest may change by itself, its record does not know it yet.
+
+What a guest was seen to be is always stored. If it does not fit what the server is meant to be, the server is
+stopped: a guest that shut down leaves a stopped server, and one that was started behind our back is switched off.
+"""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import structlog
+
+from kilonova.db import instances
+from kilonova.db.journal import cell_journal
+from kilonova.domain.errors import InstanceNotFound, KilonovaError, StaleState
+from kilonova.domain.operation import Asker
+from kilonova.domain.states import GUEST_OFF, PowerState, VmState
+from kilonova.engine import submit
+from kilonova.engine.operation import Tx
+from kilonova.operations.stop import STOP, StopServer
+
+log = structlog.get_logger(__name__)
+
+REPORT_AGE = 10.0
+"""Seconds that a host's report may be old when it is handled."""
+
+_OFF = GUEST_OFF - {PowerState.NOSTATE}
+UNFIT = {
+    VmState.ACTIVE: {*_OFF, PowerState.SUSPENDED},
+    VmState.STOPPED: frozenset(PowerState) - GUEST_OFF,
+    VmState.PAUSED: _OFF,
+}
+"""What guests are not to be. A guest that is paused, or missing, may be so for a moment only. Spec: LCE-08."""
+
+
+def observe(tx: Tx, host: str, seen: dict[str, PowerState], *, whole: bool = False) -> None:
+    """Take note of guests of a host, in one transaction. Only servers at rest are looked at: one that has a task, is
+    deleted, or is on another host, is not changed.
+
+    Args:
+        whole: all guests of the host are given; a server without one has no power state, unless its record changed
+            after the host may have looked.
+
+    Spec: PWR-14, INI-121, PSY-10, LCE-08, LCE-09, LCE-15, LCE-20.
+    """
+    at_rest = instances.power_states(tx.conn, host)
+    for uuid, (vm_state, stored, changed) in at_rest.items():
+        settled = changed < tx.now - REPORT_AGE
+        state = seen.get(uuid, PowerState.NOSTATE if whole and settled else stored)
+        if state is not stored:
+            try:
+                instances.update(tx.conn, uuid, now=tx.now, task=(None,), power_state=state)
+            except (StaleState, InstanceNotFound):
+                continue
+        if uuid in seen and settled and state in UNFIT.get(vm_state, ()):
+            _stop(tx, uuid, vm_state, state)
+    if not whole:
+        for uuid in seen.keys() - at_rest.keys():
+            log.debug("a guest changed whose server is not at rest here", instance=uuid, host=host)
+
+
+def _stop(tx: Tx, uuid: str, vm_state: VmState, state: PowerState) -> None:
+    """Nobody asked: the service stops the server by itself, and its history tells it."""
+    log.warning("guest is not what it is to be", instance=uuid, vm_state=vm_state.value, power_state=state.name)
+    try:
+        instance = instances.get(tx.conn, uuid)
+        asker = Asker(project_id=instance.project_id, request_id=f"req-{uuid4()}")
+        request = StopServer(grace=0.0, interval=0.0, forced=True)
+        submit.submit(tx, cell_journal, STOP, uuid, request, asker)
+    except KilonovaError as error:
+        log.warning("server not stopped", instance=uuid, error=str(error))
