@@ -1,0 +1,1 @@
+"""Benchmarks of the control plane, run by `script/bench`. What they measure: docs/reference/benchmarks.md."""
