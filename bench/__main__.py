@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.guests import guest_up
-from bench.measures import servers, start
+from bench.measures import idle, servers, start
 from bench.report import Result, machine, table, write
 
 OUTPUT = Path(__file__).parent.parent / "var" / "bench"
 
 MEASURES: dict[str, tuple[Callable[[], Iterator[Result]], Callable[[], Iterator[Result]]]] = {
     "start": (lambda: start(5), lambda: start(1)),
+    "idle": (idle, idle),
     "servers": (lambda: servers(50, 500), lambda: servers(5, 10)),
     "guests": (lambda: guest_up(5), lambda: guest_up(1)),
 }

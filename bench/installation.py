@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,31 @@ class Installation:
         return json.loads(content) if content else None
 
     def memory(self) -> float:
-        """Proportional memory (PSS) of all its processes, in MiB."""
+        """Proportional memory (PSS) of all its processes but the guests, in MiB."""
         total = 0
-        for pid in self.pids.values():
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1])
+        for pid in self._processes():
+            with suppress(OSError):  # it has ended
+                for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                    if line.startswith("Pss:"):
+                        total += int(line.split()[1])
         return total / 1024
+
+    def _processes(self) -> set[int]:
+        """Those of `up`, those that were started on its directory, and what they have started."""
+        mine = set(self.pids.values())
+        parents: dict[int, int] = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                command = (process / "cmdline").read_bytes()
+                if b"qemu-system" in command:
+                    continue
+                pid = int(process.name)
+                parents[pid] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                if os.fsencode(self.data_dir) in command:
+                    mine.add(pid)
+        while found := {pid for pid, parent in parents.items() if parent in mine} - mine:
+            mine |= found
+        return mine
 
     def cpu(self) -> float:
         """Seconds of processor time its processes have used."""

@@ -40,12 +40,18 @@ def start(rounds: int) -> Iterator[Result]:
                      note=f"median of {rounds}, data kept")
 
 
+def idle() -> Iterator[Result]:
+    """All processes of an installation that has just come up and does nothing."""
+    for driver in ("libvirt", "fake"):
+        with installation(driver) as cloud:
+            time.sleep(3)
+            yield Result(f"memory (PSS), idle, {driver}", cloud.memory(), "MiB", 150)
+
+
 def servers(few: int, many: int) -> Iterator[Result]:
     """Memory, acceptance, boots, deletes and lists, with the fake driver."""
     with installation("fake", HOSTS) as cloud:
         body = cloud.prepare()
-        time.sleep(2)
-        yield Result("memory (PSS), idle", cloud.memory(), "MiB", 150)
         yield from _accept(cloud, body)
         for count, targets in ((few, (60, 100)), (many, (60, 100))):
             yield from _wave(cloud, body, count, *targets)

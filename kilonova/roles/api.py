@@ -31,4 +31,4 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     stack.push_async_callback(calls.close)
     progress("api", "listen")
     await embedded.serve(ground, services, wakes, prefixes, web, stack)
-    announce(config, made, {}, stack)
+    announce(config, made, stack)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 from kilonova.agent.agent import Agent
 from kilonova.bus.local import LocalBus
 from kilonova.config import Config
 from kilonova.db import upgrade
 from kilonova.db.database import Database
-from kilonova.domain.clock import SystemClock
+from kilonova.domain.clock import Clock, SystemClock
 from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.schema import HOST
 from kilonova.hypervisor.driver import Driver
@@ -17,6 +21,9 @@ from kilonova.roles import assembly, credentials, embedded
 from kilonova.roles.assembly import Ground, Progress, Wakes
 from kilonova.roles.running import Running, announce, public_url, take_directory
 from kilonova.roles.web import Prefixes, WebServer
+
+if TYPE_CHECKING:
+    from kilonova.hypervisor.libvirt.daemon import Daemon
 
 
 class OneMachine:
@@ -31,6 +38,9 @@ class OneMachine:
         self._progress = progress
         self._directory = config.directory
         self._stack = AsyncExitStack()
+        self._guests = self._directory / "guests"
+        self._daemon: Daemon | None = None
+        self._daemon_started: asyncio.Task[None] | None = None
         self.agents: list[Agent] = []
 
     async def start(self) -> Running:
@@ -49,6 +59,7 @@ class OneMachine:
         web = WebServer(prefixes, config.api.listen, config.api.port)
         web.open()
         stack.push_async_callback(web.close)
+        self._start_daemon(clock)
 
         self._progress("database", "open")
         api, cell = await assembly.databases(config, clock, stack)
@@ -66,43 +77,56 @@ class OneMachine:
         await scheduler.start()
         stack.push_async_callback(scheduler.close)
         self._progress("hypervisor", f"start {config.agent.driver}")
-        pids = await self._agents(ground, services.images, made)
+        await self._agents(ground, services.images, made)
         self._progress("api", "listen")
         await embedded.serve(ground, services, wakes, prefixes, web, stack)
-        return announce(config, made, pids, stack)
+        return announce(config, made, stack)
 
     async def _agents(
         self, ground: Ground, images: EmbeddedImage, made: credentials.Installation
-    ) -> dict[str, int]:
+    ) -> None:
         journal = Database.open(f"sqlite:///{self._directory}/agent.db")
         self._stack.push_async_callback(journal.close)
         await upgrade.ensure(journal, HOST)
-        pids: dict[str, int] = {}
+        drivers: Mapping[str, Driver]
         if self.config.agent.driver == "fake":
             drivers = assembly.fake_hosts(self.config, self._directory, ground.clock)
         else:
-            driver, pids = await self._libvirt(ground, images, made)
-            drivers = {assembly.own_host(self.config): driver}
+            drivers = {assembly.own_host(self.config): await self._libvirt(ground, images, made)}
         for host, one in drivers.items():
             agent = assembly.agent(self.config, host, one, ground.bus, journal, ground.clock)
             self.agents.append(agent)
             await agent.start()
             self._stack.push_async_callback(agent.close)
-        return pids
 
-    async def _libvirt(
-        self, ground: Ground, images: EmbeddedImage, made: credentials.Installation
-    ) -> tuple[Driver, dict[str, int]]:
-        from kilonova.hypervisor.libvirt.daemon import Daemon, PrivateDaemon, SystemDaemon
+    def _start_daemon(self, clock: Clock) -> None:
+        """Begin to start libvirt's daemon, which takes longest, while the rest comes up."""
+        if self.config.agent.driver == "fake":
+            return
+        from kilonova.hypervisor.libvirt.daemon import PrivateDaemon, SystemDaemon
+
+        if self.config.agent.libvirt_uri:
+            self._daemon = SystemDaemon(self.config.agent.libvirt_uri)
+        else:
+            self._daemon = PrivateDaemon(self._directory / "libvirt", self._guests, clock)
+        workers = ThreadPoolExecutor(1, "libvirt-start")
+        self._stack.callback(workers.shutdown, wait=False)
+        self._daemon_started = asyncio.create_task(self._daemon.start(workers))
+        self._stack.push_async_callback(self._give_up_daemon)
+
+    async def _give_up_daemon(self) -> None:
+        """Wait for its start no longer. What it ended with was told where it was awaited."""
+        if self._daemon_started is not None:
+            self._daemon_started.cancel()
+            await asyncio.gather(self._daemon_started, return_exceptions=True)
+
+    async def _libvirt(self, ground: Ground, images: EmbeddedImage, made: credentials.Installation) -> Driver:
         from kilonova.hypervisor.libvirt.driver import LibvirtDriver
 
-        data = self._directory / "guests"
-        daemon: Daemon
-        if self.config.agent.libvirt_uri:
-            daemon = SystemDaemon(self.config.agent.libvirt_uri)
-        else:
-            daemon = PrivateDaemon(self._directory / "libvirt", data, ground.clock)
-        return LibvirtDriver(data, daemon, images, ground.clock, installation=made.id), {}
+        assert self._daemon is not None
+        assert self._daemon_started is not None
+        await self._daemon_started
+        return LibvirtDriver(self._guests, self._daemon, images, ground.clock, installation=made.id)
 
     async def close(self) -> None:
         """Stop the control plane; guests keep running."""

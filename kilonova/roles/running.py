@@ -59,9 +59,7 @@ def public_url(config: Config) -> str:
     return config.api.public_url or f"http://{config.api.listen}:{config.api.port}"
 
 
-def announce(
-    config: Config, made: credentials.Installation, pids: dict[str, int], stack: AsyncExitStack
-) -> Running:
+def announce(config: Config, made: credentials.Installation, stack: AsyncExitStack) -> Running:
     """Write down where everything is, for clients and commands, until the stack is closed."""
     directory, url = config.directory, public_url(config)
     clouds, openrc = credentials.client_files(directory, made, url)
@@ -69,7 +67,7 @@ def announce(
         auth_url=f"{url}/identity/v3", compute_url=f"{url}/compute/v2.1", image_url=f"{url}/image",
         network_url=f"{url}/network", placement_url=f"{url}/placement", control_url=f"{url}/control",
         clouds_yaml=str(clouds), openrc=str(openrc), cloud=credentials.CLOUD, data_dir=str(directory),
-        driver=config.agent.driver, pids={"kilonova": os.getpid(), **pids},
+        driver=config.agent.driver, pids={"kilonova": os.getpid()},
     )
     state = directory / "state.json"
     credentials.write_private(state, msgspec.json.encode(running).decode())
