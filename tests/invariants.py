@@ -146,7 +146,7 @@ def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
         if vif.id not in known:
             yield f"{name} lists an interface {vif.id} that is not its port"
     guest = cloud.guests.get(server.host, {}).get(server.uuid) if server.host else None
-    # A step that failed after its effect may leave the guest running or off; that is observed, not corrected.
+    # A step that failed after its effect may leave the guest as it is not to be; a report corrects that later.
     failed = any(o.subject == server.uuid and o.state is OperationState.FAILED for o in cloud.operations)
     if server.vm_state in ENDED:
         if server.host is None or server.uuid not in cloud.claims:

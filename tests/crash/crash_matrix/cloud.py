@@ -23,6 +23,7 @@ from kilonova.cells.registry import Cell, Cells, Located
 from kilonova.conductor import conductor as conductor_module
 from kilonova.conductor.conductor import Conductor
 from kilonova.conductor.hosts import HostReports
+from kilonova.conductor.power_states import UNFIT
 from kilonova.db.database import Database
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.db.placement.hosts import count_build
@@ -272,15 +273,24 @@ class OneCloud:
                 await asyncio.sleep(0.005)
 
     async def observe(self) -> None:
-        """Wait until the records tell the power states of the guests of this host. Raises Stuck."""
-        async with self._limit("reports of power states"):
-            while any(  # noqa: ASYNC110 - a database is asked
-                server.power_state is not (guest.power_state if guest and guest.defined else PowerState.NOSTATE)
-                for there in (self.look(),) for server in there.alive.values()
-                if server.host is not None and server.task_state is None
-                for guest in (there.guests[server.host].get(server.uuid),)
-            ):
-                await asyncio.sleep(0.05)
+        """Wait until the records tell the power states of their guests, and until what does not fit a server has been
+        stopped. Raises Stuck."""
+        while True:
+            async with self._limit("reports of power states"):
+                while any(self._differ()):  # noqa: ASYNC110 - a database is asked
+                    await asyncio.sleep(0.05)
+            if not await self._active():
+                return
+            await self.settle()
+
+    def _differ(self) -> Iterator[bool]:
+        """For each server at rest on a host, whether its guest is not what its record says or what it is to be."""
+        there = self.look()
+        for server in there.alive.values():
+            if server.host is not None and server.task_state is None:
+                guest = there.guests[server.host].get(server.uuid)
+                found = guest.power_state if guest and guest.defined else PowerState.NOSTATE
+                yield server.power_state is not found or found in UNFIT.get(server.vm_state, ())
 
     async def _active(self) -> list[OperationRecord]:
         found = await self.api.read(lambda conn: api_journal.select(conn, states=ACTIVE))
