@@ -129,7 +129,9 @@ class TestDependencies:
         explained = re.findall(r"^- `([^`]+)`: \S.*\.$", text, re.MULTILINE)
         assert sorted(explained) == sorted({name for names in self.declared().values() for name in names})
 
-    @pytest.mark.parametrize(("lock", "groups"), [("runtime", {"", "client"}), ("dev", {"", "dev", "client", "cluster"})])
+    @pytest.mark.parametrize(
+        ("lock", "groups"), [("runtime", {"", "client"}), ("dev", {"", "dev", "client", "cluster"})]
+    )
     def test_each_is_locked(self, lock: str, groups: set[str]) -> None:
         locked = set(_locked(lock))
         wanted = {name for group, names in self.declared().items() if group in groups for name in names}
