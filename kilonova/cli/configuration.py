@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import typer
@@ -117,6 +118,10 @@ def _plain(value: Any) -> Any:
 
 
 def _type_name(type_: Any) -> str:
+    if typing.get_origin(type_) is Literal:
+        return " or ".join(str(one) for one in typing.get_args(type_))
+    if typing.get_origin(type_) is tuple:
+        return f"list of {_type_name(typing.get_args(type_)[0])}s"
     text = type_.__name__ if isinstance(type_, type) else str(type_).replace("typing.", "")
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(text, text)
 
