@@ -31,6 +31,7 @@ class GuestMetadata(msgspec.Struct, frozen=True, kw_only=True):
     admin_password: str = ""
     files: tuple[InjectedFile, ...] = ()
     vifs: tuple[Vif, ...] = ()
+    root_device_name: str = "/dev/vda"
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):

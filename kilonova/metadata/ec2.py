@@ -9,7 +9,6 @@ VERSIONS = (
     "2009-04-04",
 )  # fmt: skip
 LATEST = VERSIONS[-1]
-ROOT_DEVICE = "vda"
 
 Tree = dict[str, "Tree | str"]
 """A directory of the tree: a name leads to a directory or to a value."""
@@ -37,7 +36,9 @@ def meta_data(metadata: GuestMetadata, version: str = LATEST) -> Tree:
             "public-ipv4": floating[0] if floating else "",
         },
         "2007-08-29": {"instance-type": metadata.flavor_name},
-        "2007-12-15": {"block-device-mapping": {"ami": ROOT_DEVICE, "root": f"/dev/{ROOT_DEVICE}"}},
+        "2007-12-15": {"block-device-mapping": {
+            "ami": metadata.root_device_name.removeprefix("/dev/"), "root": metadata.root_device_name,
+        }},
         "2008-02-01": {"placement": {"availability-zone": metadata.availability_zone}},
         "2008-09-01": {"instance-action": "none"},
     }

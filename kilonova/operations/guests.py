@@ -87,6 +87,7 @@ def metadata_of(
         admin_password=admin_password,
         files=files,
         vifs=vifs,
+        root_device_name=instance.root_device_name or "/dev/vda",
     )
 
 
