@@ -230,7 +230,7 @@ PLACE = Operation(
     name="place",
     request=PlaceServer,
     steps=(
-        Here("choose host", _choose, undo=_unclaim, timeout=3600, retries=1000),
+        Here("choose host", _choose, undo=_unclaim, timeout=3600, retries=1000, undo_owed=True),
         Here("record in cell", _record, undo=_unrecord, timeout=3600, retries=1000),
         Record("hand over", _hand_over, undo=NoUndo("from here on the cell's record is the server")),
         Here("let it build", _let_build, undo=NoUndo("the build is undone by itself"), owed=True),
