@@ -38,7 +38,8 @@ def metadata(**changes: Any) -> GuestMetadata:
         instance_uuid=UUID, name="web one", hostname="web-one", project_id="project", flavor_name="m1.small",
         availability_zone="nova", launch_index=3, user_data=base64.b64encode(b"#!/bin/sh\n\xff").decode(),
         keys={"mine": KEY}, metadata={"role": "web"}, image_ref="aaaabbbb-cccc-dddd-eeee-ffff00001111",
-        reservation_id="r-12345678", root_device_name="/dev/sda", security_groups=("default", "web"), admin_password="very-secret",
+        reservation_id="r-12345678", root_device_name="/dev/sda", security_groups=("default", "web"),
+        admin_password="very-secret",
         files=(InjectedFile("/etc/motd", "aGk="),), vifs=(vif(address),),
     )  # fmt: skip
     return msgspec.structs.replace(plain, **changes)
