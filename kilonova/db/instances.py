@@ -195,13 +195,18 @@ def erase(conn: sa.Connection, uuid: str) -> None:
     conn.execute(sa.delete(instances).where(instances.c.uuid == uuid))
 
 
+_AT_REST = Prepared(
+    sa.select(
+        instances.c.uuid, instances.c.vm_state, instances.c.power_state, instances.c.updated_at, instances.c.created_at
+    ).where(
+        instances.c.host == sa.bindparam("host"), instances.c.task_state.is_(None), instances.c.deleted_at.is_(None)
+    )
+)
+
+
 def power_states(conn: sa.Connection, host: str) -> dict[str, tuple[VmState, PowerState, float]]:
     """Of the servers that are on the host and at rest: their stored states, and when their records last changed."""
-    t = instances
-    query = sa.select(t.c.uuid, t.c.vm_state, t.c.power_state, t.c.updated_at, t.c.created_at).where(
-        t.c.host == host, t.c.task_state.is_(None), t.c.deleted_at.is_(None)
-    )
     return {
         row.uuid: (VmState(row.vm_state), PowerState(row.power_state), row.updated_at or row.created_at)
-        for row in conn.execute(query)
+        for row in _AT_REST.all(conn, host=host)
     }

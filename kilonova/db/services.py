@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
+from kilonova.db.prepared import Prepared
 from kilonova.domain.errors import NotFound
 from kilonova.hypervisor.guest import HostInventory
 
@@ -79,14 +80,19 @@ class ComputeNode(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
 
 
+_SEEN = Prepared(
+    sa.update(services)
+    .where(services.c.binary == sa.bindparam("b_binary"), services.c.host == sa.bindparam("b_host"))
+    .values(seen_at=sa.bindparam("now"), version=sa.bindparam("version"))
+)
+_INVENTORY = Prepared(sa.select(compute_nodes.c.inventory).where(
+    compute_nodes.c.host == sa.bindparam("host"), compute_nodes.c.node == sa.bindparam("node")
+))
+
+
 def seen(conn: sa.Connection, binary: str, host: str, *, version: str, now: float) -> bool:
     """Record a sign of life. Returns True at the first one of this service."""
-    known = conn.execute(
-        sa.update(services)
-        .where(services.c.binary == binary, services.c.host == host)
-        .values(seen_at=now, version=version)
-    ).rowcount
-    if known:
+    if _SEEN.run(conn, b_binary=binary, b_host=host, now=now, version=version):
         return False
     conn.execute(sa.insert(services).values(
         uuid=str(uuids.uuid4()), binary=binary, host=host, version=version, disabled=False, disabled_reason=None,
@@ -130,14 +136,17 @@ def report_node(conn: sa.Connection, uuid: str, host: str, inventory: HostInvent
     Args:
         uuid: of its resource provider.
     """
-    where = (compute_nodes.c.host == host, compute_nodes.c.node == inventory.hostname)
-    known = conn.execute(sa.select(compute_nodes.c.inventory).where(*where)).first()
+    known = _INVENTORY.first(conn, host=host, node=inventory.hostname)
     if known is None:
         conn.execute(sa.insert(compute_nodes).values(
             uuid=uuid, host=host, node=inventory.hostname, inventory=inventory, created_at=now, updated_at=now
         ))
     elif known[0] != inventory:
-        conn.execute(sa.update(compute_nodes).where(*where).values(inventory=inventory, updated_at=now))
+        conn.execute(
+            sa.update(compute_nodes)
+            .where(compute_nodes.c.host == host, compute_nodes.c.node == inventory.hostname)
+            .values(inventory=inventory, updated_at=now)
+        )
 
 
 def all_nodes(conn: sa.Connection, *, hosts: Sequence[str] | None = None) -> list[ComputeNode]:

@@ -33,6 +33,8 @@ from simulation.process import Process, SimBus, SimClock, SimDatabase, Trouble, 
 
 CELL = "cell1"
 TTL = 6.0
+POLL = 5.0
+"""Virtual seconds after which a runner looks into its journal although nobody has woken it."""
 OPTIONS = OperationOptions(
     shutdown_timeout=20.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=30.0, max_attempts=3
 )
@@ -170,7 +172,7 @@ class World:
         reports = HostReports(CELL, database, placing, clock, resume_guests=self._resume_guests)
         owner = f"{self.random.getrandbits(64):x}@{process.name}"
         return Conductor(
-            owner, environment, SimBus(self.wire, process), reports, self.random, ttl=TTL,
+            owner, environment, SimBus(self.wire, process), reports, self.random, ttl=TTL, poll=POLL,
             checkpoint=partial(self._checkpoint, process.name),
         )
 
@@ -186,7 +188,8 @@ class World:
         environment = PlacingEnvironment(cells, placing, placing, clock, self.options, wake)
         owner = f"{self.random.getrandbits(64):x}@{process.name}"
         return SchedulerService(
-            owner, cells.api, environment, bus, self.random, ttl=TTL, checkpoint=partial(self._checkpoint, process.name)
+            owner, cells.api, environment, bus, self.random, ttl=TTL, poll=POLL,
+            checkpoint=partial(self._checkpoint, process.name),
         )
 
     def _agent(self, process: Process) -> Agent:
@@ -195,7 +198,7 @@ class World:
         journal = self._database(self.databases.hosts[number], process)
         driver = self.driver(self.hypervisors[process.name], clock, process)
         return Agent(
-            process.name, driver, SimBus(self.wire, process), journal, clock, report_interval=5.0,
+            process.name, driver, SimBus(self.wire, process), journal, clock, report_interval=10.0,
             **self._limits,
             checkpoint=partial(self._checkpoint, process.name),
         )
