@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from random import Random
 
 import msgspec
 import structlog
 
-import kilonova
 from kilonova.bus.protocol import Bus, Subscription
 from kilonova.bus.subjects import from_any_host
+from kilonova.cells.heartbeat import Heartbeat
 from kilonova.conductor.hosts import HostReports
-from kilonova.db import services
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import Clock
-from kilonova.domain.errors import KilonovaError
 from kilonova.domain.operation import ExternalEvent
 from kilonova.engine.commands import Hosts
 from kilonova.engine.runner import POLL, Runner
@@ -65,7 +62,7 @@ class Conductor:
             concurrency=concurrency, alone=alone, poll=poll,
         )
         self._subscriptions: list[Subscription] = []
-        self._heart: asyncio.Task[None] | None = None
+        self._heartbeat = Heartbeat(environment.database, environment.clock, "nova-conductor", name)
 
     def wake(self) -> None:
         """There may be work in the journal."""
@@ -80,24 +77,13 @@ class Conductor:
             await subscribe(from_any_host("event"), self._reports.on_event, group=f"conductors.{cell}"),
         ]
         await self.runner.start()
-        self._heart = asyncio.create_task(self._heartbeat())
+        self._heartbeat.start()
 
     async def _on_wake(self, _subject: str, payload: bytes) -> None:
         """Payload: empty, or the id of an operation that was asked to end."""
         if payload:
             self.runner.note_cancel(payload.decode(), "asked to end")
         self.wake()
-
-    async def _heartbeat(self) -> None:
-        host = self.name.rsplit("@", 1)[-1]
-        while True:
-            try:
-                await self._database.write(lambda conn: services.seen(
-                    conn, "nova-conductor", host, version=kilonova.__version__, now=self._clock.now()
-                ))
-            except KilonovaError as error:
-                log.warning("no sign of life recorded", error=str(error))
-            await self._clock.sleep(10.0)
 
     async def deliver(self, event: ExternalEvent) -> bool:
         """Keep an external event for the operation that may wait for it; False if there is none.
@@ -116,7 +102,5 @@ class Conductor:
         """Stop at once; operations go on with the next start or another conductor."""
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
-        if self._heart is not None:
-            self._heart.cancel()
-            await asyncio.gather(self._heart, return_exceptions=True)
+        await self._heartbeat.close()
         await self.runner.close()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from kilonova.bus.protocol import Bus, Subscription
+from kilonova.cells.heartbeat import Heartbeat
 from kilonova.db.database import Database
 from kilonova.db.journal import api_journal
 from kilonova.engine.commands import Hosts
@@ -58,6 +59,7 @@ class SchedulerService:
             alone=alone,
             poll=poll,
         )
+        self._heartbeat = Heartbeat(environment.cells.all[0].database, clock, "nova-scheduler", name)
         self._subscription: Subscription | None = None
 
     def wake(self) -> None:
@@ -67,6 +69,7 @@ class SchedulerService:
     async def start(self) -> None:
         self._subscription = await self._bus.subscribe(WAKE, self._on_wake)
         await self.runner.start()
+        self._heartbeat.start()
 
     async def _on_wake(self, _subject: str, payload: bytes) -> None:
         if payload:
@@ -76,4 +79,5 @@ class SchedulerService:
     async def close(self) -> None:
         if self._subscription is not None:
             await self._subscription.unsubscribe()
+        await self._heartbeat.close()
         await self.runner.close()

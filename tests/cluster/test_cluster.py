@@ -99,6 +99,9 @@ def test_fifty_servers_come_and_go_while_processes_are_killed(tmp_path: Path, po
         unlimited = {"instances": -1, "cores": -1, "ram": -1}
         running.call("PUT", f"/compute/v2.1/os-quota-sets/{running.project}", {"quota_set": unlimited})
         wait_for("all hosts", lambda: len(running.call("GET", "/control/hosts")["hosts"]) == len(HOSTS), 60)
+        services = running.call("GET", "/compute/v2.1/os-services")["services"]
+        assert {one["binary"] for one in services} == {"nova-conductor", "nova-scheduler", "nova-compute"}
+        assert {one["state"] for one in services} == {"up"}
 
         with killing(running) as killer:
             for number in range(SERVERS):
