@@ -1,6 +1,9 @@
 """What every test can ask for, and what is recorded of every run."""
 
+from collections.abc import Iterator
+
 import pytest
+import structlog
 from servers import postgres, postgres_url
 from spec_results import SpecResults
 
@@ -8,6 +11,14 @@ __all__ = ["postgres", "postgres_url"]
 
 SERVER_FIXTURES = frozenset({"postgres", "postgres_url"})
 """Fixtures that start a server process: their tests are left out of `script/test quick`."""
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_come() -> Iterator[None]:
+    """What one test does to logging does not reach the next."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
+
 from kilonova.audit.report import Healing, Report
 from kilonova.cli.demo_cloud import DemoCloud, Server
 from kilonova.cli.installation import State, running_state, sign_in
@@ -78,18 +80,29 @@ class ControlCloud:
         """Returns its id as soon as it is accepted."""
         if not self.image:
             self.image, self.network = await asyncio.to_thread(self._prepare)
-        return await asyncio.to_thread(
-            lambda: self.api.create_server(
-                name, image=self.image, flavor=self.api.flavor("m1.nano"), network=self.network, group="default",
-                key="key",
-            )
-        )
+        return await asyncio.to_thread(self._create, name)
+
+    def _create(self, name: str) -> str:
+        flavors = self.session.get(f"{self.state.compute_url}/flavors")["flavors"]
+        body = {
+            "name": name, "imageRef": self.image, "key_name": "key", "networks": [{"uuid": self.network}],
+            "flavorRef": next(flavor["id"] for flavor in flavors if flavor["name"] == "m1.nano"),
+        }
+        created = self.session.post(f"{self.state.compute_url}/servers", {"server": body}, version="2.79")
+        return str(created["server"]["id"])
 
     def _prepare(self) -> tuple[str, str]:
-        file = Path(self.state.data_dir) / "upload"
-        file.write_bytes(b"x" * 512)
-        self.api.add_key("key", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1E5EQ0mTcLzpCqvbwC7rUqFjRnN2q1vXJkVw0n3m2Z t")
-        return self.api.upload_image("image", file, "raw", lambda _sent: None), self.api.network("private")[0]
+        session, state = self.session, self.state
+        key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1E5EQ0mTcLzpCqvbwC7rUqFjRnN2q1vXJkVw0n3m2Z t"
+        session.post(f"{state.compute_url}/os-keypairs", {"keypair": {"name": "key", "public_key": key}})
+        described = {"name": "image", "disk_format": "raw", "container_format": "bare"}
+        image = session.post(f"{state.image_url}/v2/images", described)["id"]
+        httpx.put(
+            f"{state.image_url}/v2/images/{image}/file", content=b"x" * 512,
+            headers=session._headers() | {"Content-Type": "application/octet-stream"},
+        ).raise_for_status()
+        (network,) = session.get(f"{state.network_url}/v2.0/networks?name=private")["networks"]
+        return image, network["id"]
 
     async def server(self, name: str = "one") -> Server:
         """A server that is ready."""

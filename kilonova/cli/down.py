@@ -62,7 +62,7 @@ def _stop(base: Path, wait: float) -> None:
 
 def _process(base: Path) -> int:
     """Who serves the directory: the number is in the lock file, written by whoever holds the lock."""
-    text = (base / "lock").read_text().strip()
+    text = (base / "kilonova.pid").read_text().strip()
     if not text.isdigit():
         raise KilonovaError(f"The process that serves {base} is not known.", hint=f"`fuser {base}/lock` finds it")
     return int(text)

@@ -61,7 +61,7 @@ def configuration(data_dir: Path | None, overrides: dict[str, object] | None = N
 def is_served(base: Path) -> bool:
     """Whether a process serves the data directory: its lock cannot outlive it. Raises KilonovaError."""
     try:
-        descriptor = os.open(base / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(base / "kilonova.pid", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     except PermissionError as error:

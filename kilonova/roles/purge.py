@@ -19,7 +19,7 @@ from kilonova.roles.assembly import Progress
 
 OWN = (
     "kilonova.db*", "agent.db*", "images", "guests", "libvirt", "network", "fake", "token-keys", "clouds.yaml",
-    "openrc", "state.json", "kilonova.log", "installation.json", "lock",
+    "openrc", "state.json", "kilonova.log", "installation.json", "kilonova.pid",
 )
 """What an installation keeps in its directory; what users put there (`kilonova.toml`) is left."""
 
@@ -55,7 +55,7 @@ async def purge(config: Config, progress: Progress) -> list[str]:
     if not (directory / "installation.json").exists():
         raise KilonovaError(f"{directory} holds no installation.", hint="name another --data-dir")
     made = credentials.installation(directory)
-    with (directory / "lock").open("a") as lock:
+    with (directory / "kilonova.pid").open("a") as lock:
         _hold(lock, directory)
         if (directory / "guests").exists():
             progress("guests", "remove")

@@ -39,7 +39,7 @@ def take_directory(directory: Path, stack: AsyncExitStack) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o711)  # guests run as another user and must reach their disks
-    lock = (directory / "lock").open("a")
+    lock = (directory / "kilonova.pid").open("a")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

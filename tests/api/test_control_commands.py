@@ -109,7 +109,10 @@ def test_the_demonstration_holds_and_leaves_nothing(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     lines = ended.stdout.splitlines()
     assert lines[-1].startswith("clean: everything held")
-    for part in ("image", "network", "key pair", "server", "build.start_guest", "delete", "audit", "removed"):
+    for part in (
+        "image create", "network", "keypair create", "server create", "is ACTIVE on", "server event list", "| create |",
+        "server delete", "audit", "removed",
+    ):
         assert part in ended.stdout
     assert list(tmp_path.iterdir()) == []
 
