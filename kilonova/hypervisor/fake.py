@@ -211,7 +211,9 @@ class FakeDriver:
         await self._call("power_off")
         if grace and uuid in self._hypervisor.faults.disobedient:
             await self._clock.sleep(grace)
-        self._power(self._existing(uuid), PowerState.SHUTDOWN)
+        guest = self._guest(uuid)
+        if guest.defined:
+            self._power(guest, PowerState.SHUTDOWN)
 
     async def power_on(self, guest: Guest) -> None:
         await self._call("power_on")

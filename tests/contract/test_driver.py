@@ -1,0 +1,177 @@
+"""What every hypervisor driver does: the simulated one must not be kinder than the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from libvirt_installations import Installation, Listener, empty_guest, make_installation, remove_installation
+
+from kilonova.domain.clock import SystemClock
+from kilonova.domain.errors import KilonovaError, NotFound
+from kilonova.domain.states import PowerState
+from kilonova.hypervisor.driver import Driver
+from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
+from kilonova.hypervisor.guest import Guest
+
+
+@pytest.fixture(scope="module")
+def installation() -> Iterator[Installation]:
+    made = make_installation()
+    yield made
+    asyncio.run(remove_installation(made))
+
+
+@pytest.fixture(params=["fake", pytest.param("libvirt", marks=pytest.mark.servers)])
+async def driver(request: pytest.FixtureRequest) -> AsyncIterator[Driver]:
+    if request.param == "fake":
+        made: Driver = FakeDriver(FakeHypervisor("host"), SystemClock())
+    else:
+        made = request.getfixturevalue("installation").driver()
+    await made.start(Listener())
+    yield made
+    for guest in await made.guests():
+        await made.destroy(guest.uuid)
+    for left in await made.disks():
+        await made.delete_disks(left)
+    await made.close()
+
+
+@pytest.fixture
+async def guest(driver: Driver) -> Guest:
+    """One whose disks exist."""
+    made = empty_guest()
+    await driver.create_disks(made)
+    return made
+
+
+async def states(driver: Driver) -> dict[str, PowerState]:
+    return {found.uuid: found.power_state for found in await driver.guests()}
+
+
+async def test_a_host_says_what_it_has(driver: Driver) -> None:
+    inventory = await driver.inventory()
+    assert inventory.hostname
+    assert inventory.vcpus > 0
+    assert 0 < inventory.memory_free_mib <= inventory.memory_mib
+    assert 0 <= inventory.disk_available_gib <= inventory.local_gib
+    assert inventory.supported
+
+
+async def test_making_disks_twice_makes_them_once(driver: Driver, guest: Guest) -> None:
+    await driver.create_disks(guest)
+    assert await driver.disks() == [guest.uuid]
+    assert await states(driver) == {}
+
+
+@pytest.mark.spec("PWR-01", "PWR-02")
+async def test_a_guest_without_a_definition_has_no_power_state(driver: Driver, guest: Guest) -> None:
+    assert await driver.power_state(guest.uuid) is PowerState.NOSTATE
+    assert await driver.power_state(str(uuid.uuid4())) is PowerState.NOSTATE
+
+
+async def test_a_spawned_guest_runs_and_spawning_it_again_leaves_it_alone(driver: Driver, guest: Guest) -> None:
+    for _ in range(2):
+        await driver.plug(guest)
+        await driver.spawn(guest)
+        assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+        assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+
+
+async def test_a_guest_that_was_started_paused_runs_when_resumed(driver: Driver, guest: Guest) -> None:
+    for _ in range(2):
+        await driver.spawn(guest, paused=True)
+        assert await driver.power_state(guest.uuid) is PowerState.PAUSED
+    for _ in range(2):
+        await driver.resume(guest.uuid)
+        assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+    await driver.spawn(guest, paused=True)
+    assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+
+
+async def test_power_off_and_on(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest)
+    for _ in range(2):
+        await driver.power_off(guest.uuid, grace=0, interval=0)
+        assert await states(driver) == {guest.uuid: PowerState.SHUTDOWN}
+    for _ in range(2):
+        await driver.power_on(guest)
+        assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+
+
+@pytest.mark.spec("PWR-16")
+async def test_there_is_nothing_to_power_off_where_there_is_no_guest(driver: Driver, guest: Guest) -> None:
+    for missing in (guest.uuid, str(uuid.uuid4())):
+        await driver.power_off(missing, grace=1, interval=1)
+        assert await driver.power_state(missing) is PowerState.NOSTATE
+    assert await states(driver) == {}
+
+
+async def test_a_guest_that_was_forgotten_is_powered_on_from_its_disks(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest)
+    await driver.destroy(guest.uuid)
+    await driver.power_on(guest)
+    assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+
+
+async def test_a_hard_reboot_starts_whatever_the_guest_was(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest)
+    await driver.hard_reboot(guest)
+    assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+    await driver.power_off(guest.uuid, grace=0, interval=0)
+    await driver.hard_reboot(guest)
+    assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+    await driver.destroy(guest.uuid)
+    await driver.hard_reboot(guest)
+    assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+
+
+async def test_destroying_leaves_the_disks_and_is_repeatable(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest)
+    for _ in range(2):
+        await driver.destroy(guest.uuid)
+        assert await states(driver) == {}
+        assert await driver.disks() == [guest.uuid]
+    await driver.spawn(guest)
+    assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+
+
+async def test_disks_outlive_their_guest_only(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest)
+    with pytest.raises(KilonovaError):
+        await driver.delete_disks(guest.uuid)
+    assert await driver.disks() == [guest.uuid]
+    await driver.destroy(guest.uuid)
+    for _ in range(2):
+        await driver.delete_disks(guest.uuid)
+        assert await driver.disks() == []
+
+
+async def test_what_never_was_is_removed_without_a_word(driver: Driver) -> None:
+    never = str(uuid.uuid4())
+    await driver.destroy(never)
+    await driver.unplug(never, ("tapnever",))
+    await driver.delete_disks(never)
+    assert await states(driver) == {}
+
+
+async def test_a_guest_without_disks_is_not_started(driver: Driver) -> None:
+    diskless = empty_guest()
+    for start in (driver.spawn, driver.power_on, driver.hard_reboot):
+        with pytest.raises(KilonovaError):
+            await start(diskless)
+        assert await driver.power_state(diskless.uuid) in (PowerState.NOSTATE, PowerState.SHUTDOWN)
+
+
+async def test_a_guest_that_is_not_there_cannot_be_resumed_and_has_no_console(driver: Driver) -> None:
+    with pytest.raises(NotFound):
+        await driver.resume(str(uuid.uuid4()))
+    with pytest.raises(NotFound):
+        await driver.console_output(str(uuid.uuid4()), 100)
+
+
+async def test_a_console_is_cut_to_its_last_bytes(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest)
+    assert len(await driver.console_output(guest.uuid, 10)) <= 10
