@@ -358,7 +358,7 @@ class Driver:
             stopped = self.record.entries[-1]
             log.error("operation stranded", operation=self.record.id, kind=self.record.kind, step=stopped.step,
                       error=stopped.failure.message if stopped.failure is not None else "")
-        if self.record.state in TERMINAL:
+        if self._resting or self.record.state in TERMINAL:  # something else is due, or this at another time
             self._shop.wake()
 
     def _write(
