@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 SETTLE_LIMIT = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+FAMILIES = ("bridge", "ip")
+"""Of the filter tables."""
 
 
 class LinuxWiring:
@@ -158,7 +160,7 @@ class LinuxWiring:
             await self._remove_network(network_id)
         await self._remove_leftovers()
         with self._tables.muted():
-            for family in ("bridge", "ip"):
+            for family in FAMILIES:
                 await run([self._nft, "-f", "-"], f"add table {family} {self._names.table}\n"
                                                   f"delete table {family} {self._names.table}\n")
         self._filters = None
@@ -178,14 +180,11 @@ class LinuxWiring:
             raise Retryable(f"The network of this machine is not ready: {cause}") from error
 
     async def found(self) -> Found:
-        listed = await run([self._nft, "list", "tables"])
         own = [name for name in self._links.by_name if name.startswith(self._names.prefix)]
         pids = [DhcpServer(path, "", lambda: None).pid for path in self._server_directories()]
         return Found(
             bridges=tuple(sorted(own)), dhcp_servers=tuple(pid for pid in pids if pid is not None),
-            firewall_tables=tuple(
-                " ".join(line.split()[1:]) for line in listed.splitlines() if line.split()[-1:] == [self._names.table]
-            ),
+            firewall_tables=await self._own_tables(),
             taps=tuple(sorted(name for name in self._links.by_name if self._links.master_of(name) in own)),
         )
 
@@ -286,9 +285,19 @@ class LinuxWiring:
         if self._filters is None:
             with self._tables.muted():
                 await run([self._nft, "-f", "-"], firewall.loading(self._names.table, wanted))
+            self._filters = wanted
+            if len(await self._own_tables()) < len(FAMILIES):  # somebody has deleted one while we did not listen
+                self._filters_lost()
         elif text := firewall.changing(self._names.table, self._filters, wanted):
+            self._filters = wanted
             await run([self._nft, "-f", "-"], text)
-        self._filters = wanted
+
+    async def _own_tables(self) -> tuple[str, ...]:
+        """Family and name of each filter table of this installation that is there."""
+        listed = await run([self._nft, "list", "tables"])
+        return tuple(
+            " ".join(line.split()[1:]) for line in listed.splitlines() if line.split()[-1:] == [self._names.table]
+        )
 
     async def _make_network(self, plan: NetworkPlan) -> None:
         if self._made.get(plan.id) == plan:
