@@ -39,6 +39,14 @@ class BusOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """File with the credentials of this process on the bus, as it was made when the process was added."""
     authority: str = ""
     """PEM file of the certificate that signed those of the servers; without it nothing is encrypted."""
+    listen: str = "127.0.0.1"
+    """Where `kilonova bus serve` listens."""
+    port: int = 4222
+    """Port of `kilonova bus serve`."""
+    certificate: str = ""
+    """PEM file with the certificate of `kilonova bus serve`; without it nothing is encrypted."""
+    key: str = ""
+    """PEM file with the key of that certificate."""
 
 
 class CellOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

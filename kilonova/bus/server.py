@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from kilonova.bus.credentials import CONTROL, Credentials, host_user, new_password, save
-from kilonova.bus.server_config import TlsFiles, Users, render
+from kilonova.bus.server_config import TlsFiles, Users, authorization, render
 from kilonova.domain.errors import InvalidInput, NotFound, ServiceUnavailable
 
 log = structlog.get_logger(__name__)
@@ -96,25 +96,35 @@ class BusServer:
         return Credentials(user=CONTROL, password=self._users().control)
 
     async def add_host(self, host: str) -> Credentials:
-        """Make credentials for a host's agent, in force on return. Those made earlier for it end.
+        """As `issue`; in force on return.
 
         Raises:
             InvalidInput: not the name of a host. ServiceUnavailable: the server does not take the change.
+        """
+        made = self.issue(host)
+        await self._answers(made)
+        return made
+
+    def issue(self, host: str) -> Credentials:
+        """Make credentials for a host's agent. Those made earlier for it end. A server that runs takes them up in a
+        moment, whichever process runs it.
+
+        Raises:
+            InvalidInput: not the name of a host.
         """
         if not host or len(host) > 255 or not host.isprintable():
             raise InvalidInput(f"{host!r} is not the name of a host.")
         users = self._users()
         made = Credentials(user=host_user(host), password=new_password())
-        await self._change(msgspec.structs.replace(users, hosts={**users.hosts, host: made.password}))
-        await self._answers(made)
+        self._change(msgspec.structs.replace(users, hosts={**users.hosts, host: made.password}))
         return made
 
-    async def remove_host(self, host: str) -> None:
+    def remove_host(self, host: str) -> None:
         """End a host's credentials; the server drops its connections. Raises NotFound."""
         users = self._users()
         if host not in users.hosts:
             raise NotFound(f"The message bus has no credentials for host {host}.")
-        await self._change(
+        self._change(
             msgspec.structs.replace(users, hosts={name: word for name, word in users.hosts.items() if name != host})
         )
 
@@ -145,10 +155,19 @@ class BusServer:
             return None
         return {name: value for name, value in settings.items() if name != "authorization"}
 
-    async def _change(self, users: Users) -> None:
-        self._write(users)
-        if self._process is not None:
-            self._process.signal(signal.SIGHUP)
+    def _change(self, users: Users) -> None:
+        """Write users down, and have a server that runs read them."""
+        save(self._directory / "users.json", msgspec.json.encode(users))
+        settings = self._settings()
+        if settings is None:  # it was never started
+            return
+        changed = settings | {"authorization": authorization(users)}
+        save(self._config, msgspec.json.format(msgspec.json.encode(changed), indent=1))
+        process = self._process or ServerProcess.running(self._directory, self._config)
+        if process is not None:
+            process.signal(signal.SIGHUP)
+        if process is not None and process is not self._process:
+            process.close()
 
     async def _answers(self, credentials: Credentials) -> None:
         """Wait until the server lets these credentials in."""

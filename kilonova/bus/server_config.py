@@ -47,7 +47,7 @@ def render(directory: Path, address: str, port: int, users: Users, tls: TlsFiles
         "ping_interval": "10s",
         "ping_max": 2,
         "write_deadline": "5s",
-        "authorization": {"timeout": 5, "users": _users(users)},
+        "authorization": authorization(users),
     }
     if tls is not None:
         # TLS from the first byte: what is exchanged before cannot be tampered with.
@@ -55,6 +55,11 @@ def render(directory: Path, address: str, port: int, users: Users, tls: TlsFiles
             "cert_file": str(tls.certificate), "key_file": str(tls.key), "handshake_first": True, "timeout": 5,
         }
     return msgspec.json.format(msgspec.json.encode(settings), indent=1)
+
+
+def authorization(users: Users) -> dict[str, Any]:
+    """Who may connect, and as what."""
+    return {"timeout": 5, "users": _users(users)}
 
 
 def _users(users: Users) -> list[dict[str, Any]]:

@@ -31,12 +31,26 @@ def options(
 
 
 def _register() -> None:
-    from kilonova.cli import audit, configuration, database, demo, doctor, down, images, operations, roles, status, up
+    from kilonova.cli import (
+        audit,
+        bus,
+        configuration,
+        database,
+        demo,
+        doctor,
+        down,
+        images,
+        operations,
+        roles,
+        status,
+        up,
+    )
 
     app.command("up")(up.up)
     app.command("down")(down.down)
     for role in (roles.api, roles.conductor, roles.scheduler, roles.agent):
         app.command(role.__name__)(role)
+    app.add_typer(bus.app, name="bus")
     app.command("status")(status.status)
     app.add_typer(operations.app, name="ops")
     app.command("audit")(audit.audit)

@@ -26,17 +26,17 @@ ReadyJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, 
 
 def api(data_dir: DataDir = None, json: ReadyJson = False) -> None:
     """Serve every API and the embedded services."""
-    _serve("api", configuration(data_dir), json=json)
+    serve_role("api", configuration(data_dir), json=json)
 
 
 def conductor(data_dir: DataDir = None, json: ReadyJson = False) -> None:
     """Drive the operations of a cell."""
-    _serve("conductor", configuration(data_dir), json=json)
+    serve_role("conductor", configuration(data_dir), json=json)
 
 
 def scheduler(data_dir: DataDir = None, json: ReadyJson = False) -> None:
     """Choose hosts for new servers."""
-    _serve("scheduler", configuration(data_dir), json=json)
+    serve_role("scheduler", configuration(data_dir), json=json)
 
 
 def agent(
@@ -45,10 +45,11 @@ def agent(
     json: ReadyJson = False,
 ) -> None:
     """Serve a hypervisor host."""
-    _serve("agent", configuration(data_dir, {"agent.host": host}), json=json)
+    serve_role("agent", configuration(data_dir, {"agent.host": host}), json=json)
 
 
-def _serve(role: str, config: Config, *, json: bool) -> None:
+def serve_role(role: str, config: Config, *, json: bool) -> None:
+    """Run a role until a signal ends it."""
     import uvloop
 
     from kilonova.cli.startup import log_to

@@ -252,11 +252,11 @@ async def test_a_removed_host_is_cut_off(cloud: Cloud, intruder: Intruder) -> No
         gone.set()
 
     intruder.client._closed_cb = closed
-    await cloud.server.remove_host("a")
+    cloud.server.remove_host("a")
     async with asyncio.timeout(LIMIT):
         await gone.wait()
     with pytest.raises(NotFound):
-        await cloud.server.remove_host("a")
+        cloud.server.remove_host("a")
 
 
 @pytest.mark.parametrize("name", ["", "two\nlines", "x" * 256])
