@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from kilonova.domain.errors import ServiceUnavailable
+from kilonova.domain.errors import InvalidInput, ServiceUnavailable
 
 T = TypeVar("T")
 Unit = Callable[[sa.Connection], T]
@@ -35,13 +35,18 @@ class Database:
         """Open a database.
 
         Args:
-            url: `sqlite:///PATH`, `sqlite://` (in memory) or `postgresql+psycopg://...`.
+            url: `sqlite:///PATH`, `sqlite://` (in memory) or `postgresql://USER:PASSWORD@HOST/DATABASE`.
             pool_size: connections to PostgreSQL.
             locked_limit: seconds that a unit of work waits for a database that is locked or away.
 
         Raises:
-            ServiceUnavailable: the SQLite file cannot be opened.
+            ServiceUnavailable: the SQLite file cannot be opened. InvalidInput: another kind of URL.
         """
+        scheme, _, place = url.partition("://")
+        if scheme in ("postgresql", "postgres"):
+            url = f"postgresql+psycopg://{place}"
+        elif scheme not in ("sqlite", "postgresql+psycopg"):
+            raise InvalidInput(f"{scheme}:// is not a database that can be used.", hint="use sqlite or postgresql")
         if url.startswith("sqlite"):
             from kilonova.db.sqlite import SqliteDatabase
 

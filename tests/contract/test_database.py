@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from servers import PostgresServer, postgres_server
 
 from kilonova.db.database import Database
-from kilonova.domain.errors import NotFound, ServiceUnavailable
+from kilonova.domain.errors import InvalidInput, NotFound, ServiceUnavailable
 
 LIMIT = 30.0
 """Seconds that anything awaited here may take."""
@@ -463,6 +463,18 @@ def end_sessions(database: Database) -> None:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
+
+
+async def test_a_url_need_not_name_the_driver(postgres_url: str) -> None:
+    database = Database.open(postgres_url.replace("postgresql+psycopg://", "postgresql://"))
+    assert await database.read(lambda conn: conn.execute(sa.text("select 41 + 1")).scalar_one()) == 42
+    await database.close()
+
+
+@pytest.mark.parametrize("url", ["mysql://localhost/nova", "kilonova.db", ""])
+def test_other_databases_are_refused(url: str) -> None:
+    with pytest.raises(InvalidInput, match="sqlite or postgresql"):
+        Database.open(url)
 
 
 async def test_lost_connections_are_replaced(postgres_url: str) -> None:
