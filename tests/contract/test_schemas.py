@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,12 @@ from kilonova.db import migrate
 from kilonova.db.database import Database
 from kilonova.db.schema import API, CELL
 from kilonova.db.upgrade import Schema, SchemaUnfit, ensure, upgrade
-from kilonova.embedded.schema import SCHEMAS
+from kilonova.domain.clock import SystemClock
+from kilonova.embedded.identity.service import EmbeddedIdentity
+from kilonova.embedded.image import EmbeddedImage
+from kilonova.embedded.network.service import EmbeddedNetwork
+from kilonova.embedded.network.wiring import FakeWiring
+from kilonova.embedded.schema import IDENTITY, IMAGE, NETWORK, SCHEMAS
 
 each_schema = pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.name)
 
@@ -171,6 +176,29 @@ async def test_tables_of_unknown_origin_are_refused(database: Database) -> None:
     for attempt in (ensure, upgrade):
         with pytest.raises(SchemaUnfit, match="no revision"):
             await attempt(database, CELL)
+
+
+@pytest.mark.parametrize("schema", [IDENTITY, IMAGE, NETWORK], ids=lambda schema: schema.name)
+async def test_embedded_services_refuse_a_database_of_another_release(
+    database: Database, schema: Schema, tmp_path: Path
+) -> None:
+    """On their own, as tools open them: not only where a whole installation looks first."""
+    identity = EmbeddedIdentity(database, tmp_path / "keys", SystemClock(), "http://cloud.test")
+
+    async def told(name: str, instance_uuid: str, *, tag: str, status: str) -> None:
+        raise AssertionError("nothing happens")
+
+    start: dict[str, Callable[[], Awaitable[object]]] = {
+        "identity": lambda: identity.bootstrap("secret"),
+        "image": EmbeddedImage(database, tmp_path / "images", SystemClock(), identity, "").recover,
+        "network": EmbeddedNetwork(database, SystemClock(), identity, "", FakeWiring(), told).start,
+    }
+    await ensure(database, schema)
+    newer = sa.text(f"UPDATE {schema.version_table} SET version_num = '9999'")
+    await database.write(lambda conn: conn.execute(newer))
+    with pytest.raises(SchemaUnfit, match="9999"):
+        await start[schema.name]()
+    identity.close()
 
 
 async def test_a_newer_database_is_refused_and_left_alone(database: Database) -> None:

@@ -10,8 +10,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from kilonova.db.columns import Json, Timestamp, new_metadata
+from kilonova.db.upgrade import Schema
 
 metadata = new_metadata()
+
+IDENTITY = Schema("identity", metadata, ("0001",))
+"""All tables of this file and their revisions."""
 
 Id = sa.String(64)
 Name = sa.String(255)

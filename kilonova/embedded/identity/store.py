@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 
 from kilonova.db.database import Database
+from kilonova.db.upgrade import ensure
 from kilonova.domain.errors import Conflict, InvalidInput, NotFound
 from kilonova.embedded.identity import schema
 from kilonova.embedded.identity.records import (
@@ -150,7 +151,8 @@ class IdentityStore:
         self.changes = 0
 
     async def create_tables(self) -> None:
-        await self._database.write(schema.metadata.create_all)
+        """Make the tables, if they are missing. Raises SchemaUnfit: they are of another release."""
+        await ensure(self._database, schema.IDENTITY)
 
     async def read(self, unit: Callable[[sa.Connection], T]) -> T:
         """Raises InvalidInput for values that the database cannot hold, such as text with a NUL."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from kilonova.db.database import Database
+from kilonova.db.upgrade import ensure
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import Forbidden
 from kilonova.embedded.image import import_tasks, queries, schema
@@ -53,8 +54,12 @@ class Core:
 
     async def recover(self) -> None:
         """Make the tables and directories; undo the uploads that the last process left and go on with its
-        imports; remove data that belongs to no image. Spec: EMG-03."""
-        await self.database.write(schema.metadata.create_all)
+        imports; remove data that belongs to no image. Spec: EMG-03.
+
+        Raises:
+            SchemaUnfit: the tables are of another release.
+        """
+        await ensure(self.database, schema.IMAGE)
         await self.files.run(self.files.prepare)
         waiting = await self.files.run(self.files.all_staged)
         interrupted, with_data, staged = await self.database.write(lambda conn: self._settle(conn, waiting))

@@ -7,9 +7,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from kilonova.db.columns import EnumValue, Json, Timestamp, Uuid, new_metadata
+from kilonova.db.upgrade import Schema
 from kilonova.embedded.image.records import ImportRequest, MemberStatus, Status, TaskStatus, Visibility
 
 metadata = new_metadata()
+
+IMAGE = Schema("image", metadata, ("0001",))
+"""All tables of this file and their revisions."""
 
 Project = sa.String(64)
 

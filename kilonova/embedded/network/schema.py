@@ -14,8 +14,12 @@ import sqlalchemy as sa
 
 from kilonova.db.columns import Json, Timestamp, Uuid, new_metadata
 from kilonova.db.prepared import Prepared
+from kilonova.db.upgrade import Schema
 
 metadata = new_metadata()
+
+NETWORK = Schema("network", metadata, ("0001",))
+"""All tables of this file and their revisions."""
 
 NAMESPACE = uuid.UUID("5f1d7a52-2f4b-5c0e-9c59-6d1c1a3c7f10")
 """Root of the ids that are derived from what they stand for, so that making them twice makes one."""

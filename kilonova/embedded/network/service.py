@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from kilonova.db.database import Database
 from kilonova.db.prepared import Prepared
+from kilonova.db.upgrade import ensure
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import (
@@ -94,8 +95,11 @@ class EmbeddedNetwork:
 
         Args:
             bridges: told of each network's bridge (the metadata service).
+
+        Raises:
+            SchemaUnfit: the tables are of another release.
         """
-        await self._database.write(schema.metadata.create_all)
+        await ensure(self._database, schema.NETWORK)
         self._events.start()
         await self._datapath.start(bridges)
 
