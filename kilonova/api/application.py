@@ -18,14 +18,14 @@ from starlette.types import Receive, Scope, Send
 from kilonova.api import microversions
 from kilonova.api.call import Answer, Call
 from kilonova.api.cloud import Cloud
-from kilonova.api.faults import BodyTooLarge, NotAcceptable, UnknownPath, UnsupportedMediaType, fault
+from kilonova.api.faults import NotAcceptable, UnknownPath, UnsupportedMediaType, fault
 from kilonova.api.links import Links, prefixed
 from kilonova.api.policy import Policy, with_implied
 from kilonova.api.query import QueryValues
 from kilonova.api.routes import Endpoint, Route, Router, in_range
 from kilonova.api.schema import Reading, read_body
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import InvalidInput, KilonovaError, NotFound, Unauthorized
+from kilonova.domain.errors import BodyTooLarge, InvalidInput, KilonovaError, NotFound, Unauthorized
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +80,7 @@ class Request:
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > most:
-                raise BodyTooLarge("Request is too large.")
+                raise BodyTooLarge(most)
             chunks.append(chunk)
             if not message.get("more_body"):
                 return b"".join(chunks)

@@ -33,12 +33,6 @@ class Gone(KilonovaError):
     status = 410
 
 
-class BodyTooLarge(KilonovaError):
-    """Spec: API-022."""
-
-    status = 413
-
-
 class UnsupportedMediaType(KilonovaError):
     """Spec: API-020."""
 

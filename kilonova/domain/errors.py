@@ -129,6 +129,15 @@ class InstanceNotReady(Conflict):
         super().__init__(f"Instance {instance} is not ready")
 
 
+class BodyTooLarge(KilonovaError):
+    """The body of a request is longer than a service reads. most: bytes. Spec: API-022."""
+
+    status = 413
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"The body of the request is larger than {most} bytes.", hint="ask for less at a time")
+
+
 class NotSupported(KilonovaError):
     """This deployment cannot do it (a driver or service lacks the feature)."""
 

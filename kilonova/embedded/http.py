@@ -23,7 +23,15 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import Forbidden, InvalidInput, KilonovaError, NotFound, ServiceUnavailable, Unauthorized
+from kilonova.domain.errors import (
+    BodyTooLarge,
+    Forbidden,
+    InvalidInput,
+    KilonovaError,
+    NotFound,
+    ServiceUnavailable,
+    Unauthorized,
+)
 from kilonova.services.identity import IdentityService
 
 log = structlog.get_logger(__name__)
@@ -36,6 +44,9 @@ TITLES = {
     406: "Not Acceptable", 409: "Conflict", 413: "Request Entity Too Large", 415: "Unsupported Media Type",
     500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable",
 }
+
+LARGEST_BODY = 1 << 20
+"""Bytes of a request's body that are read. Many ports or allocations in one request take a tenth of it."""
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -91,13 +102,16 @@ class EmbeddedService:
         error_body: shape of this service's errors.
         public: matches (method, path) pairs that need no token, for example `r"GET /(v3/?)?$"`.
         identity_url: shown in `WWW-Authenticate`.
+        streams: matches (method, path) pairs whose handlers read the body piece by piece and limit it themselves;
+            of all others at most `LARGEST_BODY` is read.
     """
 
     def __init__(self, routes: Sequence[BaseRoute], *, identity: IdentityService, error_body: ErrorBody,
-                 public: str, identity_url: str) -> None:
+                 public: str, identity_url: str, streams: str = r"(?!)") -> None:
         self._identity = identity
         self._error_body = error_body
         self._public = re.compile(public)
+        self._streams = re.compile(streams)
         self._identity_url = identity_url
         self._app: ASGIApp = Starlette(
             routes=routes,
@@ -124,13 +138,15 @@ class EmbeddedService:
 
         request = Request(scope, receive)
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-        if not self._public.match(f"{request.method} {path}"):
+        called = f"{request.method} {path}"
+        if not self._public.match(called):
             try:
                 scope["state"]["caller"] = await self._authenticate(request, request_id)
             except KilonovaError as error:
                 await self._answer(error)(scope, receive, with_request_id)
                 return
-        await self._app(scope, receive, with_request_id)
+        bounded = receive if self._streams.match(called) else _bounded(receive)
+        await self._app(scope, bounded, with_request_id)
 
     async def _authenticate(self, request: Request, request_id: str) -> RequestContext:
         secret = request.headers.get("x-auth-token")
@@ -170,3 +186,18 @@ class EmbeddedService:
         log.exception("request failed", path=request.url.path, request_id=request.state.request_id, exc_info=error)
         failure = ServiceUnavailable(f"The service failed on this request: {type(error).__name__}.")
         return json_response(self._error_body(500, TITLES[500], failure.message), 500)
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Receives until the body has become too large: then whoever reads it gets BodyTooLarge."""
+    size = 0
+
+    async def bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > LARGEST_BODY:
+            raise BodyTooLarge(LARGEST_BODY)
+        return message
+
+    return bounded

@@ -63,6 +63,7 @@ class EmbeddedImage:
             error_body=_error_body,
             public=r"GET /((versions|v2)/?)?$",
             identity_url=self._identity_url,
+            streams=r"PUT /v2/images/[^/]+/(file|stage)$",
         )
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
