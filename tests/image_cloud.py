@@ -36,7 +36,7 @@ V21 = "application/openstack-images-v2.1-json-patch"
 class StandInIdentity:
     """Knows PEOPLE; their names are their tokens."""
 
-    async def validate(self, token: str) -> Token:
+    async def validate(self, token: str, **_: Any) -> Token:
         if token not in PEOPLE:
             raise Unauthorized("The request you have made requires authentication.")
         project, roles = PEOPLE[token]

@@ -42,7 +42,7 @@ SMALL = {"VCPU": 1, "MEMORY_MB": 512, "DISK_GB": 10}
 class People:
     """An identity service whose tokens are names."""
 
-    async def validate(self, token: str) -> Token:
+    async def validate(self, token: str, **_: Any) -> Token:
         if token not in PEOPLE:
             raise Unauthorized("The request you have made requires authentication.")
         project, roles = PEOPLE[token]

@@ -26,6 +26,7 @@ from kilonova.api.routes import Endpoint, Route, Router, in_range
 from kilonova.api.schema import Reading, read_body
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import BodyTooLarge, InvalidInput, KilonovaError, NotFound, Unauthorized
+from kilonova.services.identity import ServiceRequest, authenticate
 
 log = structlog.get_logger(__name__)
 
@@ -236,10 +237,9 @@ class Application:
         return found if isinstance(found, Answer) else Answer(found)
 
     async def _authenticate(self, request: Request, request_id: str) -> RequestContext:
-        secret = request.headers.get(b"x-auth-token")
-        if not secret:
-            raise Unauthorized("The request you have made requires authentication.")
-        token = await self._cloud.identity.validate(secret)
+        secret, vouching = request.headers.get(b"x-auth-token", ""), request.headers.get(b"x-service-token", "")
+        asked = ServiceRequest(service="compute", method=request.method, path=request.path)
+        token = await authenticate(self._cloud.identity, secret, vouching, asked)
         roles = with_implied(token.roles)
         global_id = request.headers.get(b"x-openstack-request-id", "")
         context = RequestContext(

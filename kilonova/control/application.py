@@ -70,7 +70,7 @@ class ControlApi:
             for name, act in (("cancel", _cancel), ("resume", _resume), ("skip", _skip), ("force", _force))
         ]
         self._service = EmbeddedService(
-            routes, identity=identity, error_body=_error_body, public=r"(?!)", identity_url=identity_url
+            "control", routes, identity=identity, error_body=_error_body, public=r"(?!)", identity_url=identity_url
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

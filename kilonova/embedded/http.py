@@ -1,10 +1,10 @@
 """The HTTP edge that the embedded services share: authentication, request ids, errors, JSON.
 
 A service is a list of Starlette routes plus the shape of its error body. Handlers are
-`async def handler(request) -> Response`; they find the caller in `request.state.caller` and raise the errors
+`async def handler(request) -> Response`; they find the caller with `caller` and raise the errors
 of `kilonova.domain.errors`, which become the service's own error body.
 
-Spec: EMI-01 to EMI-06.
+Spec: EMI-01 to EMI-06, EMI-48 to EMI-50.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kilonova.domain.errors import (
     ServiceUnavailable,
     Unauthorized,
 )
-from kilonova.services.identity import IdentityService
+from kilonova.services.identity import IdentityService, ServiceRequest, authenticate
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +85,12 @@ def caller(request: Request) -> RequestContext:
     return context
 
 
+def is_vouched_for(request: Request) -> bool:
+    """Whether a service vouches for the caller, whose own token may have expired. Spec: EMI-50."""
+    vouched: bool = request.state.vouched_for
+    return vouched
+
+
 def require_admin(request: Request) -> RequestContext:
     """The caller, if it holds role admin. Raises Forbidden otherwise."""
     context = caller(request)
@@ -97,6 +103,7 @@ class EmbeddedService:
     """An ASGI application around the routes of one service.
 
     Args:
+        service: its type in the catalogue, by which access rules name it.
         routes: what Starlette is given.
         identity: validates `X-Auth-Token`; None while the identity service itself has no token to check.
         error_body: shape of this service's errors.
@@ -106,8 +113,9 @@ class EmbeddedService:
             of all others at most `LARGEST_BODY` is read.
     """
 
-    def __init__(self, routes: Sequence[BaseRoute], *, identity: IdentityService, error_body: ErrorBody,
+    def __init__(self, service: str, routes: Sequence[BaseRoute], *, identity: IdentityService, error_body: ErrorBody,
                  public: str, identity_url: str, streams: str = r"(?!)") -> None:
+        self._service = service
         self._identity = identity
         self._error_body = error_body
         self._public = re.compile(public)
@@ -141,18 +149,18 @@ class EmbeddedService:
         called = f"{request.method} {path}"
         if not self._public.match(called):
             try:
-                scope["state"]["caller"] = await self._authenticate(request, request_id)
+                scope["state"]["caller"] = await self._authenticate(request, path, request_id)
             except KilonovaError as error:
                 await self._answer(error)(scope, receive, with_request_id)
                 return
         bounded = receive if self._streams.match(called) else _bounded(receive)
         await self._app(scope, bounded, with_request_id)
 
-    async def _authenticate(self, request: Request, request_id: str) -> RequestContext:
-        secret = request.headers.get("x-auth-token")
-        if not secret:
-            raise Unauthorized("The request you have made requires authentication.")
-        token = await self._identity.validate(secret)
+    async def _authenticate(self, request: Request, path: str, request_id: str) -> RequestContext:
+        secret, vouching = request.headers.get("x-auth-token", ""), request.headers.get("x-service-token", "")
+        asked = ServiceRequest(service=self._service, method=request.method, path=path)
+        token = await authenticate(self._identity, secret, vouching, asked)
+        request.scope["state"]["vouched_for"] = bool(vouching)
         return RequestContext(
             request_id=request_id,
             user_id=token.user_id,

@@ -11,6 +11,7 @@ from compute_cloud import IDENTITY_URL, OTHER_PROJECT, PROJECT, ComputeCloud, co
 from kilonova.api import microversions
 from kilonova.api.cloud import ApiOptions
 from kilonova.domain.errors import ServiceUnavailable
+from kilonova.services.identity import ServiceRequest
 
 NOWHERE = f"/servers/{uuid.UUID(int=1)}"
 ROUTE = f"{NOWHERE}/ips"
@@ -253,6 +254,19 @@ async def test_bodies_that_cannot_be_read(cloud: ComputeCloud, body: bytes) -> N
     message = fault(answer, "badRequest", 400)
     if body.strip() in (b"[", b"\xff"):
         assert message == "Malformed request body"
+
+
+@pytest.mark.spec("EMI-48", "EMI-49", "EMI-50")
+async def test_access_rules_and_service_tokens(cloud: ComputeCloud) -> None:
+    assert (await cloud.get("/servers", as_="expired-member")).status_code == 401
+    for service_token, status in (("service", 200), ("member", 401), ("rubbish", 401)):
+        for token in ("expired-member", "member"):
+            answer = await cloud.get("/servers", as_=token, headers={"X-Service-Token": service_token})
+            assert answer.status_code == status, (token, service_token)
+    cloud.identity.allowed = {ServiceRequest(service="compute", method="GET", path="/v2.1/servers")}
+    assert (await cloud.get("/servers")).status_code == 200
+    assert (await cloud.get("/servers/detail")).status_code == 401
+    assert (await cloud.delete("/servers")).status_code == 401
 
 
 @pytest.mark.spec("API-022")

@@ -23,7 +23,7 @@ INSTANCE, SECOND = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8
 
 
 class NoIdentity:
-    async def validate(self, token: str) -> Token:
+    async def validate(self, token: str, **_: Any) -> Token:
         raise AssertionError("the protocol needs no token")
 
     async def project_exists(self, project_id: str) -> bool:

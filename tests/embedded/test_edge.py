@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from identity_cloud import IdentityCloud, Session, identity_cloud
+from identity_cloud import IdentityCloud, Session, identity_cloud, with_credential
 
 from kilonova.db.database import Database
 from kilonova.db.schema import API
@@ -104,3 +104,86 @@ async def test_image_data_has_limits_of_its_own(edge: Edge) -> None:
     assert answer.status_code == 204, answer.text
     shown = (await edge.call("GET", f"/image/v2/images/{image}", session)).json()
     assert shown["size"] == len(content)
+
+
+HOUR = 3600.0
+READS = {
+    "identity": "/identity/v3/auth/projects", "image": "/image/v2/images", "network": "/network/v2.0/networks",
+    "placement": "/placement/resource_providers",
+}
+
+
+async def limited(edge: Edge, *rules: dict[str, str]) -> Session:
+    """A session of the administrator by a credential that has these access rules."""
+    admin = await edge.cloud.admin()
+    path = f"/users/{admin.body['user']['id']}/application_credentials"
+    wanted = {"name": "limited", "access_rules": list(rules)}
+    made = await admin.call("POST", path, {"application_credential": wanted})
+    assert made.status_code == 201, made.text
+    return await edge.cloud.session(with_credential(made.json()["application_credential"]))
+
+
+@pytest.mark.spec("EMI-48")
+@pytest.mark.parametrize("service", READS)
+async def test_access_rules_hold_at_each_service(edge: Edge, service: str) -> None:
+    below = READS[service].removeprefix(f"/{service}")
+    session = await limited(edge, {"service": service, "method": "GET", "path": below})
+    for name, path in READS.items():
+        answer = await edge.call("GET", path, session)
+        assert answer.status_code == (200 if name == service else 401), (name, answer.text)
+    assert (await edge.call("POST", READS[service], session, {})).status_code == 401
+    assert (await edge.call("GET", f"{READS[service]}/one", session)).status_code == 401
+
+
+@pytest.mark.spec("EMI-48")
+async def test_any_of_several_access_rules_will_do(edge: Edge) -> None:
+    session = await limited(
+        edge, {"service": "image", "method": "GET", "path": "/v2/images"},
+        {"service": "image", "method": "GET", "path": "/v2/images/{id}/members"},
+        {"service": "network", "method": "GET", "path": "/v2.0/**"},
+    )
+    for path, status in (
+        ("/image/v2/images", 200), ("/image/v2/images/one/members", 404), ("/image/v2/images/one", 401),
+        ("/network/v2.0/ports", 200), ("/network/v2.0/ports/one", 404), ("/placement/traits", 401),
+    ):
+        assert (await edge.call("GET", path, session)).status_code == status, path
+
+
+@pytest.mark.spec("EMI-49")
+@pytest.mark.parametrize("path", READS.values(), ids=READS)
+async def test_a_service_token_must_be_valid_and_a_services(edge: Edge, path: str) -> None:
+    admin = await edge.cloud.admin()
+    service = await edge.cloud.identity.service_token("nova")
+    assert (await edge.call("GET", path, admin, X_Service_Token=service)).status_code == 200
+    for refused, reason in ((admin.token, "does not hold the role service"), ("rubbish", "is not valid")):
+        answer = await edge.call("GET", path, admin, X_Service_Token=refused)
+        assert answer.status_code == 401
+        assert reason in answer.text
+    edge.cloud.clock.advance(HOUR)
+    answer = await edge.call("GET", path, await edge.cloud.admin(), X_Service_Token=service)
+    assert answer.status_code == 401, "it has expired"
+
+
+@pytest.mark.spec("EMI-50")
+@pytest.mark.parametrize("path", READS.values(), ids=READS)
+async def test_a_service_vouches_for_a_user_whose_token_has_expired(edge: Edge, path: str) -> None:
+    admin = await edge.cloud.admin()
+    edge.cloud.clock.advance(2 * HOUR)
+    assert (await edge.call("GET", path, admin)).status_code == 401
+    service = await edge.cloud.identity.service_token("nova")
+    assert (await edge.call("GET", path, admin, X_Service_Token=service)).status_code == 200
+    assert (await edge.call("GET", path, admin)).status_code == 401
+    edge.cloud.clock.advance(47 * HOUR)
+    service = await edge.cloud.identity.service_token("nova")
+    assert (await edge.call("GET", path, admin, X_Service_Token=service)).status_code == 401, "out of the window"
+
+
+@pytest.mark.spec("EMI-50")
+async def test_the_call_is_the_users_not_the_services(edge: Edge) -> None:
+    alice = await edge.cloud.member("alice")
+    edge.cloud.clock.advance(2 * HOUR)
+    service = await edge.cloud.identity.service_token("nova")
+    made = await edge.call("POST", "/image/v2/images", alice, {"name": "mine"}, X_Service_Token=service)
+    assert (made.status_code, made.json()["owner"]) == (201, alice.body["project"]["id"])
+    refused = await edge.call("GET", "/placement/resource_providers", alice, X_Service_Token=service)
+    assert refused.status_code == 403

@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from network_machine import Guest, Namespace, connects, own_machine, tool
@@ -32,7 +33,7 @@ LIMIT = 20.0
 
 
 class NoIdentity:
-    async def validate(self, token: str) -> Token:
+    async def validate(self, token: str, **_: Any) -> Token:
         raise AssertionError("not used")
 
     async def project_exists(self, project_id: str) -> bool:

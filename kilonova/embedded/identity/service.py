@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import NotFound, Unauthorized
-from kilonova.embedded.identity import bootstrap
+from kilonova.embedded.identity import access_paths, bootstrap
 from kilonova.embedded.identity.api.application import application
 from kilonova.embedded.identity.authentication import Authenticator
 from kilonova.embedded.identity.bootstrap import BootstrapResult
@@ -19,7 +19,7 @@ from kilonova.embedded.identity.records import DEFAULT_DOMAIN, Target, TargetKin
 from kilonova.embedded.identity.store import IdentityStore, projects, users
 from kilonova.embedded.identity.tokens import TokenCodec
 from kilonova.embedded.identity.verification import Verifier
-from kilonova.services.identity import Token
+from kilonova.services.identity import ServiceRequest, Token
 
 
 class EmbeddedIdentity:
@@ -54,15 +54,13 @@ class EmbeddedIdentity:
         password_hash = None if known else await self._realm.passwords.hash(admin_password)
         return await store.write(lambda conn: bootstrap.fill(conn, password_hash, self._public_url))
 
-    async def validate(self, token: str) -> Token:
-        """See `IdentityService.validate`.
-
-        A token limited by access rules is refused: the rules speak of method and path, which this call does not
-        see, and what cannot be checked is not allowed. A service that can check them reads them by
-        GET /v3/auth/tokens. Spec: EMI-48.
-        """
-        verified = await self._realm.verifier.verify(token)
-        if verified.access_rules:
+    async def validate(
+        self, token: str, *, request: ServiceRequest | None = None, allow_expired: bool = False
+    ) -> Token:
+        """See `IdentityService.validate`. Spec: EMI-48, EMI-50."""
+        verified = await self._realm.verifier.verify(token, allow_expired=allow_expired)
+        rules = verified.access_rules
+        if rules and (request is None or not access_paths.allowed(rules, request)):
             raise Unauthorized("The token's access rules do not allow this request.")
         return verified.for_services
 

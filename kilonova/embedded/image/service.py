@@ -57,6 +57,7 @@ class EmbeddedImage:
     def application(self) -> ASGIApp:
         """The HTTP interface, to be mounted under any prefix."""
         service = EmbeddedService(
+            "image",
             [*info.routes(self._core), *images.routes(self._core), *data.routes(self._core),
              *members.routes(self._core)],
             identity=self._identity,

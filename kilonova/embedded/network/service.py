@@ -87,7 +87,7 @@ class EmbeddedNetwork:
         ]
         for resource in resources:
             routes += ResourceRoutes(resource, self._records).routes()
-        return EmbeddedService(routes, identity=self._identity, error_body=error_body, public=PUBLIC,
+        return EmbeddedService("network", routes, identity=self._identity, error_body=error_body, public=PUBLIC,
                                identity_url=self._identity_url)
 
     async def start(self, bridges: BridgeListener | None = None) -> None:

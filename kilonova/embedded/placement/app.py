@@ -81,6 +81,7 @@ class EmbeddedPlacement:
         paths: Mapping[str, dict[str, Method]] = {**PATHS, "/{rest:path}": anything}
         self._scope: ContextVar[Scope] = ContextVar("placement_scope")
         self._service = EmbeddedService(
+            "placement",
             [Route("/", _versions),
              *(Route(path, Resource(methods, db, clock)) for path, methods in paths.items())],
             identity=identity, error_body=self._error_body, public=r"GET /?$", identity_url=identity_url,

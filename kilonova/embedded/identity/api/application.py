@@ -41,7 +41,7 @@ def application(realm: Realm, identity: IdentityService, identity_url: str) -> A
     for resource in RESOURCES:
         routes += resource(realm).routes()
     return EmbeddedService(
-        routes, identity=identity, error_body=_error_body, public=WITHOUT_TOKEN, identity_url=identity_url
+        "identity", routes, identity=identity, error_body=_error_body, public=WITHOUT_TOKEN, identity_url=identity_url
     )
 
 
