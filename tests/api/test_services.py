@@ -199,6 +199,19 @@ async def test_disabled_hosts_are_marked_in_placement(cloud: ResourceCloud) -> N
     assert STATUS_DISABLED in await cloud.traits(node), "a report does not enable the host"
 
 
+async def test_a_report_does_not_revive_a_host_that_is_forced_down(cloud: ResourceCloud) -> None:
+    await put(cloud, "force-down", "2.11", host="h1", binary="nova-compute", forced_down=True)
+    for name in ("h1", "h1-renamed"):
+        node = await cloud.report("h1", hostname=name)
+        assert STATUS_DISABLED in await cloud.traits(node)
+        found = await one(cloud, "h1")
+        assert (found["forced_down"], found["state"]) == (True, "down")
+        assert await cloud.service_hosts.statuses(["h1"]) == {"h1": "DOWN"}
+    await put(cloud, "force-down", "2.11", host="h1", binary="nova-compute", forced_down=False)
+    assert STATUS_DISABLED not in await cloud.traits(node)
+    assert await cloud.service_hosts.statuses(["h1"]) == {"h1": "UP"}
+
+
 @pytest.mark.spec("API-242")
 async def test_placement_ends_with_what_the_record_says(cloud: ResourceCloud) -> None:
     """Somebody enables the host between the record and placement of a request that disables it."""

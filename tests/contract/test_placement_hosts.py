@@ -192,6 +192,21 @@ async def test_readers_see_each_change_once_and_whole(db: Database) -> None:
     assert [row.host for row in (await next_change()).hosts] == ["h3"]
 
 
+async def test_a_report_does_not_end_that_a_host_is_kept_off(db: Database) -> None:
+    """Neither one that says the trait itself and later no more, nor one of another node."""
+    node = await reported(db)
+    await db.write(lambda c: placement.publish_status(c, "h1", disabled=True))
+    for now, said in enumerate((("HW_A",), ("HW_A", DISABLED), ("HW_A",), ()), 2):
+        await reported(db, now=float(now), traits=said)
+        await db.write(lambda c, now=now: placement.heartbeat(c, "h1", now + 0.5))
+        assert await traits(db, node) == {DISABLED, *said}
+    other = await reported(db, node="another", now=9.0)
+    assert await traits(db, other) == {DISABLED, "HW_A", "HW_B"}
+    await db.write(lambda c: placement.publish_status(c, "h1", disabled=False))
+    assert DISABLED not in await traits(db, node) | await traits(db, other)
+    assert DISABLED not in await traits(db, await reported(db, "h2", traits=(DISABLED,)))
+
+
 async def test_signs_of_life_and_their_end(db: Database) -> None:
     await reported(db)
     state = await db.read(lambda c: read_changes(c, 0))

@@ -68,7 +68,8 @@ def report(
 ) -> str:
     """Record what a node of a host has, and that the host is alive. A repeated report writes only the latter.
 
-    Inventories of other classes, child providers, traits that others have set, and allocations stay.
+    Inventories of other classes, child providers, traits that others have set, and allocations stay. Whether the host
+    gets new servers is not for the host to say: what `publish_status` has set stays, and holds for a new node, too.
 
     Args:
         now: seconds since the epoch. cell: uuid of the host's cell.
@@ -82,6 +83,7 @@ def report(
 
     Spec: EMP-04, EMP-05, FND-48.
     """
+    own_traits = set(inventory.traits) - {STATUS_DISABLED}
     facts = {
         "cell": cell,
         "hypervisor_type": inventory.hypervisor_type,
@@ -89,7 +91,7 @@ def report(
         "host_ip": inventory.host_ip,
         "cpu_info": inventory.cpu_info,
         "supported": list(inventory.supported),
-        "reported_traits": sorted(set(inventory.traits)),
+        "reported_traits": sorted(own_traits),
     }
     known = connection.execute(
         sa.select(hosts, providers.c.uuid)
@@ -112,6 +114,8 @@ def report(
             )
         )
         reported_before: set[str] = set()
+        if _is_kept_off(connection, host):
+            own_traits.add(STATUS_DISABLED)
     else:
         uuid_ = known.uuid
         provider_id = lock_provider(connection, uuid_)
@@ -131,7 +135,7 @@ def report(
             sa.select(provider_traits.c.trait).where(provider_traits.c.provider_id == provider_id)
         ).scalars()
     )
-    set_traits(connection, uuid_, (traits - reported_before) | set(inventory.traits))
+    set_traits(connection, uuid_, (traits - reported_before) | own_traits)
     return uuid_
 
 
@@ -177,6 +181,16 @@ def heartbeat(connection: sa.Connection, host: str, now: float) -> bool:
 def mark_down(connection: sa.Connection, host: str) -> None:
     """Take the host for dead until its next sign of life (a service forced down, or fenced)."""
     heartbeat(connection, host, 0.0)
+
+
+def _is_kept_off(connection: sa.Connection, host: str) -> bool:
+    """Whether new servers are kept off a node of the host."""
+    marked = (
+        sa.select(hosts.c.provider_id)
+        .join(provider_traits, provider_traits.c.provider_id == hosts.c.provider_id)
+        .where(hosts.c.host == host, provider_traits.c.trait == STATUS_DISABLED)
+    )
+    return connection.execute(marked.limit(1)).first() is not None
 
 
 def publish_status(connection: sa.Connection, host: str, *, disabled: bool) -> None:
