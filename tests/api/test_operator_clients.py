@@ -6,10 +6,11 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openstack
 import pytest
-from clouds import BIN, RealCloud, real_cloud
+from clouds import BIN, RealCloud, real_cloud, wait_for
 from openstack.connection import Connection
 
 pytestmark = pytest.mark.servers
@@ -41,6 +42,20 @@ def commands(cloud: RealCloud, script: str, directory: Path, version: str) -> li
 def hosts_of(cloud: RealCloud) -> list[str]:
     services = cloud.get("/compute/v2.1/os-services?binary=nova-compute")["services"]
     return [service["host"] for service in services]
+
+
+def test_control_processes_are_among_the_services(cloud: RealCloud) -> None:
+    """One process is all of them, and each is listed where clients look for it."""
+    zones = {"nova-conductor": "internal", "nova-scheduler": "internal", "nova-compute": "nova"}
+
+    def services() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = cloud.get("/compute/v2.1/os-services")["services"]
+        return found
+
+    wait_for("all to show a sign of life", lambda: {one["binary"] for one in services()} >= set(zones), 15)
+    listed = services()
+    assert {one["binary"]: one["zone"] for one in listed} == zones
+    assert {(one["state"], one["status"]) for one in listed} == {("up", "enabled")}
 
 
 @pytest.mark.spec("API-019")
