@@ -190,6 +190,28 @@ def test_libvirtd_dies_while_a_server_is_built(cloud: RealCloud, body: dict[str,
     wait_for("the first to stop", lambda: _server(cloud, first)["status"] == "SHUTOFF", LIMIT)
 
 
+def test_libvirtd_dies_while_nothing_happens(cloud: RealCloud, body: dict[str, Any]) -> None:
+    """It is started again by itself, and finds the guest that went on running."""
+    server = _ask(cloud, body)
+    _active(cloud, server)
+    guest = _qemu(cloud, server)
+    pidfile = cloud.directory / "libvirt" / "run" / "libvirtd.pid"
+    killed = int(pidfile.read_text())
+    os.kill(killed, signal.SIGKILL)
+
+    def started_again() -> bool:
+        found = pidfile.read_text() if pidfile.exists() else ""
+        return found.strip().isdecimal() and int(found) != killed and _is_alive(int(found))
+
+    wait_for("libvirtd to be started again", started_again, LIMIT)
+    path = f"/compute/v2.1/servers/{server}/action"
+    assert cloud.call("POST", path, {"reboot": {"type": "HARD"}}).status_code == 202
+    wait_for("the guest to be another", lambda: not _is_alive(guest), LIMIT)
+    wait_for("the reboot to end", lambda: _server(cloud, server)["OS-EXT-STS:task_state"] is None, LIMIT)
+    assert _server(cloud, server)["status"] == "ACTIVE"
+    assert _is_alive(_qemu(cloud, server))
+
+
 def _dhcp_servers(cloud: RealCloud) -> set[int]:
     """Those of this installation, by its directory on their command lines."""
     found = set()

@@ -29,6 +29,7 @@ from kilonova.db.journal import api_journal, cell_journal
 from kilonova.db.placement.hosts import count_build
 from kilonova.db.placement.tables import inventories
 from kilonova.db.schema import api_metadata, cell_metadata
+from kilonova.db.upgrade import ensure
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound, NotFound, Unreachable
 from kilonova.domain.operation import EntryState, ExternalEvent, OperationRecord
@@ -153,7 +154,7 @@ class OneCloud:
         await self.api.write(api_metadata.create_all)
         await self.cell.write(cell_metadata.create_all)
         await self._hosts_journal.write(host_metadata.create_all)
-        await self.api.write(schema.metadata.create_all)
+        await ensure(self.api, schema.NETWORK)
         await self.networks.bootstrap(PROJECT)
         other = await self.networks.bootstrap(PROJECT, name="other", cidr="10.9.0.0/24")
         caller = RequestContext(request_id="", user_id="u", project_id=PROJECT, roles=("member",))

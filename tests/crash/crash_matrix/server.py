@@ -95,6 +95,7 @@ class ForkServer:
         place = self._directory / ("-".join(requests) or "empty")
         if not place.exists():
             building = place.with_suffix(".new")
+            shutil.rmtree(building, ignore_errors=True)
             if requests:
                 shutil.copytree(self._prepared(requests[:-1]), building)
             else:
