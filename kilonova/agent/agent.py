@@ -11,7 +11,8 @@ import structlog
 
 import kilonova
 from kilonova.agent.reports import Answer, ConsoleQuery, Found, HostReport, PowerReport, Query
-from kilonova.agent.steps import ALL, HostEnvironment
+from kilonova.agent.steps import ALL
+from kilonova.agent.steps.environment import HostEnvironment
 from kilonova.bus.protocol import Bus, Subscription
 from kilonova.bus.subjects import from_host, to_host
 from kilonova.db.database import Database

@@ -11,7 +11,7 @@ import math
 
 import msgspec
 
-from kilonova.agent.steps import (
+from kilonova.agent.steps.power import (
     CREATE_DISKS,
     DESTROY,
     REMOVE,

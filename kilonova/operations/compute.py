@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
+
 from kilonova.cells.registry import Located
 from kilonova.domain.context import RequestContext
 from kilonova.domain.instance import BuildRequest
+from kilonova.engine.operation import Operation
 
 
 class Compute(Protocol):
@@ -24,7 +27,11 @@ class Compute(Protocol):
 
     async def stop(self, context: RequestContext, server: Located, *, clean: bool = True) -> None: ...
 
-    async def start(self, context: RequestContext, server: Located) -> None: ...
+    async def ask(
+        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct
+    ) -> None:
+        """Ask for any operation on a server that takes no more than its request. Spec: API-064 for the lock."""
+        ...
 
     async def reboot(self, context: RequestContext, server: Located, *, hard: bool) -> None: ...
 

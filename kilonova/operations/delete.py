@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 import structlog
 
-from kilonova.agent.steps import REMOVE, GuestRef
+from kilonova.agent.steps.power import REMOVE, GuestRef
 from kilonova.db import instances
 from kilonova.domain.errors import InstanceNotFound, KilonovaError
 from kilonova.domain.operation import Failure

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from kilonova.agent.steps import HARD_REBOOT, LOOK, SOFT_REBOOT, GuestRef, Powered, RebootArgs, Rebooted
+from kilonova.agent.steps.power import HARD_REBOOT, LOOK, SOFT_REBOOT, GuestRef, Powered, RebootArgs, Rebooted
 from kilonova.db import instances
 from kilonova.domain.errors import InstanceNotFound, KilonovaError
 from kilonova.domain.operation import Failure

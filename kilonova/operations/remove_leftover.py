@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kilonova.agent.steps import REMOVE, GuestRef
+from kilonova.agent.steps.power import REMOVE, GuestRef
 from kilonova.db import instances
 from kilonova.domain.errors import Conflict, InstanceNotFound
 from kilonova.domain.operation import Failure

@@ -37,7 +37,6 @@ from kilonova.operations.delete import DELETE, DeleteServer
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.place import PLACE, PlaceServer
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER, RebootServer
-from kilonova.operations.start import START, StartServer
 from kilonova.operations.stop import STOP, StopServer, grace_of
 
 CONSOLE_LIMIT = 102400
@@ -90,7 +89,7 @@ class ComputeOperations:
             server = await self._cells.locate(server.instance.uuid)
             if server.cell is None:
                 raise InstanceNotFound(server.instance.uuid)
-        await self._submit(context, server, DELETE, DeleteServer(), "delete")
+        await self._submit(context, server, DELETE, DeleteServer())
 
     async def _discard(self, uuid_: str) -> bool:
         """Delete a server that no cell has yet: one atomic step. Spec: DEL-46, DEL-49."""
@@ -111,18 +110,18 @@ class ComputeOperations:
     async def stop(self, context: RequestContext, server: Located, *, clean: bool = True) -> None:
         grace = grace_of(server.instance, self._options) if clean else 0.0
         request = StopServer(grace=grace, interval=self._options.shutdown_retry_interval)
-        _respect_lock(context, server)
-        await self._submit(context, server, STOP, request, "stop")
+        await self.ask(context, server, STOP, request)
 
-    async def start(self, context: RequestContext, server: Located) -> None:
+    async def ask(
+        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct
+    ) -> None:
         _respect_lock(context, server)
-        await self._submit(context, server, START, StartServer(), "start")
+        await self._submit(context, server, definition, request)
 
     async def reboot(self, context: RequestContext, server: Located, *, hard: bool) -> None:
-        _respect_lock(context, server)
         definition = HARD_REBOOT_SERVER if hard else SOFT_REBOOT_SERVER
         wait = 0.0 if hard else self._options.wait_soft_reboot_seconds
-        await self._submit(context, server, definition, RebootServer(wait=wait), "reboot")
+        await self.ask(context, server, definition, RebootServer(wait=wait))
 
     async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:
         """An operation that works on the server has lost it: it is asked to end and will leave the states alone.
@@ -177,9 +176,9 @@ class ComputeOperations:
         await server.cell.database.write(lambda conn: instances.update(conn, uuid_, now=now, **changes))
 
     async def _submit(
-        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct, action: str
+        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct
     ) -> None:
-        instance, cell = server.instance, server.cell
+        instance, cell, action = server.instance, server.cell, definition.action
         if cell is None:
             raise InstanceInvalidState(instance.uuid, action, "task_state", "scheduling")
 

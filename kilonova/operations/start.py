@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kilonova.agent.steps import POWER_ON, GuestArgs, Powered
+from kilonova.agent.steps.power import POWER_ON, GuestArgs, Powered
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Tx

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kilonova.agent.steps import POWER_OFF, PoweredOff, PowerOffArgs
+from kilonova.agent.steps.power import POWER_OFF, PoweredOff, PowerOffArgs
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import TaskState, VmState

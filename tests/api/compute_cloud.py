@@ -26,6 +26,7 @@ from kilonova.db import build_requests, instances
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.database import Database
+from kilonova.db.journal import cell_journal
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import (
     ImageNotFound,
@@ -41,7 +42,10 @@ from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BuildRequest, Fault, Instance
 from kilonova.domain.network import FixedIp, Subnet, Vif
+from kilonova.domain.operation import Asker
 from kilonova.domain.states import PowerState, VmState
+from kilonova.engine import submit
+from kilonova.engine.operation import Operation, Tx
 from kilonova.operations.action_log import Action
 from kilonova.services.identity import ServiceRequest, Token
 from kilonova.services.network import NetworkSummary, PortSummary
@@ -222,6 +226,7 @@ class PatientCompute:
         self.consoles: dict[str, str] = {}
         self.created: list[BuildRequest] = []
         self.calls: list[tuple[str, str]] = []
+        self.asked: list[tuple[str, str, msgspec.Struct]] = []
 
     async def create(self, context: RequestContext, requests: list[BuildRequest]) -> None:
         self.created += requests
@@ -240,9 +245,22 @@ class PatientCompute:
         self._check(context, server, "stop", states={VmState.ACTIVE, VmState.ERROR})
         await self._change(server, vm_state=VmState.STOPPED, power_state=PowerState.SHUTDOWN)
 
-    async def start(self, context: RequestContext, server: Located) -> None:
-        self._check(context, server, "start", states={VmState.STOPPED})
-        await self._change(server, vm_state=VmState.ACTIVE, power_state=PowerState.RUNNING)
+    async def ask(
+        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct
+    ) -> None:
+        """The real operation begins, with its own checks, and is kept in `asked`; it does not go on by itself."""
+        instance = server.instance
+        if instance.locked_by and not context.is_admin:
+            raise InstanceLocked(instance.uuid)
+        assert server.cell is not None
+        now = self.clock.now()
+        await server.cell.database.write(
+            lambda conn: submit.submit(
+                Tx(conn, now), cell_journal, definition, instance.uuid, request, Asker(),
+                operation_id=str(uuid.uuid4()),
+            )
+        )
+        self.asked.append((definition.name, instance.uuid, request))
 
     async def reboot(self, context: RequestContext, server: Located, *, hard: bool) -> None:
         self._check(context, server, "reboot", states={VmState.ACTIVE, *([VmState.STOPPED] if hard else [])})

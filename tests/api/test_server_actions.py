@@ -8,8 +8,9 @@ from compute_cloud import HOST, PROJECT, ComputeCloud, compute_cloud, create
 
 from kilonova.api.compute.quota_check import Limits
 from kilonova.domain.instance import Instance
-from kilonova.domain.states import VmState
+from kilonova.domain.states import TaskState, VmState
 from kilonova.operations.action_log import Action, ActionEvent
+from kilonova.operations.start import StartServer
 
 
 async def act(cloud: ComputeCloud, server: Instance, body: Any, *, version: int = 1, as_: str = "member") -> int:
@@ -31,7 +32,8 @@ async def test_stop_and_start(cloud: ComputeCloud) -> None:
     assert answer.json()["conflictingRequest"]["message"] == (
         f"Cannot 'stop' instance {server.uuid} while it is in vm_state stopped")
     assert await act(cloud, server, {"os-start": None}) == 202
-    assert await state(cloud, server) is VmState.ACTIVE
+    assert cloud.compute.asked == [("start", server.uuid, StartServer())]
+    assert (await cloud.stored(server.uuid)).task_state is TaskState.POWERING_ON
 
 
 @pytest.mark.spec("API-116")

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, NamedTuple, SupportsIndex
 
+import msgspec
 import sqlalchemy as sa
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
@@ -33,11 +34,13 @@ from kilonova.domain.instance import BuildRequest, Fault, Instance, RequestSpec
 from kilonova.domain.network import RequestedNetwork
 from kilonova.domain.operation import ExternalEvent, OperationRecord
 from kilonova.domain.states import PowerState, TaskState, VmState
+from kilonova.engine.operation import Operation
 from kilonova.hypervisor.fake import FakeGuest, FakeHypervisor
 from kilonova.hypervisor.guest import Guest
 from kilonova.operations.action_log import Action
 from kilonova.operations.history import History
 from kilonova.operations.options import OperationOptions
+from kilonova.operations.start import START, StartServer
 
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
 IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
@@ -186,11 +189,15 @@ class SmallCloud(World):
     async def delete(self, uuid: str) -> None:
         await self.compute.delete(CONTEXT, await self.located(uuid))
 
+    async def act(self, uuid: str, definition: Operation, request: msgspec.Struct) -> None:
+        """Ask for an operation on a server; returns as soon as that is accepted."""
+        await self.compute.ask(CONTEXT, await self.located(uuid), definition, request)
+
     async def stop(self, uuid: str, *, clean: bool = True) -> None:
         await self.compute.stop(CONTEXT, await self.located(uuid), clean=clean)
 
     async def start(self, uuid: str) -> None:
-        await self.compute.start(CONTEXT, await self.located(uuid))
+        await self.act(uuid, START, StartServer())
 
     async def reboot(self, uuid: str, *, hard: bool = False) -> None:
         await self.compute.reboot(CONTEXT, await self.located(uuid), hard=hard)

@@ -10,7 +10,8 @@ import pytest
 from simulation.network import NETWORK
 from small_cloud import CONTEXT, OPTIONS, SmallCloud, in_cloud
 
-from kilonova.agent.steps import CREATE_DISKS, GuestArgs, HostEnvironment
+from kilonova.agent.steps.environment import HostEnvironment
+from kilonova.agent.steps.power import CREATE_DISKS, GuestArgs
 from kilonova.api.compute.field_types import BASE64
 from kilonova.api.compute.personality import injected_files
 from kilonova.db.journal import cell_journal

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from small_cloud import CONTEXT, FLAVOR, IMAGE, OPTIONS, SmallCloud, in_cloud
 
-from kilonova.agent.steps import POWER_OFF, HostEnvironment, PowerOffArgs
+from kilonova.agent.steps.environment import HostEnvironment
+from kilonova.agent.steps.power import POWER_OFF, PowerOffArgs
 from kilonova.db import instances
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.errors import (

@@ -16,7 +16,7 @@ import pytest
 from simulation.run import Result, quiet, simulate
 from simulation.world import Databases
 
-from kilonova.agent.steps import GuestRef
+from kilonova.agent.steps.power import GuestRef
 from kilonova.conductor import conductor
 from kilonova.engine.operation import Definitions, HostStep
 from kilonova.operations.build import BUILD

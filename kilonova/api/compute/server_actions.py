@@ -14,6 +14,7 @@ from kilonova.api.microversions import FIRST, LATEST
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Handler, Route
 from kilonova.api.schema import Enum, Field, Object, Schema, Text, nullable, required
+from kilonova.operations.start import START, StartServer
 
 UNLOCK_OVERRIDE = Rule("os-lock-server:unlock:unlock_override", Audience.ADMIN)
 
@@ -43,7 +44,7 @@ def server_action(
 
 
 async def start(call: Call) -> None:
-    await call.cloud.compute.start(call.context, call.server)
+    await call.cloud.compute.ask(call.context, call.server, START, StartServer())
 
 
 async def stop(call: Call) -> None:

@@ -16,9 +16,10 @@ from kilonova.domain.network import RequestedNetwork
 from kilonova.domain.operation import Asker
 from kilonova.domain.states import PowerState
 from kilonova.engine import submit
-from kilonova.engine.operation import Tx
+from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor.fake import FakeGuest
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER, RemoveLeftover
+from kilonova.operations.start import START, StartServer
 
 SERVER = "44444444-4444-4444-8444-444444444444"
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
@@ -67,8 +68,11 @@ async def _stop(cloud: OneCloud) -> None:
     await cloud.compute.stop(CONTEXT, await cloud.located())
 
 
-async def _start(cloud: OneCloud) -> None:
-    await cloud.compute.start(CONTEXT, await cloud.located())
+def _ask(definition: Operation, request: msgspec.Struct) -> Request:
+    async def ask(cloud: OneCloud) -> None:
+        await cloud.compute.ask(CONTEXT, await cloud.located(), definition, request)
+
+    return ask
 
 
 async def _soft_reboot(cloud: OneCloud) -> None:
@@ -102,7 +106,7 @@ SCENARIOS = {
     "bury": Scenario((), _create_impossible),
     "build": Scenario((), _create),
     "stop": Scenario(("build",), _stop),
-    "start": Scenario(("build", "stop"), _start),
+    "start": Scenario(("build", "stop"), _ask(START, StartServer())),
     "soft-reboot": Scenario(("build",), _soft_reboot),
     "hard-reboot": Scenario(("build",), _hard_reboot),
     "delete": Scenario(("build",), _delete),

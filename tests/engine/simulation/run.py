@@ -24,6 +24,8 @@ from kilonova.domain.instance import BuildRequest, Instance, RequestSpec
 from kilonova.domain.network import RequestedNetwork
 from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, VmState
+from kilonova.engine.operation import Operation
+from kilonova.operations.start import START, StartServer
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
 from simulation.world import Databases, World
@@ -101,6 +103,12 @@ async def _until_hosts_known(world: World) -> None:
 # --- users ------------------------------------------------------------------------------------------
 
 
+ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
+    "start": (START, StartServer()),
+}
+"""Operations that a user asks for without more ado."""
+
+
 async def _user(world: World, random: Random, server: BuildRequest, result: Result) -> None:
     """Create a server, do things to it at bad moments, sometimes delete it."""
     uuid_ = server.instance.uuid
@@ -113,14 +121,14 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
             located = await world.cells.locate(uuid_)
         except KilonovaError:
             continue
-        action = random.choice(("stop", "start", "soft", "hard", "hard", "delete", "reset"))
+        action = random.choice(("stop", "soft", "hard", "hard", "delete", "reset", *ASKED))
         calls: dict[str, Any] = {
             "stop": lambda at=located: world.compute.stop(CONTEXT, at),
-            "start": lambda at=located: world.compute.start(CONTEXT, at),
             "soft": lambda at=located: world.compute.reboot(CONTEXT, at, hard=False),
             "hard": lambda at=located: world.compute.reboot(CONTEXT, at, hard=True),
             "delete": lambda at=located: world.compute.delete(CONTEXT, at),
             "reset": lambda at=located: _reset_if_idle(world, at),
+            **{name: lambda at=located, it=it: world.compute.ask(CONTEXT, at, *it) for name, it in ASKED.items()},
         }
         await _ask(calls[action](), result)
 

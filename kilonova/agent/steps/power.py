@@ -1,20 +1,17 @@
-"""What a host can be told to do with a guest. Each step is idempotent; the driver's calls are.
+"""Making, starting, stopping and removing a guest.
 
 Every step answers with the power state it left behind, so that the record tells the truth without asking again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 import structlog
 
-from kilonova.domain.clock import Clock
+from kilonova.agent.steps.environment import HostEnvironment
 from kilonova.domain.errors import InvalidInput, KilonovaError, Retryable
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.engine.operation import HostStep
-from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.guest import Guest
 
 log = structlog.get_logger(__name__)
@@ -24,15 +21,6 @@ DEVICE_TAGGING = "COMPUTE_DEVICE_TAGGING"
 
 TRUSTED_CERTS = "COMPUTE_TRUSTED_CERTS"
 """Trait of a host that checks the signature of an image against given certificates."""
-
-
-@dataclass(frozen=True)
-class HostEnvironment:
-    """What a host step may use."""
-
-    host: str
-    driver: Driver
-    clock: Clock
 
 
 class GuestArgs(msgspec.Struct, frozen=True):
@@ -222,8 +210,4 @@ SOFT_REBOOT = HostStep(
 )
 HARD_REBOOT = HostStep("guest.hard_reboot", _hard_reboot, RebootArgs, Rebooted, after_crash=_reboot_cut_off)
 
-ALL: dict[str, HostStep] = {
-    step.name: step
-    for step in (CREATE_DISKS, SPAWN, DESTROY, REMOVE, RESUME, LOOK, POWER_OFF, POWER_ON, SOFT_REBOOT, HARD_REBOOT)
-}
-"""What this release's agents can run. A step stays here as long as a journal may name it."""
+STEPS = (CREATE_DISKS, SPAWN, DESTROY, REMOVE, RESUME, LOOK, POWER_OFF, POWER_ON, SOFT_REBOOT, HARD_REBOOT)

@@ -1,0 +1,12 @@
+"""What a host can be told to do with a guest, a file for each kind of work.
+
+Each step is idempotent; the driver's calls are.
+"""
+
+from __future__ import annotations
+
+from kilonova.agent.steps import power
+from kilonova.engine.operation import HostStep
+
+ALL: dict[str, HostStep] = {step.name: step for step in power.STEPS}
+"""What this release's agents can run. A step stays here as long as a journal may name it."""
