@@ -22,6 +22,7 @@ ACTIVE = (OperationState.RUNNING, OperationState.UNDOING, OperationState.QUEUED,
 ENDED = {
     VmState.ACTIVE: (PowerState.RUNNING,),
     VmState.STOPPED: (PowerState.SHUTDOWN, PowerState.NOSTATE),
+    VmState.PAUSED: (PowerState.PAUSED,),
 }
 """States a server may be at rest in, and what its guest then is."""
 

@@ -35,6 +35,9 @@ log = structlog.get_logger(__name__)
 
 _decode_report = msgspec.msgpack.Decoder(HostReport).decode
 NOTED = b"noted"
+STANDSTILL_TASKS = (TaskState.PAUSING, TaskState.UNPAUSING)
+BY_GUEST = {PowerState.RUNNING: VmState.ACTIVE, PowerState.PAUSED: VmState.PAUSED}
+"""What a server is after such a task, by its guest."""
 _decode_power = msgspec.msgpack.Decoder(PowerReport).decode
 
 
@@ -149,7 +152,7 @@ class HostReports:
             self._put_in_error(tx, instance, _stopped_during(instance))
             return
         if instance.task_state is not None:
-            self._clear_stray_task(tx, instance)
+            self._clear_stray_task(tx, instance, found)
         if instance.vm_state is VmState.SOFT_DELETED:
             return
         # What is rescued or resized is meant to run, too; their operations bring the way to start them.
@@ -162,14 +165,18 @@ class HostReports:
         elif found is not instance.power_state:
             instances.update(tx.conn, instance.uuid, now=tx.now, power_state=found)
 
-    def _clear_stray_task(self, tx: Tx, instance: Instance) -> None:
-        """A task state without an operation was left by something else than this engine: nobody will end it.
+    def _clear_stray_task(self, tx: Tx, instance: Instance, found: PowerState) -> None:
+        """A task state without an operation was left by something else than this engine: nobody will end it. What
+        the task has made of the guest tells what the server is.
 
-        Spec: INI-101, INI-105, INI-111.
+        Spec: INI-101, INI-103, INI-105, INI-107, INI-111, SUS-05, SUS-07.
         """
         reason = _stopped_during(instance)
         log.warning("task state without an operation cleared", instance=instance.uuid, reason=reason)
-        instances.update(tx.conn, instance.uuid, now=tx.now, task_state=None)
+        is_now = instance.vm_state
+        if instance.task_state in STANDSTILL_TASKS:
+            is_now = BY_GUEST.get(found, is_now)
+        instances.update(tx.conn, instance.uuid, now=tx.now, task_state=None, vm_state=is_now)
         _tell_why(tx, instance, reason)
 
     def _put_in_error(self, tx: Tx, instance: Instance, reason: str) -> None:

@@ -80,7 +80,16 @@ class Driver(Protocol):
         ...
 
     async def resume(self, uuid: str) -> None:
-        """Let a guest started paused run. A running guest is left alone."""
+        """Let a paused guest run. A running guest is left alone. Raises NotFound, or KilonovaError for one that is
+        off."""
+        ...
+
+    async def pause(self, uuid: str) -> None:
+        """Stop the CPUs of a running guest; its memory stays. A paused guest is left alone.
+
+        Raises:
+            NotFound: there is no such guest. KilonovaError: it does not run.
+        """
         ...
 
     async def destroy(self, uuid: str) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import KilonovaError, NotFound
-from kilonova.domain.states import PowerState
+from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
 
 
@@ -125,7 +125,7 @@ class FakeDriver:
         return guest
 
     def _power(self, guest: FakeGuest, state: PowerState) -> None:
-        if state is PowerState.RUNNING and guest.power_state is not PowerState.RUNNING:
+        if state not in GUEST_OFF and guest.power_state in GUEST_OFF:
             guest.starts += 1
         guest.power_state = state
         self._hypervisor.keep(guest)
@@ -199,7 +199,18 @@ class FakeDriver:
 
     async def resume(self, uuid: str) -> None:
         await self._call("resume")
-        self._power(self._existing(uuid), PowerState.RUNNING)
+        self._set_going(uuid, PowerState.RUNNING)
+
+    async def pause(self, uuid: str) -> None:
+        await self._call("pause")
+        self._set_going(uuid, PowerState.PAUSED)
+
+    def _set_going(self, uuid: str, state: PowerState) -> None:
+        """Pause or resume a guest that is on."""
+        guest = self._existing(uuid)
+        if guest.power_state not in (PowerState.RUNNING, PowerState.PAUSED):
+            raise KilonovaError(f"Guest {uuid} is {guest.power_state.name.lower()}.")
+        self._power(guest, state)
 
     async def destroy(self, uuid: str) -> None:
         await self._call("destroy")

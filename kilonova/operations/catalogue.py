@@ -5,11 +5,15 @@ from __future__ import annotations
 from kilonova.engine.operation import Definitions
 from kilonova.operations.build import BUILD
 from kilonova.operations.delete import DELETE
+from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER
 from kilonova.operations.place import BURY, PLACE
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER
 from kilonova.operations.start import START
 from kilonova.operations.stop import STOP
 
-CELL_OPERATIONS = Definitions(BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER, REMOVE_LEFTOVER)
+CELL_OPERATIONS = Definitions(
+    BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER, REMOVE_LEFTOVER,
+    PAUSE_SERVER, UNPAUSE_SERVER,
+)
 API_OPERATIONS = Definitions(PLACE, BURY)

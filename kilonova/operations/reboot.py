@@ -2,7 +2,7 @@
 
 A soft reboot becomes a hard one when the guest does not obey in time, is off already, or when the agent died
 between shutdown and start; the journal of the step tells which it was. A hard reboot may take over from a soft
-one that is still waiting for the guest.
+one that is still waiting for the guest, and from a pause or unpause.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.guests import Described, Host, describe, find_host
+from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER
 from kilonova.operations.records import fail, observe, settle, take
 
 log = structlog.get_logger(__name__)
@@ -132,7 +133,7 @@ HARD_REBOOT_SERVER = Operation(
     action="reboot",
     event="compute_reboot_instance",
     request=RebootServer,
-    preempts=(SOFT_REBOOT_SERVER.name,),
+    preempts=(SOFT_REBOOT_SERVER.name, PAUSE_SERVER.name, UNPAUSE_SERVER.name),
     begins=_begin_hard,
     steps=(
         Record("find host", find_host, undo=STANDS),

@@ -10,6 +10,9 @@ import contextlib
 from collections.abc import Collection
 from typing import Any
 
+import msgspec
+
+from kilonova.agent.steps.power import Powered
 from kilonova.db import instances
 from kilonova.domain.errors import (
     InstanceInvalidState,
@@ -19,7 +22,7 @@ from kilonova.domain.errors import (
     StaleState,
 )
 from kilonova.domain.instance import Fault, Instance
-from kilonova.domain.operation import Failure
+from kilonova.domain.operation import EntryState, Failure
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Tx
 from kilonova.engine.run import Run
@@ -67,6 +70,14 @@ def observe(tx: Tx, run: Run[Any], power_state: PowerState) -> None:
     """Store what a guest was seen to be: that is true whoever owns the record. Spec: PWR-14, RBT-17."""
     with contextlib.suppress(InstanceNotFound):
         instances.update(tx.conn, run.subject, now=tx.now, power_state=power_state)
+
+
+def left_after(run: Run[Any], step: str) -> PowerState | None:
+    """What a step on a host that was undone has left of the guest; None if nobody could look."""
+    entry = run.entry(step, undo=True)
+    if entry is None or entry.state is not EntryState.DONE:
+        return None
+    return msgspec.json.decode(entry.output, type=Powered).power_state
 
 
 def fail(

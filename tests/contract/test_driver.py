@@ -91,6 +91,38 @@ async def test_a_guest_that_was_started_paused_runs_when_resumed(driver: Driver,
     assert await driver.power_state(guest.uuid) is PowerState.RUNNING
 
 
+async def test_a_guest_is_paused_and_goes_on(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest)
+    for _ in range(2):
+        for _ in range(2):
+            await driver.pause(guest.uuid)
+            assert await states(driver) == {guest.uuid: PowerState.PAUSED}
+        for _ in range(2):
+            await driver.resume(guest.uuid)
+            assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+
+
+async def test_only_a_guest_that_is_on_can_be_paused(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest)
+    await driver.power_off(guest.uuid, grace=0, interval=0)
+    for call in (driver.pause, driver.resume):
+        with pytest.raises(KilonovaError):
+            await call(guest.uuid)
+    assert await states(driver) == {guest.uuid: PowerState.SHUTDOWN}
+    with pytest.raises(NotFound):
+        await driver.pause(str(uuid.uuid4()))
+
+
+async def test_a_paused_guest_is_powered_off_and_rebooted(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest)
+    await driver.pause(guest.uuid)
+    await driver.hard_reboot(guest)
+    assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+    await driver.pause(guest.uuid)
+    await driver.power_off(guest.uuid, grace=5, interval=1)
+    assert await states(driver) == {guest.uuid: PowerState.SHUTDOWN}
+
+
 async def test_power_off_and_on(driver: Driver, guest: Guest) -> None:
     await driver.spawn(guest)
     for _ in range(2):

@@ -27,6 +27,7 @@ from kilonova.api.compute import (
     server_create,
     server_list,
     server_metadata,
+    server_pause,
     server_tags,
     servers,
     services,
@@ -49,7 +50,7 @@ RESOURCES = (
     versions, retired, server_list, server_create, servers, server_actions, console_output, server_metadata,
     server_tags, addresses, instance_actions, volumes_boot, extensions, limits, flavors, flavor_access,
     flavor_extra_specs, keypairs, aggregates, availability_zones, hypervisors, services, quota_sets,
-    quota_class_sets,
+    quota_class_sets, server_pause,
 )
 """Modules with a list ROUTES. A new resource is one more name here."""
 

@@ -157,6 +157,9 @@ class LibvirtDriver:
     async def resume(self, uuid: str) -> None:
         await self._connection.call(lambda connection: power.resume(connection, uuid), uuid=uuid)
 
+    async def pause(self, uuid: str) -> None:
+        await self._connection.call(lambda connection: power.pause(connection, uuid), uuid=uuid)
+
     async def destroy(self, uuid: str) -> None:
         await self._connection.call(lambda connection: power.forget(connection, uuid), uuid=uuid)
         self._ours.discard(uuid)

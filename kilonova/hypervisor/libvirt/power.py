@@ -64,6 +64,16 @@ def resume(connection: libvirt.virConnect, uuid: str) -> None:
         raise KilonovaError(f"Instance {uuid} cannot be resumed: its guest is {found.name.lower()}.")
 
 
+def pause(connection: libvirt.virConnect, uuid: str) -> None:
+    """Stop the CPUs. Raises libvirtError for a guest that is not known, KilonovaError for one that is off."""
+    domain = connection.lookupByUUIDString(uuid)
+    found = power_state(*domain.state())
+    if found is PowerState.RUNNING:
+        domain.suspend()
+    elif found is not PowerState.PAUSED:
+        raise KilonovaError(f"Instance {uuid} cannot be paused: its guest is {found.name.lower()}.")
+
+
 def cut(connection: libvirt.virConnect, uuid: str) -> None:
     """Take the power away. A guest that is off or not known is fine."""
     domain = find(connection, uuid)

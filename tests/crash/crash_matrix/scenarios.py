@@ -18,6 +18,7 @@ from kilonova.domain.states import PowerState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor.fake import FakeGuest
+from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER, RemoveLeftover
 from kilonova.operations.start import START, StartServer
 
@@ -109,6 +110,8 @@ SCENARIOS = {
     "start": Scenario(("build", "stop"), _ask(START, StartServer())),
     "soft-reboot": Scenario(("build",), _soft_reboot),
     "hard-reboot": Scenario(("build",), _hard_reboot),
+    "pause": Scenario(("build",), _ask(PAUSE_SERVER, PauseServer())),
+    "unpause": Scenario(("build", "pause"), _ask(UNPAUSE_SERVER, UnpauseServer())),
     "delete": Scenario(("build",), _delete),
     "remove-leftover": Scenario((), _remove_leftover, clean_up=_remove_leftover, server=False),
 }

@@ -25,6 +25,7 @@ from kilonova.domain.network import RequestedNetwork
 from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, VmState
 from kilonova.engine.operation import Operation
+from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.start import START, StartServer
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
@@ -105,6 +106,8 @@ async def _until_hosts_known(world: World) -> None:
 
 ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "start": (START, StartServer()),
+    "pause": (PAUSE_SERVER, PauseServer()),
+    "unpause": (UNPAUSE_SERVER, UnpauseServer()),
 }
 """Operations that a user asks for without more ado."""
 
@@ -181,7 +184,9 @@ def _plan_failures(plan: dict[str, list[KilonovaError]], random: Random) -> None
         TryElsewhere("no room here"), Retryable("busy"), KilonovaError("the hypervisor refuses"),
         InvalidInput("the image is corrupt"),
     )
-    for call in ("create_disks", "spawn", "resume", "power_off", "power_on", "soft_reboot", "hard_reboot", "destroy"):
+    for call in (
+        "create_disks", "spawn", "resume", "power_off", "power_on", "soft_reboot", "hard_reboot", "destroy", "pause",
+    ):
         if random.random() < 0.3:
             plan[call] = [random.choice(errors) for _ in range(random.randint(1, 3))]
 
@@ -227,6 +232,7 @@ async def _active(world: World) -> bool:
 LEGAL = {
     VmState.ACTIVE: {PowerState.RUNNING},
     VmState.STOPPED: {PowerState.SHUTDOWN, PowerState.NOSTATE},
+    VmState.PAUSED: {PowerState.PAUSED},
 }
 
 
@@ -277,7 +283,7 @@ def _check_server(world: World, record: Instance, claimed: set[str], mapped: dic
         found.append(f"{name} has a task")
     if mapped.get(record.uuid) is None:
         found.append(f"{name} has no cell")
-    if record.vm_state not in (VmState.ACTIVE, VmState.STOPPED, VmState.ERROR):
+    if record.vm_state not in (*LEGAL, VmState.ERROR):
         found.append(f"{name} is in a state it cannot end in")
     guest = world.hypervisors[record.host].guests.get(record.uuid) if record.host else None
     if record.vm_state in LEGAL:

@@ -1,0 +1,36 @@
+"""Actions that make a server stand still and go on."""
+
+from __future__ import annotations
+
+import pytest
+from compute_cloud import ComputeCloud
+
+from kilonova.domain.states import TaskState, VmState
+from kilonova.operations.pause import PauseServer, UnpauseServer
+
+
+@pytest.mark.spec("API-117", "API-118")
+async def test_pause_and_unpause(cloud: ComputeCloud) -> None:
+    server = await cloud.boot()
+    path = f"/servers/{server.uuid}/action"
+    assert (await cloud.post(path, {"pause": None}, as_="reader")).status_code == 403
+    answer = await cloud.post(path, {"pause": {"any": "thing"}})
+    assert (answer.status_code, answer.content) == (202, b"")
+    assert cloud.compute.asked == [("pause", server.uuid, PauseServer())]
+    assert (await cloud.stored(server.uuid)).task_state is TaskState.PAUSING
+    active = await cloud.boot()
+    answer = await cloud.post(f"/servers/{active.uuid}/action", {"unpause": None})
+    assert answer.status_code == 409
+    assert answer.json()["conflictingRequest"]["message"] == (
+        f"Cannot 'unpause' instance {active.uuid} while it is in vm_state active")
+    paused = await cloud.boot(vm_state=VmState.PAUSED)
+    shown = (await cloud.get(f"/servers/{paused.uuid}")).json()["server"]
+    assert shown["status"] == "PAUSED"
+    assert (await cloud.post(f"/servers/{paused.uuid}/action", {"unpause": None}, as_="reader")).status_code == 403
+    assert (await cloud.post(f"/servers/{paused.uuid}/action", {"unpause": None})).status_code == 202
+    assert cloud.compute.asked[-1] == ("unpause", paused.uuid, UnpauseServer())
+    locked = await cloud.boot(locked_by="owner")
+    answer = await cloud.post(f"/servers/{locked.uuid}/action", {"pause": None})
+    assert (answer.status_code, answer.json()["conflictingRequest"]["message"]) == (
+        409, f"Instance {locked.uuid} is locked")
+    assert (await cloud.post("/servers/no-such/action", {"pause": None})).status_code == 404
