@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from kilonova.domain.errors import InvalidInput
+from kilonova.operations.consoles import ConsoleOptions
 from kilonova.operations.options import OperationOptions
 
 PREFIX = "KILONOVA__"
@@ -129,6 +130,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     agent: AgentOptions = AgentOptions()
     scheduler: SchedulerOptions = SchedulerOptions()
     operations: OperationOptions = OperationOptions()
+    consoles: ConsoleOptions = ConsoleOptions()
 
     @property
     def directory(self) -> Path:

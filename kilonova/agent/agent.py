@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 import kilonova
-from kilonova.agent.reports import Answer, ConsoleQuery, Found, HostReport, PowerReport, Query
+from kilonova.agent.reports import Answer, ConsoleAddressQuery, ConsoleQuery, Found, HostReport, PowerReport, Query
 from kilonova.agent.steps import ALL
 from kilonova.agent.steps.environment import HostEnvironment
 from kilonova.bus.protocol import Bus, Subscription
@@ -144,6 +144,8 @@ class Agent:
         try:
             if isinstance(query, ConsoleQuery):
                 return _encode(Answer(console=await self._driver.console_output(query.uuid, query.limit)))
+            if isinstance(query, ConsoleAddressQuery):
+                return _encode(Answer(address=await self._driver.console(query.uuid, query.kind)))
             found = Found(guests=tuple(await self._driver.guests()), disks=tuple(await self._driver.disks()))
             return _encode(Answer(found=found))
         except KilonovaError as error:

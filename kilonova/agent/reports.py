@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from kilonova.domain.console import ConsoleAddress, ConsoleKind
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.guest import GuestOnHost, HostInventory
 
@@ -41,11 +42,18 @@ class ConsoleQuery(msgspec.Struct, frozen=True, kw_only=True, tag="console"):
     limit: int
 
 
+class ConsoleAddressQuery(msgspec.Struct, frozen=True, kw_only=True, tag="console-address"):
+    """Where a guest's console of this kind listens."""
+
+    uuid: str
+    kind: ConsoleKind
+
+
 class FoundQuery(msgspec.Struct, frozen=True, kw_only=True, tag="found"):
     """Everything the host has of this product, for the audit."""
 
 
-Query = ConsoleQuery | FoundQuery
+Query = ConsoleQuery | ConsoleAddressQuery | FoundQuery
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,5 +68,6 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     console: bytes = b""
     found: Found | None = None
+    address: ConsoleAddress | None = None
     error: str = ""
     status: int = 200

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kilonova.api.compute.hosts import Hosts
     from kilonova.api.compute.quota_check import Quotas
     from kilonova.operations.action_log import ActionLog
+    from kilonova.operations.consoles import Consoles
 
 
 class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +57,7 @@ class Cloud:
     images: ImageService
     networks: NetworkService
     actions: ActionLog
+    consoles: Consoles
     quotas: Quotas
     hosts: Hosts
     clock: Clock

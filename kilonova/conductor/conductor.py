@@ -11,6 +11,7 @@ import structlog
 from kilonova.bus.protocol import Bus, Subscription
 from kilonova.bus.subjects import from_any_host
 from kilonova.cells.heartbeat import Heartbeat
+from kilonova.conductor.console_tokens import TokenExpiry
 from kilonova.conductor.hosts import HostReports
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
@@ -63,6 +64,7 @@ class Conductor:
         )
         self._subscriptions: list[Subscription] = []
         self._heartbeat = Heartbeat(environment.database, environment.clock, "nova-conductor", name)
+        self._expiry = TokenExpiry(environment.database, environment.clock)
 
     def wake(self) -> None:
         """There may be work in the journal."""
@@ -78,6 +80,7 @@ class Conductor:
         ]
         await self.runner.start()
         self._heartbeat.start()
+        self._expiry.start()
 
     async def _on_wake(self, _subject: str, payload: bytes) -> None:
         """Payload: empty, or the id of an operation that was asked to end."""
@@ -102,5 +105,6 @@ class Conductor:
         """Stop at once; operations go on with the next start or another conductor."""
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
+        await self._expiry.close()
         await self._heartbeat.close()
         await self.runner.close()

@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from kilonova.db import console_tokens
 from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
 from kilonova.db.prepared import Prepared
 from kilonova.domain.errors import InstanceNotFound, StaleState
 from kilonova.domain.instance import Fault, Instance
-from kilonova.domain.states import PowerState, TaskState, VmState
+from kilonova.domain.states import GUEST_OFF, HARD_REBOOT_TASKS, PowerState, TaskState, VmState
 
 instances = sa.Table(
     "instances",
@@ -76,6 +77,8 @@ _UPDATE = Prepared(
 )
 _DERIVED = ("body", "flavor_id", "vcpus", "memory_mib", "locked")
 _PROJECTED = tuple(c.name for c in instances.columns if c.name not in _DERIVED)
+_NO_CONSOLE = GUEST_OFF | {PowerState.SUSPENDED}
+_ENDS_GUEST = HARD_REBOOT_TASKS | {TaskState.DELETING, TaskState.SOFT_DELETING, TaskState.REBUILDING}
 ANY: Collection[Any] = ("any",)
 """As an expectation of `update`: whatever is stored."""
 
@@ -149,7 +152,18 @@ def update(
     row = _row(changed)
     row["b_uuid"] = row.pop("uuid")
     _UPDATE.run(conn, **row)
+    if _loses_guest(current, changed):
+        console_tokens.revoke(conn, uuid)
     return changed
+
+
+def _loses_guest(before: Instance, after: Instance) -> bool:
+    """Whether the guest that was there ends with this change, is about to, or is another one now. Spec: CON-20."""
+    return (
+        before.host != after.host
+        or (before.power_state not in _NO_CONSOLE and after.power_state in _NO_CONSOLE)
+        or (before.task_state is not after.task_state and after.task_state in _ENDS_GUEST)
+    )
 
 
 def _value(state: TaskState | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kilonova.db import (
     aggregates,
     build_requests,
+    console_tokens,
     flavors,
     instances,
     journal,
@@ -25,6 +26,6 @@ CELL = Schema("cell", cell_metadata, ("0001",))
 """What belongs to one cell."""
 
 __all__ = (
-    "API", "CELL", "aggregates", "api_metadata", "build_requests", "cell_metadata", "flavors", "instances", "journal",
-    "keypairs", "placement", "placement_tables", "quotas", "services",
+    "API", "CELL", "aggregates", "api_metadata", "build_requests", "cell_metadata", "console_tokens", "flavors",
+    "instances", "journal", "keypairs", "placement", "placement_tables", "quotas", "services",
 )

@@ -40,6 +40,20 @@ class InvalidInput(KilonovaError):
     status = 400
 
 
+class ConsoleTypeInvalid(InvalidInput):
+    """There is no console of this type, or not of this kind. Spec: CON-11, CON-12, CON-27."""
+
+    def __init__(self, type_: str) -> None:
+        super().__init__(f"Invalid console type {type_}")
+
+
+class ConsoleTypeUnavailable(InvalidInput):
+    """Consoles of this kind are switched off, or no driver has them. Spec: CON-10."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"Unavailable console type {kind}.")
+
+
 class Unauthorized(KilonovaError):
     """No token, or one that is not valid."""
 

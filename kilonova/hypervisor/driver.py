@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from kilonova.domain.console import ConsoleAddress, ConsoleKind
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
 
@@ -122,4 +123,13 @@ class Driver(Protocol):
 
     async def console_output(self, uuid: str, limit: int) -> bytes:
         """The last `limit` bytes that the guest wrote to its serial console. Raises NotFound without one."""
+        ...
+
+    async def console(self, uuid: str, kind: ConsoleKind) -> ConsoleAddress:
+        """Where a console of a guest listens now, as long as the guest runs.
+
+        Raises:
+            NotFound: the hypervisor does not know the guest. Conflict: it is off. NotSupported: it has no console
+            of this kind. Spec: CON-15, CON-16.
+        """
         ...

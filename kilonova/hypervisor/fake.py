@@ -7,6 +7,7 @@ agent, as that of a real hypervisor does: in memory (`FakeHypervisor` is handed 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +15,8 @@ from typing import BinaryIO
 import msgspec
 
 from kilonova.domain.clock import Clock
-from kilonova.domain.errors import KilonovaError, NotFound
+from kilonova.domain.console import ConsoleAddress, ConsoleKind
+from kilonova.domain.errors import Conflict, KilonovaError, NotFound, NotSupported
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
 
@@ -252,3 +254,17 @@ class FakeDriver:
     async def console_output(self, uuid: str, limit: int) -> bytes:
         guest = self._existing(uuid)
         return f"FAKE CONSOLE OUTPUT\nguest {guest.name}, started {guest.starts} times\n".encode()[-limit:]
+
+    async def console(self, uuid: str, kind: ConsoleKind) -> ConsoleAddress:
+        """An address where nobody listens. As on a real host, a guest may get another port at each start."""
+        await self._call("console")
+        guest = self._guest(uuid)
+        if not guest.defined:
+            raise NotFound(f"Host {self._hypervisor.host} has no guest {uuid}.")
+        if guest.power_state in GUEST_OFF:
+            raise Conflict(f"The guest of instance {uuid} does not run.")
+        if kind is ConsoleKind.VNC:
+            return ConsoleAddress(host="127.0.0.1", port=5900 + (zlib.crc32(uuid.encode()) + guest.starts) % 50_000)
+        if kind is ConsoleKind.SERIAL:
+            return ConsoleAddress(internal_access_path=f"/fake/{uuid}/console.sock")
+        raise NotSupported(f"The guest of instance {uuid} has no {kind} console.")

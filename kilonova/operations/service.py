@@ -9,9 +9,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.agent.reports import Answer, ConsoleQuery
+from kilonova.agent.reports import ConsoleQuery
 from kilonova.bus.protocol import Bus
-from kilonova.bus.subjects import to_host
 from kilonova.cells.registry import Cells, Located
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
@@ -22,11 +21,6 @@ from kilonova.domain.errors import (
     InstanceLocked,
     InstanceNotFound,
     InstanceNotReady,
-    KilonovaError,
-    NotFound,
-    NotSupported,
-    ServiceUnavailable,
-    Unreachable,
 )
 from kilonova.domain.instance import BuildRequest
 from kilonova.domain.operation import Asker, OperationRecord, OperationState
@@ -34,6 +28,7 @@ from kilonova.domain.states import VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.operations.delete import DELETE, DeleteServer
+from kilonova.operations.host_query import ask_host
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.place import PLACE, PlaceServer
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER, RebootServer
@@ -41,12 +36,6 @@ from kilonova.operations.stop import STOP, StopServer, grace_of
 
 CONSOLE_LIMIT = 102400
 """Bytes of console output that are kept in view."""
-
-QUERY_LIMIT = 10.0
-"""Seconds that a host may take to answer a query."""
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_answer = msgspec.msgpack.Decoder(Answer).decode
 
 
 class ComputeOperations:
@@ -202,21 +191,12 @@ class ComputeOperations:
             raise InstanceNotReady(instance.uuid)
         if lines == 0:
             return ""
-        query = _encode(ConsoleQuery(uuid=instance.uuid, limit=CONSOLE_LIMIT))
-        try:
-            reply = await self._bus.request(to_host(instance.host, "query"), query, timeout=QUERY_LIMIT)
-        except Unreachable as error:
-            raise ServiceUnavailable(f"The host of instance {instance.uuid} does not answer.") from error
-        answer = _decode_answer(reply)
-        if answer.error:
-            raise _QUERY_ERRORS.get(answer.status, KilonovaError)(answer.error)
+        query = ConsoleQuery(uuid=instance.uuid, limit=CONSOLE_LIMIT)
+        answer = await ask_host(self._bus, instance.host, query)
         text = answer.console.decode("utf-8", "replace")
         if lines is None or lines < 0:
             return text
         return "\n".join(text.split("\n")[-lines:])
-
-
-_QUERY_ERRORS: dict[int, type[KilonovaError]] = {404: NotFound, 501: NotSupported, 503: ServiceUnavailable}
 
 
 def _asked_by(context: RequestContext) -> Asker:

@@ -22,6 +22,7 @@ from kilonova.embedded.network.wiring import FakeWiring, Wiring
 from kilonova.embedded.placement import EmbeddedPlacement
 from kilonova.hypervisor.guest import GuestMetadata
 from kilonova.metadata.service import Lookup, MetadataService
+from kilonova.operations.consoles import Consoles
 from kilonova.operations.guests import metadata_of
 from kilonova.operations.history import History
 from kilonova.roles import assembly
@@ -133,7 +134,8 @@ def _compute(ground: Ground, services: Embedded, wakes: Wakes) -> ComputeApi:
     config = ground.config
     return ComputeApi(
         cells=ground.cells, compute=assembly.compute(ground, wakes), identity=services.identity,
-        images=services.images, networks=services.networks, actions=History(ground.cells), clock=ground.clock,
+        images=services.images, networks=services.networks, actions=History(ground.cells),
+        consoles=Consoles(ground.cells, ground.bus, ground.clock, config.consoles, services.url), clock=ground.clock,
         identity_url=services.auth_url, policy_file=Path(config.api.policy_file or config.directory / "policy.yaml"),
         quotas=StoredQuotas(ground.cells), hosts=ServiceHosts(
             ground.cells, ground.clock, service_down_time=config.scheduler.service_down_time,

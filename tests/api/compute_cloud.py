@@ -18,15 +18,19 @@ import sqlalchemy as sa
 
 import kilonova.db.flavors
 import kilonova.db.keypairs
+from kilonova.agent.reports import Answer, ConsoleAddressQuery
 from kilonova.api.cloud import ApiOptions
 from kilonova.api.compute.application import ComputeApi
 from kilonova.api.compute.quota_check import Limits, RecordQuotas
+from kilonova.bus.local import LocalBus
+from kilonova.bus.subjects import to_host
 from kilonova.cells.registry import Cell, Cells, Located
 from kilonova.db import build_requests, instances
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
+from kilonova.domain.console import ConsoleAddress
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import (
     ImageNotFound,
@@ -34,9 +38,11 @@ from kilonova.domain.errors import (
     InstanceLocked,
     InstanceNotReady,
     InvalidInput,
+    KilonovaError,
     NotFound,
     PortNotFound,
     Unauthorized,
+    Unreachable,
 )
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
@@ -47,6 +53,7 @@ from kilonova.domain.states import PowerState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.operations.action_log import Action
+from kilonova.operations.consoles import ConsoleOptions, Consoles
 from kilonova.services.identity import ServiceRequest, Token
 from kilonova.services.network import NetworkSummary, PortSummary
 
@@ -173,6 +180,24 @@ class DrawnNetworks:
 
     async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.groups_of_ports[p] for p in port_ids if p in self.groups_of_ports))
+
+
+class QuietHost(LocalBus):
+    """A bus with one host, HOST, whose driver only knows consoles: `address` or `error` is its answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.address = ConsoleAddress(host="127.0.0.1", port=5900)
+        self.error: KilonovaError | None = None
+        self.asked: list[ConsoleAddressQuery] = []
+
+    async def request(self, subject: str, payload: bytes, *, timeout: float) -> bytes:
+        if subject != to_host(HOST, "query"):
+            raise Unreachable(f"nobody listens on {subject}")
+        self.asked.append(msgspec.msgpack.decode(payload, type=ConsoleAddressQuery))
+        if self.error is not None:
+            return msgspec.msgpack.encode(Answer(error=self.error.message, status=self.error.status))
+        return msgspec.msgpack.encode(Answer(address=self.address))
 
 
 class ListedHosts:
@@ -307,7 +332,7 @@ class ComputeCloud:
     """The running API and what stands behind it."""
 
     def __init__(self, *, policy_file: Path | None = None, options: ApiOptions | None = None,
-                 limits: Limits | None = None) -> None:
+                 limits: Limits | None = None, consoles: ConsoleOptions | None = None) -> None:
         api, cell = Database.open("sqlite://"), Database.open("sqlite://")
         api_metadata.create_all(api.engine)
         cell_metadata.create_all(cell.engine)
@@ -318,11 +343,14 @@ class ComputeCloud:
         self.images = ShelfOfImages()
         self.networks = DrawnNetworks()
         self.actions = RecordedActions()
+        self.host = QuietHost()
+        self.consoles = Consoles(self.cells, self.host, self.clock, consoles or ConsoleOptions(), "http://cloud.test")
         self.hosts = ListedHosts()
         self.compute = PatientCompute(self.cells, self.clock)
         self.app = ComputeApi(
             cells=self.cells, compute=self.compute, identity=self.identity, images=self.images,
             networks=self.networks, actions=self.actions, clock=self.clock, policy_file=policy_file,  # type: ignore[arg-type]
+            consoles=self.consoles,
             identity_url=IDENTITY_URL, hosts=self.hosts, options=options, quotas=RecordQuotas(self.cells, limits),
         )
         self.flavors_made = 0

@@ -56,7 +56,7 @@ class ResourceCloud(ComputeCloud):
         self.app = ComputeApi(
             cells=self.cells, compute=self.compute, identity=self.identity, images=self.images,
             networks=self.networks, actions=self.actions, clock=self.clock,  # type: ignore[arg-type]
-            identity_url=IDENTITY_URL, hosts=self.service_hosts, options=options,
+            consoles=self.consoles, identity_url=IDENTITY_URL, hosts=self.service_hosts, options=options,
             quotas=StoredQuotas(self.cells, limits),
         )
         self.client = httpx.AsyncClient(

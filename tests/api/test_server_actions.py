@@ -83,7 +83,7 @@ async def test_reset_state(cloud: ComputeCloud) -> None:
     assert await act(cloud, server, {"os-resetState": {"state": "paused"}}, as_="admin") == 400
 
 
-@pytest.mark.spec("API-144")
+@pytest.mark.spec("API-144", "CON-03", "CON-06")
 async def test_console_output(cloud: ComputeCloud) -> None:
     server = await cloud.boot()
     path = f"/servers/{server.uuid}/action"

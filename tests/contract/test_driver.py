@@ -10,7 +10,8 @@ import pytest
 from libvirt_installations import Installation, Listener, empty_guest, make_installation, remove_installation
 
 from kilonova.domain.clock import SystemClock
-from kilonova.domain.errors import KilonovaError, NotFound
+from kilonova.domain.console import ConsoleKind
+from kilonova.domain.errors import Conflict, KilonovaError, NotFound, NotSupported
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
@@ -207,3 +208,28 @@ async def test_a_guest_that_is_not_there_cannot_be_resumed_and_has_no_console(dr
 async def test_a_console_is_cut_to_its_last_bytes(driver: Driver, guest: Guest) -> None:
     await driver.spawn(guest)
     assert len(await driver.console_output(guest.uuid, 10)) <= 10
+
+
+@pytest.mark.spec("CON-15", "CON-16", "CON-24")
+async def test_consoles_listen_as_long_as_the_guest_runs(driver: Driver) -> None:
+    guest = empty_guest(properties={})
+    await driver.create_disks(guest)
+    for kind in ConsoleKind:
+        with pytest.raises(NotFound):
+            await driver.console(guest.uuid, kind)
+    await driver.spawn(guest)
+    screen = await driver.console(guest.uuid, ConsoleKind.VNC)
+    assert screen.host == "127.0.0.1"
+    assert screen.port is not None
+    assert screen.port >= 5900
+    assert await driver.console(guest.uuid, ConsoleKind.VNC) == screen
+    line = await driver.console(guest.uuid, ConsoleKind.SERIAL)
+    assert (line.port, line.internal_access_path.endswith("console.sock")) == (None, True)
+    assert guest.uuid in line.internal_access_path
+    for kind in (ConsoleKind.SPICE, ConsoleKind.RDP, ConsoleKind.MKS):
+        with pytest.raises(NotSupported):
+            await driver.console(guest.uuid, kind)
+    await driver.power_off(guest.uuid, grace=0, interval=0)
+    for kind in ConsoleKind:
+        with pytest.raises(Conflict):
+            await driver.console(guest.uuid, kind)

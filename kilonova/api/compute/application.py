@@ -22,6 +22,7 @@ from kilonova.api.compute import (
     limits,
     quota_class_sets,
     quota_sets,
+    remote_consoles,
     retired,
     server_actions,
     server_create,
@@ -42,13 +43,14 @@ from kilonova.cells.registry import Cells
 from kilonova.domain.clock import Clock
 from kilonova.operations.action_log import ActionLog
 from kilonova.operations.compute import Compute
+from kilonova.operations.consoles import Consoles
 from kilonova.services.identity import IdentityService
 from kilonova.services.image import ImageService
 from kilonova.services.network import NetworkService
 
 RESOURCES = (
-    versions, retired, server_list, server_create, servers, server_actions, console_output, server_metadata,
-    server_tags, addresses, instance_actions, volumes_boot, extensions, limits, flavors, flavor_access,
+    versions, retired, server_list, server_create, servers, server_actions, console_output, remote_consoles,
+    server_metadata, server_tags, addresses, instance_actions, volumes_boot, extensions, limits, flavors, flavor_access,
     flavor_extra_specs, keypairs, aggregates, availability_zones, hypervisors, services, quota_sets,
     quota_class_sets, server_pause,
 )
@@ -70,7 +72,7 @@ class ComputeApi(Application):
     """The Compute API as an ASGI application, to be mounted under `/compute` or alone.
 
     Args:
-        cells, compute, identity, images, networks, actions: what it works with.
+        cells, compute, identity, images, networks, actions, consoles: what it works with.
         policy_file: overrides of policy rules; read again when it changes. None for the defaults.
         identity_url: told to callers without a token.
         quotas: limits and usage; by default the same limits for every project.
@@ -89,6 +91,7 @@ class ComputeApi(Application):
         images: ImageService,
         networks: NetworkService,
         actions: ActionLog,
+        consoles: Consoles,
         clock: Clock,
         identity_url: str,
         policy_file: Path | None = None,
@@ -99,8 +102,8 @@ class ComputeApi(Application):
         routes = all_routes()
         cloud = Cloud(
             cells=cells, compute=compute, identity=identity, images=images, networks=networks,
-            actions=actions, quotas=quotas or RecordQuotas(cells), hosts=hosts or UnknownHosts(), clock=clock,
-            options=options or ApiOptions(),
+            actions=actions, consoles=consoles, quotas=quotas or RecordQuotas(cells), hosts=hosts or UnknownHosts(),
+            clock=clock, options=options or ApiOptions(),
         )
         super().__init__(
             routes, cloud=cloud, policy=Policy(all_rules(routes), policy_file, clock),

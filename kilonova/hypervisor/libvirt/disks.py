@@ -32,6 +32,7 @@ MIB, GIB = 1 << 20, 1 << 30
 FORMAT_LIMIT = 300.0
 """Seconds that making a file system may take."""
 CONSOLE_LOG = "console.log"
+CONSOLE_SOCKET = "console.sock"
 
 
 class GuestDisks:
@@ -62,7 +63,7 @@ class GuestDisks:
         return GuestFiles(
             root=seen / "disk", ephemeral=seen / "disk.ephemeral", swap=seen / "disk.swap",
             config_drive=seen / "disk.config", console_log=seen / CONSOLE_LOG,
-            console_socket=seen / "console.sock", uefi_variables=seen / "uefi-variables.fd",
+            console_socket=seen / CONSOLE_SOCKET, uefi_variables=seen / "uefi-variables.fd",
         )
 
     async def create(self, guest: Guest) -> None:

@@ -11,14 +11,15 @@ import libvirt  # type: ignore[import-untyped]
 import structlog
 
 from kilonova.domain.clock import Clock
+from kilonova.domain.console import ConsoleAddress, ConsoleKind
 from kilonova.domain.errors import KilonovaError, NotFound, TryElsewhere
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
-from kilonova.hypervisor.libvirt import host, kvm, power
+from kilonova.hypervisor.libvirt import console_address, host, kvm, power
 from kilonova.hypervisor.libvirt.connection import Connection
 from kilonova.hypervisor.libvirt.daemon import Daemon
 from kilonova.hypervisor.libvirt.description import Describer, domain_name, root_device_name
-from kilonova.hypervisor.libvirt.disks import GuestDisks
+from kilonova.hypervisor.libvirt.disks import CONSOLE_SOCKET, GuestDisks
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.events import Events, power_state
 from kilonova.hypervisor.libvirt.images import ImageCache
@@ -196,6 +197,13 @@ class LibvirtDriver:
             return await self._disks.console_tail(uuid, limit)
         except FileNotFoundError as error:
             raise NotFound(f"Instance {uuid} has no console record on this host.") from error
+
+    async def console(self, uuid: str, kind: ConsoleKind) -> ConsoleAddress:
+        """Graphics listen where libvirt found a free port; the serial console is a socket beside its record."""
+        socket = self._disks.of(uuid) / CONSOLE_SOCKET
+        return await self._connection.call(
+            lambda connection: console_address.find(connection, uuid, kind, socket), uuid=uuid
+        )
 
     def _describe(self, guest: Guest) -> Domain:
         return self._describer.describe(guest, self._disks.names_for_qemu(guest.uuid))

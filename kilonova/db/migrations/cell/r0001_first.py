@@ -22,6 +22,23 @@ def upgrade() -> None:
         sa.UniqueConstraint("uuid", name=op.f("uq_compute_nodes_uuid")),
     )
     op.create_table(
+        "console_tokens",
+        sa.Column("token_hash", sa.String(length=64), nullable=False),
+        sa.Column("instance_uuid", sa.String(length=36), nullable=False),
+        sa.Column("type", sa.String(length=32), nullable=False),
+        sa.Column("compute_host", sa.String(length=255), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("port", sa.Integer(), nullable=True),
+        sa.Column("tls_port", sa.Integer(), nullable=True),
+        sa.Column("internal_access_path", sa.Text(), nullable=False),
+        sa.Column("access_url_base", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("expires_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_console_tokens")),
+    )
+    op.create_index(op.f("ix_console_tokens_expires_at"), "console_tokens", ["expires_at"], unique=False)
+    op.create_index(op.f("ix_console_tokens_instance_uuid"), "console_tokens", ["instance_uuid"], unique=False)
+    op.create_table(
         "instance_faults",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
         sa.Column("instance_uuid", sa.String(length=36), nullable=False),

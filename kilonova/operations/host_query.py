@@ -1,0 +1,42 @@
+"""Asking a host something that changes nothing there."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kilonova.agent.reports import Answer, Query
+from kilonova.bus.protocol import Bus
+from kilonova.bus.subjects import to_host
+from kilonova.domain.errors import (
+    Conflict,
+    KilonovaError,
+    NotFound,
+    NotSupported,
+    ServiceUnavailable,
+    Unreachable,
+)
+
+LIMIT = 10.0
+"""Seconds that a host may take to answer."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Answer).decode
+_ERRORS: dict[int, type[KilonovaError]] = {
+    404: NotFound, 409: Conflict, 501: NotSupported, 503: ServiceUnavailable,
+}
+
+
+async def ask_host(bus: Bus, host: str, query: Query) -> Answer:
+    """The host's answer.
+
+    Raises:
+        NotFound, Conflict, NotSupported: what the host's driver said. ServiceUnavailable: it does not answer, or
+        cannot say now. KilonovaError: it failed.
+    """
+    try:
+        answer = _decode(await bus.request(to_host(host, "query"), _encode(query), timeout=LIMIT))
+    except Unreachable as error:
+        raise ServiceUnavailable(f"Host {host} does not answer.") from error
+    if answer.error:
+        raise _ERRORS.get(answer.status, KilonovaError)(answer.error)
+    return answer
