@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from kilonova.api import microversions
+from kilonova.api import microversions, openapi
 from kilonova.api.call import Answer, Call
 from kilonova.api.cloud import Cloud
 from kilonova.api.faults import NotAcceptable, UnknownPath, UnsupportedMediaType, fault
@@ -115,6 +115,7 @@ class Application:
         self._cloud = cloud
         self._policy = policy
         self._documents = documents
+        self._descriptions = openapi.Descriptions(routes)
         self._challenge = f'Keystone uri="{identity_url}"'.encode("latin-1")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,6 +171,9 @@ class Application:
         if segments in ([], [""]):
             status, _, body = _document(self._documents.version(request.base, root), request)
             return status, headers + _version_headers(_settled(version), root == "v2"), body
+        if segments == [openapi.NAME] and request.method == "GET" and root != "v2":
+            body = self._descriptions.answer(request.query, f"{request.base}/{root}")
+            return 200, headers + _version_headers(_settled(version), compatible=False), body
         context = await self._authenticate(request, request_id)
         project = ""
         if not self._router.knows(segments[0]):

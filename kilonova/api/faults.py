@@ -45,9 +45,14 @@ class UnknownPath(KilonovaError):
     status = 404
 
 
+def fault_name(status: int) -> str:
+    """Spec: API-035."""
+    return _NAMES.get(status, "computeFault")
+
+
 def fault(status: int, message: str) -> bytes:
     """The body of an error answer. Spec: API-034, API-035."""
     content: dict[str, Any] = {"code": status, "message": message}
     if status in (413, 429):
         content["retryAfter"] = "0"
-    return msgspec.json.encode({_NAMES.get(status, "computeFault"): content})
+    return msgspec.json.encode({fault_name(status): content})

@@ -32,7 +32,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         look_up: finds the object the route is about before its rule is checked, sets `call.server`.
         body: schema of the body (of the whole body, also for actions); None: a body is not read.
         query: None means: unknown parameters are ignored before 2.102 on GET, always on others.
-        status: success code. retired: the route answers 410 at every microversion. Spec: API-018.
+        status: success code. other_status: another one that the handler may choose, or None.
+        answer: schema of what a success answers; None: nothing, or not described.
+        errors: codes of refusals beyond those that every route of its kind may give.
+        retired: the route answers 410 at every microversion. Spec: API-018.
     """
 
     method: str
@@ -47,6 +50,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     since: int = FIRST
     until: int = LATEST
     status: int = 200
+    other_status: int | None = None
+    answer: Schema | None = None
+    errors: tuple[int, ...] = ()
     retired: bool = False
 
     def reading_query(self) -> Query:

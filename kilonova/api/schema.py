@@ -202,10 +202,8 @@ class Integer(Schema):
         return number
 
     def describe(self, version: int) -> dict[str, Any]:
-        found: dict[str, Any] = {"type": ["integer", "string"], "pattern": "^-?[0-9]+$", "maximum": self.most}
-        if self.least is not None:
-            found["minimum"] = self.least
-        return found
+        bounds = {"maximum": self.most} | ({} if self.least is None else {"minimum": self.least})
+        return {"anyOf": [{"type": "integer", **bounds}, {"type": "string", "pattern": "^-?[0-9]{1,12}$"}]}
 
 
 class OneOf(Schema):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import servers as answers
 from kilonova.api.compute.server_lookup import find_server
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
@@ -52,7 +53,7 @@ async def show(call: Call) -> Any:
 
 ROUTES = [
     Route(method="GET", path="/servers/{server_id}/ips", handler=index, look_up=find_server,
-          rule=Rule("ips:index", Audience.READER)),
+          rule=Rule("ips:index", Audience.READER), answer=answers.ADDRESSES),
     Route(method="GET", path="/servers/{server_id}/ips/{id}", handler=show, look_up=find_server,
-          rule=Rule("ips:show", Audience.READER)),
+          rule=Rule("ips:show", Audience.READER), answer=answers.NETWORK_ADDRESSES),
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from kilonova.api.call import Answer, Call
+from kilonova.api.compute.answers import hosts as answers
 from kilonova.api.compute.field_types import HOST, METADATA_KEY, METADATA_VALUE, NAME
 from kilonova.api.compute.service_hosts import known_hosts
 from kilonova.api.policy import Audience, Rule
@@ -190,13 +191,15 @@ def _id(call: Call) -> int:
 
 _ONE = "/os-aggregates/{id}"
 ROUTES = [
-    Route(method="GET", path="/os-aggregates", handler=index, rule=RULES["index"]),
-    Route(method="POST", path="/os-aggregates", handler=create, rule=RULES["create"], body=CREATE),
-    Route(method="GET", path=_ONE, handler=show, rule=RULES["show"]),
-    Route(method="PUT", path=_ONE, handler=update, rule=RULES["update"], body=UPDATE),
+    Route(method="GET", path="/os-aggregates", handler=index, rule=RULES["index"], answer=answers.AGGREGATES),
+    Route(method="POST", path="/os-aggregates", handler=create, rule=RULES["create"], body=CREATE,
+          answer=answers.NEW_AGGREGATE),
+    Route(method="GET", path=_ONE, handler=show, rule=RULES["show"], answer=answers.AGGREGATE),
+    Route(method="PUT", path=_ONE, handler=update, rule=RULES["update"], body=UPDATE, answer=answers.AGGREGATE),
     Route(method="DELETE", path=_ONE, handler=delete, rule=RULES["delete"]),
     *(
-        Route(method="POST", path=f"{_ONE}/action", action=action, handler=handler, rule=RULES[action], body=body)
+        Route(method="POST", path=f"{_ONE}/action", action=action, handler=handler, rule=RULES[action], body=body,
+              answer=answers.AGGREGATE)
         for action, handler, body in (
             ("add_host", add_host, _host_body("add_host")),
             ("remove_host", remove_host, _host_body("remove_host")),

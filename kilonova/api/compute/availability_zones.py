@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import hosts as answers
 from kilonova.api.compute.service_hosts import KnownService, check_complete, known_hosts
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
@@ -62,6 +63,6 @@ def _hosts(services: list[KnownService]) -> dict[str, dict[str, Any]]:
 
 
 ROUTES = [
-    Route(method="GET", path="/os-availability-zone", handler=index, rule=LIST),
-    Route(method="GET", path="/os-availability-zone/detail", handler=detail, rule=DETAIL),
+    Route(method="GET", path="/os-availability-zone", handler=index, rule=LIST, answer=answers.ZONES),
+    Route(method="GET", path="/os-availability-zone/detail", handler=detail, rule=DETAIL, answer=answers.ZONES_DETAIL),
 ]

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import servers as answers
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.schema import Integer, Object, nullable, optional
@@ -23,4 +24,5 @@ async def console_output(call: Call) -> Any:
 
 _RULE = Rule("os-console-output", Audience.MEMBER)
 
-ROUTES = [server_action("os-getConsoleOutput", console_output, _RULE, _LENGTH, status=200)]
+ROUTES = [server_action("os-getConsoleOutput", console_output, _RULE, _LENGTH, status=200,
+                        answer=answers.CONSOLE_OUTPUT)]

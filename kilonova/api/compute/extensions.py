@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import catalogue as answers
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
 from kilonova.domain.errors import NotFound
@@ -63,6 +64,6 @@ async def show(call: Call) -> Any:
 
 
 ROUTES = [
-    Route(method="GET", path="/extensions", handler=index, rule=EXTENSIONS),
-    Route(method="GET", path="/extensions/{id}", handler=show, rule=EXTENSIONS),
+    Route(method="GET", path="/extensions", handler=index, rule=EXTENSIONS, answer=answers.EXTENSIONS),
+    Route(method="GET", path="/extensions/{id}", handler=show, rule=EXTENSIONS, answer=answers.EXTENSION),
 ]

@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import catalogue as answers
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
 from kilonova.api.schema import Object, Text, required
@@ -64,8 +65,9 @@ async def index(call: Call) -> Any:
 
 ROUTES = [
     Route(method="POST", path="/flavors/{flavor_id}/action", action="addTenantAccess", handler=add, rule=ADD,
-          body=_body("addTenantAccess")),
+          body=_body("addTenantAccess"), answer=answers.FLAVOR_ACCESS),
     Route(method="POST", path="/flavors/{flavor_id}/action", action="removeTenantAccess", handler=remove,
-          rule=REMOVE, body=_body("removeTenantAccess")),
-    Route(method="GET", path="/flavors/{flavor_id}/os-flavor-access", handler=index, rule=LIST),
+          rule=REMOVE, body=_body("removeTenantAccess"), answer=answers.FLAVOR_ACCESS),
+    Route(method="GET", path="/flavors/{flavor_id}/os-flavor-access", handler=index, rule=LIST,
+          answer=answers.FLAVOR_ACCESS),
 ]

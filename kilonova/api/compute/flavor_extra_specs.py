@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from kilonova.api.call import Answer, Call
+from kilonova.api.compute.answers import catalogue as answers
 from kilonova.api.compute.extra_spec_rules import check_extra_spec
 from kilonova.api.compute.field_types import METADATA_KEY
 from kilonova.api.compute.flavor_view import SHOW_EXTRA_SPECS, find_visible
@@ -87,9 +88,11 @@ async def delete(call: Call) -> Any:
 _ALL = "/flavors/{flavor_id}/os-extra_specs"
 _ONE = "/flavors/{flavor_id}/os-extra_specs/{id}"
 ROUTES = [
-    Route(method="GET", path=_ALL, handler=index, rule=SHOW_EXTRA_SPECS),
-    Route(method="POST", path=_ALL, handler=create, rule=CREATE, body=CREATE_BODY),
-    Route(method="GET", path=_ONE, handler=show, rule=SHOW),
-    Route(method="PUT", path=_ONE, handler=update, rule=UPDATE, body=UPDATE_BODY),
+    Route(method="GET", path=_ALL, handler=index, rule=SHOW_EXTRA_SPECS, answer=answers.EXTRA_SPECS),
+    Route(method="POST", path=_ALL, handler=create, rule=CREATE, body=CREATE_BODY,
+          answer=answers.EXTRA_SPECS_AS_SENT),
+    Route(method="GET", path=_ONE, handler=show, rule=SHOW, answer=answers.EXTRA_SPEC),
+    Route(method="PUT", path=_ONE, handler=update, rule=UPDATE, body=UPDATE_BODY,
+          answer=answers.EXTRA_SPEC_AS_SENT),
     Route(method="DELETE", path=_ONE, handler=delete, rule=DELETE),
 ]

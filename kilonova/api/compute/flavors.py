@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import catalogue as answers
 from kilonova.api.compute.field_types import NAME
 from kilonova.api.compute.flavor_view import SHOW_EXTRA_SPECS, brief, find_visible, full
 from kilonova.api.compute.server_filters import boolean, expression
@@ -192,11 +193,13 @@ async def delete(call: Call) -> Any:
 
 
 ROUTES = [
-    Route(method="GET", path="/flavors", handler=index, query=LIST_QUERY),
-    Route(method="GET", path="/flavors/detail", handler=detail, rules=(SHOW_EXTRA_SPECS,), query=LIST_QUERY),
-    Route(method="POST", path="/flavors", handler=create, rule=CREATE, rules=(SHOW_EXTRA_SPECS,), body=CREATE_BODY),
-    Route(method="GET", path="/flavors/{id}", handler=show, rules=(SHOW_EXTRA_SPECS,)),
+    Route(method="GET", path="/flavors", handler=index, query=LIST_QUERY, answer=answers.FLAVORS),
+    Route(method="GET", path="/flavors/detail", handler=detail, rules=(SHOW_EXTRA_SPECS,), query=LIST_QUERY,
+          answer=answers.FLAVORS_DETAIL),
+    Route(method="POST", path="/flavors", handler=create, rule=CREATE, rules=(SHOW_EXTRA_SPECS,), body=CREATE_BODY,
+          answer=answers.FLAVOR),
+    Route(method="GET", path="/flavors/{id}", handler=show, rules=(SHOW_EXTRA_SPECS,), answer=answers.FLAVOR),
     Route(method="PUT", path="/flavors/{id}", handler=update, rule=UPDATE, rules=(SHOW_EXTRA_SPECS,),
-          body=UPDATE_BODY, since=55),
+          body=UPDATE_BODY, since=55, answer=answers.FLAVOR),
     Route(method="DELETE", path="/flavors/{id}", handler=delete, rule=DELETE, status=202),
 ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import hosts as answers
 from kilonova.api.compute.hypervisor_view import (
     EMPTY,
     Facts,
@@ -155,11 +156,18 @@ def _servers(call: Call, facts: Facts, node: KnownNode) -> dict[str, Any]:
 
 
 ROUTES = [
-    Route(method="GET", path="/os-hypervisors", handler=index, rule=LIST, query=LIST_QUERY),
-    Route(method="GET", path="/os-hypervisors/detail", handler=detail, rule=DETAIL, query=LIST_QUERY),
-    Route(method="GET", path="/os-hypervisors/statistics", handler=statistics, rule=STATISTICS, until=87),
-    Route(method="GET", path="/os-hypervisors/{id}", handler=show, rule=SHOW, query=SHOW_QUERY),
-    Route(method="GET", path="/os-hypervisors/{id}/search", handler=search, rule=SEARCH, until=52),
-    Route(method="GET", path="/os-hypervisors/{id}/servers", handler=servers, rule=SERVERS, until=52),
-    Route(method="GET", path="/os-hypervisors/{id}/uptime", handler=uptime, rule=UPTIME, until=87),
+    Route(method="GET", path="/os-hypervisors", handler=index, rule=LIST, query=LIST_QUERY,
+          answer=answers.HYPERVISORS),
+    Route(method="GET", path="/os-hypervisors/detail", handler=detail, rule=DETAIL, query=LIST_QUERY,
+          answer=answers.HYPERVISORS_DETAIL),
+    Route(method="GET", path="/os-hypervisors/statistics", handler=statistics, rule=STATISTICS, until=87,
+          answer=answers.HYPERVISOR_STATISTICS),
+    Route(method="GET", path="/os-hypervisors/{id}", handler=show, rule=SHOW, query=SHOW_QUERY,
+          answer=answers.HYPERVISOR),
+    Route(method="GET", path="/os-hypervisors/{id}/search", handler=search, rule=SEARCH, until=52,
+          answer=answers.HYPERVISORS),
+    Route(method="GET", path="/os-hypervisors/{id}/servers", handler=servers, rule=SERVERS, until=52,
+          answer=answers.HYPERVISORS),
+    Route(method="GET", path="/os-hypervisors/{id}/uptime", handler=uptime, rule=UPTIME, until=87,
+          answer=answers.HYPERVISOR_UPTIME, errors=(501,)),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import servers as answers
 from kilonova.api.compute.server_filters import time
 from kilonova.api.compute.server_lookup import find_server, find_server_or_deleted
 from kilonova.api.compute.server_view import host_id, microseconds
@@ -101,10 +102,12 @@ async def show(call: Call) -> Any:
 _PATH = "/servers/{server_id}/os-instance-actions"
 
 ROUTES = [
-    Route(method="GET", path=_PATH, handler=index, look_up=find_server, rule=LIST, query=QUERY, until=20),
-    Route(method="GET", path=_PATH, handler=index, look_up=find_server_or_deleted, rule=LIST, query=QUERY, since=21),
+    Route(method="GET", path=_PATH, handler=index, look_up=find_server, rule=LIST, query=QUERY, until=20,
+          answer=answers.ACTIONS),
+    Route(method="GET", path=_PATH, handler=index, look_up=find_server_or_deleted, rule=LIST, query=QUERY, since=21,
+          answer=answers.ACTIONS),
     Route(method="GET", path=f"{_PATH}/{{id}}", handler=show, look_up=find_server, rule=SHOW,
-          rules=(EVENTS, EVENT_DETAILS), until=20),
+          rules=(EVENTS, EVENT_DETAILS), until=20, answer=answers.ACTION),
     Route(method="GET", path=f"{_PATH}/{{id}}", handler=show, look_up=find_server_or_deleted, rule=SHOW,
-          rules=(EVENTS, EVENT_DETAILS), since=21),
+          rules=(EVENTS, EVENT_DETAILS), since=21, answer=answers.ACTION),
 ]

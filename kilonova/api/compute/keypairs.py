@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
-from kilonova.api.call import Answer, Call
+from kilonova.api.call import Call
 from kilonova.api.compute import key_material
+from kilonova.api.compute.answers import catalogue as answers
 from kilonova.api.compute.quota_check import UNLIMITED
 from kilonova.api.paging import effective_limit, next_page
 from kilonova.api.policy import Audience, Rule, Target
@@ -81,7 +83,7 @@ async def index(call: Call) -> Any:
     return {"keypairs": entries, **next_page(call, "/os-keypairs", names, limit, "keypairs_links")}
 
 
-async def create(call: Call) -> Answer:
+async def create(call: Call) -> Any:
     body = call.body["keypair"]
     owner = _owner(call, CREATE, body.get("user_id"))
     kind, public_key, private_key = body.get("type", "ssh"), body.get("public_key"), None
@@ -112,7 +114,7 @@ async def create(call: Call) -> Answer:
     shown = {**view(stored, call.version), "user_id": owner}
     if private_key is not None:
         shown["private_key"] = private_key
-    return Answer({"keypair": shown}, status=200 if call.version < 2 else 201)
+    return {"keypair": shown}
 
 
 def _check_quota(conn: sa.Connection, owner: str, limit: int, *, more: int) -> None:
@@ -135,16 +137,20 @@ async def show(call: Call) -> Any:
     }}
 
 
-async def delete(call: Call) -> Answer:
+async def delete(call: Call) -> None:
     owner, name = _owner(call, DELETE, call.query.first("user_id")), call.path["id"]
     await call.cloud.cells.api.write(lambda conn: records.delete(conn, owner, name))
-    return Answer(status=202 if call.version < 2 else 204)
 
 
+_ALL, _ONE = "/os-keypairs", "/os-keypairs/{id}"
+_CREATE = Route(method="POST", path=_ALL, handler=create, rules=(CREATE,), body=CREATE_BODY, status=201, since=2,
+                query=Query(strict_since=75), answer=answers.NEW_KEYPAIR)
+_DELETE = Route(method="DELETE", path=_ONE, handler=delete, rules=(DELETE,), query=ONE_QUERY, status=204, since=2)
 ROUTES = [
-    Route(method="GET", path="/os-keypairs", handler=index, rules=(INDEX,), query=LIST_QUERY),
-    Route(method="POST", path="/os-keypairs", handler=create, rules=(CREATE,), body=CREATE_BODY,
-          query=Query(strict_since=75)),
-    Route(method="GET", path="/os-keypairs/{id}", handler=show, rules=(SHOW,), query=ONE_QUERY),
-    Route(method="DELETE", path="/os-keypairs/{id}", handler=delete, rules=(DELETE,), query=ONE_QUERY),
+    Route(method="GET", path=_ALL, handler=index, rules=(INDEX,), query=LIST_QUERY, answer=answers.KEYPAIRS),
+    _CREATE,
+    msgspec.structs.replace(_CREATE, status=200, since=1, until=1),
+    Route(method="GET", path=_ONE, handler=show, rules=(SHOW,), query=ONE_QUERY, answer=answers.KEYPAIR),
+    _DELETE,
+    msgspec.structs.replace(_DELETE, status=202, since=1, until=1),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import catalogue as answers
 from kilonova.api.compute.stored_quotas import stored_quotas
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.query import Param, Query
@@ -52,5 +53,6 @@ async def show(call: Call) -> Any:
 
 ROUTES = [
     Route(method="GET", path="/limits", handler=show, rule=LIMITS, rules=(OTHER_PROJECT,),
-          query=Query({"reserved": Param(Text()), "tenant_id": Param(Text())}, strict_since=75)),
+          query=Query({"reserved": Param(Text()), "tenant_id": Param(Text())}, strict_since=75),
+          answer=answers.LIMITS),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import catalogue as answers
 from kilonova.api.compute.quota_check import UNLIMITED
 from kilonova.api.compute.stored_quotas import RESOURCES, in_classes, stored_quotas
 from kilonova.api.microversions import LATEST
@@ -38,6 +39,7 @@ async def _values(call: Call, name: str) -> dict[str, int]:
 
 
 ROUTES = [
-    Route(method="GET", path="/os-quota-class-sets/{id}", handler=show, rule=SHOW),
-    Route(method="PUT", path="/os-quota-class-sets/{id}", handler=update, rule=UPDATE, body=UPDATE_BODY),
+    Route(method="GET", path="/os-quota-class-sets/{id}", handler=show, rule=SHOW, answer=answers.QUOTA_CLASS),
+    Route(method="PUT", path="/os-quota-class-sets/{id}", handler=update, rule=UPDATE, body=UPDATE_BODY,
+          answer=answers.QUOTA_CLASS),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import catalogue as answers
 from kilonova.api.compute.quota_check import UNLIMITED
 from kilonova.api.compute.stored_quotas import DEFAULT_CLASS, RESOURCES, in_sets, stored_quotas
 from kilonova.api.policy import Audience, Rule, Target
@@ -113,9 +114,12 @@ def _check_project(wanted: dict[str, int], allowed: dict[str, int]) -> None:
 
 _ONE = "/os-quota-sets/{id}"
 ROUTES = [
-    Route(method="GET", path=_ONE, handler=show, rules=(SHOW,), query=USER_QUERY),
-    Route(method="GET", path=f"{_ONE}/detail", handler=detail, rules=(DETAIL,), query=USER_QUERY),
-    Route(method="GET", path=f"{_ONE}/defaults", handler=defaults, rules=(DEFAULTS,), query=LOOSE_QUERY),
-    Route(method="PUT", path=_ONE, handler=update, rules=(UPDATE,), body=UPDATE_BODY, query=USER_QUERY),
+    Route(method="GET", path=_ONE, handler=show, rules=(SHOW,), query=USER_QUERY, answer=answers.QUOTA_SET),
+    Route(method="GET", path=f"{_ONE}/detail", handler=detail, rules=(DETAIL,), query=USER_QUERY,
+          answer=answers.QUOTA_DETAIL),
+    Route(method="GET", path=f"{_ONE}/defaults", handler=defaults, rules=(DEFAULTS,), query=LOOSE_QUERY,
+          answer=answers.QUOTA_SET),
+    Route(method="PUT", path=_ONE, handler=update, rules=(UPDATE,), body=UPDATE_BODY, query=USER_QUERY,
+          answer=answers.QUOTA_SET),
     Route(method="DELETE", path=_ONE, handler=delete, rule=DELETE, query=USER_QUERY, status=202),
 ]

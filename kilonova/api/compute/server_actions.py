@@ -29,17 +29,19 @@ def server_action(
     until: int = LATEST,
     status: int = 202,
     rules: Sequence[Rule] = (),
+    answer: Schema | None = None,
 ) -> Route:
     """Declare an action of servers.
 
     Args:
         name: the key of the body. value: schema of what stands under it; None takes anything.
+        answer: schema of what is answered, None for nothing.
     """
     fields: dict[str, Field] = {} if value is None else {name: required(value)}
     return Route(
         method="POST", path="/servers/{server_id}/action", action=name, handler=handler, look_up=find_server,
         rule=rule, rules=tuple(rules), body=Object(fields) if fields else None, since=since, until=until,
-        status=status,
+        status=status, answer=answer,
     )
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from kilonova.api.call import Answer, Call
 from kilonova.api.compute import quota_check, server_image, server_networks, server_placement
+from kilonova.api.compute.answers import servers as answers
 from kilonova.api.compute.hostnames import hostname_from
 from kilonova.api.compute.personality import check_files, injected_files
 from kilonova.api.compute.server_schema import CREATE
@@ -223,5 +224,5 @@ ROUTES = [
     Route(method="POST", path="/servers", handler=create, rule=CREATE_SERVER, body=CREATE, status=202, rules=(
         server_placement.FORCED_HOST, server_placement.REQUESTED_DESTINATION, server_image.ATTACH_VOLUME,
         server_image.ZERO_DISK, server_networks.ATTACH_NETWORK, server_networks.ATTACH_EXTERNAL, TRUSTED_CERTS,
-    )),
+    ), answer=answers.CREATE),
 ]

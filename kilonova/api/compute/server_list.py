@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import servers as answers
 from kilonova.api.compute.server_extras import Placed, extras_for
 from kilonova.api.compute.server_filters import (
     ALLOW_ALL,
@@ -197,7 +198,8 @@ def _unreachable(call: Call, mapped: Mapped, *, detail: bool) -> dict[str, Any]:
 
 
 ROUTES = [
-    Route(method="GET", path="/servers", handler=index, rule=INDEX, rules=(INDEX_ALL, ALLOW_ALL), query=QUERY),
+    Route(method="GET", path="/servers", handler=index, rule=INDEX, rules=(INDEX_ALL, ALLOW_ALL), query=QUERY,
+          answer=answers.LIST),
     Route(method="GET", path="/servers/detail", handler=detail, rule=DETAIL,
-          rules=(DETAIL_ALL, ALLOW_ALL, *VIEW_RULES), query=QUERY),
+          rules=(DETAIL_ALL, ALLOW_ALL, *VIEW_RULES), query=QUERY, answer=answers.DETAIL),
 ]

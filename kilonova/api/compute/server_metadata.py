@@ -7,6 +7,7 @@ from typing import Any
 
 from kilonova.api.call import Call
 from kilonova.api.compute import quota_check, server_records
+from kilonova.api.compute.answers import servers as answers
 from kilonova.api.compute.field_types import METADATA, METADATA_KEY, METADATA_VALUE
 from kilonova.api.compute.quota_check import Limits
 from kilonova.api.compute.server_lookup import find_server
@@ -88,15 +89,16 @@ def _rule(name: str, audience: Audience) -> Rule:
 
 
 ROUTES = [
-    Route(method="GET", path=_PATH, handler=index, look_up=find_server, rule=_rule("index", Audience.READER)),
+    Route(method="GET", path=_PATH, handler=index, look_up=find_server, rule=_rule("index", Audience.READER),
+          answer=answers.METADATA),
     Route(method="POST", path=_PATH, handler=create, look_up=find_server, rule=_rule("create", Audience.MEMBER),
-          body=_ALL),
+          body=_ALL, answer=answers.METADATA),
     Route(method="PUT", path=_PATH, handler=replace, look_up=find_server, rule=_rule("update_all", Audience.MEMBER),
-          body=_ALL),
+          body=_ALL, answer=answers.METADATA),
     Route(method="GET", path=f"{_PATH}/{{id}}", handler=show, look_up=find_server,
-          rule=_rule("show", Audience.READER)),
+          rule=_rule("show", Audience.READER), answer=answers.META),
     Route(method="PUT", path=f"{_PATH}/{{id}}", handler=update, look_up=find_server,
-          rule=_rule("update", Audience.MEMBER), body=_ONE),
+          rule=_rule("update", Audience.MEMBER), body=_ONE, answer=answers.META),
     Route(method="DELETE", path=f"{_PATH}/{{id}}", handler=delete, look_up=find_server,
           rule=_rule("delete", Audience.MEMBER), status=204),
 ]

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from kilonova.api.call import Answer, Call
 from kilonova.api.compute import server_records
+from kilonova.api.compute.answers import servers as answers
 from kilonova.api.compute.field_types import TAG
 from kilonova.api.compute.server_lookup import find_server_of_anyone
 from kilonova.api.policy import Audience, Rule
@@ -91,10 +92,10 @@ def _route(method: str, path: str, handler: Any, rule: str, audience: Audience, 
 
 
 ROUTES = [
-    _route("GET", _PATH, index, "index", Audience.READER),
-    _route("PUT", _PATH, replace, "update_all", Audience.MEMBER, body=_BODY),
+    _route("GET", _PATH, index, "index", Audience.READER, answer=answers.TAGS),
+    _route("PUT", _PATH, replace, "update_all", Audience.MEMBER, body=_BODY, answer=answers.TAGS),
     _route("DELETE", _PATH, remove_all, "delete_all", Audience.MEMBER, status=204),
     _route("GET", f"{_PATH}/{{id}}", show, "show", Audience.READER, status=204),
-    _route("PUT", f"{_PATH}/{{id}}", add, "update", Audience.MEMBER, status=201),
+    _route("PUT", f"{_PATH}/{{id}}", add, "update", Audience.MEMBER, status=201, other_status=204),
     _route("DELETE", f"{_PATH}/{{id}}", remove, "delete", Audience.MEMBER, status=204),
 ]

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from kilonova.api.call import Call
 from kilonova.api.compute import server_records
+from kilonova.api.compute.answers import servers as answers
 from kilonova.api.compute.server_extras import extras_for, show_full
 from kilonova.api.compute.server_lookup import find_server
 from kilonova.api.compute.server_schema import UPDATE
@@ -68,8 +69,9 @@ async def delete(call: Call) -> None:
 
 
 ROUTES = [
-    Route(method="GET", path="/servers/{server_id}", handler=show, look_up=find_server, rule=SHOW, rules=VIEW_RULES),
+    Route(method="GET", path="/servers/{server_id}", handler=show, look_up=find_server, rule=SHOW, rules=VIEW_RULES,
+          answer=answers.SHOW),
     Route(method="PUT", path="/servers/{server_id}", handler=update, look_up=find_server, rule=UPDATE_SERVER,
-          rules=VIEW_RULES, body=UPDATE),
+          rules=VIEW_RULES, body=UPDATE, answer=answers.UPDATE),
     Route(method="DELETE", path="/servers/{server_id}", handler=delete, look_up=find_server, rule=DELETE, status=204),
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import hosts as answers
 from kilonova.api.compute.field_types import HOST
 from kilonova.api.compute.service_hosts import KnownService, check_complete, known_hosts
 from kilonova.api.compute.uuids import checked_uuid
@@ -202,8 +203,11 @@ async def _find(call: Call) -> KnownService:
 
 ROUTES = [
     Route(method="GET", path="/os-services", handler=index, rule=LIST,
-          query=Query({"host": Param(Text()), "binary": Param(Text())}, strict_since=75)),
-    Route(method="PUT", path="/os-services/{id}", handler=update_by_host, rule=UPDATE, body=UPDATE_BY_HOST, until=52),
-    Route(method="PUT", path="/os-services/{id}", handler=update_by_uuid, rule=UPDATE, body=UPDATE_BY_UUID, since=53),
+          query=Query({"host": Param(Text()), "binary": Param(Text())}, strict_since=75),
+          answer=answers.SERVICES),
+    Route(method="PUT", path="/os-services/{id}", handler=update_by_host, rule=UPDATE, body=UPDATE_BY_HOST, until=52,
+          answer=answers.CHANGED_SERVICE),
+    Route(method="PUT", path="/os-services/{id}", handler=update_by_uuid, rule=UPDATE, body=UPDATE_BY_UUID, since=53,
+          answer=answers.SERVICE),
     Route(method="DELETE", path="/os-services/{id}", handler=delete, rule=DELETE, status=204),
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from kilonova.api import microversions
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import catalogue as answers
 from kilonova.api.routes import Route
 from kilonova.domain.errors import NotFound
 
@@ -63,4 +64,4 @@ async def show_version(call: Call) -> Any:
     return VersionDocuments().version(call.links.base, version)[1]
 
 
-ROUTES = [Route(method="GET", path="/versions/{id}", handler=show_version)]
+ROUTES = [Route(method="GET", path="/versions/{id}", handler=show_version, answer=answers.VERSION)]
