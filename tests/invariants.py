@@ -23,6 +23,7 @@ ENDED = {
     VmState.ACTIVE: (PowerState.RUNNING,),
     VmState.STOPPED: (PowerState.SHUTDOWN, PowerState.NOSTATE),
     VmState.PAUSED: (PowerState.PAUSED,),
+    VmState.SUSPENDED: (PowerState.SUSPENDED,),
 }
 """States a server may be at rest in, and what its guest then is."""
 

@@ -35,8 +35,10 @@ log = structlog.get_logger(__name__)
 
 _decode_report = msgspec.msgpack.Decoder(HostReport).decode
 NOTED = b"noted"
-STANDSTILL_TASKS = (TaskState.PAUSING, TaskState.UNPAUSING)
-BY_GUEST = {PowerState.RUNNING: VmState.ACTIVE, PowerState.PAUSED: VmState.PAUSED}
+STANDSTILL_TASKS = (TaskState.PAUSING, TaskState.UNPAUSING, TaskState.SUSPENDING, TaskState.RESUMING)
+BY_GUEST = {
+    PowerState.RUNNING: VmState.ACTIVE, PowerState.PAUSED: VmState.PAUSED, PowerState.SUSPENDED: VmState.SUSPENDED,
+}
 """What a server is after such a task, by its guest."""
 _decode_power = msgspec.msgpack.Decoder(PowerReport).decode
 

@@ -93,6 +93,25 @@ class Driver(Protocol):
         """
         ...
 
+    async def suspend(self, uuid: str) -> None:
+        """Write the memory of a running guest to the host's disk and switch it off; its power state is then
+        SUSPENDED, also for a later driver. A suspended guest is left alone. Whatever starts, stops or forgets the
+        guest in another way than `wake` drops what was saved.
+
+        Raises:
+            NotFound: there is no such guest. NotSupported: it cannot be saved. KilonovaError: it does not run, or
+                could not be saved.
+        """
+        ...
+
+    async def wake(self, uuid: str) -> None:
+        """Let a suspended guest go on from its saved memory. A running guest is left alone.
+
+        Raises:
+            NotFound: there is no such guest. KilonovaError: nothing was saved, or it cannot be read.
+        """
+        ...
+
     async def destroy(self, uuid: str) -> None:
         """Stop at once and forget the guest (disks stay)."""
         ...

@@ -20,6 +20,8 @@ from kilonova.domain.errors import Conflict, KilonovaError, NotFound, NotSupport
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
 
+ON = (PowerState.RUNNING, PowerState.PAUSED)
+
 
 class FakeGuest(msgspec.Struct, kw_only=True):
     """One guest. starts: how often it was started, for tests of 'effective once'."""
@@ -127,7 +129,7 @@ class FakeDriver:
         return guest
 
     def _power(self, guest: FakeGuest, state: PowerState) -> None:
-        if state not in GUEST_OFF and guest.power_state in GUEST_OFF:
+        if state in ON and guest.power_state not in ON:
             guest.starts += 1
         guest.power_state = state
         self._hypervisor.keep(guest)
@@ -194,7 +196,7 @@ class FakeDriver:
     async def spawn(self, guest: Guest, *, paused: bool = False) -> None:
         await self._call("spawn")
         record = self._existing(guest.uuid)
-        if record.defined and record.power_state in (PowerState.RUNNING, PowerState.PAUSED):
+        if record.defined and record.power_state in ON:
             return
         record.defined = True
         self._power(record, PowerState.PAUSED if paused else PowerState.RUNNING)
@@ -210,9 +212,24 @@ class FakeDriver:
     def _set_going(self, uuid: str, state: PowerState) -> None:
         """Pause or resume a guest that is on."""
         guest = self._existing(uuid)
-        if guest.power_state not in (PowerState.RUNNING, PowerState.PAUSED):
+        if guest.power_state not in ON:
             raise KilonovaError(f"Guest {uuid} is {guest.power_state.name.lower()}.")
         self._power(guest, state)
+
+    async def suspend(self, uuid: str) -> None:
+        await self._call("suspend")
+        guest = self._existing(uuid)
+        if guest.power_state not in (PowerState.RUNNING, PowerState.SUSPENDED):
+            raise KilonovaError(f"Guest {uuid} is {guest.power_state.name.lower()}.")
+        self._power(guest, PowerState.SUSPENDED)
+
+    async def wake(self, uuid: str) -> None:
+        await self._call("wake")
+        guest = self._existing(uuid)
+        if guest.power_state not in (PowerState.RUNNING, PowerState.SUSPENDED):
+            raise KilonovaError(f"Guest {uuid} has no saved memory.")
+        guest.power_state = PowerState.RUNNING
+        self._hypervisor.keep(guest)
 
     async def destroy(self, uuid: str) -> None:
         await self._call("destroy")

@@ -11,9 +11,10 @@ from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER
 from kilonova.operations.start import START
 from kilonova.operations.stop import STOP
+from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER
 
 CELL_OPERATIONS = Definitions(
     BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER, REMOVE_LEFTOVER,
-    PAUSE_SERVER, UNPAUSE_SERVER,
+    PAUSE_SERVER, UNPAUSE_SERVER, SUSPEND_SERVER, RESUME_SERVER,
 )
 API_OPERATIONS = Definitions(PLACE, BURY)

@@ -2,7 +2,8 @@
 
 A soft reboot becomes a hard one when the guest does not obey in time, is off already, or when the agent died
 between shutdown and start; the journal of the step tells which it was. A hard reboot may take over from a soft
-one that is still waiting for the guest, and from a pause or unpause.
+one that is still waiting for the guest, and from one that pauses, unpauses,
+suspends or resumes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from kilonova.engine.run import Run
 from kilonova.operations.guests import Described, Host, describe, find_host
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER
 from kilonova.operations.records import fail, observe, settle, take
+from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER
 
 log = structlog.get_logger(__name__)
 
@@ -133,7 +135,9 @@ HARD_REBOOT_SERVER = Operation(
     action="reboot",
     event="compute_reboot_instance",
     request=RebootServer,
-    preempts=(SOFT_REBOOT_SERVER.name, PAUSE_SERVER.name, UNPAUSE_SERVER.name),
+    preempts=(
+        SOFT_REBOOT_SERVER.name, PAUSE_SERVER.name, UNPAUSE_SERVER.name, SUSPEND_SERVER.name, RESUME_SERVER.name,
+    ),
     begins=_begin_hard,
     steps=(
         Record("find host", find_host, undo=STANDS),

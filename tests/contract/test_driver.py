@@ -124,6 +124,51 @@ async def test_a_paused_guest_is_powered_off_and_rebooted(driver: Driver, guest:
     assert await states(driver) == {guest.uuid: PowerState.SHUTDOWN}
 
 
+async def test_a_guest_is_suspended_and_wakes(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest)
+    for _ in range(2):
+        for _ in range(2):
+            await driver.suspend(guest.uuid)
+            assert await states(driver) == {guest.uuid: PowerState.SUSPENDED}
+            assert await driver.power_state(guest.uuid) is PowerState.SUSPENDED
+        for _ in range(2):
+            await driver.wake(guest.uuid)
+            assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+
+
+async def test_only_a_guest_that_runs_is_suspended_and_only_a_saved_one_wakes(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest, paused=True)
+    with pytest.raises(KilonovaError):
+        await driver.suspend(guest.uuid)
+    assert await states(driver) == {guest.uuid: PowerState.PAUSED}
+    await driver.power_off(guest.uuid, grace=0, interval=0)
+    for call in (driver.suspend, driver.wake):
+        with pytest.raises(KilonovaError):
+            await call(guest.uuid)
+        assert await states(driver) == {guest.uuid: PowerState.SHUTDOWN}
+        with pytest.raises(NotFound):
+            await call(str(uuid.uuid4()))
+
+
+@pytest.mark.parametrize("way", ["power_off", "power_on", "hard_reboot", "destroy"])
+async def test_what_was_saved_is_dropped(driver: Driver, guest: Guest, way: str) -> None:
+    await driver.spawn(guest)
+    await driver.suspend(guest.uuid)
+    if way == "power_off":
+        await driver.power_off(guest.uuid, grace=5, interval=1)
+        assert await states(driver) == {guest.uuid: PowerState.SHUTDOWN}
+    elif way == "destroy":
+        await driver.destroy(guest.uuid)
+        assert await states(driver) == {}
+        await driver.power_on(guest)
+    else:
+        await (driver.power_on if way == "power_on" else driver.hard_reboot)(guest)
+    await driver.power_off(guest.uuid, grace=0, interval=0)
+    assert await driver.power_state(guest.uuid) is PowerState.SHUTDOWN
+    with pytest.raises(KilonovaError):
+        await driver.wake(guest.uuid)
+
+
 async def test_power_off_and_on(driver: Driver, guest: Guest) -> None:
     await driver.spawn(guest)
     for _ in range(2):

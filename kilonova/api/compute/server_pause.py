@@ -1,4 +1,4 @@
-"""Actions that make a server stand still and go on. Spec: API-117, API-118."""
+"""Actions that make a server stand still and go on. Spec: API-117 to API-120."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from kilonova.api.call import Call
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.policy import Audience, Rule
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
+from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 
 
 async def pause(call: Call) -> None:
@@ -16,7 +17,17 @@ async def unpause(call: Call) -> None:
     await call.cloud.compute.ask(call.context, call.server, UNPAUSE_SERVER, UnpauseServer())
 
 
+async def suspend(call: Call) -> None:
+    await call.cloud.compute.ask(call.context, call.server, SUSPEND_SERVER, SuspendServer())
+
+
+async def resume(call: Call) -> None:
+    await call.cloud.compute.ask(call.context, call.server, RESUME_SERVER, ResumeServer())
+
+
 ROUTES = [
     server_action("pause", pause, Rule("os-pause-server:pause", Audience.MEMBER)),
     server_action("unpause", unpause, Rule("os-pause-server:unpause", Audience.MEMBER)),
+    server_action("suspend", suspend, Rule("os-suspend-server:suspend", Audience.MEMBER)),
+    server_action("resume", resume, Rule("os-suspend-server:resume", Audience.MEMBER)),
 ]

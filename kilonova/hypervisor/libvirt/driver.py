@@ -32,6 +32,8 @@ FILE_THREADS = 6
 NETWORK_DEVICES = Path("/sys/class/net")
 SOFT_REBOOT_SIGNAL_INTERVAL = 5.0
 """Seconds. A guest that is still starting misses a signal, so it is repeated."""
+MEMORY_LIMIT = 1500.0
+"""Seconds that writing a guest's memory to the disk, or reading it, may take."""
 LONGEST_WAIT_FOR_EVENT = 1.0
 """Seconds after which the state is asked for although no event came (it may have been lost)."""
 
@@ -161,6 +163,15 @@ class LibvirtDriver:
     async def pause(self, uuid: str) -> None:
         await self._connection.call(lambda connection: power.pause(connection, uuid), uuid=uuid)
 
+    async def suspend(self, uuid: str) -> None:
+        await self._connection.call(
+            lambda connection: power.suspend(connection, uuid), uuid=uuid, limit=MEMORY_LIMIT
+        )
+
+    async def wake(self, uuid: str) -> None:
+        await self._connection.call(lambda connection: power.wake(connection, uuid), uuid=uuid, limit=MEMORY_LIMIT)
+        self._ours.add(uuid)
+
     async def destroy(self, uuid: str) -> None:
         await self._connection.call(lambda connection: power.forget(connection, uuid), uuid=uuid)
         self._ours.discard(uuid)
@@ -235,10 +246,11 @@ class LibvirtDriver:
 
     def _list_ours(self, connection: libvirt.virConnect) -> list[GuestOnHost]:
         found = []
+        saved = power.saved(connection)
         for domain, stats in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0):
             uuid = domain.UUIDString()
             if uuid in self._ours or power.carries_mark(domain, self._installation):
-                state = power_state(stats.get("state.state", 0), stats.get("state.reason", 0))
+                state = power_state(stats.get("state.state", 0), stats.get("state.reason", 0), saved=uuid in saved)
                 found.append(GuestOnHost(uuid=uuid, name=domain.name(), power_state=state))
         return found
 

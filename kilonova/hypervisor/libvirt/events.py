@@ -54,8 +54,11 @@ BY_POWER_STATE = {
 """How a change is told of which only the outcome is known."""
 
 
-def power_state(state: int, reason: int) -> PowerState:
-    """A libvirt domain state as a power state. A guest that crashed is off in libvirt's eyes."""
+def power_state(state: int, reason: int, *, saved: bool = False) -> PowerState:
+    """A libvirt domain state as a power state. A guest that crashed, or whose memory was saved, is off in libvirt's
+    eyes."""
+    if state == libvirt.VIR_DOMAIN_SHUTOFF and saved:
+        return PowerState.SUSPENDED
     if state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_CRASHED:
         return PowerState.CRASHED
     return POWER_STATES.get(state, PowerState.NOSTATE)
@@ -66,6 +69,8 @@ def translate(uuid: str, event: int, detail: int) -> GuestEvent | None:
     LCE-06."""
     if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED:
         return GuestEvent(uuid=uuid, transition="crashed", power_state=PowerState.CRASHED)
+    if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED:
+        return GuestEvent(uuid=uuid, transition="suspended", power_state=PowerState.SUSPENDED)
     if event not in TRANSITIONS:
         if event not in QUIET:
             log.warning("unknown event of a guest", uuid=uuid, number=event, detail=detail)

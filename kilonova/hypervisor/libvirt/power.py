@@ -5,7 +5,7 @@ from __future__ import annotations
 import libvirt  # type: ignore[import-untyped]
 
 from kilonova.domain.errors import KilonovaError
-from kilonova.domain.states import PowerState
+from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.domain.mark import NAMESPACE, installation_of
 from kilonova.hypervisor.libvirt.events import power_state
@@ -34,21 +34,32 @@ def state(connection: libvirt.virConnect, uuid: str) -> PowerState:
     if domain is None:
         return PowerState.NOSTATE
     try:
-        return power_state(*domain.state())
+        return _state_of(domain)
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:  # went between the two calls
             return PowerState.NOSTATE
         raise
 
 
+def _state_of(domain: libvirt.virDomain) -> PowerState:
+    return power_state(*domain.state(), saved=bool(domain.hasManagedSaveImage()))
+
+
+def saved(connection: libvirt.virConnect) -> set[str]:
+    """UUIDs of the guests whose memory was saved."""
+    return {domain.UUIDString() for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)}
+
+
 def start(connection: libvirt.virConnect, described: Domain, *, paused: bool) -> None:
-    """Define and start. A guest that runs is left alone; one that was only defined is defined anew."""
+    """Define and start. A guest that runs is left alone; one that was only defined is defined anew, and memory that
+    was saved is dropped."""
     domain = find(connection, described.uuid)
     if domain is not None and domain.isActive():
         return
     domain = connection.defineXML(described.xml())
+    flags = libvirt.VIR_DOMAIN_START_FORCE_BOOT | (libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
     try:
-        domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+        domain.createWithFlags(flags)
     except libvirt.libvirtError:
         if not domain.isActive():  # else a repeated command overtook this one
             raise
@@ -74,16 +85,41 @@ def pause(connection: libvirt.virConnect, uuid: str) -> None:
         raise KilonovaError(f"Instance {uuid} cannot be paused: its guest is {found.name.lower()}.")
 
 
+def suspend(connection: libvirt.virConnect, uuid: str) -> None:
+    """Save the memory and switch off. Raises libvirtError for a guest that is not known or that cannot be saved,
+    KilonovaError for one that does not run."""
+    domain = connection.lookupByUUIDString(uuid)
+    found = _state_of(domain)
+    if found is PowerState.RUNNING:
+        domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
+    elif found is not PowerState.SUSPENDED:
+        raise KilonovaError(f"Instance {uuid} cannot be suspended: its guest is {found.name.lower()}.")
+
+
+def wake(connection: libvirt.virConnect, uuid: str) -> None:
+    """Start from the saved memory. Raises libvirtError for a guest that is not known or whose memory cannot be read,
+    KilonovaError for one without saved memory."""
+    domain = connection.lookupByUUIDString(uuid)
+    found = _state_of(domain)
+    if found is PowerState.SUSPENDED:
+        domain.create()
+    elif found is not PowerState.RUNNING:
+        raise KilonovaError(f"Instance {uuid} cannot be resumed: the memory of its guest was not saved.")
+
+
 def cut(connection: libvirt.virConnect, uuid: str) -> None:
-    """Take the power away. A guest that is off or not known is fine."""
+    """Take the power away, also from memory that was saved. A guest that is off or not known is fine."""
     domain = find(connection, uuid)
-    if domain is None or not domain.isActive():
+    if domain is None:
         return
     try:
-        domain.destroy()
+        if domain.isActive():
+            domain.destroy()
+        if domain.hasManagedSaveImage():
+            domain.managedSaveRemove()
     except libvirt.libvirtError:
         found = find(connection, uuid)
-        if found is not None and found.isActive():  # else it ended by itself meanwhile
+        if found is not None and _state_of(found) not in GUEST_OFF:  # else it ended by itself meanwhile
             raise
 
 
@@ -105,7 +141,7 @@ def press_button(connection: libvirt.virConnect, uuid: str) -> PowerState:
     domain = find(connection, uuid)
     if domain is None:
         return PowerState.NOSTATE
-    found = power_state(*domain.state())
+    found = _state_of(domain)
     if found is PowerState.RUNNING:
         try:
             domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)

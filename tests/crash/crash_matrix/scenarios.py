@@ -21,6 +21,7 @@ from kilonova.hypervisor.fake import FakeGuest
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER, RemoveLeftover
 from kilonova.operations.start import START, StartServer
+from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 
 SERVER = "44444444-4444-4444-8444-444444444444"
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
@@ -112,6 +113,8 @@ SCENARIOS = {
     "hard-reboot": Scenario(("build",), _hard_reboot),
     "pause": Scenario(("build",), _ask(PAUSE_SERVER, PauseServer())),
     "unpause": Scenario(("build", "pause"), _ask(UNPAUSE_SERVER, UnpauseServer())),
+    "suspend": Scenario(("build",), _ask(SUSPEND_SERVER, SuspendServer())),
+    "resume": Scenario(("build", "suspend"), _ask(RESUME_SERVER, ResumeServer())),
     "delete": Scenario(("build",), _delete),
     "remove-leftover": Scenario((), _remove_leftover, clean_up=_remove_leftover, server=False),
 }

@@ -27,6 +27,7 @@ from kilonova.domain.states import PowerState, VmState
 from kilonova.engine.operation import Operation
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.start import START, StartServer
+from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
 from simulation.world import Databases, World
@@ -108,6 +109,8 @@ ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "start": (START, StartServer()),
     "pause": (PAUSE_SERVER, PauseServer()),
     "unpause": (UNPAUSE_SERVER, UnpauseServer()),
+    "suspend": (SUSPEND_SERVER, SuspendServer()),
+    "resume": (RESUME_SERVER, ResumeServer()),
 }
 """Operations that a user asks for without more ado."""
 
@@ -186,6 +189,7 @@ def _plan_failures(plan: dict[str, list[KilonovaError]], random: Random) -> None
     )
     for call in (
         "create_disks", "spawn", "resume", "power_off", "power_on", "soft_reboot", "hard_reboot", "destroy", "pause",
+        "suspend", "wake",
     ):
         if random.random() < 0.3:
             plan[call] = [random.choice(errors) for _ in range(random.randint(1, 3))]
@@ -233,6 +237,7 @@ LEGAL = {
     VmState.ACTIVE: {PowerState.RUNNING},
     VmState.STOPPED: {PowerState.SHUTDOWN, PowerState.NOSTATE},
     VmState.PAUSED: {PowerState.PAUSED},
+    VmState.SUSPENDED: {PowerState.SUSPENDED},
 }
 
 
