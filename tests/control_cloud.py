@@ -47,7 +47,7 @@ class ControlCloud:
         for agent in self.machine.agents:
             if agent.host == host:
                 assert isinstance(agent._driver, FakeDriver)
-                return agent._driver._hypervisor
+                return agent._driver.hypervisor
         raise LookupError(host)
 
     async def headers(self) -> dict[str, str]:

@@ -115,6 +115,11 @@ class Conflict(KilonovaError):
     status = 409
 
 
+class PortInUse(Conflict):
+    def __init__(self, port: str) -> None:
+        super().__init__(f"Port {port} is still in use.")
+
+
 class InstanceInvalidState(Conflict):
     """Spec: API-062."""
 
@@ -179,6 +184,13 @@ class Unreachable(Retryable):
 
 class TryElsewhere(KilonovaError):
     """This host cannot do it but another may: the operation unwinds to its claim and goes on there."""
+
+
+class DeviceDetachFailed(KilonovaError):
+    """A running guest does not let go of a device. Spec: IFC-48."""
+
+    def __init__(self, device: str, instance: str, reason: str) -> None:
+        super().__init__(f"Device {device} was not detached from instance {instance}: {reason}")
 
 
 class NoValidHost(KilonovaError):

@@ -187,6 +187,8 @@ class Operation:
         action: its name in os-instance-actions, "" to keep it out of there.
         event: its name among the events of that action.
         max_crashes: how often a step may take its process down before it counts as failed.
+        waited_for: it shows no task state, so who asks for another operation meanwhile waits for its end instead
+            of being refused.
     """
 
     name: str
@@ -207,6 +209,7 @@ class Operation:
     event: str = ""
     max_crashes: int = 5
     undo_retries: int = 8
+    waited_for: bool = False
     _index: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
     _types: dict[str, type[msgspec.Struct]] = field(init=False, repr=False, compare=False, default_factory=dict)
 

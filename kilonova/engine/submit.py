@@ -40,7 +40,7 @@ def submit(
     """Accept an operation: its journal row and its first change of the subject, in the caller's transaction.
 
     A pre-empting operation asks the one that runs to end and queues behind it. If one of its kind is queued or
-    running already, that one is returned and nothing is written.
+    running already, that one is returned and nothing is written; unless others of its kind wait for its end.
 
     Args:
         held: not to be driven until `release`.
@@ -55,7 +55,7 @@ def submit(
     if holder is not None:
         waiting = journal.queued(tx.conn, subject)
         for known in (holder[0], waiting):
-            if known is not None and known.kind == definition.name:
+            if known is not None and known.kind == definition.name and not definition.waited_for:
                 return Submission(known)
         if waiting is not None or not {"*", holder[0].kind} & set(definition.preempts):
             raise Busy(waiting or holder[0])

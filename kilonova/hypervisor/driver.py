@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kilonova.domain.console import ConsoleAddress, ConsoleKind
+from kilonova.domain.network import Vif
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
 
@@ -71,6 +72,24 @@ class Driver(Protocol):
         ...
 
     async def unplug(self, uuid: str, vif_devnames: tuple[str, ...]) -> None: ...
+
+    async def attach_interface(self, guest: Guest, vif: Vif) -> None:
+        """Give a guest one more interface, while it runs and whenever it is started from its definition. One that
+        it has already is left alone; a guest that is not defined gets it with its next start.
+
+        Raises:
+            KilonovaError: the guest cannot take it.
+        """
+        ...
+
+    async def detach_interface(self, uuid: str, vif: Vif) -> None:
+        """Take an interface from a guest and from its definition. No error if guest or interface are not there.
+
+        Raises:
+            DeviceDetachFailed: the running guest does not let go of it. Its definition has it no more or still,
+            but a repeated call or a start of the guest ends the same.
+        """
+        ...
 
     async def spawn(self, guest: Guest, *, paused: bool = False) -> None:
         """Define and start a guest whose disks exist. A guest that already runs is left alone.

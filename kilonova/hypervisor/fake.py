@@ -16,11 +16,13 @@ import msgspec
 
 from kilonova.domain.clock import Clock
 from kilonova.domain.console import ConsoleAddress, ConsoleKind
-from kilonova.domain.errors import Conflict, KilonovaError, NotFound, NotSupported
+from kilonova.domain.errors import Conflict, DeviceDetachFailed, KilonovaError, NotFound, NotSupported
+from kilonova.domain.network import Vif
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
 
 ON = (PowerState.RUNNING, PowerState.PAUSED)
+INTERFACE_TRAITS = ("COMPUTE_NET_ATTACH_INTERFACE", "COMPUTE_NET_ATTACH_INTERFACE_WITH_TAG")
 
 
 class FakeGuest(msgspec.Struct, kw_only=True):
@@ -39,7 +41,8 @@ class Faults(msgspec.Struct, kw_only=True):
     """What the hypervisor is told to do wrong.
 
     Args:
-        latency: seconds that every call takes. disobedient: guests that ignore a shutdown signal.
+        latency: seconds that every call takes. disobedient: guests that ignore a shutdown signal and let go of no
+            interface.
         fail: by call name, errors to raise, one each time.
     """
 
@@ -61,6 +64,7 @@ class FakeHypervisor:
         self.vcpus = vcpus
         self.memory_mib = memory_mib
         self.local_gib = local_gib
+        self.traits = INTERFACE_TRAITS
         self.faults = Faults()
         self.guests: dict[str, FakeGuest] = {}
         self._log = directory / "guests.jsonl" if directory is not None else None
@@ -98,7 +102,7 @@ class FakeDriver:
     name = "fake"
 
     def __init__(self, hypervisor: FakeHypervisor, clock: Clock) -> None:
-        self._hypervisor = hypervisor
+        self.hypervisor = hypervisor
         self._clock = clock
         self._on_event: Callable[[GuestEvent], None] = lambda _event: None
 
@@ -107,11 +111,11 @@ class FakeDriver:
 
     async def close(self) -> None:
         self._on_event = lambda _event: None
-        self._hypervisor.rest()
+        self.hypervisor.rest()
 
     async def _call(self, name: str) -> None:
         """Every call takes its time and may have been told to fail."""
-        faults = self._hypervisor.faults
+        faults = self.hypervisor.faults
         if faults.latency:
             await self._clock.sleep(faults.latency)
         planned = faults.fail.get(name)
@@ -119,20 +123,20 @@ class FakeDriver:
             raise planned.pop(0)
 
     def _guest(self, uuid: str) -> FakeGuest:
-        known = self._hypervisor.guests.get(uuid)
+        known = self.hypervisor.guests.get(uuid)
         return msgspec.structs.replace(known) if known is not None else FakeGuest(uuid=uuid)
 
     def _existing(self, uuid: str) -> FakeGuest:
         guest = self._guest(uuid)
         if not guest.disks:
-            raise NotFound(f"Guest {uuid} has no disks on host {self._hypervisor.host}.")
+            raise NotFound(f"Guest {uuid} has no disks on host {self.hypervisor.host}.")
         return guest
 
     def _power(self, guest: FakeGuest, state: PowerState) -> None:
         if state in ON and guest.power_state not in ON:
             guest.starts += 1
         guest.power_state = state
-        self._hypervisor.keep(guest)
+        self.hypervisor.keep(guest)
 
     def tell(self, uuid: str, transition: str, state: PowerState) -> None:
         """The guest changed by itself (it shut down, it crashed)."""
@@ -140,24 +144,24 @@ class FakeDriver:
         self._on_event(GuestEvent(uuid=uuid, transition=transition, power_state=state))
 
     async def inventory(self) -> HostInventory:
-        h = self._hypervisor
+        h = self.hypervisor
         return HostInventory(
             hostname=h.host, hypervisor_type="fake", hypervisor_version=1000, vcpus=h.vcpus, memory_mib=h.memory_mib,
             local_gib=h.local_gib, disk_available_gib=h.local_gib, memory_free_mib=h.memory_mib,
             cpu_info='{"arch":"x86_64","model":"fake","vendor":"fake","features":[],'
             '"topology":{"cores":1,"threads":1,"sockets":1}}',
-            supported=(("x86_64", "fake", "hvm"),),
+            supported=(("x86_64", "fake", "hvm"),), traits=h.traits,
         )
 
     async def guests(self) -> list[GuestOnHost]:
         await self._call("guests")
         return [
             GuestOnHost(uuid=g.uuid, name=g.name, power_state=g.power_state)
-            for g in self._hypervisor.guests.values() if g.defined
+            for g in self.hypervisor.guests.values() if g.defined
         ]
 
     async def disks(self) -> list[str]:
-        return [g.uuid for g in self._hypervisor.guests.values() if g.disks]
+        return [g.uuid for g in self.hypervisor.guests.values() if g.disks]
 
     async def power_state(self, uuid: str) -> PowerState:
         await self._call("power_state")
@@ -168,7 +172,7 @@ class FakeDriver:
         await self._call("create_disks")
         record = self._guest(guest.uuid)
         record.disks, record.name = True, guest.name
-        self._hypervisor.keep(record)
+        self.hypervisor.keep(record)
 
     def root_device_name(self, guest: Guest) -> str:
         return "/dev/vda"
@@ -179,19 +183,35 @@ class FakeDriver:
         if record.defined:
             raise KilonovaError(f"Guest {uuid} still uses its disks.")
         record.disks = False
-        self._hypervisor.keep(record)
+        self.hypervisor.keep(record)
 
     async def plug(self, guest: Guest) -> None:
         await self._call("plug")
         record = self._existing(guest.uuid)
         record.devnames = tuple(v.devname for v in guest.vifs)
-        self._hypervisor.keep(record)
+        self.hypervisor.keep(record)
 
     async def unplug(self, uuid: str, vif_devnames: tuple[str, ...]) -> None:
         await self._call("unplug")
         record = self._guest(uuid)
         record.devnames = tuple(d for d in record.devnames if d not in vif_devnames)
-        self._hypervisor.keep(record)
+        self.hypervisor.keep(record)
+
+    async def attach_interface(self, guest: Guest, vif: Vif) -> None:
+        await self._call("attach_interface")
+        record = self._existing(guest.uuid)
+        if vif.devname not in record.devnames:
+            record.devnames = (*record.devnames, vif.devname)
+            self.hypervisor.keep(record)
+
+    async def detach_interface(self, uuid: str, vif: Vif) -> None:
+        await self._call("detach_interface")
+        record = self._guest(uuid)
+        if uuid in self.hypervisor.faults.disobedient and record.power_state is PowerState.RUNNING:
+            raise DeviceDetachFailed(vif.devname, uuid, "the guest does not let go of it.")
+        if vif.devname in record.devnames:
+            record.devnames = tuple(d for d in record.devnames if d != vif.devname)
+            self.hypervisor.keep(record)
 
     async def spawn(self, guest: Guest, *, paused: bool = False) -> None:
         await self._call("spawn")
@@ -229,17 +249,17 @@ class FakeDriver:
         if guest.power_state not in (PowerState.RUNNING, PowerState.SUSPENDED):
             raise KilonovaError(f"Guest {uuid} has no saved memory.")
         guest.power_state = PowerState.RUNNING
-        self._hypervisor.keep(guest)
+        self.hypervisor.keep(guest)
 
     async def destroy(self, uuid: str) -> None:
         await self._call("destroy")
         record = self._guest(uuid)
         record.defined, record.power_state = False, PowerState.NOSTATE
-        self._hypervisor.keep(record)
+        self.hypervisor.keep(record)
 
     async def power_off(self, uuid: str, *, grace: float, interval: float) -> None:
         await self._call("power_off")
-        if grace and uuid in self._hypervisor.faults.disobedient:
+        if grace and uuid in self.hypervisor.faults.disobedient:
             await self._clock.sleep(grace)
         guest = self._guest(uuid)
         if guest.defined:
@@ -253,7 +273,7 @@ class FakeDriver:
 
     async def soft_reboot(self, guest: Guest, *, wait: float) -> bool:
         await self._call("soft_reboot")
-        if guest.uuid in self._hypervisor.faults.disobedient:
+        if guest.uuid in self.hypervisor.faults.disobedient:
             await self._clock.sleep(wait)
             return False
         self._power(self._existing(guest.uuid), PowerState.SHUTDOWN)
@@ -277,7 +297,7 @@ class FakeDriver:
         await self._call("console")
         guest = self._guest(uuid)
         if not guest.defined:
-            raise NotFound(f"Host {self._hypervisor.host} has no guest {uuid}.")
+            raise NotFound(f"Host {self.hypervisor.host} has no guest {uuid}.")
         if guest.power_state in GUEST_OFF:
             raise Conflict(f"The guest of instance {uuid} does not run.")
         if kind is ConsoleKind.VNC:

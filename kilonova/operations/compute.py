@@ -13,6 +13,7 @@ import msgspec
 from kilonova.cells.registry import Located
 from kilonova.domain.context import RequestContext
 from kilonova.domain.instance import BuildRequest
+from kilonova.domain.operation import OperationRecord
 from kilonova.engine.operation import Operation
 
 
@@ -31,6 +32,16 @@ class Compute(Protocol):
         self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct
     ) -> None:
         """Ask for any operation on a server that takes no more than its request. Spec: API-064 for the lock."""
+        ...
+
+    async def ask_and_wait(
+        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct
+    ) -> OperationRecord:
+        """The same, and wait for its end; it goes on if nobody waits any more.
+
+        Raises:
+            What it failed with, with the status of that; KilonovaError: it has not ended in time.
+        """
         ...
 
     async def reboot(self, context: RequestContext, server: Located, *, hard: bool) -> None: ...

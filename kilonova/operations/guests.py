@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from kilonova.db import instances
@@ -98,7 +100,7 @@ def find_host(tx: Tx, run: Run[msgspec.Struct]) -> Host:
     return Host(host)
 
 
-async def describe(env: Environment, run: Run[msgspec.Struct]) -> Described:
+async def describe(env: Environment, run: Run[Any]) -> Described:
     """A step: the guest with its network information read anew. Spec: PWR-17, RBT-06."""
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
     vifs = await env.networks.vifs(run.subject)

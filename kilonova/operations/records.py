@@ -28,12 +28,11 @@ from kilonova.engine.operation import Tx
 from kilonova.engine.run import Run
 
 
-def take(
-    tx: Tx, uuid: str, *, action: str, becomes: TaskState, vm: Collection[VmState],
-    task: Collection[TaskState | None] = (None,), needs_host: bool = False,
+def check(
+    tx: Tx, uuid: str, *, action: str, vm: Collection[VmState], task: Collection[TaskState | None] = (None,),
+    needs_host: bool = False,
 ) -> Instance:
-    """Begin: check the states the action is allowed in and store its task state. A server that was never launched
-    has no guest to act on.
+    """Begin: check the states the action is allowed in. A server that was never launched has no guest to act on.
 
     Args:
         action: its name in the error text. vm, task: the states allowed. needs_host: refuse without one.
@@ -52,6 +51,15 @@ def take(
         raise InstanceInvalidState(uuid, action, "task_state", stored)
     if instance.launched_at is None:
         raise InstanceNeverLaunched(uuid, action)
+    return instance
+
+
+def take(
+    tx: Tx, uuid: str, *, action: str, becomes: TaskState, vm: Collection[VmState],
+    task: Collection[TaskState | None] = (None,), needs_host: bool = False,
+) -> Instance:
+    """The same, and store its task state."""
+    check(tx, uuid, action=action, vm=vm, task=task, needs_host=needs_host)
     return instances.update(tx.conn, uuid, now=tx.now, task_state=becomes)
 
 
@@ -93,6 +101,11 @@ def fail(
         instances.update(tx.conn, run.subject, now=tx.now, task=owned, vm=vm, task_state=None, **changes)
     except (StaleState, InstanceNotFound):
         return
+    blame(tx, run, failure)
+
+
+def blame(tx: Tx, run: Run[Any], failure: Failure) -> None:
+    """Store why an operation failed that leaves the record as it is. One that was cancelled gets no fault."""
     if not failure.cancelled:
         fault = Fault(code=failure.status, message=failure.message, details=failure.details, created_at=tx.now)
         instances.add_fault(tx.conn, run.subject, run.id, fault)

@@ -11,22 +11,29 @@ import sqlalchemy as sa
 
 from kilonova.agent.reports import ConsoleQuery
 from kilonova.bus.protocol import Bus
-from kilonova.cells.registry import Cells, Located
+from kilonova.cells.registry import Cell, Cells, Located
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import (
+    Conflict,
+    Forbidden,
     InstanceInvalidState,
     InstanceLocked,
     InstanceNotFound,
     InstanceNotReady,
+    InvalidInput,
+    KilonovaError,
+    NotFound,
+    NotSupported,
 )
 from kilonova.domain.instance import BuildRequest
-from kilonova.domain.operation import Asker, OperationRecord, OperationState
+from kilonova.domain.operation import TERMINAL, Asker, OperationRecord, OperationState
 from kilonova.domain.states import VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
+from kilonova.operations.catalogue import CELL_OPERATIONS
 from kilonova.operations.delete import DELETE, DeleteServer
 from kilonova.operations.host_query import ask_host
 from kilonova.operations.options import OperationOptions
@@ -36,6 +43,15 @@ from kilonova.operations.stop import STOP, StopServer, grace_of
 
 CONSOLE_LIMIT = 102400
 """Bytes of console output that are kept in view."""
+
+TURN_LIMIT = 60.0
+"""Seconds that a request waits for the end of an operation that no state of the server shows."""
+
+END_LIMIT = 120.0
+"""Seconds that a request waits for the end of the operation that it asked for."""
+
+FIRST_LOOK, LONGEST_PAUSE = 0.01, 0.5
+"""Seconds between looks at an operation whose end is waited for."""
 
 
 class ComputeOperations:
@@ -107,6 +123,23 @@ class ComputeOperations:
         _respect_lock(context, server)
         await self._submit(context, server, definition, request)
 
+    async def ask_and_wait(
+        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct
+    ) -> OperationRecord:
+        """The operation goes on by its journal, whether or not anybody waits for it."""
+        _respect_lock(context, server)
+        submission = await self._submit(context, server, definition, request)
+        assert server.cell is not None
+        ended = await self._end_of(server.cell, submission.record.id, END_LIMIT)
+        if ended is None:
+            raise KilonovaError(
+                f"The {definition.name} of instance {server.instance.uuid} has not ended within {END_LIMIT:.0f} s.",
+                hint="it goes on; the actions of the server tell how it ends",
+            )
+        if ended.state is not OperationState.SUCCEEDED:
+            raise _as_error(ended)
+        return ended
+
     async def reboot(self, context: RequestContext, server: Located, *, hard: bool) -> None:
         definition = HARD_REBOOT_SERVER if hard else SOFT_REBOOT_SERVER
         wait = 0.0 if hard else self._options.wait_soft_reboot_seconds
@@ -166,24 +199,41 @@ class ComputeOperations:
 
     async def _submit(
         self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct
-    ) -> None:
+    ) -> submit.Submission:
+        """Accept an operation, when its turn has come. Spec: IFC-21, IFC-22."""
         instance, cell, action = server.instance, server.cell, definition.action
         if cell is None:
             raise InstanceInvalidState(instance.uuid, action, "task_state", "scheduling")
 
         def accept(conn: sa.Connection) -> submit.Submission:
             tx = Tx(conn, self._clock.now())
-            try:
-                return submit.submit(
-                    tx, cell_journal, definition, instance.uuid, request, _asked_by(context)
-                )
-            except submit.Busy:
-                current = instances.get(conn, instance.uuid)
-                stored = current.task_state.value if current.task_state else "None"
-                raise InstanceInvalidState(instance.uuid, action, "task_state", stored) from None
+            return submit.submit(tx, cell_journal, definition, instance.uuid, request, _asked_by(context))
 
-        submission = await cell.database.write(accept)
-        self._wake_cell(cell.name, submission.preempted)
+        give_up = self._clock.monotonic() + TURN_LIMIT
+        while True:
+            try:
+                submission = await cell.database.write(accept)
+            except submit.Busy as busy:
+                left = give_up - self._clock.monotonic()
+                if not _is_waited_for(busy.holder) or await self._end_of(cell, busy.holder.id, left) is None:
+                    current = await cell.database.read(lambda conn: instances.get(conn, instance.uuid))
+                    stored = current.task_state.value if current.task_state else "None"
+                    raise InstanceInvalidState(instance.uuid, action, "task_state", stored) from None
+            else:
+                self._wake_cell(cell.name, submission.preempted)
+                return submission
+
+    async def _end_of(self, cell: Cell, operation_id: str, limit: float) -> OperationRecord | None:
+        """Wait for the end of an operation; None if it has not come within `limit` seconds, or needs an operator."""
+        give_up, pause = self._clock.monotonic() + limit, FIRST_LOOK
+        while True:
+            record = await cell.database.read(lambda conn: cell_journal.get(conn, operation_id))
+            if record is None or record.state is OperationState.STRANDED or self._clock.monotonic() >= give_up:
+                return None
+            if record.state in TERMINAL:
+                return record
+            await self._clock.sleep(pause)
+            pause = min(pause * 1.5, LONGEST_PAUSE)
 
     async def console_output(self, context: RequestContext, server: Located, lines: int | None) -> str:
         instance = server.instance
@@ -197,6 +247,24 @@ class ComputeOperations:
         if lines is None or lines < 0:
             return text
         return "\n".join(text.split("\n")[-lines:])
+
+
+_FAILURES: dict[int, type[KilonovaError]] = {
+    400: InvalidInput, 403: Forbidden, 404: NotFound, 409: Conflict, 501: NotSupported,
+}
+
+
+def _as_error(record: OperationRecord) -> KilonovaError:
+    """What an operation failed with, for who waited for it."""
+    failure = record.failure
+    if failure is None:
+        return KilonovaError(f"Operation {record.kind} {record.id} is {record.state.value}.")
+    return _FAILURES.get(failure.status, KilonovaError)(failure.message)
+
+
+def _is_waited_for(holder: OperationRecord) -> bool:
+    definition = CELL_OPERATIONS.find(holder.kind, holder.version)
+    return definition is not None and definition.waited_for
 
 
 def _asked_by(context: RequestContext) -> Asker:

@@ -20,6 +20,11 @@ class NetworkSummary(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int = 1500
 
 
+class PortAddress(msgspec.Struct, frozen=True):
+    address: str
+    subnet_id: str
+
+
 class PortSummary(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     network_id: str
@@ -29,6 +34,7 @@ class PortSummary(msgspec.Struct, frozen=True, kw_only=True):
     binding_host: str = ""
     mac: str = ""
     addresses: tuple[str, ...] = ()
+    fixed_ips: tuple[PortAddress, ...] = ()
     status: str = "DOWN"
 
 
@@ -90,6 +96,10 @@ class NetworkService(Protocol):
 
     async def delete_port(self, port_id: str) -> None:
         """No error if it is gone."""
+        ...
+
+    async def discard_port(self, key: str) -> None:
+        """Delete the port that `create_port` made for this key. No error if there is none."""
         ...
 
     async def ports_of(self, instance_uuid: str) -> list[PortSummary]:

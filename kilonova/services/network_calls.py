@@ -147,6 +147,9 @@ class RemoteNetwork:
     async def delete_port(self, port_id: str) -> None:
         await self._call("delete_port", port_id)
 
+    async def discard_port(self, key: str) -> None:
+        await self._call("discard_port", key)
+
     async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
         found: list[PortSummary] = await self._call("ports_of", instance_uuid)
         return found

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BuildRequest, Fault, Instance
 from kilonova.domain.network import FixedIp, Subnet, Vif
-from kilonova.domain.operation import Asker
+from kilonova.domain.operation import Asker, OperationRecord
 from kilonova.domain.states import PowerState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
@@ -172,6 +172,9 @@ class DrawnNetworks:
             raise PortNotFound(port_id)
         return found
 
+    async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
+        return [port for port in self.ports.values() if port.device_id == instance_uuid]
+
     async def check_security_groups(self, context: RequestContext, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if name not in self.groups and name not in self.groups.values():
@@ -252,6 +255,7 @@ class PatientCompute:
         self.created: list[BuildRequest] = []
         self.calls: list[tuple[str, str]] = []
         self.asked: list[tuple[str, str, msgspec.Struct]] = []
+        self.ends: dict[str, Callable[[OperationRecord], OperationRecord]] = {}
 
     async def create(self, context: RequestContext, requests: list[BuildRequest]) -> None:
         self.created += requests
@@ -286,6 +290,19 @@ class PatientCompute:
             )
         )
         self.asked.append((definition.name, instance.uuid, request))
+
+    async def ask_and_wait(
+        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct
+    ) -> OperationRecord:
+        """The same; what the operation becomes is a call of the test."""
+        await self.ask(context, server, definition, request)
+        record = await self._journaled(server)
+        return self.ends[definition.name](record)
+
+    async def _journaled(self, server: Located) -> OperationRecord:
+        assert server.cell is not None
+        uuid_ = server.instance.uuid
+        return (await server.cell.database.read(lambda conn: cell_journal.of_subject(conn, uuid_)))[0]
 
     async def reboot(self, context: RequestContext, server: Located, *, hard: bool) -> None:
         self._check(context, server, "reboot", states={VmState.ACTIVE, *([VmState.STOPPED] if hard else [])})
@@ -422,6 +439,10 @@ class ComputeCloud:
     async def fail(self, server_id: str, fault: Fault) -> None:
         await self.cell.database.write(
             lambda conn: instances.add_fault(conn, server_id, str(uuid.uuid4()), fault))
+
+    async def forget_operations(self) -> None:
+        """As if all that was asked for had ended."""
+        await self.cell.database.write(lambda conn: conn.execute(sa.delete(cell_journal.operations)))
 
     async def stored(self, server_id: str) -> Instance:
         return await self.cell.database.read(lambda conn: instances.get(conn, server_id, deleted=True))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from domain_cases import vif
 from libvirt_installations import Installation, Listener, empty_guest, make_installation, remove_installation
 
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.console import ConsoleKind
-from kilonova.domain.errors import Conflict, KilonovaError, NotFound, NotSupported
+from kilonova.domain.errors import Conflict, DeviceDetachFailed, KilonovaError, NotFound, NotSupported
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
@@ -38,6 +41,18 @@ async def driver(request: pytest.FixtureRequest) -> AsyncIterator[Driver]:
     for left in await made.disks():
         await made.delete_disks(left)
     await made.close()
+
+
+@pytest.fixture
+def bridge(request: pytest.FixtureRequest) -> Iterator[str]:
+    """One that exists, if the driver is a real one."""
+    name = f"kn{secrets.token_hex(4)}"
+    if "libvirt" not in request.node.name:
+        yield name
+        return
+    subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
+    yield name
+    subprocess.run(["ip", "link", "del", name], check=True)
 
 
 @pytest.fixture
@@ -204,6 +219,46 @@ async def test_a_hard_reboot_starts_whatever_the_guest_was(driver: Driver, guest
     await driver.destroy(guest.uuid)
     await driver.hard_reboot(guest)
     assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+
+
+@pytest.mark.spec("IFC-50")
+async def test_a_guest_that_is_off_or_starting_is_given_an_interface(driver: Driver, guest: Guest, bridge: str) -> None:
+    given = vif(7, bridge=bridge)
+    await driver.spawn(guest)
+    for _ in range(2):
+        await driver.attach_interface(guest, given)
+        assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+    await driver.power_off(guest.uuid, grace=0, interval=0)
+    for _ in range(2):
+        await driver.detach_interface(guest.uuid, given)
+    for _ in range(2):
+        await driver.attach_interface(guest, given)
+    for _ in range(2):
+        await driver.detach_interface(guest.uuid, given)
+        assert await states(driver) == {guest.uuid: PowerState.SHUTDOWN}
+
+
+async def test_there_is_nothing_to_detach_where_there_is_no_guest(driver: Driver, guest: Guest) -> None:
+    for missing in (guest.uuid, str(uuid.uuid4())):
+        await driver.detach_interface(missing, vif(7))
+    assert await states(driver) == {}
+
+
+@pytest.mark.spec("IFC-48")
+async def test_a_guest_that_does_not_let_go_keeps_its_interface(
+    driver: Driver, guest: Guest, bridge: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Firmware that runs alone lets go of nothing."""
+    given = vif(7, bridge=bridge)
+    if isinstance(driver, FakeDriver):
+        driver.hypervisor.faults.disobedient.add(guest.uuid)
+    monkeypatch.setattr("kilonova.hypervisor.libvirt.driver.DETACH_ATTEMPTS", 2)
+    monkeypatch.setattr("kilonova.hypervisor.libvirt.driver.DETACH_WAIT", 1.0)
+    await driver.spawn(guest)
+    await driver.attach_interface(guest, given)
+    for _ in range(2):
+        with pytest.raises(DeviceDetachFailed):
+            await driver.detach_interface(guest.uuid, given)
 
 
 async def test_destroying_leaves_the_disks_and_is_repeatable(driver: Driver, guest: Guest) -> None:

@@ -26,6 +26,7 @@ from kilonova.domain.states import PowerState
 from kilonova.guestimage.build import build
 from kilonova.hypervisor.guest import Guest, GuestMetadata
 from kilonova.hypervisor.libvirt.description import domain_name
+from kilonova.hypervisor.libvirt.driver import LibvirtDriver
 
 READY = b"LOGIN READY"
 BOOT_LIMIT = 120.0
@@ -41,7 +42,7 @@ def bridge() -> Iterator[str]:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.spec("PWR-06", "PWR-08")
+@pytest.mark.spec("PWR-06", "PWR-08", "IFC-30")
 def test_a_guest_boots_is_rebooted_and_shut_down(tmp_path: Path, bridge: str) -> None:
     image = build(tmp_path / "guest.qcow2")
     uvloop.run(_life_of_a_guest(make_installation(), image, bridge))
@@ -79,6 +80,7 @@ async def _boot(installation: Installation, image: Path, bridge: str) -> None:
     assert b"vda=1024MiB" in console
     assert len(await driver.console_output(guest.uuid, 10)) == 10
 
+    await _hot_plug(driver, installation, guest, bridge)
     process = qemu_pid(installation, domain_name(guest.uuid))
     assert await driver.soft_reboot(guest, wait=60) is True
     assert qemu_pid(installation, domain_name(guest.uuid)) != process
@@ -97,6 +99,29 @@ async def _boot(installation: Installation, image: Path, bridge: str) -> None:
     await driver.delete_disks(guest.uuid)
     assert _bridge_of(tap) is None
     await driver.close()
+
+
+async def _hot_plug(driver: LibvirtDriver, installation: Installation, guest: Guest, bridge: str) -> None:
+    """A running guest takes an interface and lets go of it, and its definition follows."""
+    given = vif(2, bridge=bridge, devname=f"kt{secrets.token_hex(4)}")
+    for _ in range(2):
+        await driver.attach_interface(guest, given)
+        assert _bridge_of(given.devname) == bridge
+        assert _defined(installation, guest.uuid).count(given.mac) == 1
+    for _ in range(2):
+        await driver.detach_interface(guest.uuid, given)
+        assert _bridge_of(given.devname) is None
+        assert given.mac not in _defined(installation, guest.uuid)
+    assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+
+
+def _defined(installation: Installation, uuid: str) -> str:
+    connection = libvirt.open(installation.daemon().uri)
+    try:
+        found: str = connection.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    finally:
+        connection.close()
+    return found
 
 
 def _named(guest: Guest) -> Guest:

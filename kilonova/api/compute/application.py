@@ -26,6 +26,7 @@ from kilonova.api.compute import (
     retired,
     server_actions,
     server_create,
+    server_interfaces,
     server_list,
     server_metadata,
     server_pause,
@@ -53,6 +54,7 @@ RESOURCES = (
     server_metadata, server_tags, addresses, instance_actions, volumes_boot, extensions, limits, flavors, flavor_access,
     flavor_extra_specs, keypairs, aggregates, availability_zones, hypervisors, services, quota_sets,
     quota_class_sets, server_pause,
+    server_interfaces,
 )
 """Modules with a list ROUTES. A new resource is one more name here."""
 

@@ -35,7 +35,7 @@ from kilonova.embedded.network.port_records import find_port, ports_of_device, p
 from kilonova.embedded.network.resources import Groups, Networks, Ports, Resource, Rules, Subnets
 from kilonova.embedded.network.wiring import BridgeListener, Wiring, tap_name
 from kilonova.services.identity import IdentityService
-from kilonova.services.network import NetworkSummary, PortRequest, PortSummary
+from kilonova.services.network import NetworkSummary, PortAddress, PortRequest, PortSummary
 
 T = TypeVar("T")
 PUBLIC = r"GET /(v2\.0/?)?$"
@@ -169,7 +169,7 @@ class EmbeddedNetwork:
         )
 
     async def create_port(self, request: PortRequest) -> str:
-        id_ = str(uuid.uuid5(schema.NAMESPACE, f"port/{request.key}"))
+        id_ = _port_of_key(request.key)
         body = PortBody(
             network_id=request.network_id, project_id=request.project_id, device_id=request.instance_uuid,
             device_owner=_owner(request.availability_zone), host_id=request.host,
@@ -225,6 +225,9 @@ class EmbeddedNetwork:
                 effects.ports.append((before, None))
 
         await self._change(unit)
+
+    async def discard_port(self, key: str) -> None:
+        await self.delete_port(_port_of_key(key))
 
     async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
         found = await self._database.read(lambda conn: ports_of_device(conn, instance_uuid))
@@ -290,6 +293,10 @@ class EmbeddedNetwork:
         )
 
 
+def _port_of_key(key: str) -> str:
+    return str(uuid.uuid5(schema.NAMESPACE, f"port/{key}"))
+
+
 def _visible(conn: sa.Connection, context: RequestContext, ids: tuple[str, ...]) -> list[schema.Network]:
     """The networks the caller may use, of all or of these, oldest first."""
     if ids:
@@ -342,6 +349,7 @@ def _summary(port: schema.Port) -> PortSummary:
         id=port.id, network_id=port.network_id, project_id=port.project_id, device_id=port.device_id,
         device_owner=port.device_owner, binding_host=port.host, mac=port.mac,
         addresses=tuple(item.address for item in port.addresses), status=port.status,
+        fixed_ips=tuple(PortAddress(item.address, item.subnet_id) for item in port.addresses),
     )
 
 

@@ -100,6 +100,10 @@ class Describer:
             devices=tuple(self._devices(guest, files, wanted)),
         )
 
+    def interface(self, guest: Guest, vif: Vif) -> Device:
+        """One more interface of a guest. Raises InvalidInput, NotSupported."""
+        return _interface(vif, hardware(guest.properties, guest.extra_specs))
+
     def _devices(self, guest: Guest, files: GuestFiles, wanted: Hardware) -> Iterator[Device]:
         disks = list(self._disks(guest, files, wanted))
         if wanted.pcie:

@@ -12,10 +12,11 @@ import structlog
 
 from kilonova.domain.clock import Clock
 from kilonova.domain.console import ConsoleAddress, ConsoleKind
-from kilonova.domain.errors import KilonovaError, NotFound, TryElsewhere
+from kilonova.domain.errors import DeviceDetachFailed, KilonovaError, NotFound, TryElsewhere
+from kilonova.domain.network import Vif
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
-from kilonova.hypervisor.libvirt import console_address, host, kvm, power
+from kilonova.hypervisor.libvirt import console_address, host, interfaces, kvm, power
 from kilonova.hypervisor.libvirt.connection import Connection
 from kilonova.hypervisor.libvirt.daemon import Daemon
 from kilonova.hypervisor.libvirt.description import Describer, domain_name, root_device_name
@@ -34,6 +35,8 @@ SOFT_REBOOT_SIGNAL_INTERVAL = 5.0
 """Seconds. A guest that is still starting misses a signal, so it is repeated."""
 MEMORY_LIMIT = 1500.0
 """Seconds that writing a guest's memory to the disk, or reading it, may take."""
+DETACH_ATTEMPTS, DETACH_WAIT, DETACH_PAUSE = 8, 20.0, 0.1
+"""How often a guest is asked to let go of a device, and seconds: for each attempt, and between looks."""
 LONGEST_WAIT_FOR_EVENT = 1.0
 """Seconds after which the state is asked for although no event came (it may have been lost)."""
 
@@ -144,11 +147,38 @@ class LibvirtDriver:
     async def plug(self, guest: Guest) -> None:
         """Make sure that the bridges are there; libvirt makes the tap devices when the guest starts."""
         for vif in guest.vifs:
-            if not (NETWORK_DEVICES / vif.bridge).exists():
-                raise TryElsewhere(f"Bridge {vif.bridge!r} of port {vif.id} does not exist on this host.")
+            _need_bridge(vif)
 
     async def unplug(self, uuid: str, vif_devnames: tuple[str, ...]) -> None:
         """Nothing: a tap device ends with the QEMU that holds it."""
+
+    async def attach_interface(self, guest: Guest, vif: Vif) -> None:
+        _need_bridge(vif)
+        device = self._describer.interface(guest, vif)
+        await self._connection.call(
+            lambda connection: interfaces.attach(connection, guest.uuid, device), uuid=guest.uuid
+        )
+
+    async def detach_interface(self, uuid: str, vif: Vif) -> None:
+        """A guest that is still starting does not hear that it is to let go of a device: it is told again."""
+        for _ in range(DETACH_ATTEMPTS):
+            there = await self._connection.call(
+                lambda connection: interfaces.ask_to_let_go(connection, uuid, vif.mac), uuid=uuid
+            )
+            give_up = self._clock.monotonic() + DETACH_WAIT
+            while there and self._clock.monotonic() < give_up:
+                await self._clock.sleep(DETACH_PAUSE)
+                there = await self._connection.call(
+                    lambda connection: interfaces.has(connection, uuid, vif.mac), uuid=uuid
+                )
+            if not there:
+                await self._connection.call(
+                    lambda connection: interfaces.forget(connection, uuid, vif.mac), uuid=uuid
+                )
+                return
+        raise DeviceDetachFailed(
+            vif.devname, uuid, f"the guest did not let go of it in {DETACH_ATTEMPTS} attempts of {DETACH_WAIT:.0f} s."
+        )
 
     async def spawn(self, guest: Guest, *, paused: bool = False) -> None:
         described = self._describe(guest)
@@ -273,6 +303,11 @@ class LibvirtDriver:
             log.warning("guests could not be listed after a lost connection", error=str(error))
         else:
             self._events.compare({guest.uuid: guest.power_state for guest in found})
+
+
+def _need_bridge(vif: Vif) -> None:
+    if not (NETWORK_DEVICES / vif.bridge).exists():
+        raise TryElsewhere(f"Bridge {vif.bridge!r} of port {vif.id} does not exist on this host.")
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

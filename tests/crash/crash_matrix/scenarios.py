@@ -18,6 +18,8 @@ from kilonova.domain.states import PowerState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor.fake import FakeGuest
+from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
+from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER, RemoveLeftover
 from kilonova.operations.start import START, StartServer
@@ -85,6 +87,19 @@ async def _hard_reboot(cloud: OneCloud) -> None:
     await cloud.compute.reboot(CONTEXT, await cloud.located(), hard=True)
 
 
+async def _attach_interface(cloud: OneCloud) -> None:
+    (network, *_) = [n for n in await cloud.networks.networks(CONTEXT) if n.name == "private"]
+    request = AttachInterface(RequestedNetwork(network_id=network.id))
+    await cloud.compute.ask(CONTEXT, await cloud.located(), ATTACH_INTERFACE, request)
+
+
+async def _detach_interface(cloud: OneCloud) -> None:
+    """The one whose port was made for the server."""
+    server = await cloud.located()
+    (port_id,) = [vif.id for vif in server.instance.network_info if not vif.preserve_on_delete]
+    await cloud.compute.ask(CONTEXT, server, DETACH_INTERFACE, DetachInterface(port_id))
+
+
 async def _delete(cloud: OneCloud) -> None:
     """The record does not know the interfaces, so that they are looked for."""
     now = cloud.clock.now()
@@ -115,6 +130,8 @@ SCENARIOS = {
     "unpause": Scenario(("build", "pause"), _ask(UNPAUSE_SERVER, UnpauseServer())),
     "suspend": Scenario(("build",), _ask(SUSPEND_SERVER, SuspendServer())),
     "resume": Scenario(("build", "suspend"), _ask(RESUME_SERVER, ResumeServer())),
+    "attach-interface": Scenario(("build",), _attach_interface),
+    "detach-interface": Scenario(("build",), _detach_interface),
     "delete": Scenario(("build",), _delete),
     "remove-leftover": Scenario((), _remove_leftover, clean_up=_remove_leftover, server=False),
 }

@@ -54,7 +54,7 @@ class Net:
         return result
 
     def make(self, request: PortRequest) -> str:
-        port_id = str(uuid.uuid5(uuid.NAMESPACE_OID, request.key))
+        port_id = port_of_key(request.key)
         if port_id not in self.ports:
             self.order.append(port_id)
         known = self.ports.get(port_id)
@@ -76,6 +76,11 @@ class Net:
             raise Conflict(f"Port {port_id} is in use.")
         self.ports[port_id] = msgspec.structs.replace(known, device_id=instance_uuid, binding_host=host)
         self._wire(port_id)
+
+    def unbind(self, port_id: str, instance_uuid: str) -> None:
+        known = self.ports.get(port_id)
+        if known is not None and known.device_id == instance_uuid:
+            self.ports[port_id] = msgspec.structs.replace(known, device_id="", binding_host="")
 
     def _wire(self, port_id: str) -> None:
         task = asyncio.get_running_loop().create_task(self._wire_later(port_id))
@@ -101,6 +106,10 @@ class Net:
                 self.ports[port.id] = msgspec.structs.replace(port, device_id="", binding_host="")
             else:
                 del self.ports[port.id]
+
+
+def port_of_key(key: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, key))
 
 
 class SimNetwork:
@@ -133,7 +142,10 @@ class SimNetwork:
         await self._call("bind_port", lambda: self._net.bind(port_id, instance_uuid, host))
 
     async def unbind_port(self, port_id: str, instance_uuid: str) -> None:
-        return None
+        await self._call("unbind_port", lambda: self._net.unbind(port_id, instance_uuid))
+
+    async def discard_port(self, key: str) -> None:
+        await self._call("discard_port", lambda: self._net.ports.pop(port_of_key(key), None))
 
     async def delete_port(self, port_id: str) -> None:
         await self._call("delete_port", lambda: self._net.ports.pop(port_id, None))

@@ -25,6 +25,8 @@ from kilonova.domain.network import RequestedNetwork
 from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, VmState
 from kilonova.engine.operation import Operation
+from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
+from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
@@ -111,6 +113,7 @@ ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "unpause": (UNPAUSE_SERVER, UnpauseServer()),
     "suspend": (SUSPEND_SERVER, SuspendServer()),
     "resume": (RESUME_SERVER, ResumeServer()),
+    "attach": (ATTACH_INTERFACE, AttachInterface(RequestedNetwork(network_id=NETWORK))),
 }
 """Operations that a user asks for without more ado."""
 
@@ -127,13 +130,14 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
             located = await world.cells.locate(uuid_)
         except KilonovaError:
             continue
-        action = random.choice(("stop", "soft", "hard", "hard", "delete", "reset", *ASKED))
+        action = random.choice(("stop", "soft", "hard", "hard", "delete", "reset", "detach", *ASKED))
         calls: dict[str, Any] = {
             "stop": lambda at=located: world.compute.stop(CONTEXT, at),
             "soft": lambda at=located: world.compute.reboot(CONTEXT, at, hard=False),
             "hard": lambda at=located: world.compute.reboot(CONTEXT, at, hard=True),
             "delete": lambda at=located: world.compute.delete(CONTEXT, at),
             "reset": lambda at=located: _reset_if_idle(world, at),
+            "detach": lambda at=located: _detach(world, random, at),
             **{name: lambda at=located, it=it: world.compute.ask(CONTEXT, at, *it) for name, it in ASKED.items()},
         }
         await _ask(calls[action](), result)
@@ -142,6 +146,12 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
 async def _reset_if_idle(world: World, located: Any) -> None:
     if located.instance.vm_state is VmState.ERROR and located.instance.task_state is None:
         await world.compute.reset_state(CONTEXT, located, active=False)
+
+
+async def _detach(world: World, random: Random, located: Any) -> None:
+    if located.instance.network_info:
+        vif = random.choice(located.instance.network_info)
+        await world.compute.ask(CONTEXT, located, DETACH_INTERFACE, DetachInterface(vif.id))
 
 
 async def _ask(call: Any, result: Result) -> bool:
@@ -190,6 +200,7 @@ def _plan_failures(plan: dict[str, list[KilonovaError]], random: Random) -> None
     for call in (
         "create_disks", "spawn", "resume", "power_off", "power_on", "soft_reboot", "hard_reboot", "destroy", "pause",
         "suspend", "wake",
+        "attach_interface", "detach_interface",
     ):
         if random.random() < 0.3:
             plan[call] = [random.choice(errors) for _ in range(random.randint(1, 3))]
@@ -298,6 +309,11 @@ def _check_server(world: World, record: Instance, claimed: set[str], mapped: dic
             found.append(f"{name}: its guest is {guest}")
         elif guest.power_state is not record.power_state:
             found.append(f"{name}: its guest is {guest.power_state.name}")
+        interfaces = {vif.id for vif in record.network_info}
+        if interfaces != {port.id for port in world.net.of(record.uuid)}:
+            found.append(f"{name} lists {interfaces}, its ports are {world.net.of(record.uuid)}")
+        if guest is not None and {vif.devname for vif in record.network_info} != set(guest.devnames):
+            found.append(f"{name} lists {interfaces}, its guest has {guest.devnames}")
     elif record.host is None and record.uuid in claimed:
         found.append(f"{name} has a claim but no host")
     return found
