@@ -24,6 +24,7 @@ ENDED = {
     VmState.STOPPED: (PowerState.SHUTDOWN, PowerState.NOSTATE),
     VmState.PAUSED: (PowerState.PAUSED,),
     VmState.SUSPENDED: (PowerState.SUSPENDED,),
+    VmState.SOFT_DELETED: (PowerState.SHUTDOWN, PowerState.NOSTATE),
 }
 """States a server may be at rest in, and what its guest then is."""
 

@@ -13,6 +13,7 @@ from kilonova.bus.subjects import from_any_host
 from kilonova.cells.heartbeat import Heartbeat
 from kilonova.conductor.console_tokens import TokenExpiry
 from kilonova.conductor.hosts import HostReports
+from kilonova.conductor.overdue import OVERDUE, OverdueWork
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import Clock
@@ -63,6 +64,7 @@ class Conductor:
             concurrency=concurrency, alone=alone, poll=poll,
         )
         self._subscriptions: list[Subscription] = []
+        self._overdue = OverdueWork(environment, OVERDUE, self.wake)
         self._heartbeat = Heartbeat(environment.database, environment.clock, "nova-conductor", name)
         self._expiry = TokenExpiry(environment.database, environment.clock)
 
@@ -81,6 +83,7 @@ class Conductor:
         await self.runner.start()
         self._heartbeat.start()
         self._expiry.start()
+        self._overdue.start()
 
     async def _on_wake(self, _subject: str, payload: bytes) -> None:
         """Payload: empty, or the id of an operation that was asked to end."""
@@ -106,5 +109,6 @@ class Conductor:
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
         await self._expiry.close()
+        await self._overdue.close()
         await self._heartbeat.close()
         await self.runner.close()

@@ -50,6 +50,10 @@ instances = sa.Table(
     sa.Index("instances_project_created", "project_id", "created_at", "uuid"),
     sa.Index("instances_created", "created_at", "uuid"),
     sa.Index("instances_host", "host"),
+    sa.Index(
+        "instances_soft_deleted", "project_id", "user_id", "vcpus", "memory_mib",
+        sqlite_where=sa.text("vm_state = 'soft-delete'"), postgresql_where=sa.text("vm_state = 'soft-delete'"),
+    ),
     sa.Index("instances_usage", "project_id", "deleted_at", "user_id", "vcpus", "memory_mib"),
 )
 
@@ -117,6 +121,14 @@ def get(conn: sa.Connection, uuid: str, *, deleted: bool = False, lock: bool = F
 def on_host(conn: sa.Connection, host: str) -> list[Instance]:
     """All records, not deleted, that name this host."""
     query = sa.select(instances.c.body).where(instances.c.host == host, instances.c.deleted_at.is_(None))
+    return list(conn.execute(query).scalars())
+
+
+def soft_deleted(conn: sa.Connection) -> list[Instance]:
+    """All servers that are soft-deleted and at rest."""
+    query = sa.select(instances.c.body).where(
+        instances.c.vm_state == sa.literal_column(f"'{VmState.SOFT_DELETED.value}'"), instances.c.task_state.is_(None)
+    )
     return list(conn.execute(query).scalars())
 
 

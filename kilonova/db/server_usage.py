@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import JSON
 
 from kilonova.db.build_requests import build_requests
 from kilonova.db.instances import instances
+from kilonova.domain.states import VmState
 
 _CHUNK = 500
 
@@ -40,17 +41,19 @@ def _number(conn: sa.Connection, body: sa.ColumnElement[str], *path: str) -> sa.
 
 
 def of_instances(conn: sa.Connection, project_id: str, user_id: str | None = None) -> Usage:
-    """The usage of the records in this cell that are not deleted."""
+    """The usage of the records in this cell that are not deleted, not even softly. Spec: API-136."""
     table = instances.c
     query = sa.select(
         sa.func.count(),
         sa.func.coalesce(sa.func.sum(table.vcpus), 0),
         sa.func.coalesce(sa.func.sum(table.memory_mib), 0),
-    ).where(table.project_id == project_id, table.deleted_at.is_(None))
+    ).where(table.project_id == project_id)
     if user_id is not None:
         query = query.where(table.user_id == user_id)
-    count, cores, ram = conn.execute(query).one()
-    return Usage(instances=count, cores=cores, ram=ram)
+    alive = query.where(table.deleted_at.is_(None))
+    soft = query.where(table.vm_state == sa.literal_column(f"'{VmState.SOFT_DELETED.value}'"))  # has an index
+    (count, cores, ram), (soft_count, soft_cores, soft_ram) = conn.execute(alive).one(), conn.execute(soft).one()
+    return Usage(instances=count - soft_count, cores=cores - soft_cores, ram=ram - soft_ram)
 
 
 def of_build_requests(conn: sa.Connection, project_id: str, user_id: str | None = None) -> dict[str, Usage]:

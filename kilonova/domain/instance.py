@@ -10,6 +10,17 @@ from kilonova.domain.network import RequestedNetwork, Vif
 from kilonova.domain.states import PowerState, TaskState, VmState
 
 
+class SoftDeletion(msgspec.Struct, frozen=True, kw_only=True):
+    """That a server was deleted and is still kept.
+
+    Args:
+        at: when, seconds since the epoch. vm_state: what it was before.
+    """
+
+    at: float
+    vm_state: VmState
+
+
 class Instance(msgspec.Struct, kw_only=True):
     """The record of one server in its cell.
 
@@ -59,6 +70,7 @@ class Instance(msgspec.Struct, kw_only=True):
     launched_at: float | None = None
     terminated_at: float | None = None
     deleted_at: float | None = None
+    soft_deletion: SoftDeletion | None = None
 
 
 class InjectedFile(msgspec.Struct, frozen=True):

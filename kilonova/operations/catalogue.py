@@ -11,6 +11,8 @@ from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER
 from kilonova.operations.place import BURY, PLACE
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER
+from kilonova.operations.restore import RESTORE
+from kilonova.operations.soft_delete import SOFT_DELETE
 from kilonova.operations.start import START
 from kilonova.operations.stop import STOP
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER
@@ -19,5 +21,6 @@ CELL_OPERATIONS = Definitions(
     BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER, REMOVE_LEFTOVER,
     PAUSE_SERVER, UNPAUSE_SERVER, SUSPEND_SERVER, RESUME_SERVER,
     ATTACH_INTERFACE, DETACH_INTERFACE,
+    SOFT_DELETE, RESTORE,
 )
 API_OPERATIONS = Definitions(PLACE, BURY)

@@ -25,9 +25,11 @@ GONE = NoUndo("a delete goes forward only")
 
 
 class DeleteServer(msgspec.Struct, frozen=True, kw_only=True):
-    """keep_ports: those the user brought, which are unbound and kept."""
+    """keep_ports: those the user brought, which are unbound and kept. reclaim: only if it is soft-deleted and at
+    rest, and it stays so if it cannot be removed."""
 
     keep_ports: tuple[str, ...] = ()
+    reclaim: bool = False
 
 
 class Remains(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +41,12 @@ class Remains(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _begin(tx: Tx, run: Run[DeleteServer]) -> None:
-    """Accepted in every state. Spec: API-112, DEL-62."""
+    """Accepted in every state; a reclaim loses against a restore. Spec: API-112, DEL-45, DEL-62, DEL-80, PER-78."""
+    if run.request.reclaim:
+        instances.update(
+            tx.conn, run.subject, now=tx.now, vm=(VmState.SOFT_DELETED,), task=(None,), task_state=TaskState.DELETING
+        )
+        return
     instances.update(tx.conn, run.subject, now=tx.now, task_state=TaskState.DELETING)
 
 
@@ -116,8 +123,9 @@ def _end(tx: Tx, run: Run[DeleteServer]) -> None:
 
 def _failed(tx: Tx, run: Run[DeleteServer], failure: Failure) -> None:
     """The host answered but could not remove the guest: ERROR, no task, so that delete can be asked again.
-    Spec: DEL-40."""
-    fail(tx, run, failure, owned=(TaskState.DELETING,), vm_state=VmState.ERROR)
+    One that was reclaimed stays SOFT_DELETED, and is tried again later. Spec: DEL-40, DEL-76."""
+    left = VmState.SOFT_DELETED if run.request.reclaim else VmState.ERROR
+    fail(tx, run, failure, owned=(TaskState.DELETING,), vm_state=left)
 
 
 DELETE = Operation(

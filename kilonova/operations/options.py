@@ -33,5 +33,7 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Network that gives the access addresses of a server. Spec: BLD-89."""
     force_config_drive: bool = False
     """Give every server a config drive."""
+    reclaim_instance_interval: float = 0.0
+    """How long a deleted server can still be restored; 0 deletes for good at once. Spec: DEL-75."""
     dhcp_domain: str = "novalocal"
     """Appended to host names in metadata."""

@@ -21,6 +21,7 @@ from kilonova.domain.errors import (
     Forbidden,
     InstanceInvalidState,
     InstanceLocked,
+    InstanceNeverLaunched,
     InstanceNotFound,
     InstanceNotReady,
     InvalidInput,
@@ -30,7 +31,7 @@ from kilonova.domain.errors import (
 )
 from kilonova.domain.instance import BuildRequest
 from kilonova.domain.operation import TERMINAL, Asker, OperationRecord, OperationState
-from kilonova.domain.states import VmState
+from kilonova.domain.states import TaskState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.operations.catalogue import CELL_OPERATIONS
@@ -39,6 +40,7 @@ from kilonova.operations.host_query import ask_host
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.place import PLACE, PlaceServer
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER, RebootServer
+from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.stop import STOP, StopServer, grace_of
 
 CONSOLE_LIMIT = 102400
@@ -46,6 +48,8 @@ CONSOLE_LIMIT = 102400
 
 TURN_LIMIT = 60.0
 """Seconds that a request waits for the end of an operation that no state of the server shows."""
+HIDES_LOCK = ("restore", "changePassword")
+"""Actions that a locked server refuses with the words for an invalid state. Spec: API-064."""
 
 END_LIMIT = 120.0
 """Seconds that a request waits for the end of the operation that it asked for."""
@@ -86,7 +90,7 @@ class ComputeOperations:
         await self._cells.api.write(accept)
         self._wake_api(None)
 
-    async def delete(self, context: RequestContext, server: Located) -> None:
+    async def delete(self, context: RequestContext, server: Located, *, force: bool = False) -> None:
         _respect_lock(context, server)
         if server.cell is None:
             if await self._discard(server.instance.uuid):
@@ -94,7 +98,14 @@ class ComputeOperations:
             server = await self._cells.locate(server.instance.uuid)
             if server.cell is None:
                 raise InstanceNotFound(server.instance.uuid)
-        await self._submit(context, server, DELETE, DeleteServer())
+        instance = server.instance
+        soft = self._options.reclaim_instance_interval > 0 and instance.launched_at is not None
+        if soft and not force and instance.task_state is not TaskState.DELETING:
+            grace = grace_of(instance, self._options)
+            request = SoftDeleteServer(grace=grace, interval=self._options.shutdown_retry_interval)
+            await self._submit(context, server, SOFT_DELETE, request)
+        else:
+            await self._submit(context, server, DELETE, DeleteServer())
 
     async def _discard(self, uuid_: str) -> bool:
         """Delete a server that no cell has yet: one atomic step. Spec: DEL-46, DEL-49."""
@@ -120,6 +131,8 @@ class ComputeOperations:
     async def ask(
         self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct
     ) -> None:
+        if definition.action in HIDES_LOCK and _is_locked(context, server):
+            raise InstanceNeverLaunched(server.instance.uuid, definition.action)
         _respect_lock(context, server)
         await self._submit(context, server, definition, request)
 
@@ -271,7 +284,11 @@ def _asked_by(context: RequestContext) -> Asker:
     return Asker(project_id=context.project_id or "", user_id=context.user_id, request_id=context.request_id)
 
 
+def _is_locked(context: RequestContext, server: Located) -> bool:
+    return server.instance.locked_by is not None and not context.is_admin
+
+
 def _respect_lock(context: RequestContext, server: Located) -> None:
     """A locked server obeys only administrators. Spec: API-064."""
-    if server.instance.locked_by is not None and not context.is_admin:
+    if _is_locked(context, server):
         raise InstanceLocked(server.instance.uuid)

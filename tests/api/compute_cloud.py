@@ -261,8 +261,9 @@ class PatientCompute:
         self.created += requests
         await self.cells.api.write(lambda conn: build_requests.accept(conn, requests))
 
-    async def delete(self, context: RequestContext, server: Located) -> None:
+    async def delete(self, context: RequestContext, server: Located, *, force: bool = False) -> None:
         self._check(context, server, "delete", states=None)
+        self.calls.append(("delete for good" if force else "delete", server.instance.uuid))
         uuid_ = server.instance.uuid
         if server.cell is None:
             await self.cells.api.write(lambda conn: build_requests.discard(conn, uuid_))

@@ -26,6 +26,7 @@ from kilonova.api.compute import (
     retired,
     server_actions,
     server_create,
+    server_deferred_delete,
     server_interfaces,
     server_list,
     server_metadata,
@@ -55,6 +56,7 @@ RESOURCES = (
     flavor_extra_specs, keypairs, aggregates, availability_zones, hypervisors, services, quota_sets,
     quota_class_sets, server_pause,
     server_interfaces,
+    server_deferred_delete,
 )
 """Modules with a list ROUTES. A new resource is one more name here."""
 

@@ -37,6 +37,9 @@ MEMORY_LIMIT = 1500.0
 """Seconds that writing a guest's memory to the disk, or reading it, may take."""
 DETACH_ATTEMPTS, DETACH_WAIT, DETACH_PAUSE = 8, 20.0, 0.1
 """How often a guest is asked to let go of a device, and seconds: for each attempt, and between looks."""
+LOOKS_AFTER_GAP = (0.0, 2.0, 8.0)
+"""Seconds before each comparison of guests after a lost connection. A libvirtd that has just started lists guests
+that ended before it as running, and tells no event when it finds out."""
 LONGEST_WAIT_FOR_EVENT = 1.0
 """Seconds after which the state is asked for although no event came (it may have been lost)."""
 
@@ -297,12 +300,14 @@ class LibvirtDriver:
         task.add_done_callback(self._catching_up.discard)
 
     async def _compare_after_gap(self) -> None:
-        try:
-            found = await self.guests()
-        except KilonovaError as error:
-            log.warning("guests could not be listed after a lost connection", error=str(error))
-        else:
-            self._events.compare({guest.uuid: guest.power_state for guest in found})
+        for pause in LOOKS_AFTER_GAP:
+            await self._clock.sleep(pause)
+            try:
+                found = await self.guests()
+            except KilonovaError as error:
+                log.warning("guests could not be listed after a lost connection", error=str(error))
+            else:
+                self._events.compare({guest.uuid: guest.power_state for guest in found})
 
 
 def _need_bridge(vif: Vif) -> None:

@@ -22,6 +22,8 @@ from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterfa
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER, RemoveLeftover
+from kilonova.operations.restore import RESTORE, RestoreServer
+from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 
@@ -118,6 +120,8 @@ async def _remove_leftover(cloud: OneCloud) -> None:
     cloud.conductor.wake()
 
 
+SOFTLY = SoftDeleteServer(grace=5.0, interval=1.0)
+
 SCENARIOS = {
     "place": Scenario((), _create),
     "bury": Scenario((), _create_impossible),
@@ -133,6 +137,8 @@ SCENARIOS = {
     "attach-interface": Scenario(("build",), _attach_interface),
     "detach-interface": Scenario(("build",), _detach_interface),
     "delete": Scenario(("build",), _delete),
+    "soft-delete": Scenario(("build",), _ask(SOFT_DELETE, SOFTLY)),
+    "restore": Scenario(("build", "soft-delete"), _ask(RESTORE, RestoreServer())),
     "remove-leftover": Scenario((), _remove_leftover, clean_up=_remove_leftover, server=False),
 }
 """By operation."""

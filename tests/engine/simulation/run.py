@@ -28,6 +28,8 @@ from kilonova.engine.operation import Operation
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
+from kilonova.operations.restore import RESTORE, RestoreServer
+from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 from simulation.loop import VirtualLoop, abandon
@@ -114,6 +116,8 @@ ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "suspend": (SUSPEND_SERVER, SuspendServer()),
     "resume": (RESUME_SERVER, ResumeServer()),
     "attach": (ATTACH_INTERFACE, AttachInterface(RequestedNetwork(network_id=NETWORK))),
+    "soft-delete": (SOFT_DELETE, SoftDeleteServer(grace=5.0, interval=1.0)),
+    "restore": (RESTORE, RestoreServer()),
 }
 """Operations that a user asks for without more ado."""
 
@@ -249,6 +253,7 @@ LEGAL = {
     VmState.STOPPED: {PowerState.SHUTDOWN, PowerState.NOSTATE},
     VmState.PAUSED: {PowerState.PAUSED},
     VmState.SUSPENDED: {PowerState.SUSPENDED},
+    VmState.SOFT_DELETED: {PowerState.SHUTDOWN, PowerState.NOSTATE},
 }
 
 

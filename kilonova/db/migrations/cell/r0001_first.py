@@ -83,6 +83,14 @@ def upgrade() -> None:
     op.create_index("instances_host", "instances", ["host"], unique=False)
     op.create_index("instances_project_created", "instances", ["project_id", "created_at", "uuid"], unique=False)
     op.create_index(
+        "instances_soft_deleted",
+        "instances",
+        ["project_id", "user_id", "vcpus", "memory_mib"],
+        unique=False,
+        sqlite_where=sa.text("vm_state = 'soft-delete'"),
+        postgresql_where=sa.text("vm_state = 'soft-delete'"),
+    )
+    op.create_index(
         "instances_usage", "instances", ["project_id", "deleted_at", "user_id", "vcpus", "memory_mib"], unique=False
     )
     op.create_table(
