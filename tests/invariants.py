@@ -158,6 +158,8 @@ def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
             yield f"{name}: its guest is {guest}"
         elif guest.power_state is not server.power_state:
             yield f"{name}: its guest is {guest.power_state.name}"
+        elif (server.image is not None and guest.uses.image != server.image.id) or guest.prepared or guest.old:
+            yield f"{name} is of image {server.image_ref}, its guest is {guest}"
         elif set(guest.devnames) != {vif.devname for vif in server.network_info}:
             yield f"{name}: its guest has the interfaces {guest.devnames}"
     elif server.host is None and server.uuid in cloud.claims:

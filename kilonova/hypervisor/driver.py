@@ -67,6 +67,37 @@ class Driver(Protocol):
         """Remove every file of the instance. Raises KilonovaError while its guest exists."""
         ...
 
+    async def prepare_disks(self, guest: Guest, *, keep_ephemeral: bool) -> None:
+        """Make new disks of a guest beside those it has, which are not touched. Calling it again makes them anew.
+
+        Args:
+            keep_ephemeral: none for ephemeral and swap; the guest keeps those it has.
+
+        Raises:
+            As `create_disks`.
+        """
+        ...
+
+    async def replace_disks(self, guest: Guest) -> None:
+        """Put the prepared disks in the place of the others, which are put aside, and make what is missing then.
+
+        Raises:
+            KilonovaError: the guest still exists.
+        """
+        ...
+
+    async def restore_disks(self, uuid: str) -> None:
+        """Put the disks that were put aside back in their place, and remove those that were prepared.
+
+        Raises:
+            KilonovaError: disks were put aside and the guest still exists.
+        """
+        ...
+
+    async def drop_old_disks(self, uuid: str) -> None:
+        """Remove the disks that were put aside."""
+        ...
+
     async def plug(self, guest: Guest) -> None:
         """Prepare what interfaces need on the host before the guest starts."""
         ...

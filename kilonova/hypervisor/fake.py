@@ -25,8 +25,20 @@ ON = (PowerState.RUNNING, PowerState.PAUSED)
 INTERFACE_TRAITS = ("COMPUTE_NET_ATTACH_INTERFACE", "COMPUTE_NET_ATTACH_INTERFACE_WITH_TAG")
 
 
+class FakeDisks(msgspec.Struct, frozen=True):
+    """The disks of a guest: the image that the first was made of, and a count of ephemeral disks ever made."""
+
+    image: str
+    ephemeral: int
+
+
 class FakeGuest(msgspec.Struct, kw_only=True):
-    """One guest. starts: how often it was started, for tests of 'effective once'."""
+    """One guest.
+
+    Args:
+        starts: how often it was started, for tests of 'effective once'.
+        uses, prepared, old: the disks it has, those made beside them, and those put aside.
+    """
 
     uuid: str
     name: str = ""
@@ -35,6 +47,9 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     power_state: PowerState = PowerState.NOSTATE
     starts: int = 0
     devnames: tuple[str, ...] = ()
+    uses: FakeDisks = FakeDisks("", 0)
+    prepared: FakeDisks | None = None
+    old: FakeDisks | None = None
 
 
 class Faults(msgspec.Struct, kw_only=True):
@@ -171,6 +186,8 @@ class FakeDriver:
     async def create_disks(self, guest: Guest) -> None:
         await self._call("create_disks")
         record = self._guest(guest.uuid)
+        if not record.disks:
+            record.uses = FakeDisks(_image_of(guest), 1)
         record.disks, record.name = True, guest.name
         self.hypervisor.keep(record)
 
@@ -182,7 +199,39 @@ class FakeDriver:
         record = self._guest(uuid)
         if record.defined:
             raise KilonovaError(f"Guest {uuid} still uses its disks.")
-        record.disks = False
+        record.disks, record.prepared, record.old = False, None, None
+        self.hypervisor.keep(record)
+
+    async def prepare_disks(self, guest: Guest, *, keep_ephemeral: bool) -> None:
+        await self._call("prepare_disks")
+        record = self._guest(guest.uuid)
+        record.disks = True
+        record.prepared = FakeDisks(_image_of(guest), record.uses.ephemeral + (not keep_ephemeral))
+        self.hypervisor.keep(record)
+
+    async def replace_disks(self, guest: Guest) -> None:
+        await self._call("replace_disks")
+        record = self._existing(guest.uuid)
+        if record.defined:
+            raise KilonovaError(f"Guest {guest.uuid} still uses its disks.")
+        if record.prepared is not None:
+            record.old, record.uses, record.prepared = record.uses, record.prepared, None
+        self.hypervisor.keep(record)
+
+    async def restore_disks(self, uuid: str) -> None:
+        await self._call("restore_disks")
+        record = self._guest(uuid)
+        if record.old is not None:
+            if record.defined:
+                raise KilonovaError(f"Guest {uuid} still uses its disks.")
+            record.uses, record.old = record.old, None
+        record.prepared = None
+        self.hypervisor.keep(record)
+
+    async def drop_old_disks(self, uuid: str) -> None:
+        await self._call("drop_old_disks")
+        record = self._guest(uuid)
+        record.old = None
         self.hypervisor.keep(record)
 
     async def plug(self, guest: Guest) -> None:
@@ -305,3 +354,7 @@ class FakeDriver:
         if kind is ConsoleKind.SERIAL:
             return ConsoleAddress(internal_access_path=f"/fake/{uuid}/console.sock")
         raise NotSupported(f"The guest of instance {uuid} has no {kind} console.")
+
+
+def _image_of(guest: Guest) -> str:
+    return guest.image.id if guest.image is not None else ""

@@ -10,6 +10,7 @@ from kilonova.operations.detach_interface import DETACH_INTERFACE
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER
 from kilonova.operations.place import BURY, PLACE
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER
+from kilonova.operations.rebuild import REBUILD
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER
 from kilonova.operations.restore import RESTORE
 from kilonova.operations.soft_delete import SOFT_DELETE
@@ -22,5 +23,6 @@ CELL_OPERATIONS = Definitions(
     PAUSE_SERVER, UNPAUSE_SERVER, SUSPEND_SERVER, RESUME_SERVER,
     ATTACH_INTERFACE, DETACH_INTERFACE,
     SOFT_DELETE, RESTORE,
+    REBUILD,
 )
 API_OPERATIONS = Definitions(PLACE, BURY)

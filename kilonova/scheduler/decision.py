@@ -101,6 +101,17 @@ def decide(
     return selections
 
 
+def refusals(view: HostView, demand: Demand, host: str) -> list[str]:
+    """The filters that forbid a host to run the server from the image of the request, by name."""
+    there = view.on([host]) & view.alive
+    found = []
+    for each in FILTERS:
+        passed = each.passes(view, demand) if each.image else None
+        if passed is not None and not np.any(there & passed):
+            found.append(each.name)
+    return found
+
+
 def _pass(view: HostView, demand: Demand, mask: Mask, filters: list[Filter], left: list[tuple[str, int]]) -> Mask:
     for each in filters:
         if demand.forced and not each.forced:

@@ -14,6 +14,7 @@ from kilonova.db.placement import hosts as placement_hosts
 from kilonova.db.placement.tables import provider_aggregates, providers
 from kilonova.domain.errors import NoValidHost, TryElsewhere
 from kilonova.domain.grouping import ServerGroup
+from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
 from kilonova.domain.resources import is_volume_backed, resources_of
 from kilonova.hypervisor.guest import HostInventory
@@ -109,6 +110,22 @@ class Placing:
         await self._database.write(
             lambda conn: placement_hosts.count_build(conn, target.host, target.node, failed=failed)
         )
+
+    async def change_image(self, instance: str, host: str, image: Image, trusted_certs: tuple[str, ...]) -> None:
+        spec = await self._database.read(lambda conn: build_requests.spec_of(conn, instance))
+        if spec is None:
+            return
+        changed = msgspec.structs.replace(spec, image=image, trusted_certs=trusted_certs)
+        await self._scheduler.check_image(changed, host)
+        await self.note_image(instance, image, trusted_certs)
+
+    async def note_image(self, instance: str, image: Image, trusted_certs: tuple[str, ...]) -> None:
+        def unit(conn: sa.Connection) -> None:
+            spec = build_requests.spec_of(conn, instance)
+            if spec is not None:
+                build_requests.replace_spec(conn, spec, image=image, trusted_certs=trusted_certs)
+
+        await self._database.write(unit)
 
     async def release(self, consumer: str, provider: str | None = None) -> None:
         await self._database.write(lambda conn: claims.release(conn, consumer, provider))

@@ -13,9 +13,10 @@ import structlog
 from kilonova.db.database import Database
 from kilonova.db.placement.changes import Changes, locate, read_changes
 from kilonova.domain.clock import Clock
+from kilonova.domain.errors import NoValidHost
 from kilonova.domain.grouping import Aggregate, ServerGroup
 from kilonova.domain.instance import RequestSpec
-from kilonova.scheduler.decision import NoHostLeft, Preferences, Selection, decide
+from kilonova.scheduler.decision import NoHostLeft, Preferences, Selection, decide, refusals
 from kilonova.scheduler.demand import Demand, demand_of, servers_of_interest
 from kilonova.scheduler.view import HostView
 
@@ -98,6 +99,17 @@ class Scheduler:
                 raise
         demand = await self._refresh(spec)  # what was promised may never be claimed: it must not refuse anyone
         return self._decide(demand, count, alternates)
+
+    async def check_image(self, spec: RequestSpec, host: str) -> None:
+        """Whether a host can run a server that is there from the image that its request names now.
+
+        Raises:
+            NoValidHost: which filters forbid it. InvalidInput: flavor and image contradict each other.
+        """
+        demand = await self._refresh(spec)
+        found = refusals(self.view, demand, host)
+        if found:
+            raise NoValidHost(f"Host {host} cannot run image {spec.image.id}: {', '.join(found)} forbids it.")
 
     def _decide(self, demand: Demand, count: int, alternates: int) -> list[Selection]:
         return decide(

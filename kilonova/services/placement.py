@@ -6,6 +6,7 @@ from typing import Protocol
 
 import msgspec
 
+from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
 
 
@@ -28,6 +29,18 @@ class PlacementService(Protocol):
         Raises:
             TryElsewhere: there is no room left on it, or the policy of the server group forbids it.
         """
+        ...
+
+    async def change_image(self, instance: str, host: str, image: Image, trusted_certs: tuple[str, ...]) -> None:
+        """Check that the host of a server can run it from another image, and note the image for later moves.
+
+        Raises:
+            NoValidHost: it cannot; nothing is noted.
+        """
+        ...
+
+    async def note_image(self, instance: str, image: Image, trusted_certs: tuple[str, ...]) -> None:
+        """Note, without a check, the image that a server is made from."""
         ...
 
     async def count_build(self, target: Target, *, failed: bool) -> None:

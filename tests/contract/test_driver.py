@@ -333,3 +333,52 @@ async def test_consoles_listen_as_long_as_the_guest_runs(driver: Driver) -> None
     for kind in ConsoleKind:
         with pytest.raises(Conflict):
             await driver.console(guest.uuid, kind)
+
+
+@pytest.mark.spec("RBD-46")
+async def test_disks_are_exchanged_and_put_back(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest)
+    for _ in range(2):
+        await driver.prepare_disks(guest, keep_ephemeral=False)
+    assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+    with pytest.raises(KilonovaError, match="still uses"):
+        await driver.replace_disks(guest)
+    await driver.destroy(guest.uuid)
+    for _ in range(2):
+        await driver.replace_disks(guest)
+    await driver.spawn(guest)
+    with pytest.raises(KilonovaError, match="still uses"):
+        await driver.restore_disks(guest.uuid)
+    await driver.destroy(guest.uuid)
+    for _ in range(2):
+        await driver.restore_disks(guest.uuid)
+    await driver.spawn(guest)
+    for _ in range(2):
+        await driver.restore_disks(guest.uuid)  # nothing was put aside: a guest that runs is no obstacle
+    assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+
+
+async def test_old_disks_are_dropped_while_the_new_ones_are_used(driver: Driver, guest: Guest) -> None:
+    await driver.prepare_disks(guest, keep_ephemeral=False)
+    await driver.replace_disks(guest)
+    await driver.spawn(guest)
+    for _ in range(2):
+        await driver.drop_old_disks(guest.uuid)
+    await driver.restore_disks(guest.uuid)
+    await driver.hard_reboot(guest)
+    assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+
+
+async def test_disks_that_were_lost_are_made_anew(driver: Driver) -> None:
+    lost = empty_guest()
+    await driver.prepare_disks(lost, keep_ephemeral=False)
+    await driver.replace_disks(lost)
+    await driver.spawn(lost)
+    assert await states(driver) == {lost.uuid: PowerState.RUNNING}
+
+
+async def test_what_never_was_is_neither_restored_nor_dropped(driver: Driver) -> None:
+    never = str(uuid.uuid4())
+    await driver.restore_disks(never)
+    await driver.drop_old_disks(never)
+    assert await driver.disks() == []

@@ -90,15 +90,21 @@ class Rebooted(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-async def _create_disks(host: HostEnvironment, args: GuestArgs) -> DisksMade:
-    """The scheduler demands what a guest needs of its host; that is checked again here. Spec: BLD-30 to BLD-32."""
-    guest = args.guest
+async def check_abilities(host: HostEnvironment, guest: Guest) -> None:
+    """The scheduler demands what a guest needs of its host; that is checked again here. Raises InvalidInput.
+
+    Spec: BLD-30 to BLD-32, RBD-20.
+    """
     if guest.trusted_certs or any(vif.tag for vif in guest.vifs):
         able = (await host.driver.inventory()).traits
         if any(vif.tag for vif in guest.vifs) and DEVICE_TAGGING not in able:
             raise InvalidInput(f"Host {host.host} cannot show tags of devices to guests.")
         if guest.trusted_certs and TRUSTED_CERTS not in able:
             raise InvalidInput(f"Host {host.host} cannot check images against trusted certificates.")
+
+
+async def _create_disks(host: HostEnvironment, args: GuestArgs) -> DisksMade:
+    await check_abilities(host, args.guest)
     await host.driver.create_disks(args.guest)
     await host.driver.plug(args.guest)
     return DisksMade(host.driver.root_device_name(args.guest))

@@ -31,6 +31,7 @@ from kilonova.api.compute import (
     server_list,
     server_metadata,
     server_pause,
+    server_rebuild,
     server_tags,
     servers,
     services,
@@ -56,7 +57,7 @@ RESOURCES = (
     flavor_extra_specs, keypairs, aggregates, availability_zones, hypervisors, services, quota_sets,
     quota_class_sets, server_pause,
     server_interfaces,
-    server_deferred_delete,
+    server_deferred_delete, server_rebuild,
 )
 """Modules with a list ROUTES. A new resource is one more name here."""
 

@@ -91,8 +91,8 @@ async def _plan(call: Call) -> Plan:
     flavor = await server_image.find_flavor(call, body["flavorRef"])
     image = await server_image.find_image(call, server_image.root_image(body, devices))
     server_image.check_fit(call, image, flavor)
-    _check_disk_config(body, image)
-    keypair = await _keypair(call, body.get("key_name"))
+    check_disk_config(body, image)
+    keypair = await find_keypair(call, body.get("key_name"))
     networks = await server_networks.requested_networks(call, body.get("networks"), most)
     groups = await _security_groups(call, body)
     limits = await call.cloud.quotas.limits(_project(call), call.context.user_id)
@@ -120,13 +120,15 @@ def _counts(body: dict[str, Any]) -> tuple[int, int]:
     return fewest, most
 
 
-def _check_disk_config(body: dict[str, Any], image: Image) -> None:
+def check_disk_config(body: dict[str, Any], image: Image) -> None:
+    """Raises InvalidInput: the image forbids that its disk is resized."""
     forbidden = image.properties.get("auto_disk_config", "").lower() == "disabled"
     if forbidden and body.get("OS-DCF:diskConfig") == "AUTO":
         raise InvalidInput(f"Requested image {image.id} has automatic disk resize disabled.")
 
 
-async def _keypair(call: Call, name: str | None) -> Keypair | None:
+async def find_keypair(call: Call, name: str | None) -> Keypair | None:
+    """The caller's keypair of that name, None without a name. Raises InvalidInput."""
     if name is None:
         return None
     user_id = call.context.user_id
@@ -166,7 +168,7 @@ def _build_request(call: Call, plan: Plan, index: int, now: float) -> BuildReque
         ramdisk_id=plan.image.properties.get("ramdisk_id", ""),
         flavor=plan.flavor,
         metadata=body.get("metadata", {}),
-        system_metadata=_image_metadata(plan.image),
+        system_metadata=image_metadata(plan.image),
         tags=tuple(dict.fromkeys(body.get("tags", ()))),
         key_name=plan.keypair.name if plan.keypair else None,
         key_data=plan.keypair.public_key if plan.keypair else None,
@@ -212,7 +214,7 @@ def _certificates(body: dict[str, Any]) -> tuple[str, ...] | None:
     return tuple(asked) if asked else None
 
 
-def _image_metadata(image: Image) -> dict[str, str]:
+def image_metadata(image: Image) -> dict[str, str]:
     """Properties of the image that outlive it. Spec: API-411."""
     base = {"min_ram": image.min_ram, "min_disk": image.min_disk, "disk_format": image.disk_format,
             "container_format": image.container_format}

@@ -39,6 +39,11 @@ async def extras_for(call: Call, servers: Sequence[Placed], groups: tuple[str, .
 
 async def show_full(call: Call, instance: Instance, cell: Cell | None) -> dict[str, object]:
     """One server with every field the caller may see."""
+    return (await view_of(call, instance, cell)).full(instance, groups=True)
+
+
+async def view_of(call: Call, instance: Instance, cell: Cell | None) -> ServerView:
+    """What shows one server."""
     groups: tuple[str, ...] | None = None
     if instance.network_info:
         ports = tuple(vif.id for vif in instance.network_info)
@@ -46,5 +51,4 @@ async def show_full(call: Call, instance: Instance, cell: Cell | None) -> dict[s
             groups = await call.cloud.networks.security_groups_of(ports)
         except ServiceUnavailable:
             groups = None  # the record still names them; a server is shown also when networking is down
-    view = ServerView(call, await extras_for(call, [(instance, cell)], groups))
-    return view.full(instance, groups=True)
+    return ServerView(call, await extras_for(call, [(instance, cell)], groups))

@@ -1,4 +1,4 @@
-"""Bodies of requests on servers. Spec: API-610 to API-614, API-618."""
+"""Bodies of requests on servers. Spec: API-610 to API-614, API-616, API-618."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ _NETWORK_FIELDS: Fields = {
 }
 _NETWORKS = ListOf(Object(_NETWORK_FIELDS))
 
+_PERSONALITY = ListOf(Object({"path": required(Text()), "contents": required(BASE64)}))
 _BLOCK_DEVICE_NAME = nullable(Text(0, 255, r"\S*"))
 _SIZE = OneOf(Integer(1), Enum("", None))
 
@@ -112,9 +113,7 @@ SERVER_TO_CREATE = Object({
     "key_name": optional(NAME),
     "config_drive": optional(Boolean()),
     "user_data": optional(USER_DATA),
-    "personality": optional(
-        ListOf(Object({"path": required(Text()), "contents": required(BASE64)})), until=56
-    ),
+    "personality": optional(_PERSONALITY, until=56),
     "OS-DCF:diskConfig": optional(DISK_CONFIG),
     "accessIPv4": optional(IPV4),
     "accessIPv6": optional(IPV6),
@@ -147,4 +146,21 @@ UPDATE = Object({
         "hostname": HOSTNAMES,
         "pinned_availability_zone": optional(nullable(NAME), since=104),
     })),
+})
+
+REBUILD = Object({
+    "imageRef": required(UUID),
+    "name": optional(NAME),
+    "adminPass": optional(Text()),
+    "metadata": optional(METADATA),
+    "preserve_ephemeral": optional(Boolean()),
+    "OS-DCF:diskConfig": optional(DISK_CONFIG),
+    "accessIPv4": optional(IPV4),
+    "accessIPv6": optional(IPV6),
+    "personality": optional(_PERSONALITY, until=56),
+    "description": optional(DESCRIPTION, since=19),
+    "key_name": optional(nullable(NAME), since=54),
+    "user_data": optional(nullable(USER_DATA), since=57),
+    "trusted_image_certificates": optional(TRUSTED_CERTIFICATES, since=63),
+    "hostname": HOSTNAMES,
 })

@@ -116,9 +116,19 @@ class ServerView:
         return shown
 
     def reduced(self, instance: Instance) -> dict[str, Any]:
-        """The answer to PUT up to 2.74. Spec: API-449."""
+        """The answer to PUT and rebuild up to 2.74. Spec: API-449."""
         shown = self._basic(instance, extended=False)
         self._add_versioned(shown, instance, groups=True)
+        return shown
+
+    def rebuilt(self, instance: Instance) -> dict[str, Any]:
+        """The answer to rebuild, without a password. Spec: API-417, API-431, API-448, API-449."""
+        shown = self.full(instance, groups=True) if self._version >= 75 else self.reduced(instance)
+        shown.pop("OS-EXT-SRV-ATTR:user_data", None)
+        if self._version >= 54:
+            shown["key_name"] = instance.key_name
+        if self._version >= 57:
+            shown["user_data"] = instance.user_data
         return shown
 
     def _basic(self, instance: Instance, *, extended: bool) -> dict[str, Any]:

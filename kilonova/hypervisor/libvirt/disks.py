@@ -13,11 +13,12 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from kilonova.domain.errors import InvalidInput, KilonovaError
 from kilonova.hypervisor.guest import Guest
-from kilonova.hypervisor.libvirt import console, qemu_img
+from kilonova.hypervisor.libvirt import console, qemu_img, replacement
 from kilonova.hypervisor.libvirt.daemon import SEARCH_PATH, Daemon
 from kilonova.hypervisor.libvirt.description import GuestFiles, domain_name
 from kilonova.hypervisor.libvirt.files import finished, remove_partials, whole
@@ -44,7 +45,7 @@ class GuestDisks:
         self._cache = cache
         self._workers = workers
 
-    def prepare(self) -> None:
+    def make_directories(self) -> None:
         """Make the directories."""
         self._directory.mkdir(parents=True, exist_ok=True)
         self._directory.chmod(0o711)
@@ -68,17 +69,44 @@ class GuestDisks:
 
     async def create(self, guest: Guest) -> None:
         """Make what is missing. The config drive is made anew, since its contents may have changed."""
+        await self._make(guest, "")
+
+    async def prepare(self, guest: Guest, *, keep_ephemeral: bool) -> None:
+        """Make new disks beside those that are there. What an earlier attempt prepared is removed first."""
+        await self._run(replacement.drop_prepared, self.of(guest.uuid))
+        if keep_ephemeral:
+            guest = msgspec.structs.replace(guest, ephemeral_gib=0, swap_mib=0)
+        await self._make(guest, replacement.PREPARED)
+
+    async def replace(self, guest: Guest) -> None:
+        """Put the prepared disks in their place and the others aside, then make what is missing."""
+        await self._run(replacement.put_in_place, self.of(guest.uuid))
+        await self.create(guest)
+
+    async def restore(self, uuid: str) -> None:
+        """Put the disks that were put aside back."""
+        await self._run(replacement.put_back, self.of(uuid))
+
+    async def drop_old(self, uuid: str) -> None:
+        """Remove the disks that were put aside."""
+        await self._run(replacement.drop_old, self.of(uuid))
+
+    async def has_old(self, uuid: str) -> bool:
+        """Whether disks were put aside."""
+        return await self._run((self.of(uuid) / replacement.OLD).is_dir)
+
+    async def _make(self, guest: Guest, prefix: str) -> None:
         directory = self.of(guest.uuid)
         await self._run(self._make_directory, directory)
         making: list[Awaitable[None]] = []
         if guest.config_drive:
-            making.append(self._run(self._config_drive, guest, directory / "disk.config"))
+            making.append(self._run(self._config_drive, guest, directory / f"{prefix}disk.config"))
         if guest.image is not None:
-            making.append(self._root(guest, directory))
+            making.append(self._root(guest, directory / f"{prefix}disk"))
         if guest.ephemeral_gib:
-            making.append(self._run(self._ephemeral, guest, directory / "disk.ephemeral"))
+            making.append(self._run(self._ephemeral, guest, directory / f"{prefix}disk.ephemeral"))
         if guest.swap_mib:
-            making.append(self._run(self._swap, guest, directory / "disk.swap"))
+            making.append(self._run(self._swap, guest, directory / f"{prefix}disk.swap"))
         # All are awaited before the first error is told, so that none goes on writing behind the caller's back.
         for result in await asyncio.gather(*making, return_exceptions=True):
             if isinstance(result, BaseException):
@@ -108,11 +136,11 @@ class GuestDisks:
         directory.chmod(0o711)
         remove_partials(directory)
 
-    async def _root(self, guest: Guest, directory: Path) -> None:
+    async def _root(self, guest: Guest, path: Path) -> None:
         assert guest.image is not None
         size = guest.root_gib * GIB
         base = await self._cache.get(guest.image, size or None)
-        await self._run(self._overlay, directory / "disk", base, size or base.virtual_size)
+        await self._run(self._overlay, path, base, size or base.virtual_size)
 
     def _overlay(self, path: Path, base: BaseImage, size: int) -> None:
         if path.exists():

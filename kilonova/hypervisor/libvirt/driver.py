@@ -79,7 +79,7 @@ class LibvirtDriver:
 
     async def start(self, on_event: Callable[[GuestEvent], None]) -> None:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._file_threads, self._disks.prepare)
+        await loop.run_in_executor(self._file_threads, self._disks.make_directories)
         self._events = Events(on_event, self._is_ours)
         self._connection = Connection(
             self._daemon, self._libvirt_threads, self._clock, on_open=self._events.register,
@@ -143,9 +143,28 @@ class LibvirtDriver:
     async def delete_disks(self, uuid: str) -> None:
         """Never those of a guest that still exists. Raises KilonovaError for one."""
         self._disks.of(uuid)  # nothing else looks at what may not be a UUID
+        await self._require_no_guest(uuid)
+        await self._disks.delete(uuid)
+
+    async def _require_no_guest(self, uuid: str) -> None:
         if await self._connection.call(lambda connection: power.find(connection, uuid) is not None, uuid=uuid):
             raise KilonovaError(f"The guest of instance {uuid} still uses its disks.", hint="destroy it first")
-        await self._disks.delete(uuid)
+
+    async def prepare_disks(self, guest: Guest, *, keep_ephemeral: bool) -> None:
+        await self._disks.prepare(guest, keep_ephemeral=keep_ephemeral)
+
+    async def replace_disks(self, guest: Guest) -> None:
+        """Never those of a guest that still exists. Raises KilonovaError for one."""
+        await self._require_no_guest(guest.uuid)
+        await self._disks.replace(guest)
+
+    async def restore_disks(self, uuid: str) -> None:
+        if await self._disks.has_old(uuid):
+            await self._require_no_guest(uuid)
+        await self._disks.restore(uuid)
+
+    async def drop_old_disks(self, uuid: str) -> None:
+        await self._disks.drop_old(uuid)
 
     async def plug(self, guest: Guest) -> None:
         """Make sure that the bridges are there; libvirt makes the tap devices when the guest starts."""

@@ -23,12 +23,14 @@ class Filter:
         name: as operators know it; shown when no host is left.
         forced: whether it binds a host that an administrator has forced, too.
         each: whether its answer depends on the servers of the same request placed before.
+        image: whether it also says if a server may get another image where it is.
     """
 
     name: str
     passes: FilterFunction
     forced: bool = False
     each: bool = False
+    image: bool = False
 
 
 FILTERS: tuple[Filter, ...] = (
@@ -36,13 +38,13 @@ FILTERS: tuple[Filter, ...] = (
     Filter("RequestedHost", hosts.requested),
     Filter("IgnoredHosts", hosts.not_ignored, forced=True),
     Filter("EnabledStatus", resources.not_disabled, forced=True),
-    Filter("Traits", resources.traits, forced=True),
+    Filter("Traits", resources.traits, forced=True, image=True),
     Filter("Resources", resources.room, forced=True, each=True),
     Filter("ComputeFilter", hosts.up),
     Filter("AvailabilityZone", aggregates.zone),
     Filter("AggregateInstanceExtraSpecsFilter", aggregates.extra_specs),
     Filter("ComputeCapabilitiesFilter", capabilities.capabilities),
-    Filter("ImagePropertiesFilter", image.properties),
+    Filter("ImagePropertiesFilter", image.properties, image=True),
     Filter("PciPassthroughFilter", resources.pci_devices),
     Filter("SameHostFilter", affinity.same_host),
     Filter("DifferentHostFilter", affinity.different_host),

@@ -21,6 +21,7 @@ from kilonova.hypervisor.fake import FakeGuest
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
+from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER, RemoveLeftover
 from kilonova.operations.restore import RESTORE, RestoreServer
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
@@ -30,6 +31,7 @@ from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeSer
 SERVER = "44444444-4444-4444-8444-444444444444"
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
 IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
+OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333")
 SECRET = "s3cret-pass"
 
 
@@ -102,6 +104,15 @@ async def _detach_interface(cloud: OneCloud) -> None:
     await cloud.compute.ask(CONTEXT, server, DETACH_INTERFACE, DetachInterface(port_id))
 
 
+async def _rebuild(cloud: OneCloud) -> None:
+    """From another image, with a password."""
+    instance = (await cloud.located()).instance
+    before = Origin.of(instance)
+    after = msgspec.structs.replace(before, image=OTHER_IMAGE, image_ref=OTHER_IMAGE.id)
+    request = RebuildServer(before=before, after=after, admin_password=SECRET)
+    await cloud.compute.ask(CONTEXT, await cloud.located(), REBUILD, request)
+
+
 async def _delete(cloud: OneCloud) -> None:
     """The record does not know the interfaces, so that they are looked for."""
     now = cloud.clock.now()
@@ -136,6 +147,7 @@ SCENARIOS = {
     "resume": Scenario(("build", "suspend"), _ask(RESUME_SERVER, ResumeServer())),
     "attach-interface": Scenario(("build",), _attach_interface),
     "detach-interface": Scenario(("build",), _detach_interface),
+    "rebuild": Scenario(("build",), _rebuild),
     "delete": Scenario(("build",), _delete),
     "soft-delete": Scenario(("build",), _ask(SOFT_DELETE, SOFTLY)),
     "restore": Scenario(("build", "soft-delete"), _ask(RESTORE, RestoreServer())),

@@ -28,6 +28,7 @@ from kilonova.engine.operation import Operation
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
+from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
 from kilonova.operations.restore import RESTORE, RestoreServer
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
@@ -38,6 +39,7 @@ from simulation.world import Databases, World
 
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
 IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
+OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333")
 CONTEXT = RequestContext(request_id="req-simulation", user_id="u", project_id="p", is_admin=True)
 CHAOS = 40.0
 """Virtual seconds during which things go wrong."""
@@ -134,17 +136,25 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
             located = await world.cells.locate(uuid_)
         except KilonovaError:
             continue
-        action = random.choice(("stop", "soft", "hard", "hard", "delete", "reset", "detach", *ASKED))
+        action = random.choice(("stop", "soft", "hard", "hard", "delete", "rebuild", "reset", "detach", *ASKED))
         calls: dict[str, Any] = {
             "stop": lambda at=located: world.compute.stop(CONTEXT, at),
             "soft": lambda at=located: world.compute.reboot(CONTEXT, at, hard=False),
             "hard": lambda at=located: world.compute.reboot(CONTEXT, at, hard=True),
             "delete": lambda at=located: world.compute.delete(CONTEXT, at),
+            "rebuild": lambda at=located: world.compute.ask(CONTEXT, at, REBUILD, _other_image(at.instance)),
             "reset": lambda at=located: _reset_if_idle(world, at),
             "detach": lambda at=located: _detach(world, random, at),
             **{name: lambda at=located, it=it: world.compute.ask(CONTEXT, at, *it) for name, it in ASKED.items()},
         }
         await _ask(calls[action](), result)
+
+
+def _other_image(instance: Instance) -> RebuildServer:
+    before = Origin.of(instance)
+    image = IMAGE if instance.image_ref != IMAGE.id else OTHER_IMAGE
+    after = msgspec.structs.replace(before, image=image, image_ref=image.id)
+    return RebuildServer(before=before, after=after, admin_password="secret")
 
 
 async def _reset_if_idle(world: World, located: Any) -> None:
@@ -205,6 +215,7 @@ def _plan_failures(plan: dict[str, list[KilonovaError]], random: Random) -> None
         "create_disks", "spawn", "resume", "power_off", "power_on", "soft_reboot", "hard_reboot", "destroy", "pause",
         "suspend", "wake",
         "attach_interface", "detach_interface",
+        "prepare_disks", "replace_disks", "drop_old_disks", "restore_disks",
     ):
         if random.random() < 0.3:
             plan[call] = [random.choice(errors) for _ in range(random.randint(1, 3))]
@@ -314,6 +325,8 @@ def _check_server(world: World, record: Instance, claimed: set[str], mapped: dic
             found.append(f"{name}: its guest is {guest}")
         elif guest.power_state is not record.power_state:
             found.append(f"{name}: its guest is {guest.power_state.name}")
+        elif guest.uses.image != record.image_ref or guest.prepared or guest.old:
+            found.append(f"{name} is of image {record.image_ref}, its guest is {guest}")
         interfaces = {vif.id for vif in record.network_info}
         if interfaces != {port.id for port in world.net.of(record.uuid)}:
             found.append(f"{name} lists {interfaces}, its ports are {world.net.of(record.uuid)}")
