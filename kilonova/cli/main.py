@@ -48,7 +48,7 @@ def _register() -> None:
 
     app.command("up")(up.up)
     app.command("down")(down.down)
-    for role in (roles.api, roles.conductor, roles.scheduler, roles.agent):
+    for role in (roles.api, roles.conductor, roles.scheduler, roles.console, roles.agent):
         app.command(role.__name__)(role)
     app.add_typer(bus.app, name="bus")
     app.command("status")(status.status)

@@ -1,4 +1,4 @@
-"""`kilonova api`, `conductor`, `scheduler` and `agent`: one role in a process of its own, until it is told to stop."""
+"""`kilonova api`, `conductor`, `scheduler`, `console` and `agent`: one role in a process, until it is told to stop."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ def conductor(data_dir: DataDir = None, json: ReadyJson = False) -> None:
 def scheduler(data_dir: DataDir = None, json: ReadyJson = False) -> None:
     """Choose hosts for new servers."""
     serve_role("scheduler", configuration(data_dir), json=json)
+
+
+def console(data_dir: DataDir = None, json: ReadyJson = False) -> None:
+    """Serve the consoles of servers."""
+    serve_role("console", configuration(data_dir), json=json)
 
 
 def agent(

@@ -20,6 +20,8 @@ from kilonova.cells.registry import Cell, Cells
 from kilonova.conductor.conductor import Conductor, wake_subject
 from kilonova.conductor.hosts import HostReports
 from kilonova.config import Config
+from kilonova.console.proxy import ConsoleProxy
+from kilonova.console.site import ConsoleSite
 from kilonova.db import flavors, upgrade
 from kilonova.db.aggregates import StoredGroupings
 from kilonova.db.database import Database
@@ -29,6 +31,7 @@ from kilonova.domain.clock import Clock
 from kilonova.embedded.schema import IDENTITY, IMAGE, NETWORK
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
+from kilonova.operations.consoles import Consoles
 from kilonova.operations.environment import Environment, PlacingEnvironment
 from kilonova.operations.service import ComputeOperations
 from kilonova.scheduler.placing import Placing
@@ -154,6 +157,17 @@ def compute(ground: Ground, wakes: Wakes) -> ComputeOperations:
     return ComputeOperations(
         ground.cells, ground.bus, ground.clock, ground.config.operations, wake_api=wakes.api, wake_cell=wakes.cell
     )
+
+
+def consoles(ground: Ground, url: str) -> Consoles:
+    """What makes and judges the tokens of consoles. url: where clients reach this process."""
+    return Consoles(ground.cells, ground.bus, ground.clock, ground.config.consoles, url)
+
+
+def console_site(ground: Ground, judge: Consoles, url: str) -> ConsoleSite:
+    """The pages and the proxy of consoles."""
+    origins = ground.config.consoles.allowed_origins
+    return ConsoleSite(ConsoleProxy(judge, ground.clock, url=url, allowed_origins=origins))
 
 
 def agent(config: Config, host: str, driver: Driver, bus: Bus, journal: Database, clock: Clock) -> Agent:

@@ -117,25 +117,29 @@ async def serve(
         auditor=_auditor(ground, services, wakes), down_time=config.scheduler.service_down_time,
         wake_api=wakes.api, wake_cell=wakes.cell,
     )
+    consoles = assembly.consoles(ground, services.url)
+    site = assembly.console_site(ground, consoles, services.url)
+    prefixes.mount_sockets(site)
     prefixes.mount({
+        "/console": site,
         "/control": control,
         "/identity": identity.application(),
         "/image": services.images.application(),
         "/network": services.networks.application(),
         "/placement": EmbeddedPlacement(ground.api, ground.clock, identity=identity, identity_url=auth_url),
-        "/compute": _compute(ground, services, wakes),
+        "/compute": _compute(ground, services, wakes, consoles),
     })
     await web.start()
     stack.push_async_callback(web.close)
     stack.push_async_callback(control.close)
 
 
-def _compute(ground: Ground, services: Embedded, wakes: Wakes) -> ComputeApi:
+def _compute(ground: Ground, services: Embedded, wakes: Wakes, consoles: Consoles) -> ComputeApi:
     config = ground.config
     return ComputeApi(
         cells=ground.cells, compute=assembly.compute(ground, wakes), identity=services.identity,
         images=services.images, networks=services.networks, actions=History(ground.cells),
-        consoles=Consoles(ground.cells, ground.bus, ground.clock, config.consoles, services.url), clock=ground.clock,
+        consoles=consoles, clock=ground.clock,
         identity_url=services.auth_url, policy_file=Path(config.api.policy_file or config.directory / "policy.yaml"),
         quotas=StoredQuotas(ground.cells), hosts=ServiceHosts(
             ground.cells, ground.clock, service_down_time=config.scheduler.service_down_time,

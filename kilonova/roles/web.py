@@ -14,18 +14,29 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kilonova.domain.errors import KilonovaError
 
+LARGEST_FRAME = 1 << 20
+"""Bytes of a message that a client sends over a WebSocket."""
+
 
 class Prefixes:
     """Hands a request to the application whose prefix its path begins with."""
 
     def __init__(self) -> None:
         self._applications: dict[str, ASGIApp] = {}
+        self._sockets: ASGIApp | None = None
 
     def mount(self, applications: Mapping[str, ASGIApp]) -> None:
         """Serve these from now on, by prefix (`/identity`)."""
         self._applications.update(applications)
 
+    def mount_sockets(self, application: ASGIApp) -> None:
+        """Serve all WebSockets from now on, whatever their path: clients of consoles connect to the root."""
+        self._sockets = application
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await (self._sockets or refuse_socket)(scope, receive, send)
+            return
         prefix = "/" + scope["path"].lstrip("/").split("/", 1)[0]
         application = self._applications.get(prefix)
         if application is not None:
@@ -34,6 +45,12 @@ class Prefixes:
             return
         listing = {"services": {name.lstrip("/"): name for name in sorted(self._applications)}}
         await answer(send, 200 if scope["path"] == "/" else 404, listing)
+
+
+async def refuse_socket(_scope: Scope, receive: Receive, send: Send) -> None:
+    """Close a WebSocket before it is open, which its client sees as 403."""
+    await receive()
+    await send({"type": "websocket.close", "code": 1000})
 
 
 async def answer(send: Send, status: int, content: Any) -> None:
@@ -62,7 +79,8 @@ class WebServer:
     def __init__(self, application: ASGIApp, listen: str, port: int) -> None:
         self._where = (listen, port)
         config = uvicorn.Config(
-            application, loop="none", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+            application, loop="none", http="httptools", ws="websockets-sansio", ws_max_size=LARGEST_FRAME,
+            ws_per_message_deflate=False, lifespan="off", log_config=None, log_level="warning", access_log=False,
             server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=3,
         )
         self._server = _Quiet(config)

@@ -22,6 +22,7 @@ def _run(directory: Path, *arguments: str, **options: str) -> subprocess.Complet
     ("role", "options", "complaint"),
     [
         ("conductor", {}, "cannot share a SQLite database"),
+        ("console", {}, "cannot share a SQLite database"),
         ("agent", {"AGENT__DRIVER": "fake"}, "need a message bus"),
         ("agent", {}, "cannot run apart yet"),
         ("agent", {"AGENT__DRIVER": "fake", "BUS__SERVERS": '["nats://127.0.0.1:1"]', "BUS__CREDENTIALS": "/nowhere"},
