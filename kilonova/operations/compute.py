@@ -13,7 +13,7 @@ import msgspec
 from kilonova.cells.registry import Located
 from kilonova.domain.context import RequestContext
 from kilonova.domain.instance import BuildRequest
-from kilonova.domain.operation import OperationRecord
+from kilonova.domain.operation import ExternalEvent, OperationRecord
 from kilonova.engine.operation import Operation
 
 
@@ -55,6 +55,10 @@ class Compute(Protocol):
     async def lock(self, context: RequestContext, server: Located, reason: str | None) -> None: ...
 
     async def unlock(self, context: RequestContext, server: Located) -> None: ...
+
+    async def tell(self, server: Located, event: ExternalEvent) -> None:
+        """Keep an event for the operation on a server in a cell; without one it is dropped. Spec: EVT-04, EVT-08."""
+        ...
 
     async def console_output(self, context: RequestContext, server: Located, lines: int | None) -> str:
         """The last lines of the serial console; None for all that is kept."""

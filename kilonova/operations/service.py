@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 
 from kilonova.agent.reports import ConsoleQuery
 from kilonova.bus.protocol import Bus
@@ -30,7 +31,7 @@ from kilonova.domain.errors import (
     NotSupported,
 )
 from kilonova.domain.instance import BuildRequest
-from kilonova.domain.operation import TERMINAL, Asker, OperationRecord, OperationState
+from kilonova.domain.operation import TERMINAL, Asker, ExternalEvent, OperationRecord, OperationState
 from kilonova.domain.states import TaskState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
@@ -42,6 +43,8 @@ from kilonova.operations.place import PLACE, PlaceServer
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER, RebootServer
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.stop import STOP, StopServer, grace_of
+
+log = structlog.get_logger(__name__)
 
 CONSOLE_LIMIT = 102400
 """Bytes of console output that are kept in view."""
@@ -247,6 +250,15 @@ class ComputeOperations:
                 return record
             await self._clock.sleep(pause)
             pause = min(pause * 1.5, LONGEST_PAUSE)
+
+    async def tell(self, server: Located, event: ExternalEvent) -> None:
+        cell, now = server.cell, self._clock.now()
+        if cell is None:
+            raise InstanceNotReady(server.instance.uuid)
+        if await cell.database.write(lambda conn: cell_journal.add_event(conn, event, now)):
+            self._wake_cell(cell.name, None)
+        else:
+            log.debug("nobody waits for an event", instance=event.subject, event_key=event.key)
 
     async def console_output(self, context: RequestContext, server: Located, lines: int | None) -> str:
         instance = server.instance

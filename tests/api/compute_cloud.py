@@ -48,7 +48,7 @@ from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BuildRequest, Fault, Instance
 from kilonova.domain.network import FixedIp, Subnet, Vif
-from kilonova.domain.operation import Asker, OperationRecord
+from kilonova.domain.operation import Asker, ExternalEvent, OperationRecord
 from kilonova.domain.states import PowerState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
@@ -256,6 +256,7 @@ class PatientCompute:
         self.calls: list[tuple[str, str]] = []
         self.asked: list[tuple[str, str, msgspec.Struct]] = []
         self.ends: dict[str, Callable[[OperationRecord], OperationRecord]] = {}
+        self.told: list[ExternalEvent] = []
 
     async def create(self, context: RequestContext, requests: list[BuildRequest]) -> None:
         self.created += requests
@@ -320,6 +321,9 @@ class PatientCompute:
 
     async def unlock(self, context: RequestContext, server: Located) -> None:
         await self._change(server, locked_by=None, locked_reason=None)
+
+    async def tell(self, server: Located, event: ExternalEvent) -> None:
+        self.told.append(event)
 
     async def console_output(self, context: RequestContext, server: Located, lines: int | None) -> str:
         if server.instance.host is None:

@@ -11,8 +11,10 @@ from kilonova.api.compute import (
     addresses,
     aggregates,
     availability_zones,
+    baremetal_nodes,
     console_output,
     extensions,
+    external_events,
     flavor_access,
     flavor_extra_specs,
     flavors,
@@ -35,7 +37,12 @@ from kilonova.api.compute import (
     server_tags,
     servers,
     services,
+    tenant_usage,
+    topology,
+    usage_audit_log,
     versions,
+    volume_attachments,
+    volumes,
     volumes_boot,
 )
 from kilonova.api.compute.hosts import Hosts, UnknownHosts
@@ -52,7 +59,9 @@ from kilonova.services.image import ImageService
 from kilonova.services.network import NetworkService
 
 RESOURCES = (
-    versions, retired, server_list, server_create, servers, server_actions, console_output, remote_consoles,
+    versions, retired, tenant_usage, usage_audit_log, external_events, topology, volumes, volume_attachments,
+    baremetal_nodes,
+    server_list, server_create, servers, server_actions, console_output, remote_consoles,
     server_metadata, server_tags, addresses, instance_actions, volumes_boot, extensions, limits, flavors, flavor_access,
     flavor_extra_specs, keypairs, aggregates, availability_zones, hypervisors, services, quota_sets,
     quota_class_sets, server_pause,

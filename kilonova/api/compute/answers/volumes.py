@@ -1,0 +1,32 @@
+"""How volumes, their snapshots and attachments look in answers. Spec: API-292, API-297, API-458."""
+
+from __future__ import annotations
+
+from kilonova.api.answers import (
+    BOOLEAN,
+    INTEGER,
+    MICROSECONDS,
+    STRING,
+    STRING_OR_NULL,
+    STRINGS,
+    UUID,
+    Shown,
+    page,
+    shown,
+)
+from kilonova.api.schema import ListOf, optional, required
+
+VOLUMES = page("volumes", shown({
+    "id": UUID, "status": STRING, "size": INTEGER, "availabilityZone": STRING, "createdAt": MICROSECONDS,
+    "attachments": ListOf(Shown(type="object")), "displayName": STRING_OR_NULL, "displayDescription": STRING_OR_NULL,
+    "volumeType": STRING_OR_NULL, "snapshotId": STRING_OR_NULL, "metadata": STRINGS,
+}))
+SNAPSHOTS = page("snapshots", shown({
+    "id": UUID, "volumeId": UUID, "status": STRING, "size": INTEGER, "createdAt": MICROSECONDS,
+    "displayName": STRING_OR_NULL, "displayDescription": STRING_OR_NULL,
+}))
+ATTACHMENTS = page("volumeAttachments", shown({
+    "id": required(UUID, until=88), "volumeId": UUID, "serverId": UUID, "device": optional(STRING),
+    "tag": required(STRING_OR_NULL, since=70), "delete_on_termination": required(BOOLEAN, since=79),
+    "attachment_id": required(UUID, since=89), "bdm_uuid": required(UUID, since=89),
+}))

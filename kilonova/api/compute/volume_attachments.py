@@ -1,0 +1,136 @@
+"""Volumes of servers, in a cloud without a volume service: no server has any.
+
+Requests are checked as far as they can be: body, server, policy, lock and state. Spec: API-176 to API-181,
+API-263, API-264, API-458.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import msgspec
+
+from kilonova.api.call import Call
+from kilonova.api.compute import server_records
+from kilonova.api.compute.answers import volumes as answers
+from kilonova.api.compute.field_types import TAG, UUID
+from kilonova.api.compute.server_lookup import find_server
+from kilonova.api.compute.volumes import no_volume_service
+from kilonova.api.microversions import LATEST
+from kilonova.api.policy import Audience, Rule
+from kilonova.api.query import Param, Query
+from kilonova.api.routes import Route
+from kilonova.api.schema import Boolean, Enum, Integer, Object, Text, nullable, optional, required
+from kilonova.domain.errors import InvalidInput, NotFound
+from kilonova.domain.states import VmState
+
+SWAP = Rule("os-volumes-attachments:swap", Audience.SERVICE)
+UPDATE = Rule("os-volumes-attachments:update", Audience.MEMBER)
+
+_DEVICE = nullable(Text(pattern=r"/dev/x?[a-z]?d?[a-z]+[0-9]*"))
+ATTACH = Object({"volumeAttachment": required(Object({
+    "volumeId": required(UUID),
+    "device": optional(_DEVICE),
+    "tag": optional(TAG, since=49),
+    "delete_on_termination": optional(Boolean(), since=79),
+}))})
+CHANGE = Object({"volumeAttachment": required(Object({
+    "volumeId": required(UUID),
+    "id": optional(UUID, since=85),
+    "serverId": optional(UUID, since=85),
+    "device": optional(_DEVICE, since=85),
+    "tag": optional(TAG, since=85),
+    "delete_on_termination": optional(Boolean(), since=85),
+}))})
+SNAPSHOT = Object({"snapshot": required(Object({
+    "volume_id": required(Text(1, 255)),
+    "create_info": required(Object({
+        "snapshot_id": required(Text(1, 255)),
+        "type": required(Enum("qcow2")),
+        "new_file": required(Text(1, 255)),
+        "id": optional(Text(1, 255)),
+    })),
+}))})
+
+_ATTACHABLE = frozenset({
+    VmState.ACTIVE, VmState.PAUSED, VmState.STOPPED, VmState.RESIZED, VmState.SOFT_DELETED, VmState.SHELVED,
+    VmState.SHELVED_OFFLOADED,
+})
+_SHELVED = frozenset({VmState.SHELVED, VmState.SHELVED_OFFLOADED})
+
+
+async def index(call: Call) -> Any:
+    return {"volumeAttachments": []}
+
+
+async def attach(call: Call) -> NoReturn:
+    _check(call, "attach_volume")
+    raise no_volume_service()
+
+
+async def detach(call: Call) -> NoReturn:
+    _check(call, "detach_volume")
+    raise _not_attached(call)
+
+
+def _check(call: Call, action: str) -> None:
+    """Shelved servers only from 2.20. Raises InstanceLocked, InstanceInvalidState."""
+    instance = call.server.instance
+    server_records.check_lock(call, instance)
+    server_records.check_state(instance, action, _ATTACHABLE if call.version >= 20 else _ATTACHABLE - _SHELVED)
+
+
+async def show(call: Call) -> NoReturn:
+    raise _not_attached(call)
+
+
+async def change(call: Call) -> NoReturn:
+    """The same volume: an update of its attachment, from 2.85. Another one: a swap."""
+    same = call.body["volumeAttachment"]["volumeId"] == call.path["id"]
+    call.require(UPDATE if same and call.version >= 85 else SWAP)
+    raise _not_attached(call)
+
+
+def _not_attached(call: Call) -> NotFound:
+    return NotFound(f"Instance {call.server.instance.uuid} is not attached to volume {call.path['id']}")
+
+
+async def create_snapshot(call: Call) -> NoReturn:
+    raise InvalidInput(f"Volume {call.body['snapshot']['volume_id']} is not attached to an instance.")
+
+
+async def delete_snapshot(call: Call) -> NoReturn:
+    try:
+        told = msgspec.json.decode(call.query.last("delete_info", ""), type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise InvalidInput("delete_info is missing or not a JSON object.") from error
+    if not isinstance(told.get("volume_id"), str):
+        raise InvalidInput("delete_info names no volume_id.")
+    raise NotFound(f"Volume {told['volume_id'][:255]} is not attached to an instance.")
+
+
+def _rule(name: str, audience: Audience) -> Rule:
+    return Rule(f"os-volumes-attachments:{name}", audience)
+
+
+_ALL = "/servers/{server_id}/os-volume_attachments"
+_ONE = f"{_ALL}/{{id}}"
+_ATTACH = Route(method="POST", path=_ALL, handler=attach, look_up=find_server, rule=_rule("create", Audience.MEMBER),
+                body=ATTACH, until=100)
+ROUTES = [
+    Route(method="GET", path=_ALL, handler=index, look_up=find_server, rule=_rule("index", Audience.READER),
+          query=Query({"limit": Param(Integer(0)), "offset": Param(Integer(0))}, strict_since=75),
+          answer=answers.ATTACHMENTS),
+    _ATTACH,
+    msgspec.structs.replace(_ATTACH, since=101, until=LATEST, status=202),
+    Route(method="GET", path=_ONE, handler=show, look_up=find_server, rule=_rule("show", Audience.READER),
+          query=Query(strict_since=None)),
+    Route(method="PUT", path=_ONE, handler=change, look_up=find_server, rules=(SWAP, UPDATE), body=CHANGE, status=202),
+    Route(method="DELETE", path=_ONE, handler=detach, look_up=find_server, rule=_rule("delete", Audience.MEMBER),
+          status=202),
+    Route(method="POST", path="/os-assisted-volume-snapshots", handler=create_snapshot, body=SNAPSHOT,
+          rule=Rule("os-assisted-volume-snapshots:create", Audience.SERVICE)),
+    Route(method="DELETE", path="/os-assisted-volume-snapshots/{id}", handler=delete_snapshot, status=204,
+          rule=Rule("os-assisted-volume-snapshots:delete", Audience.SERVICE),
+          query=Query({"delete_info": Param(Text())}, strict_since=75)),
+]
