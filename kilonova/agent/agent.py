@@ -10,7 +10,8 @@ import msgspec
 import structlog
 
 import kilonova
-from kilonova.agent.reports import Answer, ConsoleAddressQuery, ConsoleQuery, Found, HostReport, PowerReport, Query
+from kilonova.agent import queries
+from kilonova.agent.reports import HostReport, PowerReport, Query
 from kilonova.agent.steps import ALL
 from kilonova.agent.steps.environment import HostEnvironment
 from kilonova.bus.protocol import Bus, Subscription
@@ -140,16 +141,7 @@ class Agent:
         await self._bus.publish(from_host(self.host, "event"), _encode(report))
 
     async def _answer(self, _subject: str, payload: bytes) -> bytes:
-        query = _decode_query(payload)
-        try:
-            if isinstance(query, ConsoleQuery):
-                return _encode(Answer(console=await self._driver.console_output(query.uuid, query.limit)))
-            if isinstance(query, ConsoleAddressQuery):
-                return _encode(Answer(address=await self._driver.console(query.uuid, query.kind)))
-            found = Found(guests=tuple(await self._driver.guests()), disks=tuple(await self._driver.disks()))
-            return _encode(Answer(found=found))
-        except KilonovaError as error:
-            return _encode(Answer(error=error.message, status=error.status))
+        return _encode(await queries.answer(self._driver, _decode_query(payload)))
 
     async def close(self) -> None:
         """Stop; guests keep running, and what was being done goes on after the next start.

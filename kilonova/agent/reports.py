@@ -49,11 +49,22 @@ class ConsoleAddressQuery(msgspec.Struct, frozen=True, kw_only=True, tag="consol
     kind: ConsoleKind
 
 
+class PasswordQuery(msgspec.Struct, frozen=True, kw_only=True, tag="password"):
+    """Set the password of a user of the guest. Not written down anywhere. Spec: PWD-10."""
+
+    uuid: str
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"PasswordQuery(uuid={self.uuid!r}, user={self.user!r})"
+
+
 class FoundQuery(msgspec.Struct, frozen=True, kw_only=True, tag="found"):
     """Everything the host has of this product, for the audit."""
 
 
-Query = ConsoleQuery | ConsoleAddressQuery | FoundQuery
+Query = ConsoleQuery | ConsoleAddressQuery | PasswordQuery | FoundQuery
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
 from kilonova.db.prepared import Prepared
 from kilonova.domain.errors import InstanceNotFound, StaleState
-from kilonova.domain.instance import Fault, Instance
+from kilonova.domain.instance import GUEST_PASSWORD, Fault, Instance
 from kilonova.domain.states import GUEST_OFF, HARD_REBOOT_TASKS, PowerState, TaskState, VmState
 
 instances = sa.Table(
@@ -219,6 +219,16 @@ def erase(conn: sa.Connection, uuid: str) -> None:
     """Remove a record as if it had never been: for a server that was deleted before it reached its cell."""
     conn.execute(sa.delete(instance_faults).where(instance_faults.c.instance_uuid == uuid))
     conn.execute(sa.delete(instances).where(instances.c.uuid == uuid))
+
+
+def keep_password(conn: sa.Connection, uuid: str, password: str, *, now: float) -> bool:
+    """Keep what a guest tells of its password, encrypted by it; False if it has told before. Raises
+    InstanceNotFound."""
+    known = get(conn, uuid, lock=True).system_metadata
+    if known.get(GUEST_PASSWORD):
+        return False
+    update(conn, uuid, now=now, system_metadata={**known, GUEST_PASSWORD: password})
+    return True
 
 
 _AT_REST = Prepared(

@@ -9,6 +9,9 @@ from kilonova.domain.image import Image
 from kilonova.domain.network import RequestedNetwork, Vif
 from kilonova.domain.states import PowerState, TaskState, VmState
 
+GUEST_PASSWORD = "password"
+"""In the system metadata of an instance: what the guest has told of its password, encrypted by the guest."""
+
 
 class SoftDeletion(msgspec.Struct, frozen=True, kw_only=True):
     """That a server was deleted and is still kept.

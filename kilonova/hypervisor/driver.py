@@ -190,6 +190,14 @@ class Driver(Protocol):
         """Cut the power, make the definition anew, start."""
         ...
 
+    async def set_password(self, uuid: str, user: str, password: str) -> None:
+        """Set the password of a user of a running guest, with the help of an agent inside of it.
+
+        Raises:
+            Conflict: the guest has no agent that answers, or refuses. NotSupported: this driver cannot.
+        """
+        ...
+
     async def console_output(self, uuid: str, limit: int) -> bytes:
         """The last `limit` bytes that the guest wrote to its serial console. Raises NotFound without one."""
         ...

@@ -82,6 +82,8 @@ class FakeHypervisor:
         self.traits = INTERFACE_TRAITS
         self.faults = Faults()
         self.guests: dict[str, FakeGuest] = {}
+        self.passwords: dict[tuple[str, str], str] = {}
+        """By guest and user; never written to a file."""
         self._log = directory / "guests.jsonl" if directory is not None else None
         self._written: BinaryIO | None = None
         if self._log is not None:
@@ -336,6 +338,13 @@ class FakeDriver:
         self._power(record, PowerState.SHUTDOWN)
         record.defined = True
         self._power(record, PowerState.RUNNING)
+
+    async def set_password(self, uuid: str, user: str, password: str) -> None:
+        await self._call("set_password")
+        guest = self._existing(uuid)
+        if guest.power_state is not PowerState.RUNNING:
+            raise Conflict(f"Guest {uuid} does not run.")
+        self.hypervisor.passwords[uuid, user] = password
 
     async def console_output(self, uuid: str, limit: int) -> bytes:
         guest = self._existing(uuid)

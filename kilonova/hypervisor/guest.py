@@ -29,6 +29,8 @@ class GuestMetadata(msgspec.Struct, frozen=True, kw_only=True):
     reservation_id: str = ""
     security_groups: tuple[str, ...] = ()
     admin_password: str = ""
+    told_password: str = ""
+    """What the guest has told of its password, encrypted by it."""
     files: tuple[InjectedFile, ...] = ()
     vifs: tuple[Vif, ...] = ()
     root_device_name: str = "/dev/vda"

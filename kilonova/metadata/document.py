@@ -33,6 +33,15 @@ def render(
     return None
 
 
+def is_password(path: str) -> bool:
+    """Whether a guest posts its password there."""
+    match [part for part in path.split("/") if part]:
+        case ["openstack", version, openstack.PASSWORD]:
+            version = openstack.LATEST if version == "latest" else version
+            return version in openstack.VERSIONS and version >= openstack.SINCE[openstack.PASSWORD]
+    return False
+
+
 def _openstack(
     metadata: GuestMetadata, version: str, rest: list[str], random: openstack.Random
 ) -> bytes | None:

@@ -99,6 +99,8 @@ def document(metadata: GuestMetadata, version: str, name: str, random: Random) -
             return base64.b64decode(metadata.user_data or "")
         case "vendor_data.json" | "vendor_data2.json":
             return b"{}"
+        case "password":
+            return metadata.told_password.encode()
         case _:
             return b""
 

@@ -4,7 +4,8 @@ There is one listening socket for each network, bound to its bridge. Who asks fo
 source address alone, which the network's filters vouch for; no header can claim to be somebody else. Two networks
 may use the same addresses.
 
-The HTTP spoken is the least that guests need: GET, one request for each connection, small and soon.
+The HTTP spoken is the least that guests need: GET, and POST of the encrypted password, one request for each
+connection, small and soon.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import structlog
 
 from kilonova.domain.errors import KilonovaError
 from kilonova.hypervisor.guest import GuestMetadata
-from kilonova.metadata.document import render
+from kilonova.metadata.document import is_password, render
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +37,16 @@ InstanceAt = Callable[[str, str], Awaitable[str | None]]
 Lookup = Callable[[str], Awaitable[GuestMetadata | None]]
 """What an instance may know of itself."""
 
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+Keep = Callable[[str, str], Awaitable[bool]]
+"""Keeps what an instance (first) tells of its password (second); False if it has told before."""
+
+MAX_PASSWORD = 1020
+"""Bytes of an encrypted password."""
+
+_REASONS = {
+    200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 409: "Conflict",
+    503: "Service Unavailable",
+}
 
 
 class MetadataService:
@@ -44,12 +54,16 @@ class MetadataService:
 
     Args:
         instance_at: usually `EmbeddedNetwork.instance_at`. lookup: None for an instance that is not known.
+        keep: where a password goes that a guest tells.
         address, port: where to listen on each bridge.
     """
 
-    def __init__(self, instance_at: InstanceAt, lookup: Lookup, *, address: str = ADDRESS, port: int = PORT) -> None:
+    def __init__(
+        self, instance_at: InstanceAt, lookup: Lookup, keep: Keep, *, address: str = ADDRESS, port: int = PORT
+    ) -> None:
         self._instance_at = instance_at
         self._lookup = lookup
+        self._keep = keep
         self._where = (address, port)
         self._servers: dict[str, asyncio.Server] = {}
         self._connections: dict[str, set[asyncio.Task[None]]] = {}
@@ -103,7 +117,7 @@ class MetadataService:
             async with asyncio.timeout(REQUEST_LIMIT):
                 head = await reader.readuntil(b"\r\n\r\n")
                 source = writer.get_extra_info("peername")[0]
-                status, body = await self._answer(network_id, source, head)
+                status, body = await self._answer(network_id, source, head, reader)
                 writer.write(_response(status, body))
                 await writer.drain()
                 writer.close()
@@ -111,21 +125,46 @@ class MetadataService:
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             writer.transport.abort()
 
-    async def _answer(self, network_id: str, source: str, head: bytes) -> tuple[int, bytes]:
+    async def _answer(
+        self, network_id: str, source: str, head: bytes, reader: asyncio.StreamReader
+    ) -> tuple[int, bytes]:
         request = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         if len(request) != 3 or not request[2].startswith("HTTP/1."):
             return 400, b"Bad Request"
         method, target, _ = request
-        if method != "GET":
+        path = unquote(urlsplit(target).path)
+        if method != "GET" and not (method == "POST" and is_password(path)):
             return 405, b"Method Not Allowed"
         try:
             instance = await self._instance_at(network_id, source)
             metadata = await self._lookup(instance) if instance else None
+            if method == "POST" and metadata is not None:
+                return await self._take_password(metadata.instance_uuid, head, reader)
         except KilonovaError as error:
             log.warning("metadata cannot be told now", network=network_id, error=str(error))
             return 503, b"Service Unavailable"
-        body = render(metadata, unquote(urlsplit(target).path)) if metadata else None
+        body = render(metadata, path) if metadata and method == "GET" else None
         return (404, b"Not Found") if body is None else (200, body)
+
+    async def _take_password(
+        self, instance_uuid: str, head: bytes, reader: asyncio.StreamReader
+    ) -> tuple[int, bytes]:
+        """A guest tells its password once; what it told may be cleared through the Compute API."""
+        length = _content_length(head)
+        if length is None or length > MAX_PASSWORD:
+            return 400, b"Bad Request"
+        password = await reader.readexactly(length)
+        if not password.isascii():
+            return 400, b"Bad Request"
+        return (200, b"") if await self._keep(instance_uuid, password.decode("ascii")) else (409, b"Conflict")
+
+
+def _content_length(head: bytes) -> int | None:
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-length" and value.strip().isdigit():
+            return int(value)
+    return None
 
 
 def _response(status: int, body: bytes) -> bytes:

@@ -7,6 +7,7 @@ from kilonova.operations.attach_interface import ATTACH_INTERFACE
 from kilonova.operations.build import BUILD
 from kilonova.operations.delete import DELETE
 from kilonova.operations.detach_interface import DETACH_INTERFACE
+from kilonova.operations.password import CHANGE_PASSWORD
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER
 from kilonova.operations.place import BURY, PLACE
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER
@@ -20,7 +21,7 @@ from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER
 
 CELL_OPERATIONS = Definitions(
     BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER, REMOVE_LEFTOVER,
-    PAUSE_SERVER, UNPAUSE_SERVER, SUSPEND_SERVER, RESUME_SERVER,
+    PAUSE_SERVER, UNPAUSE_SERVER, SUSPEND_SERVER, RESUME_SERVER, CHANGE_PASSWORD,
     ATTACH_INTERFACE, DETACH_INTERFACE,
     SOFT_DELETE, RESTORE,
     REBUILD,

@@ -60,6 +60,13 @@ class Compute(Protocol):
         """Keep an event for the operation on a server in a cell; without one it is dropped. Spec: EVT-04, EVT-08."""
         ...
 
+    async def change_password(self, context: RequestContext, server: Located, password: str) -> None:
+        """Set the password of the guest's administrator; returns when that is done. Spec: API-123.
+
+        Raises also: Conflict, NotSupported (the guest or its driver cannot or will not).
+        """
+        ...
+
     async def console_output(self, context: RequestContext, server: Located, lines: int | None) -> str:
         """The last lines of the serial console; None for all that is kept."""
         ...

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from kilonova.db import instances
-from kilonova.domain.instance import InjectedFile, Instance
+from kilonova.domain.instance import GUEST_PASSWORD, InjectedFile, Instance
 from kilonova.domain.network import Vif
 from kilonova.engine.operation import Tx
 from kilonova.engine.run import Run
@@ -87,6 +87,7 @@ def metadata_of(
         reservation_id=instance.reservation_id,
         security_groups=instance.security_groups,
         admin_password=admin_password,
+        told_password=instance.system_metadata.get(GUEST_PASSWORD, ""),
         files=files,
         vifs=vifs,
         root_device_name=instance.root_device_name or "/dev/vda",

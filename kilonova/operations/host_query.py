@@ -1,4 +1,4 @@
-"""Asking a host something that changes nothing there."""
+"""Asking a host something outside of the steps of operations: nothing of it is journaled."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _ERRORS: dict[int, type[KilonovaError]] = {
 }
 
 
-async def ask_host(bus: Bus, host: str, query: Query) -> Answer:
-    """The host's answer.
+async def ask_host(bus: Bus, host: str, query: Query, *, limit: float = LIMIT) -> Answer:
+    """The host's answer, within so many seconds.
 
     Raises:
         NotFound, Conflict, NotSupported: what the host's driver said. ServiceUnavailable: it does not answer, or
         cannot say now. KilonovaError: it failed.
     """
     try:
-        answer = _decode(await bus.request(to_host(host, "query"), _encode(query), timeout=LIMIT))
+        answer = _decode(await bus.request(to_host(host, "query"), _encode(query), timeout=limit))
     except Unreachable as error:
         raise ServiceUnavailable(f"Host {host} does not answer.") from error
     if answer.error:

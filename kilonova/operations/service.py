@@ -35,10 +35,12 @@ from kilonova.domain.operation import TERMINAL, Asker, ExternalEvent, OperationR
 from kilonova.domain.states import TaskState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
+from kilonova.operations import password_setting
 from kilonova.operations.catalogue import CELL_OPERATIONS
 from kilonova.operations.delete import DELETE, DeleteServer
 from kilonova.operations.host_query import ask_host
 from kilonova.operations.options import OperationOptions
+from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.place import PLACE, PlaceServer
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER, RebootServer
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
@@ -259,6 +261,25 @@ class ComputeOperations:
             self._wake_cell(cell.name, None)
         else:
             log.debug("nobody waits for an event", instance=event.subject, event_key=event.key)
+
+    async def change_password(self, context: RequestContext, server: Located, password: str) -> None:
+        """Spec: PWD-01 to PWD-14. A locked server is refused with another text than elsewhere. Spec: API-064."""
+        instance, cell = server.instance, server.cell
+        if instance.locked_by is not None and not context.is_admin:
+            raise Conflict(f"Instance {instance.uuid} is in an invalid state for 'changePassword'")
+        asked = ChangePassword(key=str(uuid.uuid4()))
+        change = (await self._submit(context, server, CHANGE_PASSWORD, asked)).record
+        assert cell is not None
+        if msgspec.json.decode(change.request, type=ChangePassword) != asked:
+            raise InstanceInvalidState(
+                instance.uuid, "changePassword", "task_state", TaskState.UPDATING_PASSWORD.value
+            )
+        failed = await password_setting.hand_over(self._bus, server, password)
+        await password_setting.tell(cell, self._clock, change, asked.key, failed)
+        self._wake_cell(cell.name, None)
+        await self._end_of(cell, change.id, END_LIMIT)
+        if failed is not None:
+            raise failed
 
     async def console_output(self, context: RequestContext, server: Located, lines: int | None) -> str:
         instance = server.instance

@@ -12,6 +12,7 @@ from kilonova.api.compute.stored_quotas import StoredQuotas
 from kilonova.audit.auditor import Auditor
 from kilonova.audit.embedded import EmbeddedDevices, EmbeddedImageData
 from kilonova.control.application import ControlApi
+from kilonova.db import instances
 from kilonova.db.journal import cell_journal
 from kilonova.domain.errors import InstanceNotFound, NotFound
 from kilonova.domain.operation import ExternalEvent
@@ -21,7 +22,7 @@ from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring, Wiring
 from kilonova.embedded.placement import EmbeddedPlacement
 from kilonova.hypervisor.guest import GuestMetadata
-from kilonova.metadata.service import Lookup, MetadataService
+from kilonova.metadata.service import Keep, Lookup, MetadataService
 from kilonova.operations.consoles import Consoles
 from kilonova.operations.guests import metadata_of
 from kilonova.operations.history import History
@@ -63,7 +64,7 @@ async def start(
     await networks.bootstrap(realm.admin_project_id)
     listener = None
     if ground.config.agent.driver == "libvirt":
-        listener = MetadataService(networks.instance_at, _lookup(ground))
+        listener = MetadataService(networks.instance_at, _lookup(ground), _keep(ground))
         stack.push_async_callback(listener.close)
     await networks.start(listener)
     stack.push_async_callback(networks.close)
@@ -89,6 +90,17 @@ def _lookup(ground: Ground) -> Lookup:
         return metadata_of(instance, instance.network_info)
 
     return lookup
+
+
+def _keep(ground: Ground) -> Keep:
+    async def keep(instance_uuid: str, password: str) -> bool:
+        cell = (await ground.cells.locate(instance_uuid)).cell
+        now = ground.clock.now()
+        return cell is not None and await cell.database.write(
+            lambda conn: instances.keep_password(conn, instance_uuid, password, now=now)
+        )
+
+    return keep
 
 
 class _Events:

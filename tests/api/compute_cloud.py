@@ -33,6 +33,7 @@ from kilonova.db.journal import cell_journal
 from kilonova.domain.console import ConsoleAddress
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import (
+    Conflict,
     ImageNotFound,
     InstanceInvalidState,
     InstanceLocked,
@@ -54,6 +55,7 @@ from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.operations.action_log import Action
 from kilonova.operations.consoles import ConsoleOptions, Consoles
+from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.services.identity import ServiceRequest, Token
 from kilonova.services.network import NetworkSummary, PortSummary
 
@@ -324,6 +326,13 @@ class PatientCompute:
 
     async def tell(self, server: Located, event: ExternalEvent) -> None:
         self.told.append(event)
+
+    async def change_password(self, context: RequestContext, server: Located, password: str) -> None:
+        """As the guest takes it: one that asks for `refused` is refused."""
+        await self.ask(context, server, CHANGE_PASSWORD, ChangePassword(key=str(uuid.uuid4())))
+        if password == "refused":
+            raise Conflict("The agent in the guest refused to set the password.")
+        self.calls.append((f"password {password}", server.instance.uuid))
 
     async def console_output(self, context: RequestContext, server: Located, lines: int | None) -> str:
         if server.instance.host is None:

@@ -53,6 +53,7 @@ class Cloud:
         self.token = token
         self.events: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self.guests: list[Guest] = []
+        self.passwords: dict[str, str] = {}
 
     async def up(self) -> None:
         self.database = Database.open(f"sqlite:///{self.directory}/network.db")
@@ -60,7 +61,7 @@ class Cloud:
         self.network = EmbeddedNetwork(
             self.database, SystemClock(), NoIdentity(), "http://identity", self.wiring, self._event
         )
-        self.metadata = MetadataService(self.network.instance_at, self._lookup)
+        self.metadata = MetadataService(self.network.instance_at, self._lookup, self._keep)
         await self.network.start(self.metadata)
 
     async def down(self) -> None:
@@ -74,6 +75,9 @@ class Cloud:
     async def _lookup(self, instance_uuid: str) -> GuestMetadata | None:
         return GuestMetadata(instance_uuid=instance_uuid, name=instance_uuid, hostname=f"guest-{instance_uuid}",
                              project_id=PROJECT, flavor_name="small")
+
+    async def _keep(self, instance_uuid: str, password: str) -> bool:
+        return self.passwords.setdefault(instance_uuid, password) is password
 
     async def event(self, name: str, port_id: str) -> None:
         async with asyncio.timeout(LIMIT):

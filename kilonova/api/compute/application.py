@@ -32,6 +32,7 @@ from kilonova.api.compute import (
     server_interfaces,
     server_list,
     server_metadata,
+    server_password,
     server_pause,
     server_rebuild,
     server_tags,
@@ -64,7 +65,7 @@ RESOURCES = (
     server_list, server_create, servers, server_actions, console_output, remote_consoles,
     server_metadata, server_tags, addresses, instance_actions, volumes_boot, extensions, limits, flavors, flavor_access,
     flavor_extra_specs, keypairs, aggregates, availability_zones, hypervisors, services, quota_sets,
-    quota_class_sets, server_pause,
+    quota_class_sets, server_password, server_pause,
     server_interfaces,
     server_deferred_delete, server_rebuild,
 )

@@ -16,7 +16,7 @@ from kilonova.domain.errors import DeviceDetachFailed, KilonovaError, NotFound, 
 from kilonova.domain.network import Vif
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
-from kilonova.hypervisor.libvirt import console_address, host, interfaces, kvm, power
+from kilonova.hypervisor.libvirt import agent, console_address, host, interfaces, kvm, power
 from kilonova.hypervisor.libvirt.connection import Connection
 from kilonova.hypervisor.libvirt.daemon import Daemon
 from kilonova.hypervisor.libvirt.description import Describer, domain_name, root_device_name
@@ -33,6 +33,8 @@ FILE_THREADS = 6
 NETWORK_DEVICES = Path("/sys/class/net")
 SOFT_REBOOT_SIGNAL_INTERVAL = 5.0
 """Seconds. A guest that is still starting misses a signal, so it is repeated."""
+AGENT_LIMIT = 40.0
+"""Seconds that the agent inside a guest may take to answer."""
 MEMORY_LIMIT = 1500.0
 """Seconds that writing a guest's memory to the disk, or reading it, may take."""
 DETACH_ATTEMPTS, DETACH_WAIT, DETACH_PAUSE = 8, 20.0, 0.1
@@ -254,6 +256,11 @@ class LibvirtDriver:
 
         await self._connection.call(reboot, uuid=guest.uuid)
         self._ours.add(guest.uuid)
+
+    async def set_password(self, uuid: str, user: str, password: str) -> None:
+        await self._connection.call(
+            lambda connection: agent.set_password(connection, uuid, user, password), uuid=uuid, limit=AGENT_LIMIT
+        )
 
     async def console_output(self, uuid: str, limit: int) -> bytes:
         try:

@@ -27,6 +27,7 @@ from kilonova.domain.states import PowerState, VmState
 from kilonova.engine.operation import Operation
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
+from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
 from kilonova.operations.restore import RESTORE, RestoreServer
@@ -114,6 +115,7 @@ async def _until_hosts_known(world: World) -> None:
 ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "start": (START, StartServer()),
     "pause": (PAUSE_SERVER, PauseServer()),
+    "password": (CHANGE_PASSWORD, ChangePassword(key="one")),
     "unpause": (UNPAUSE_SERVER, UnpauseServer()),
     "suspend": (SUSPEND_SERVER, SuspendServer()),
     "resume": (RESUME_SERVER, ResumeServer()),

@@ -107,6 +107,7 @@ METADATA = shown({"metadata": STRINGS})
 META = shown({"meta": STRINGS})
 TAGS = shown({"tags": ListOf(STRING)})
 CONSOLE_OUTPUT = shown({"output": STRING})
+GUEST_PASSWORD = shown({"password": STRING})
 
 _ACTION: Fields = {
     "action": STRING, "instance_uuid": UUID, "request_id": STRING, "user_id": STRING_OR_NULL,

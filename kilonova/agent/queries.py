@@ -1,0 +1,46 @@
+"""Answering what conductors and APIs ask a host."""
+
+from __future__ import annotations
+
+import structlog
+
+from kilonova.agent.reports import Answer, ConsoleAddressQuery, ConsoleQuery, Found, PasswordQuery, Query
+from kilonova.domain.errors import Conflict, KilonovaError, NotSupported
+from kilonova.domain.states import PowerState
+from kilonova.hypervisor.driver import Driver
+
+log = structlog.get_logger(__name__)
+
+
+async def answer(driver: Driver, query: Query) -> Answer:
+    """What the driver says; an error of this product is answered by its message and status."""
+    try:
+        match query:
+            case ConsoleQuery():
+                return Answer(console=await driver.console_output(query.uuid, query.limit))
+            case ConsoleAddressQuery():
+                return Answer(address=await driver.console(query.uuid, query.kind))
+            case PasswordQuery():
+                return await _set_password(driver, query)
+            case _:
+                found = Found(guests=tuple(await driver.guests()), disks=tuple(await driver.disks()))
+                return Answer(found=found)
+    except KilonovaError as error:
+        return Answer(error=error.message, status=error.status)
+
+
+async def _set_password(driver: Driver, query: PasswordQuery) -> Answer:
+    """The guest must run at this moment. An error that is not expected goes no further than the log. Spec: PWD-01,
+    PWD-03, PWD-08, PWD-10."""
+    name = f"Failed to set admin password on {query.uuid} because"
+    try:
+        if await driver.power_state(query.uuid) is not PowerState.RUNNING:
+            return Answer(error=f"{name} instance is not running", status=Conflict.status)
+        await driver.set_password(query.uuid, query.user, query.password)
+    except (Conflict, NotSupported) as error:
+        return Answer(error=error.message, status=error.status)
+    except Exception as error:  # noqa: BLE001 - whatever it was, its text may hold the password
+        text = str(error).replace(query.password, "***") if query.password else str(error)
+        log.warning("password not set", instance=query.uuid, kind=type(error).__name__, error=text)
+        return Answer(error=f"{name} error setting admin password", status=Conflict.status)
+    return Answer()

@@ -1,0 +1,76 @@
+"""Handing a password to a guest while an operation holds its server."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+import structlog
+
+from kilonova.agent.reports import PasswordQuery
+from kilonova.bus.protocol import Bus
+from kilonova.cells.registry import Cell, Located
+from kilonova.db import instances
+from kilonova.db.journal import cell_journal
+from kilonova.domain.clock import Clock
+from kilonova.domain.errors import Conflict, KilonovaError, NotSupported
+from kilonova.domain.instance import Fault
+from kilonova.domain.operation import ExternalEvent, OperationRecord
+from kilonova.operations.host_query import ask_host
+from kilonova.operations.password import EVENT, HOST_LIMIT
+
+log = structlog.get_logger(__name__)
+
+ADMINISTRATOR = "root"
+WINDOWS_ADMINISTRATOR = "Administrator"
+
+
+async def tell(
+    cell: Cell, clock: Clock, change: OperationRecord, key: str, failed: KilonovaError | None
+) -> None:
+    """Tell the operation how it went, and store why it failed. Spec: PWD-09, PWD-11, PWD-12.
+
+    Raises:
+        InstanceNotFound: the server was deleted meanwhile. Only if the password was set: why it was not is worth
+            more than that it cannot be stored.
+    """
+    status = "completed" if failed is None else "failed"
+    event = ExternalEvent(subject=change.subject, name=EVENT, tag=key, status=status)
+
+    def write(conn: sa.Connection) -> None:
+        instances.get(conn, change.subject)
+        now = clock.now()
+        if failed is not None:
+            fault = Fault(code=failed.status, message=failed.message, created_at=now)
+            instances.add_fault(conn, change.subject, change.id, fault)
+        cell_journal.add_event(conn, event, now)
+
+    try:
+        await cell.database.write(write)
+    except Exception as error:
+        if failed is None:
+            raise
+        log.warning("outcome of a password change not stored", instance=change.subject, error=str(error))
+
+
+async def hand_over(bus: Bus, server: Located, password: str) -> KilonovaError | None:
+    """Ask the host; returns why it did not work. What is not meant for the caller is logged and replaced, so that
+    nothing of the cause reaches him. Spec: PWD-08, PWD-10."""
+    instance = server.instance
+    assert instance.host is not None
+    query = PasswordQuery(uuid=instance.uuid, user=_administrator(server), password=password)
+    try:
+        await ask_host(bus, instance.host, query, limit=HOST_LIMIT)
+    except (Conflict, NotSupported) as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - whatever it was, its text may hold the password
+        text = str(error).replace(password, "***") if password else str(error)
+        log.warning("password not set", instance=instance.uuid, kind=type(error).__name__, error=text)
+        return Conflict(f"Failed to set admin password on {instance.uuid} because error setting admin password")
+    return None
+
+
+def _administrator(server: Located) -> str:
+    """Whose password it is: the image may say."""
+    image = server.instance.image
+    properties = image.properties if image is not None else {}
+    windows = properties.get("os_type", "").lower() == "windows"
+    return properties.get("os_admin_user") or (WINDOWS_ADMINISTRATOR if windows else ADMINISTRATOR)

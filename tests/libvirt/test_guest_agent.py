@@ -1,0 +1,95 @@
+"""What the agent inside a real guest is asked for, and guests that have none."""
+
+from __future__ import annotations
+
+import base64
+import re
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+import uvloop
+from libvirt_installations import Installation, empty_guest, eventually, make_installation, remove_installation
+
+from kilonova.domain.errors import Conflict
+from kilonova.guestimage.build import build
+from kilonova.hypervisor.libvirt.driver import LibvirtDriver
+
+SECRET = "correct horse battery"
+BOOT_LIMIT = 120.0
+TELLS = """#!/bin/sh
+while :; do
+    echo "SHADOW=$(head -n 1 /etc/shadow)."
+    grep -q '^root:[$]' /etc/shadow && rm -f /usr/sbin/chpasswd && echo NO MORE
+    usleep 300000
+done
+"""
+"""What the guest runs: it tells the hash of its password, and sets it only once."""
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.spec("PWD-04")
+def test_a_password_is_set_inside_the_guest(tmp_path: Path) -> None:
+    image = build(tmp_path / "guest.qcow2")
+    uvloop.run(_in(make_installation(), image))
+
+
+async def _in(installation: Installation, image: Path) -> None:
+    try:
+        await _set_password(installation, image)
+    finally:
+        await remove_installation(installation)
+
+
+async def _set_password(installation: Installation, image: Path) -> None:
+    driver = installation.driver()
+    await driver.start(lambda _event: None)
+    guest = empty_guest(
+        image=installation.images.add(image), root_gib=1, memory_mib=128, config_drive=True, properties={},
+    )
+    script = base64.b64encode(TELLS.encode()).decode()
+    guest = msgspec.structs.replace(guest, metadata=msgspec.structs.replace(guest.metadata, user_data=script))
+    await driver.create_disks(guest)
+    await driver.spawn(guest)
+
+    async def hashed() -> str:
+        console = await driver.console_output(guest.uuid, 1 << 20)
+        found: list[bytes] = re.findall(rb"SHADOW=root:([^:]*):", console)
+        return found[-1].decode() if found else ""
+
+    async def is_set() -> bool:
+        stored = await hashed()
+        return stored.startswith("$6$") and _hash_of(SECRET, salt=stored.split("$")[2]) == stored
+
+    async def sets_no_more() -> bool:
+        return b"NO MORE" in await driver.console_output(guest.uuid, 1 << 20)
+
+    async def tells() -> bool:
+        return await hashed() != ""
+
+    await eventually(tells, BOOT_LIMIT)
+    assert not await is_set()
+    await driver.set_password(guest.uuid, "root", SECRET)
+    await eventually(is_set, 30.0)
+    await eventually(sets_no_more, 30.0)
+    with pytest.raises(Conflict, match="refused to set the password") as caught:
+        await driver.set_password(guest.uuid, "root", SECRET)
+    assert SECRET not in str(caught.value)
+    await driver.destroy(guest.uuid)
+    await driver.delete_disks(guest.uuid)
+    await driver.close()
+
+
+def _hash_of(password: str, *, salt: str) -> str:
+    command = ["openssl", "passwd", "-6", "-salt", salt, password]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize("channel", ["yes", "no"])
+async def test_a_guest_without_an_agent_is_told_as_such(driver: LibvirtDriver, channel: str) -> None:
+    guest = empty_guest(properties={"hw_video_model": "none", "hw_qemu_guest_agent": channel})
+    await driver.create_disks(guest)
+    await driver.spawn(guest)
+    with pytest.raises(Conflict, match="QEMU guest agent is not enabled"):
+        await driver.set_password(guest.uuid, "root", SECRET)
