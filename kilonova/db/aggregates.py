@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 import sqlalchemy as sa
 
+from kilonova.db import server_groups
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
 from kilonova.db.placement.hosts import join_aggregate, leave_aggregate
@@ -222,5 +223,5 @@ class StoredGroupings:
         return [Aggregate(uuid=row.uuid, name=row.name, metadata=row.properties) for row in rows]
 
     def server_group(self, connection: sa.Connection, uuid: str) -> ServerGroup | None:
-        """None: no server can be in a group yet."""
-        return None
+        """The group with its members, None if there is none any more. Spec: BLD-20."""
+        return server_groups.for_scheduling(connection, uuid)

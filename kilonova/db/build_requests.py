@@ -11,6 +11,7 @@ from collections.abc import Collection
 import msgspec
 import sqlalchemy as sa
 
+from kilonova.db import server_groups
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
 from kilonova.db.prepared import Prepared
@@ -58,13 +59,15 @@ _HAND_OVER = Prepared(
 
 
 def accept(conn: sa.Connection, requests: Collection[BuildRequest]) -> None:
-    """Store new servers: mapping, build request and request spec of each."""
+    """Store new servers: mapping, build request, request spec and membership in a group of each."""
     for request in requests:
         instance = request.instance
         known = {"uuid": instance.uuid, "project_id": instance.project_id, "created_at": instance.created_at}
         _MAP.run(conn, **known, cell=None)
         _WAIT.run(conn, **known, body=request)
         _SPECIFY.run(conn, uuid=instance.uuid, body=request.spec)
+        if request.spec.server_group is not None:
+            server_groups.join(conn, request.spec.server_group, instance.uuid)
 
 
 def cell_of(conn: sa.Connection, uuid: str) -> str | None:
@@ -117,7 +120,7 @@ def discard(conn: sa.Connection, uuid: str) -> bool:
     if _DROP.run(conn, uuid=uuid) != 1:
         return False
     conn.execute(sa.delete(instance_mappings).where(instance_mappings.c.uuid == uuid))
-    _DROP_SPEC.run(conn, uuid=uuid)
+    forget(conn, uuid)
     return True
 
 
@@ -129,8 +132,10 @@ def spec_of(conn: sa.Connection, uuid: str) -> RequestSpec | None:
 
 
 def forget(conn: sa.Connection, uuid: str) -> None:
-    """Drop the request spec of a deleted server. The mapping stays, so that its history can be found."""
+    """Drop the request spec of a deleted server, and take it out of its group. The mapping stays, so that its
+    history can be found."""
     _DROP_SPEC.run(conn, uuid=uuid)
+    server_groups.leave(conn, uuid)
 
 
 def replace_spec(conn: sa.Connection, spec: RequestSpec, **changes: object) -> None:

@@ -12,6 +12,7 @@ from kilonova.db import (
     keypairs,
     placement,
     quotas,
+    server_groups,
     services,
 )
 from kilonova.db.api_schema import api_metadata
@@ -27,5 +28,6 @@ CELL = Schema("cell", cell_metadata, ("0001",))
 
 __all__ = (
     "API", "CELL", "aggregates", "api_metadata", "build_requests", "cell_metadata", "console_tokens", "flavors",
-    "instances", "journal", "keypairs", "placement", "placement_tables", "quotas", "services",
+    "instances", "journal", "keypairs", "placement", "placement_tables", "quotas", "server_groups",
+    "services",
 )

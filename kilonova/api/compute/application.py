@@ -29,6 +29,7 @@ from kilonova.api.compute import (
     server_actions,
     server_create,
     server_deferred_delete,
+    server_groups,
     server_interfaces,
     server_list,
     server_metadata,
@@ -68,6 +69,7 @@ RESOURCES = (
     quota_class_sets, server_password, server_pause,
     server_interfaces,
     server_deferred_delete, server_rebuild,
+    server_groups,
 )
 """Modules with a list ROUTES. A new resource is one more name here."""
 

@@ -11,6 +11,7 @@ from kilonova.api.policy import Audience, Rule
 from kilonova.api.query import Param, Query
 from kilonova.api.routes import Route
 from kilonova.api.schema import Text
+from kilonova.db import server_groups
 
 LIMITS = Rule("limits", Audience.ANY)
 OTHER_PROJECT = Rule("limits:other_project", Audience.ADMIN)
@@ -44,7 +45,7 @@ async def show(call: Call) -> Any:
     absolute = {name: values[resource] for name, resource, until in _MAXIMA if call.version <= until}
     absolute |= {
         "totalInstancesUsed": usage.instances, "totalCoresUsed": usage.cores, "totalRAMUsed": usage.ram,
-        "totalServerGroupsUsed": 0,
+        "totalServerGroupsUsed": await call.cloud.cells.api.read(lambda conn: server_groups.count(conn, project_id)),
     }
     if call.version <= 35:
         absolute |= {"totalFloatingIpsUsed": 0, "totalSecurityGroupsUsed": 0}

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from kilonova.api.call import Answer, Call
-from kilonova.api.compute import quota_check, server_image, server_networks, server_placement
+from kilonova.api.compute import quota_check, server_groups, server_image, server_networks, server_placement
 from kilonova.api.compute.answers import servers as answers
 from kilonova.api.compute.hostnames import hostname_from
 from kilonova.api.compute.personality import check_files, injected_files
@@ -36,6 +36,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     body: dict[str, Any]
     hints: dict[str, list[str]]
+    group: str | None
     place: server_placement.Wanted
     flavor: Flavor
     image: Image
@@ -100,8 +101,10 @@ async def _plan(call: Call) -> Plan:
     check_files(limits, body.get("personality") or [])
     count = await quota_check.allowed_count(
         call.cloud.quotas, _project(call), call.context.user_id, flavor, fewest, most)
+    group = await server_groups.joined_group(call, hints, limits.server_group_members, count)
     return Plan(
-        body=body, hints=hints, place=place, flavor=flavor, image=image, devices=devices, networks=networks,
+        body=body, hints=hints, group=group,
+        place=place, flavor=flavor, image=image, devices=devices, networks=networks,
         security_groups=groups, keypair=keypair, count=count, password=body.get("adminPass") or generate_password(),
         reservation_id="r-" + "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8)),
     )
@@ -202,6 +205,7 @@ def _spec(call: Call, plan: Plan, uuid_: str) -> RequestSpec:
         force_node=plan.place.force_node,
         requested_host=plan.place.host or plan.place.node,
         scheduler_hints=plan.hints,
+        server_group=plan.group,
         requested_networks=plan.networks,
         security_groups=plan.security_groups,
         block_devices=plan.devices,

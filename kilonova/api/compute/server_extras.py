@@ -8,7 +8,7 @@ from kilonova.api.call import Call
 from kilonova.api.compute.server_status import WITH_FAULT, status_of
 from kilonova.api.compute.server_view import HOST_STATUS, HOST_STATUS_UNKNOWN, Extras, ServerView
 from kilonova.cells.registry import Cell
-from kilonova.db import instance_list, instances
+from kilonova.db import instance_list, instances, server_groups
 from kilonova.domain.errors import ServiceUnavailable
 from kilonova.domain.instance import Fault, Instance
 
@@ -16,8 +16,10 @@ Placed = tuple[Instance, Cell | None]
 """A server and its cell, None while it has none."""
 
 
-async def extras_for(call: Call, servers: Sequence[Placed], groups: tuple[str, ...] | None = None) -> Extras:
-    """What the views of these servers need at this microversion."""
+async def extras_for(
+    call: Call, servers: Sequence[Placed], groups: tuple[str, ...] | None = None, *, alone: bool = False
+) -> Extras:
+    """What the views of these servers need at this microversion. alone: it is one that is shown by itself."""
     faults: dict[str, Fault] = {}
     by_cell: dict[str, list[str]] = {}
     for instance, cell in servers:
@@ -34,7 +36,12 @@ async def extras_for(call: Call, servers: Sequence[Placed], groups: tuple[str, .
     statuses: dict[str, str] = {}
     if call.version >= 16 and (call.allows(HOST_STATUS) or call.allows(HOST_STATUS_UNKNOWN)):
         statuses = await call.cloud.hosts.statuses({i.host for i, _ in servers if i.host})
-    return Extras(faults, asked, statuses, groups)
+    member_of: tuple[str, ...] = ()
+    if alone and call.version >= 71:
+        uuid = servers[0][0].uuid
+        group = await call.cloud.cells.api.read(lambda conn: server_groups.of_server(conn, uuid))
+        member_of = (group,) if group is not None else ()
+    return Extras(faults, asked, statuses, groups, member_of)
 
 
 async def show_full(call: Call, instance: Instance, cell: Cell | None) -> dict[str, object]:
@@ -51,4 +58,4 @@ async def view_of(call: Call, instance: Instance, cell: Cell | None) -> ServerVi
             groups = await call.cloud.networks.security_groups_of(ports)
         except ServiceUnavailable:
             groups = None  # the record still names them; a server is shown also when networking is down
-    return ServerView(call, await extras_for(call, [(instance, cell)], groups))
+    return ServerView(call, await extras_for(call, [(instance, cell)], groups, alone=True))

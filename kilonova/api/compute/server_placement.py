@@ -63,15 +63,8 @@ def _zone(text: str | None) -> tuple[str | None, str | None, str | None]:
 
 
 def scheduler_hints(body: dict[str, Any]) -> dict[str, list[str]]:
-    """The hints as lists of texts.
-
-    Raises:
-        InvalidInput: `group` names no server group.
-    """
+    """The hints as lists of texts."""
     asked = body.get("os:scheduler_hints", body.get("OS-SCH-HNT:scheduler_hints")) or {}
-    group = asked.get("group")
-    if group is not None:
-        raise InvalidInput(f"Instance group {group} could not be found.")
     return {key: _texts(value) for key, value in asked.items()}
 
 

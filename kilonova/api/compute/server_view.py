@@ -36,6 +36,8 @@ class Extras(msgspec.Struct, frozen=True):
     host_statuses: Mapping[str, str] = {}
     groups_of_ports: tuple[str, ...] | None = None
     """Security groups as the network service tells them; None: those of the record."""
+    member_of: tuple[str, ...] = ()
+    """Server groups of the one server that is shown."""
 
 
 def seconds(timestamp: float) -> str:
@@ -171,7 +173,7 @@ class ServerView:
         if version >= 63:
             shown["trusted_image_certificates"] = instance.trusted_certs
         if version >= 71 and groups:
-            shown["server_groups"] = []
+            shown["server_groups"] = list(self._extras.member_of)
         if version >= 73:
             shown["locked_reason"] = instance.locked_reason
 

@@ -44,7 +44,7 @@ async def update(call: Call) -> Any:
     instance = await server_records.change(call, call.server, lambda current: changes)
     if call.version >= 75:
         return {"server": await show_full(call, instance, call.server.cell)}
-    extras = await extras_for(call, [(instance, call.server.cell)])
+    extras = await extras_for(call, [(instance, call.server.cell)], alone=True)
     return {"server": ServerView(call, extras).reduced(instance)}
 
 

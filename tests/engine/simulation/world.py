@@ -14,6 +14,7 @@ from kilonova.agent.agent import Agent
 from kilonova.cells.registry import Cell, Cells
 from kilonova.conductor.conductor import Conductor
 from kilonova.conductor.hosts import HostReports
+from kilonova.db.aggregates import StoredGroupings
 from kilonova.db.database import Database
 from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.domain.errors import KilonovaError
@@ -137,7 +138,9 @@ class World:
     def _placing(self, process: Process) -> Placing:
         database = self._database(self.databases.api, process)
         clock = SimClock(self.loop, process)
-        return Placing(database, Scheduler(database, clock, self.random, service_down_time=120.0))
+        groupings = StoredGroupings()
+        scheduler = Scheduler(database, clock, self.random, groupings=groupings, service_down_time=120.0)
+        return Placing(database, scheduler, groupings=groupings)
 
     # --- processes ---------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from kilonova.api.answers import (
     STRING,
     STRING_OR_NULL,
     TIME_OR_NULL,
+    UUID,
     Fields,
     Shown,
     mapping,
@@ -54,6 +55,15 @@ KEYPAIR = shown({"keypair": shown({
     **_KEYPAIR, "user_id": STRING, "id": INTEGER, "created_at": MICROSECONDS, "updated_at": TIME_OR_NULL,
     "deleted": BOOLEAN, "deleted_at": TIME_OR_NULL,
 })})
+
+_SERVER_GROUP = shown({
+    "id": UUID, "name": STRING, "members": ListOf(UUID),
+    "policies": required(ListOf(STRING), until=63), "metadata": required(mapping(STRING), until=63),
+    "policy": required(STRING, since=64), "rules": required(mapping(INTEGER), since=64),
+    "project_id": required(STRING, since=13), "user_id": required(STRING, since=13),
+})
+SERVER_GROUPS = shown({"server_groups": ListOf(_SERVER_GROUP)})
+SERVER_GROUP = shown({"server_group": _SERVER_GROUP})
 
 LIMITS = shown({"limits": shown({"rate": ListOf(Shown()), "absolute": mapping(INTEGER)})})
 _FIGURES = mapping(OneOf(INTEGER, STRING))

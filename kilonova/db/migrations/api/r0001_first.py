@@ -179,6 +179,27 @@ def upgrade() -> None:
     op.create_index(op.f("ix_resource_providers_parent_id"), "resource_providers", ["parent_id"], unique=False)
     op.create_index(op.f("ix_resource_providers_root_id"), "resource_providers", ["root_id"], unique=False)
     op.create_table(
+        "server_group_members",
+        sa.Column("instance_uuid", sa.String(length=36), nullable=False),
+        sa.Column("group_uuid", sa.String(length=36), nullable=False),
+        sa.PrimaryKeyConstraint("instance_uuid", name=op.f("pk_server_group_members")),
+    )
+    op.create_index(op.f("ix_server_group_members_group_uuid"), "server_group_members", ["group_uuid"], unique=False)
+    op.create_table(
+        "server_groups",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("uuid", sa.String(length=36), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("policy", sa.String(length=32), nullable=False),
+        sa.Column("max_per_host", sa.Integer(), nullable=True),
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_server_groups")),
+        sa.UniqueConstraint("uuid", name=op.f("uq_server_groups_uuid")),
+    )
+    op.create_index(op.f("ix_server_groups_project_id"), "server_groups", ["project_id"], unique=False)
+    op.create_table(
         "traits",
         sa.Column("name", sa.String(length=255), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_traits")),
