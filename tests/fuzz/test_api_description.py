@@ -173,4 +173,4 @@ def explore(check: Callable[[st.DataObject], None]) -> None:
     while time.monotonic() < until:
         number = secrets.randbits(32)
         print(f"seed {number}")
-        seed(number)(settings(short, max_examples=20, derandomize=False)(given(st.data())(once)))()
+        seed(number)(settings(short, derandomize=False)(given(st.data())(once)))()
