@@ -35,8 +35,9 @@ ADMITTED = {
 ELSEWHERE = {"servers:allow_all_filters": Audience.ADMIN}
 """Named in part 11. Spec: API-620."""
 
-PROJECT_IN_PATH = ("/os-quota-sets/{id}", "/os-simple-tenant-usage/{id}")
-"""Routes whose last segment is a project: the stranger asks for one that is not his."""
+GROUP = "/os-server-groups/{id}"
+OF_A_PROJECT = ("/os-quota-sets/{id}", "/os-simple-tenant-usage/{id}", GROUP)
+"""Paths that name a project, or what belongs to one: the stranger asks for one that is not his."""
 
 
 def name(route: Route) -> str:
@@ -83,7 +84,7 @@ def expected(route: Route, persona: str, answer: httpx.Response) -> list[tuple[i
         return [(answer.status_code, None)]
     if persona == "stranger" and "{server_id}" in route.path and route.look_up is not find_server_of_anyone:
         return [(404, None)]
-    foreign = persona == "stranger" and ("{server_id}" in route.path or route.path.startswith(PROJECT_IN_PATH))
+    foreign = persona == "stranger" and ("{server_id}" in route.path or route.path.startswith(OF_A_PROJECT))
     refusals = []
     for short, audience in first:
         hidden = foreign and audience in (Audience.READER, Audience.MEMBER, Audience.MANAGER)
@@ -106,7 +107,10 @@ async def ask(cloud: ComputeCloud, route: Route, persona: str | None) -> httpx.R
     """A request that fits the route's description, about a server of the usual project that is there."""
     server = await cloud.boot()
     path = route.path.replace("{server_id}", server.uuid)
-    ending = PROJECT if route.path.startswith(PROJECT_IN_PATH) else "1"
+    ending = PROJECT if route.path.startswith(OF_A_PROJECT) else "1"
+    if route.path == GROUP:
+        made = await cloud.post("/os-server-groups", {"server_group": {"name": "group", "policies": ["affinity"]}})
+        ending = made.json()["server_group"]["id"]
     for part in [part for part in path.split("/") if part.startswith("{")]:
         path = path.replace(part, ending)
     body: dict[str, Any] = {}
