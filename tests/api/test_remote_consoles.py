@@ -61,6 +61,15 @@ async def test_rdp_is_gone(cloud: ComputeCloud) -> None:
     assert (await ask(cloud, server, "rdp", "rdp-html5")).status_code == 400
 
 
+@pytest.mark.spec("API-337", "API-338")
+async def test_the_consoles_of_long_ago_are_gone(cloud: ComputeCloud) -> None:
+    server = await cloud.boot()
+    path = f"/servers/{server.uuid}/consoles"
+    for method, where in (("GET", path), ("POST", path), ("GET", f"{path}/1"), ("DELETE", f"{path}/1")):
+        for version in ("2.1", "2.104"):
+            assert (await cloud.request(method, where, version=version)).status_code == 410
+
+
 @pytest.mark.spec("API-042")
 async def test_the_old_actions_check_policy_before_they_look_for_the_server(cloud: ComputeCloud) -> None:
     unknown = "/servers/99999999-9999-4999-8999-999999999999"
