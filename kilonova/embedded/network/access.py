@@ -11,7 +11,13 @@ from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Forbidden, InvalidInput, NetworkNotFound, NotFound, PortNotFound
 from kilonova.embedded.network import schema
 from kilonova.embedded.network.bodies import Body, sent
-from kilonova.embedded.network.errors import SecurityGroupNotFound, SecurityGroupRuleNotFound, SubnetNotFound
+from kilonova.embedded.network.errors import (
+    FloatingIPNotFound,
+    RouterNotFound,
+    SecurityGroupNotFound,
+    SecurityGroupRuleNotFound,
+    SubnetNotFound,
+)
 from kilonova.embedded.network.port_records import find_port
 
 _NETWORK = Prepared(sa.select(schema.networks).where(schema.networks.c.id == sa.bindparam("id")))
@@ -102,6 +108,20 @@ def group(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.Group
     row = conn.execute(sa.select(schema.groups).where(schema.groups.c.id == id_)).one_or_none()
     if row is None or not owns(caller, found := schema.record(schema.Group, row)):
         raise SecurityGroupNotFound(id_)
+    return found
+
+
+def router(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.Router:
+    row = conn.execute(sa.select(schema.routers).where(schema.routers.c.id == id_)).one_or_none()
+    if row is None or not owns(caller, found := schema.record(schema.Router, row)):
+        raise RouterNotFound(id_)
+    return found
+
+
+def floating_ip(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.FloatingIp:
+    row = conn.execute(sa.select(schema.floating_ips).where(schema.floating_ips.c.id == id_)).one_or_none()
+    if row is None or not owns(caller, found := schema.record(schema.FloatingIp, row)):
+        raise FloatingIPNotFound(id_)
     return found
 
 

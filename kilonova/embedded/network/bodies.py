@@ -89,6 +89,40 @@ class RuleBody(Body, kw_only=True):
     remote_group_id: str | UnsetType | None = UNSET
 
 
+class ExternalIpBody(msgspec.Struct, forbid_unknown_fields=True):
+    subnet_id: str | None = None
+    ip_address: str | None = None
+
+
+class GatewayBody(msgspec.Struct, forbid_unknown_fields=True):
+    network_id: str | None = None
+    enable_snat: bool | None = None
+    external_fixed_ips: list[ExternalIpBody] | None = None
+
+
+class RouterBody(Body, kw_only=True):
+    admin_state_up: Flag = UNSET
+    external_gateway_info: GatewayBody | UnsetType | None = UNSET
+    availability_zone_hints: list[str] | UnsetType = UNSET
+
+
+class InterfaceBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a router is joined to."""
+
+    subnet_id: str | None = None
+    port_id: str | None = None
+
+
+class FloatingIpBody(Body, kw_only=True):
+    floating_network_id: Text = UNSET
+    floating_ip_address: Text = UNSET
+    subnet_id: str | UnsetType | None = UNSET
+    port_id: str | UnsetType | None = UNSET
+    fixed_ip_address: str | UnsetType | None = UNSET
+    dns_name: str | UnsetType | None = UNSET
+    dns_domain: str | UnsetType | None = UNSET
+
+
 class BindingBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     host: str | UnsetType = UNSET
     vnic_type: str = "normal"

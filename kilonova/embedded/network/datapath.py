@@ -19,7 +19,7 @@ from kilonova.embedded.network import events, plans, ports, schema
 from kilonova.embedded.network.events import EventSender
 from kilonova.embedded.network.port_records import find_port
 from kilonova.embedded.network.tasks import begin, end
-from kilonova.embedded.network.wiring import BridgeListener, GroupPlan, NetworkPlan, Wiring
+from kilonova.embedded.network.wiring import BridgeListener, GroupPlan, NetworkPlan, RouterPlan, Wiring
 
 log = structlog.get_logger(__name__)
 
@@ -30,11 +30,14 @@ class Effects(msgspec.Struct, kw_only=True):
     Args:
         ports: (before, after) pairs, None for a port that was not there before or is not after.
         networks, groups: ids whose plans changed or that are gone.
+        routers: some router or floating IP changed. told: ports whose floating IPs changed.
     """
 
     ports: list[tuple[schema.Port | None, schema.Port | None]] = []
     networks: list[str] = []
     groups: list[str] = []
+    routers: bool = False
+    told: list[schema.Port] = []
 
 
 class Datapath:
@@ -48,6 +51,7 @@ class Datapath:
         self._turn = asyncio.Lock()
         self._networks: set[str] = set()
         self._groups: set[str] = set()
+        self._routed: set[str] = set()
         self._plugs: dict[str, bool] = {}
         self._more = asyncio.Event()
         self._announce: set[str] = set()
@@ -56,11 +60,13 @@ class Datapath:
     async def start(self, bridges: BridgeListener | None) -> None:
         """Adopt what is on the machine and tell the compute service of ports that are wired. Spec: EMN-63."""
         self._task = begin(self._follow_plugs(), "network-plugs")
-        networks, wired, groups = await self._database.read(plans.everything)
+        networks, wired, groups, routers = await self._database.read(plans.everything)
+        self._routed = plans.networks_of(routers)
         self._networks = {plan.id for plan in networks}
         self._groups = {plan.id for plan in groups}
         self._announce = {plan.id for plan in wired}
         await self._wiring.start(self._on_plug, bridges)
+        self._wiring.routers(routers)
         await self._wiring.restore(networks, wired, groups)
 
     async def close(self) -> None:
@@ -77,6 +83,10 @@ class Datapath:
             assert port is not None
             await self._refresh_port(port.id)
             self._tell(before, after)
+        if effects.routers or (self._routed and any(_moved(*pair) for pair in effects.ports)):
+            await self._refresh_routers()
+        for port in effects.told:
+            self._events.send(events.CHANGED, port)
 
     async def settle(self, network_id: str) -> None:
         """Wait until guests can be plugged into the network. Raises Retryable."""
@@ -106,6 +116,22 @@ class Datapath:
             for id_ in set(ids) - there:
                 self._groups.discard(id_)
                 self._wiring.forget_group(id_)
+
+    async def _refresh_routers(self) -> None:
+        """The networks that routers join, and then the routers."""
+        async with self._turn:
+            def read(conn: sa.Connection) -> tuple[list[NetworkPlan | None], tuple[RouterPlan, ...]]:
+                routers = plans.router_plans(conn)
+                concerned = sorted(plans.networks_of(routers) | self._routed)
+                return [plans.network_plan(conn, id_) for id_ in concerned], routers
+
+            networks, routers = await self._database.read(read)
+            self._routed = plans.networks_of(routers)
+            for plan in networks:
+                if plan is not None:
+                    self._networks.add(plan.id)
+                    self._wiring.network(plan)
+            self._wiring.routers(routers)
 
     async def _refresh_port(self, id_: str) -> None:
         """Wire a bound port, with its network and groups if they are not yet; forget one that is not bound."""
@@ -174,3 +200,8 @@ class Datapath:
         for port, up in await self._database.write(unit):
             self._events.send(events.PLUGGED if up else events.UNPLUGGED, port)
         self._announce -= set(states)
+
+
+def _moved(before: schema.Port | None, after: schema.Port | None) -> bool:
+    """Whether an address that a floating IP may stand for has gone."""
+    return before is not None and (after is None or before.addresses != after.addresses)

@@ -38,6 +38,63 @@ class BindingNotFound(NotFound):
         super().__init__(f"Binding for port {port} on host {host} could not be found.")
 
 
+class RouterNotFound(NotFound):
+    def __init__(self, router: str) -> None:
+        super().__init__(f"Router {router} could not be found")
+
+
+class RouterInterfaceNotFound(NotFound):
+    def __init__(self, router: str, port: str) -> None:
+        super().__init__(f"Router {router} does not have an interface with id {port}")
+
+
+class RouterInterfaceNotFoundForSubnet(NotFound):
+    def __init__(self, router: str, subnet: str) -> None:
+        super().__init__(f"Router {router} has no interface on subnet {subnet}")
+
+
+class RouterInUse(Conflict):
+    def __init__(self, router: str) -> None:
+        super().__init__(f"Router {router} still has ports")
+
+
+class RouterInterfaceInUseByFloatingIP(Conflict):
+    def __init__(self, router: str, subnet: str) -> None:
+        super().__init__(
+            f"Router interface for subnet {subnet} on router {router} cannot be deleted, as it is required by one or "
+            "more floating IPs."
+        )
+
+
+class RouterExternalGatewayInUseByFloatingIp(Conflict):
+    def __init__(self, router: str, network: str) -> None:
+        super().__init__(
+            f"Gateway cannot be updated for router {router}, since a gateway to external network {network} is required "
+            "by one or more floating IPs."
+        )
+
+
+class FloatingIPNotFound(NotFound):
+    def __init__(self, floating: str) -> None:
+        super().__init__(f"Floating IP {floating} could not be found")
+
+
+class FloatingIPPortAlreadyAssociated(Conflict):
+    def __init__(self, address: str, port: str, fixed: str) -> None:
+        super().__init__(
+            f"Cannot associate floating IP {address} with port {port} using fixed IP {fixed}, as that fixed IP already "
+            "has a floating IP on this external network."
+        )
+
+
+class ExternalGatewayForFloatingIPNotFound(NotFound):
+    def __init__(self, subnet: str, network: str, port: str) -> None:
+        super().__init__(
+            f"External network {network} is not reachable from subnet {subnet}. Therefore, cannot associate Port "
+            f"{port} with a Floating IP."
+        )
+
+
 class NetworkInUse(Conflict):
     def __init__(self, network: str) -> None:
         super().__init__(

@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import sqlalchemy as sa
 
+from kilonova.db.prepared import Prepared
 from kilonova.embedded.network import schema
 from kilonova.embedded.network.networks import dhcp_port_id, subnets_of
 from kilonova.embedded.network.port_records import ports_where
 from kilonova.embedded.network.security import protocol_number, rules_of
-from kilonova.embedded.network.wiring import GroupPlan, NetworkPlan, PortPlan, RulePlan, SubnetPlan
+from kilonova.embedded.network.wiring import (
+    FloatingPlan,
+    GroupPlan,
+    NetworkPlan,
+    PortPlan,
+    RouterPlan,
+    RulePlan,
+    SubnetPlan,
+)
+
+INTERFACE, GATEWAY = "network:router_interface", "network:router_gateway"
+"""Owners of the ports of routers."""
+
+_ports, _addresses, _floating, _routers = schema.ports.c, schema.addresses.c, schema.floating_ips.c, schema.routers.c
+_ANSWERS_TO = Prepared(
+    sa.select(_addresses.address).join(schema.ports, _ports.id == _addresses.port_id)
+    .where(_ports.network_id == sa.bindparam("network"),
+           sa.or_(_ports.device_owner == INTERFACE, _ports.device_owner == GATEWAY))
+    .union(
+        sa.select(_floating.address)
+        .where(_floating.network_id == sa.bindparam("network"), _floating.router_id.is_not(None))
+    ).order_by(sa.literal_column("1"))
+)
+_ROUTERS = Prepared(sa.select(schema.routers).order_by(_routers.id))
+_ASSOCIATED = Prepared(
+    sa.select(_floating.router_id, _floating.address, _ports.network_id, _floating.fixed_address)
+    .join(schema.ports, _ports.id == _floating.fixed_port_id)
+    .where(_floating.router_id.is_not(None)).order_by(_floating.address)
+)
 
 
 def network_plan(conn: sa.Connection, network_id: str) -> NetworkPlan | None:
@@ -29,8 +60,36 @@ def network_plan(conn: sa.Connection, network_id: str) -> NetworkPlan | None:
         ))
     return NetworkPlan(
         id=network.id, segment=network.segment, mtu=network.mtu, admin_state_up=network.admin_state_up,
-        subnets=tuple(subnets),
+        subnets=tuple(subnets), answers_to=tuple(_ANSWERS_TO.scalars(conn, network=network_id)),
     )
+
+
+def router_plans(conn: sa.Connection) -> tuple[RouterPlan, ...]:
+    """The plans of all routers. Spec: EMN-10, EMN-13, EMN-14, EMN-57."""
+    routers = [schema.record(schema.Router, row) for row in _ROUTERS.all(conn)]
+    if not routers:
+        return ()
+    held: dict[str, list[schema.Port]] = defaultdict(list)
+    for port in ports_where(conn, schema.ports.c.device_owner.in_((INTERFACE, GATEWAY))):
+        held[port.device_id].append(port)
+    floating: dict[str, list[FloatingPlan]] = defaultdict(list)
+    for row in _ASSOCIATED.all(conn):
+        floating[row.router_id].append(FloatingPlan(row.address, row.network_id, row.fixed_address))
+    plans = []
+    for router in routers:
+        gateways = [port.addresses[0].address for port in held[router.id] if port.device_owner == GATEWAY]
+        plans.append(RouterPlan(
+            id=router.id, admin_state_up=router.admin_state_up, external_network_id=router.external_network_id,
+            network_ids=tuple(dict.fromkeys(p.network_id for p in held[router.id] if p.device_owner == INTERFACE)),
+            gateway=gateways[0] if gateways and router.snat else "", floating=tuple(floating[router.id]),
+        ))
+    return tuple(plans)
+
+
+def networks_of(routers: tuple[RouterPlan, ...]) -> set[str]:
+    """The networks that these routers join."""
+    inner = {id_ for plan in routers for id_ in plan.network_ids}
+    return inner | {plan.external_network_id for plan in routers if plan.external_network_id}
 
 
 def port_plan(port: schema.Port) -> PortPlan:
@@ -59,13 +118,17 @@ def _rule_plan(rule: schema.Rule) -> RulePlan:
     )
 
 
-def everything(conn: sa.Connection) -> tuple[list[NetworkPlan], list[PortPlan], list[GroupPlan]]:
-    """All plans, for a wiring that starts: bound ports, and the networks and groups they use."""
+def everything(
+    conn: sa.Connection
+) -> tuple[list[NetworkPlan], list[PortPlan], list[GroupPlan], tuple[RouterPlan, ...]]:
+    """All plans, for a wiring that starts: routers and bound ports, and the networks and groups they use."""
+    routers = router_plans(conn)
     ports = ports_where(conn, schema.ports.c.vif_type == "bridge")
-    networks = [network_plan(conn, id_) for id_ in sorted({port.network_id for port in ports})]
+    networks = [network_plan(conn, id_) for id_ in sorted({port.network_id for port in ports} | networks_of(routers))]
     groups = sorted({id_ for port in ports for id_ in port.group_ids})
     return (
         [plan for plan in networks if plan is not None],
         [port_plan(port) for port in ports],
         group_plans(conn, groups),
+        routers,
     )

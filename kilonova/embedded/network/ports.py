@@ -40,6 +40,18 @@ _DNS_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
 _INSERT = Prepared(sa.insert(schema.ports).values({c.name: sa.bindparam(c.name) for c in schema.ports.columns}))
 _DELETE = Prepared(sa.delete(schema.ports).where(schema.ports.c.id == sa.bindparam("port")))
+_LET_GO = Prepared(
+    sa.update(schema.floating_ips).where(schema.floating_ips.c.fixed_port_id == sa.bindparam("port"))
+    .values({"fixed_port_id": sa.null(), "fixed_address": sa.null(), "router_id": sa.null()})
+)
+_LET_GO_OF_LOST = Prepared(
+    sa.update(schema.floating_ips).where(
+        schema.floating_ips.c.fixed_port_id == sa.bindparam("port"),
+        schema.floating_ips.c.fixed_address.not_in(
+            sa.select(schema.addresses.c.address).where(schema.addresses.c.port_id == sa.bindparam("port"))
+        ),
+    ).values({"fixed_port_id": sa.null(), "fixed_address": sa.null(), "router_id": sa.null()})
+)
 _UNBIND = Prepared(sa.delete(schema.bindings).where(schema.bindings.c.port_id == sa.bindparam("port")))
 _members = schema.port_groups
 _JOIN = Prepared(sa.insert(_members).values(port_id=sa.bindparam("port"), group_id=sa.bindparam("group")))
@@ -111,6 +123,7 @@ def update_port(conn: sa.Connection, caller: RequestContext, id_: str, body: Por
     if values.get("fixed_ips") is not None:
         subnets = subnets_of(conn, before.network_id)
         addresses.assign(conn, id_, addresses.choose(conn, before.network_id, subnets, values["fixed_ips"], id_))
+        _LET_GO_OF_LOST.run(conn, port=id_)
     changes |= _changed_security(conn, caller, before, values)
     schema.touch(conn, schema.ports, id_, now, **changes)
     return before, existing_port(conn, id_)
@@ -126,8 +139,9 @@ def delete_port(conn: sa.Connection, caller: RequestContext, id_: str) -> schema
 
 
 def remove(conn: sa.Connection, id_: str) -> None:
-    """Delete the rows of a port."""
+    """Delete the rows of a port. Floating IPs let go of it. Spec: EMN-53."""
     addresses.assign(conn, id_, [])
+    _LET_GO.run(conn, port=id_)
     for statement in (_LEAVE, _UNBIND, _DELETE):
         statement.run(conn, port=id_)
 

@@ -15,7 +15,8 @@ DEFAULTS = {
 
 _COUNTED = {
     "network": schema.networks, "subnet": schema.subnets, "port": schema.ports,
-    "security_group": schema.groups, "security_group_rule": schema.rules,
+    "router": schema.routers, "floatingip": schema.floating_ips, "security_group": schema.groups,
+    "security_group_rule": schema.rules,
 }
 _COUNTS = {
     name: Prepared(

@@ -48,7 +48,7 @@ class Resource(Protocol):
     def delete(self, conn: sa.Connection, caller: RequestContext, id_: str, effects: Effects) -> None: ...
 
 
-def _narrow(table: sa.Table, query: QueryParams, **columns: str) -> list[sa.ColumnElement[bool]]:
+def narrow(table: sa.Table, query: QueryParams, **columns: str) -> list[sa.ColumnElement[bool]]:
     """Conditions for the filters that the database can apply: (parameter, column) pairs besides `id`."""
     pairs = {"id": "id", **columns}
     return [table.c[column].in_(query.getlist(name)) for name, column in pairs.items() if name in query]
@@ -60,7 +60,7 @@ class Networks:
     def find(self, conn: sa.Connection, caller: RequestContext, query: QueryParams) -> list[View]:
         """Spec: EMN-04."""
         table = schema.networks
-        where = [access.visible_networks(caller), *_narrow(table, query, name="name", project_id="project_id")]
+        where = [access.visible_networks(caller), *narrow(table, query, name="name", project_id="project_id")]
         rows = conn.execute(sa.select(table).where(*where).order_by(table.c.created_at, table.c.id))
         return self._views(conn, caller, [schema.record(schema.Network, row) for row in rows])
 
@@ -100,7 +100,7 @@ class Subnets:
 
     def find(self, conn: sa.Connection, caller: RequestContext, query: QueryParams) -> list[View]:
         table, nets = schema.subnets, schema.networks
-        where = _narrow(table, query, network_id="network_id", name="name", project_id="project_id")
+        where = narrow(table, query, network_id="network_id", name="name", project_id="project_id")
         rows = conn.execute(
             sa.select(table).join(nets, nets.c.id == table.c.network_id)
             .where(access.visible_networks(caller), *where).order_by(table.c.created_at, table.c.id)
@@ -136,7 +136,7 @@ class Ports:
 
     def find(self, conn: sa.Connection, caller: RequestContext, query: QueryParams) -> list[View]:
         table, nets = schema.ports, schema.networks
-        where = _narrow(
+        where = narrow(
             table, query, network_id="network_id", device_id="device_id", name="name", mac_address="mac",
             project_id="project_id", tenant_id="project_id", status="status",
         )
@@ -180,7 +180,7 @@ class Groups:
     def find(self, conn: sa.Connection, caller: RequestContext, query: QueryParams) -> list[View]:
         """Spec: EMN-40."""
         table = schema.groups
-        where = _narrow(table, query, name="name", project_id="project_id", tenant_id="project_id")
+        where = narrow(table, query, name="name", project_id="project_id", tenant_id="project_id")
         if not access.privileged(caller):
             where.append(table.c.project_id == caller.project_id)
         rows = conn.execute(sa.select(table).where(*where).order_by(table.c.created_at, table.c.id))
@@ -208,7 +208,7 @@ class Rules:
 
     def find(self, conn: sa.Connection, caller: RequestContext, query: QueryParams) -> list[View]:
         table = schema.rules
-        where = _narrow(
+        where = narrow(
             table, query, security_group_id="group_id", project_id="project_id", tenant_id="project_id",
             direction="direction", remote_group_id="remote_group_id",
         )

@@ -176,6 +176,34 @@ quotas = sa.Table(
 )
 
 
+routers = sa.Table(
+    "routers", metadata,
+    sa.Column("id", Uuid, primary_key=True),
+    sa.Column("project_id", sa.String(64), nullable=False, index=True),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("admin_state_up", sa.Boolean, nullable=False),
+    sa.Column("external_network_id", Uuid, sa.ForeignKey("networks.id"), index=True),
+    sa.Column("snat", sa.Boolean, nullable=False),
+    *_stamped(),
+)
+"""Its interfaces and its gateway are ports whose device it is."""
+
+floating_ips = sa.Table(
+    "floating_ips", metadata,
+    sa.Column("id", Uuid, primary_key=True),
+    sa.Column("project_id", sa.String(64), nullable=False, index=True),
+    sa.Column("network_id", Uuid, sa.ForeignKey("networks.id"), nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("fixed_port_id", Uuid, sa.ForeignKey("ports.id"), index=True),
+    sa.Column("fixed_address", sa.String(64)),
+    sa.Column("router_id", Uuid, sa.ForeignKey("routers.id"), index=True),
+    *_stamped(),
+    sa.UniqueConstraint("network_id", "address"),
+    sa.UniqueConstraint("network_id", "fixed_port_id", "fixed_address"),
+)
+"""The address itself is held by a port on the external network whose device it is."""
+
+
 class Stamped(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     project_id: str
@@ -267,7 +295,26 @@ class Rule(Stamped, frozen=True, kw_only=True):
     fingerprint: str
 
 
-Record = TypeVar("Record", Network, Subnet, Port, Group, Rule)
+class Router(Stamped, frozen=True, kw_only=True):
+    """snat: what leaves through the gateway gets its address."""
+
+    name: str
+    admin_state_up: bool
+    external_network_id: str | None
+    snat: bool
+
+
+class FloatingIp(Stamped, frozen=True, kw_only=True):
+    """The last three are None while it is not associated."""
+
+    network_id: str
+    address: str
+    fixed_port_id: str | None
+    fixed_address: str | None
+    router_id: str | None
+
+
+Record = TypeVar("Record", Network, Subnet, Port, Group, Rule, Router, FloatingIp)
 
 
 def record(type_: type[Record], row: Any, **extra: Any) -> Record:

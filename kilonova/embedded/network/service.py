@@ -24,7 +24,7 @@ from kilonova.domain.errors import (
 from kilonova.domain.network import FixedIp, Subnet, Vif
 from kilonova.domain.network import Route as GuestRoute
 from kilonova.embedded.http import EmbeddedService
-from kilonova.embedded.network import access, addresses, networks, ports, schema, security
+from kilonova.embedded.network import access, addresses, floating, networks, ports, schema, security
 from kilonova.embedded.network.bodies import FixedIpBody, NetworkBody, PortBody, SubnetBody
 from kilonova.embedded.network.datapath import Datapath, Effects
 from kilonova.embedded.network.errors import NetworkOverQuota
@@ -33,6 +33,7 @@ from kilonova.embedded.network.http_api import Records, ResourceRoutes, api_inde
 from kilonova.embedded.network.http_extra import SmallCalls
 from kilonova.embedded.network.port_records import find_port, ports_of_device, ports_where
 from kilonova.embedded.network.resources import Groups, Networks, Ports, Resource, Rules, Subnets
+from kilonova.embedded.network.router_resources import FloatingIps, InterfaceRoutes, Routers
 from kilonova.embedded.network.wiring import BridgeListener, Wiring, tap_name
 from kilonova.services.identity import IdentityService
 from kilonova.services.network import NetworkSummary, PortAddress, PortRequest, PortSummary
@@ -79,11 +80,11 @@ class EmbeddedNetwork:
     def application(self) -> EmbeddedService:
         """The ASGI application, to be mounted at the service's prefix."""
         resources: list[Resource] = [
-            Networks(), Subnets(self._wiring), Ports(self._wiring), Groups(), Rules(),
+            Networks(), Subnets(self._wiring), Ports(self._wiring), Groups(), Rules(), Routers(), FloatingIps(),
         ]
         routes = [
             Route("/", versions), Route("/v2.0", api_index(resources)), Route("/v2.0/", api_index(resources)),
-            *SmallCalls(self._records, self._wiring, resources).routes(),
+            *SmallCalls(self._records, self._wiring, resources).routes(), *InterfaceRoutes(self._records).routes(),
         ]
         for resource in resources:
             routes += ResourceRoutes(resource, self._records).routes()
@@ -280,12 +281,14 @@ class EmbeddedNetwork:
         network = access.find_network(conn, port.network_id)
         assert network is not None, "a network with ports cannot be deleted"
         subnets = {subnet.id: subnet for subnet in networks.subnets_of(conn, port.network_id)}
+        floated = floating.of_port(conn, port.id)
         return Vif(
             id=port.id, mac=port.mac, network_id=port.network_id, network_name=network.name, devname=tap_name(port.id),
             bridge=self._wiring.bridge(network.segment), vif_type=port.vif_type, vnic_type=port.vnic_type,
             mtu=network.mtu,
             fixed_ips=tuple(
-                FixedIp(address=item.address, subnet=_guest_subnet(subnets[item.subnet_id]))
+                FixedIp(address=item.address, subnet=_guest_subnet(subnets[item.subnet_id]),
+                        floating=floated.get(item.address, ()))
                 for item in port.addresses
             ),
             active=port.status == ports.ACTIVE, preserve_on_delete=not port.owned, tag=port.device_tag,

@@ -95,3 +95,42 @@ def rule(item: schema.Rule) -> dict[str, Any]:
         "remote_ip_prefix": item.remote_prefix, "normalized_cidr": item.remote_prefix,
         "remote_group_id": item.remote_group_id, "remote_address_group_id": None,
     }
+
+
+def router(item: schema.Router, gateway: schema.Port | None) -> dict[str, Any]:
+    """Spec: EMN-13."""
+    info = None
+    if gateway is not None:
+        info = {
+            "network_id": gateway.network_id, "enable_snat": item.snat,
+            "external_fixed_ips": [{"subnet_id": a.subnet_id, "ip_address": a.address} for a in gateway.addresses],
+        }
+    return _stamped(item) | {
+        "name": item.name, "status": "ACTIVE", "admin_state_up": item.admin_state_up, "external_gateway_info": info,
+        "routes": [], "distributed": False, "ha": False, "availability_zones": ["nova"],
+        "availability_zone_hints": [], "flavor_id": None,
+    }
+
+
+def router_interface(item: schema.Router, port: schema.Port) -> dict[str, Any]:
+    """Spec: EMN-10."""
+    subnets = [held.subnet_id for held in port.addresses]
+    return {
+        "id": item.id, "project_id": item.project_id, "tenant_id": item.project_id, "port_id": port.id,
+        "network_id": port.network_id, "subnet_id": subnets[0], "subnet_ids": subnets,
+    }
+
+
+def floating_ip(item: schema.FloatingIp, port: schema.Port | None) -> dict[str, Any]:
+    """Spec: EMN-50, EMN-51."""
+    details = None
+    if port is not None:
+        details = {
+            "name": port.name, "network_id": port.network_id, "mac_address": port.mac, "status": port.status,
+            "admin_state_up": port.admin_state_up, "device_id": port.device_id, "device_owner": port.device_owner,
+        }
+    return _stamped(item) | {
+        "floating_network_id": item.network_id, "floating_ip_address": item.address, "port_id": item.fixed_port_id,
+        "fixed_ip_address": item.fixed_address, "router_id": item.router_id,
+        "status": "ACTIVE" if item.router_id else "DOWN", "port_details": details, "dns_name": "", "dns_domain": "",
+    }

@@ -26,13 +26,39 @@ class SubnetPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """segment: number of the network within the installation, 1 to 4095. mtu: bytes."""
+    """segment: number of the network within the installation, 1 to 4095. mtu: bytes. answers_to: addresses of
+    routers and floating IPs on it."""
 
     id: str
     segment: int
     mtu: int
     admin_state_up: bool = True
     subnets: tuple[SubnetPlan, ...] = ()
+    answers_to: tuple[str, ...] = ()
+
+
+class FloatingPlan(msgspec.Struct, frozen=True):
+    """An address on the external network that stands for a fixed one on another."""
+
+    address: str
+    network_id: str
+    fixed_address: str
+
+
+class RouterPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A router.
+
+    Args:
+        network_ids: that it joins. external_network_id: behind its gateway, None without one.
+        gateway: its address there, which what leaves gets; "" if nothing is translated.
+    """
+
+    id: str
+    network_ids: tuple[str, ...]
+    admin_state_up: bool = True
+    external_network_id: str | None = None
+    gateway: str = ""
+    floating: tuple[FloatingPlan, ...] = ()
 
 
 class PortPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +148,10 @@ class Wiring(Protocol):
 
     def group(self, plan: GroupPlan) -> None: ...
 
+    def routers(self, plans: tuple[RouterPlan, ...]) -> None:
+        """These and no others; their networks have been told before."""
+        ...
+
     def forget_network(self, network_id: str) -> None: ...
 
     def forget_port(self, port_id: str) -> None: ...
@@ -167,6 +197,7 @@ class FakeWiring:
         self.networks: dict[str, NetworkPlan] = {}
         self.ports: dict[str, PortPlan] = {}
         self.groups: dict[str, GroupPlan] = {}
+        self.routed: tuple[RouterPlan, ...] = ()
         self._plugs_at_once = plugs_at_once
         self._on_plug: PlugListener = lambda port_id, up: None
 
@@ -200,6 +231,9 @@ class FakeWiring:
 
     def group(self, plan: GroupPlan) -> None:
         self.groups[plan.id] = plan
+
+    def routers(self, plans: tuple[RouterPlan, ...]) -> None:
+        self.routed = plans
 
     def forget_network(self, network_id: str) -> None:
         self.networks.pop(network_id, None)

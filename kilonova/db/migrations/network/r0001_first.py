@@ -84,6 +84,24 @@ def upgrade() -> None:
     op.create_index(op.f("ix_ports_device_id"), "ports", ["device_id"], unique=False)
     op.create_index(op.f("ix_ports_project_id"), "ports", ["project_id"], unique=False)
     op.create_table(
+        "routers",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("admin_state_up", sa.Boolean(), nullable=False),
+        sa.Column("external_network_id", sa.String(length=36), nullable=True),
+        sa.Column("snat", sa.Boolean(), nullable=False),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("tags", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("updated_at", sa.Double(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["external_network_id"], ["networks.id"], name=op.f("fk_routers_external_network_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_routers")),
+    )
+    op.create_index(op.f("ix_routers_external_network_id"), "routers", ["external_network_id"], unique=False)
+    op.create_index(op.f("ix_routers_project_id"), "routers", ["project_id"], unique=False)
+    op.create_table(
         "security_group_rules",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("group_id", sa.String(length=36), nullable=False),
@@ -159,6 +177,35 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["port_id"], ["ports.id"], name=op.f("fk_bindings_port_id")),
         sa.PrimaryKeyConstraint("port_id", "host", name=op.f("pk_bindings")),
     )
+    op.create_table(
+        "floating_ips",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("network_id", sa.String(length=36), nullable=False),
+        sa.Column("address", sa.String(length=64), nullable=False),
+        sa.Column("fixed_port_id", sa.String(length=36), nullable=True),
+        sa.Column("fixed_address", sa.String(length=64), nullable=True),
+        sa.Column("router_id", sa.String(length=36), nullable=True),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("tags", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("updated_at", sa.Double(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["fixed_port_id"], ["ports.id"], name=op.f("fk_floating_ips_fixed_port_id")),
+        sa.ForeignKeyConstraint(["network_id"], ["networks.id"], name=op.f("fk_floating_ips_network_id")),
+        sa.ForeignKeyConstraint(["router_id"], ["routers.id"], name=op.f("fk_floating_ips_router_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_floating_ips")),
+        sa.UniqueConstraint("network_id", "address", name=op.f("uq_floating_ips_network_id_address")),
+        sa.UniqueConstraint(
+            "network_id",
+            "fixed_port_id",
+            "fixed_address",
+            name=op.f("uq_floating_ips_network_id_fixed_port_id_fixed_address"),
+        ),
+    )
+    op.create_index(op.f("ix_floating_ips_fixed_port_id"), "floating_ips", ["fixed_port_id"], unique=False)
+    op.create_index(op.f("ix_floating_ips_project_id"), "floating_ips", ["project_id"], unique=False)
+    op.create_index(op.f("ix_floating_ips_router_id"), "floating_ips", ["router_id"], unique=False)
     op.create_table(
         "port_security_groups",
         sa.Column("port_id", sa.String(length=36), nullable=False),

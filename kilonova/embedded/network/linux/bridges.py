@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import sys
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,23 @@ class Bridges:
                 f"rule add pref {_RULE_PRIORITY} fwmark {number:#x}/{NUMBER_MASK:#x} lookup {table}"
             )
         await run([self._ip, "-batch", "-"], "".join(f"{command}\n" for command in commands))
+
+    async def join(self, plan: NetworkPlan, others: Iterable[NetworkPlan]) -> None:
+        """Lead from a network to those that its routers join it with, and to no others."""
+        table = self._names.routing_table(plan.segment)
+        own = {subnet.cidr for subnet in plan.subnets}
+        wanted = {
+            subnet.cidr: self._names.bridge(other.segment) for other in others for subnet in other.subnets
+            if subnet.cidr not in own
+        }
+        held = {route["dst"]: route.get("dev") for route in json.loads(
+            await run([self._ip, "-j", "route", "show", "table", str(table)]) or "[]"
+        )}
+        commands = [f"route del {cidr} table {table}" for cidr in held if cidr not in own and cidr not in wanted]
+        commands += [f"route replace {cidr} dev {device} scope link table {table}"
+                     for cidr, device in wanted.items() if held.get(cidr) != device]
+        if commands:
+            await run([self._ip, "-batch", "-"], "".join(f"{command}\n" for command in commands))
 
     async def remove(self, segment: int, exists: bool) -> None:
         """Remove a bridge with its addresses, routes and rule."""
@@ -130,11 +148,13 @@ def _disable_ipv6(name: str) -> None:
 
 
 def addresses(plan: NetworkPlan) -> list[str]:
-    """What the bridge answers to: DHCP, gateway, metadata."""
+    """What the bridge answers to: DHCP, gateway, routers, floating IPs, metadata."""
     found = []
     for subnet in plan.subnets:
         length = IPv4Network(subnet.cidr).prefixlen
         found += [f"{ip}/{length}" for ip in (subnet.dhcp_address, subnet.gateway) if ip]
+    held = {address.partition("/")[0] for address in found}
+    found += [f"{ip}/32" for ip in plan.answers_to if ip not in held]
     return list(dict.fromkeys([*found, f"{METADATA_ADDRESS}/32"]))
 
 

@@ -21,8 +21,9 @@ from ipaddress import IPv4Network, collapse_addresses
 
 import msgspec
 
+from kilonova.embedded.network.linux import routing
 from kilonova.embedded.network.linux.names import HASH_MASK, METADATA_ADDRESS, REPLY, Names
-from kilonova.embedded.network.wiring import GroupPlan, NetworkPlan, PortPlan, RulePlan, tap_name
+from kilonova.embedded.network.wiring import GroupPlan, NetworkPlan, PortPlan, RouterPlan, RulePlan, tap_name
 
 Key = tuple[str, str]
 """(family, name)"""
@@ -44,14 +45,17 @@ class Ruleset(msgspec.Struct, frozen=True):
 
 
 def ruleset(names: Names, networks: Iterable[NetworkPlan], ports: Iterable[PortPlan],
-            groups: Iterable[GroupPlan]) -> Ruleset:
+            groups: Iterable[GroupPlan], routers: tuple[RouterPlan, ...] = ()) -> Ruleset:
     """The rules that these plans call for."""
     chains: dict[Key, tuple[str, ...]] = {}
-    types, elements = dict(_TYPES), {key: frozenset[str]() for key in _TYPES}
+    types = _TYPES | routing.TYPES
+    elements = {key: frozenset[str]() for key in types}
     by_id = {network.id: network for network in networks}
     chains |= _fixed_chains(names)
+    stopped = routing.stopped(routers)
     for network in by_id.values():
-        _add_network(names, network, chains, elements)
+        _add_network(names, network, chains, elements, stopped=network.id in stopped)
+    routing.add_routers(names, by_id, routers, elements)
     members: dict[str, set[str]] = defaultdict(set)
     known = {group.id: group for group in groups}
     for port in ports:
@@ -68,7 +72,7 @@ def ruleset(names: Names, networks: Iterable[NetworkPlan], ports: Iterable[PortP
         for remote in {rule.remote_group for rule in group.rules if rule.remote_group}:
             types["bridge", _name("m", remote)] = "set { type mark . ipv4_addr; }"
             elements["bridge", _name("m", remote)] = frozenset(members[remote])
-    return Ruleset(_HOOKS, types, chains, elements)
+    return Ruleset(_HOOKS | routing.HOOKS, types, chains, elements)
 
 
 _HOOKS = {
@@ -108,6 +112,7 @@ def _fixed_chains(names: Names) -> dict[Key, tuple[str, ...]]:
         ("ip", "choose_mark"): (
             "iifname vmap @marks",
             f"iifname != @bridges ct mark and {HASH_MASK:#x} == {names.hash:#x} meta mark set ct mark",
+            *routing.marks(names),
         ),
         ("ip", "untracked"): (
             "oifname @bridges udp sport 67 udp dport 68 notrack",
@@ -115,7 +120,7 @@ def _fixed_chains(names: Names) -> dict[Key, tuple[str, ...]]:
         ),
         ("ip", "answering"): (
             f"ct direction reply ct mark and {HASH_MASK:#x} == {names.hash:#x} goto answer_guest",
-            "oifname vmap @answers",
+            "oifname vmap @answers", *routing.own_marks(),
         ),
         ("ip", "answer_guest"): ("meta mark set ct mark", f"meta mark set meta mark or {REPLY:#x}"),
         ("ip", "to_host"): ("iifname @bridges goto host_services",),
@@ -123,22 +128,26 @@ def _fixed_chains(names: Names) -> dict[Key, tuple[str, ...]]:
             "ct direction reply accept", "ct state related accept", "udp sport 68 udp dport 67 accept",
             f"ip daddr {METADATA_ADDRESS} tcp dport 80 accept", "icmp type echo-request accept", "drop",
         ),
-        ("ip", "forwarding"): ("iifname vmap @leaving", "oifname vmap @entering"),
-        ("ip", "outbound"): ("meta mark @outward oifname != @bridges masquerade",),
+        ("ip", "forwarding"): (*routing.forwarding(names), "iifname vmap @leaving", "oifname vmap @entering"),
+        ("ip", "outbound"): (*routing.outbound(names), "meta mark @outward oifname != @bridges masquerade"),
+        **routing.rules(names),
     }
 
 
 def _add_network(names: Names, network: NetworkPlan, chains: dict[Key, tuple[str, ...]],
-                 elements: dict[Key, frozenset[str]]) -> None:
+                 elements: dict[Key, frozenset[str]], *, stopped: bool) -> None:
+    """stopped: nothing leads out of it."""
     bridge, number = names.bridge(network.segment), names.number(network.segment)
     zone = names.zone(network.segment)
     own = [ip for subnet in network.subnets for ip in (subnet.gateway, subnet.dhcp_address) if ip]
-    routed = any(subnet.gateway for subnet in network.subnets)
+    own += network.answers_to
+    routed = not stopped and any(subnet.gateway for subnet in network.subnets)
     prefix = f"n{network.segment}"
     here = [f"ip daddr {_braces(own)} ct original zone set {zone} return"] if own else []
     chains["ip", f"{prefix}_zone"] = (
         "udp sport 68 udp dport 67 notrack return",  # these two would collide between networks of one range
         f"ip daddr {METADATA_ADDRESS} tcp dport 80 notrack return",
+        f"ip daddr @floating ct original zone set {zone} return",
         *here, *(f"ip daddr {subnet.cidr} ct zone set {zone} return" for subnet in network.subnets),
         f"ct original zone set {zone}",
     )
@@ -160,7 +169,7 @@ def _add_network(names: Names, network: NetworkPlan, chains: dict[Key, tuple[str
     )
     elements["ip", "bridges"] |= {f'"{bridge}"'}
     if routed:
-        elements["ip", "outward"] |= {f"{number:#x}", f"{number | REPLY:#x}"}
+        elements["ip", "outward"] |= names.outward(network.segment)
     for map_, chain in (("zones", "zone"), ("marks", "mark"), ("answers", "answer"), ("leaving", "leaving"),
                         ("entering", "entering")):
         elements["ip", map_] |= {f'"{bridge}" : jump {prefix}_{chain}'}

@@ -37,6 +37,11 @@ class Names:
         """The packet mark of a network: 16 bits of the installation, 12 of the network."""
         return self.hash | segment
 
+    def outward(self, segment: int) -> set[str]:
+        """The marks of what a network's guests send out, begun by them or in answer."""
+        number = self.number(segment)
+        return {f"{number:#x}", f"{number | REPLY:#x}"}
+
     def zone(self, segment: int) -> int:
         """The conntrack zone of a network, 1 to 65535."""
         return (self.hash // 0x1000 + segment * 16) % 0xFFFF + 1

@@ -15,7 +15,7 @@ import structlog
 
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import KilonovaError, Retryable
-from kilonova.embedded.network.linux import bridges, firewall
+from kilonova.embedded.network.linux import bridges, firewall, routing
 from kilonova.embedded.network.linux.bridges import Bridges
 from kilonova.embedded.network.linux.command import find, run
 from kilonova.embedded.network.linux.dhcp import DhcpServer
@@ -29,6 +29,7 @@ from kilonova.embedded.network.wiring import (
     NetworkPlan,
     PlugListener,
     PortPlan,
+    RouterPlan,
     tap_name,
 )
 
@@ -58,6 +59,8 @@ class LinuxWiring:
         self._networks: dict[str, NetworkPlan] = {}
         self._ports: dict[str, PortPlan] = {}
         self._groups: dict[str, GroupPlan] = {}
+        self._routers: tuple[RouterPlan, ...] = ()
+        self._joined: dict[str, frozenset[str]] = {}
         self._made: dict[str, NetworkPlan] = {}
         self._servers: dict[str, DhcpServer] = {}
         self._hosted: dict[str, tuple[NetworkPlan, tuple[PortPlan, ...]]] = {}
@@ -96,6 +99,10 @@ class LinuxWiring:
 
     def group(self, plan: GroupPlan) -> None:
         self._groups[plan.id] = plan
+        self._touch()
+
+    def routers(self, plans: tuple[RouterPlan, ...]) -> None:
+        self._routers = plans
         self._touch()
 
     def forget_network(self, network_id: str) -> None:
@@ -154,7 +161,7 @@ class LinuxWiring:
         self._tables.close()
 
     async def remove_all(self) -> None:
-        self._networks, self._ports, self._groups, self._taps = {}, {}, {}, {}
+        self._networks, self._ports, self._groups, self._taps, self._routers = {}, {}, {}, {}, ()
         await end(self._task)
         for network_id in list(self._made):
             await self._remove_network(network_id)
@@ -275,13 +282,14 @@ class LinuxWiring:
                 self._broken.pop(network.id, None)
             except (KilonovaError, OSError) as error:
                 self._broken[network.id] = str(error)
+        await self._join_networks(networks)
         self._filtered = set(ports)
         for port_id in self._ports:
             self._compare_plug(port_id)
 
     async def _load_filters(self, networks: dict[str, NetworkPlan], ports: dict[str, PortPlan]) -> None:
         """Spec: EMN-26, EMN-46, EMN-48."""
-        wanted = firewall.ruleset(self._names, networks.values(), ports.values(), self._groups.values())
+        wanted = firewall.ruleset(self._names, networks.values(), ports.values(), self._groups.values(), self._routers)
         if self._filters is None:
             with self._tables.muted():
                 await run([self._nft, "-f", "-"], firewall.loading(self._names.table, wanted))
@@ -302,6 +310,7 @@ class LinuxWiring:
     async def _make_network(self, plan: NetworkPlan) -> None:
         if self._made.get(plan.id) == plan:
             return
+        self._joined.clear()  # routes go with the bridges that they lead to
         name = self._names.bridge(plan.segment)
         await self._bridges.make(plan, name in self._links.by_name)
         if plan.id not in self._made:
@@ -309,6 +318,15 @@ class LinuxWiring:
             if self._listener is not None:
                 await self._listener.opened(plan.id, name)
         self._made[plan.id] = plan
+
+    async def _join_networks(self, networks: dict[str, NetworkPlan]) -> None:
+        """Give each network the routes to those that a router joins it with. Spec: EMN-10."""
+        wanted = routing.neighbours(self._routers)
+        for network_id in self._made.keys() & (wanted.keys() | self._joined.keys()):
+            there = frozenset(id_ for id_ in wanted.get(network_id, ()) if id_ in self._made)
+            if self._joined.get(network_id) != there:
+                await self._bridges.join(networks[network_id], [self._made[id_] for id_ in sorted(there)])
+                self._joined[network_id] = there
 
     async def _join_taps(self, plan: NetworkPlan, bridge: str) -> None:
         """Give a bridge that was made again the taps that the lost one had."""
