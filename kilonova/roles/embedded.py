@@ -26,10 +26,12 @@ from kilonova.metadata.service import Keep, Lookup, MetadataService
 from kilonova.operations.consoles import Consoles
 from kilonova.operations.guests import metadata_of
 from kilonova.operations.history import History
+from kilonova.operations.interface_refresh import CHANGED, refresh_interfaces
 from kilonova.roles import assembly
 from kilonova.roles.assembly import Ground, Progress, Wakes
 from kilonova.roles.credentials import Installation
 from kilonova.roles.web import Prefixes, WebServer
+from kilonova.services.network import NetworkService
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ async def start(
     stack.push_async_callback(images.close)
     progress("network", "prepare")
     wiring = _wiring(ground, made)
-    networks = EmbeddedNetwork(ground.api, ground.clock, identity, auth_url, wiring, _Events(ground, wakes).deliver)
+    events = _Events(ground, wakes)
+    networks = EmbeddedNetwork(ground.api, ground.clock, identity, auth_url, wiring, events.deliver)
+    events.networks = networks
     await networks.bootstrap(realm.admin_project_id)
     listener = None
     if ground.config.agent.driver == "libvirt":
@@ -104,7 +108,9 @@ def _keep(ground: Ground) -> Keep:
 
 
 class _Events:
-    """Takes events of the embedded network service for the operation that may wait for them."""
+    """Takes events of the embedded network service: for the operation that may wait for them, and for the record."""
+
+    networks: NetworkService
 
     def __init__(self, ground: Ground, wakes: Wakes) -> None:
         self._ground = ground
@@ -113,6 +119,8 @@ class _Events:
     async def deliver(self, name: str, instance_uuid: str, *, tag: str, status: str) -> None:
         """Keep an event in the cell, whichever conductor goes on with it. NotFound says that nobody waits."""
         ground, now = self._ground, self._ground.clock.now()
+        if name == CHANGED:
+            await refresh_interfaces(ground.cell, self.networks, ground.clock, instance_uuid, tag)
         event = ExternalEvent(subject=instance_uuid, name=name, tag=tag, status=status)
         if not await ground.cell.write(lambda conn: cell_journal.add_event(conn, event, now)):
             raise NotFound(f"Instance {instance_uuid} awaits no event.")

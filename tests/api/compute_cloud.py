@@ -162,6 +162,7 @@ class DrawnNetworks:
         self.ports: dict[str, PortSummary] = {}
         self.groups = {"default": "33333333-3333-4333-8333-333333333333"}
         self.groups_of_ports: dict[str, str] = {}
+        self.interfaces: dict[str, tuple[Vif, ...]] = {}
 
     async def networks(self, context: RequestContext, ids: tuple[str, ...] = ()) -> list[NetworkSummary]:
         seen = [n for n in self.all if context.is_admin or n.shared or n.external
@@ -173,6 +174,9 @@ class DrawnNetworks:
         if found is None or not (context.is_admin or found.project_id == context.project_id):
             raise PortNotFound(port_id)
         return found
+
+    async def vifs(self, instance_uuid: str) -> tuple[Vif, ...]:
+        return self.interfaces.get(instance_uuid, ())
 
     async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
         return [port for port in self.ports.values() if port.device_id == instance_uuid]

@@ -111,6 +111,37 @@ network list -f value -c Name
     assert lines[-1] == "private"
 
 
+@pytest.mark.spec("EMN-56")
+async def test_the_command_line_manages_routers_and_floating_ips(server: str, tmp_path: Path) -> None:
+    lines = await openstack(server, """\
+network create public --external -f value -c name
+subnet create public --network public --subnet-range 203.0.113.0/24 --no-dhcp -f value -c gateway_ip
+network create n1 -f value -c name
+subnet create s1 --network n1 --subnet-range 10.5.0.0/24 -f value -c gateway_ip
+subnet create s2 --network n1 --subnet-range 10.6.0.0/24 -f value -c gateway_ip
+router create r1 -f value -c status
+router add subnet r1 s1
+port create p2 --network n1 --fixed-ip subnet=s2 -f value -c status
+router add port r1 p2
+router set r1 --external-gateway public --name r2
+router show r2 -f value -c external_gateway_info
+router list -f value -c Name
+port create p1 --network n1 --fixed-ip subnet=s1,ip-address=10.5.0.9 -f value -c status
+floating ip create public --description one -f value -c floating_ip_address
+floating ip set --port p1 203.0.113.3
+floating ip show 203.0.113.3 -f value -c fixed_ip_address -c status
+floating ip list --port p1 -f value -c "Floating IP Address"
+floating ip unset --port 203.0.113.3
+floating ip delete 203.0.113.3
+floating ip create --port p1 public -f value -c status
+router set r2 --disable
+""", tmp_path)
+    text = "\n".join(lines)
+    for expected in ("203.0.113.2", "r2", "10.5.0.9", "203.0.113.3", "enable_snat"):
+        assert expected in text
+    assert lines[-1] == "ACTIVE"
+
+
 async def test_the_sdk_finds_and_changes(server: str) -> None:
     def work() -> None:
         cloud = Connection(auth={

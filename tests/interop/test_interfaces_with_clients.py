@@ -65,3 +65,22 @@ def test_the_openstack_command_attaches_and_detaches(cloud: RealCloud) -> None:
     ports = cloud.get("/network/v2.0/ports")["ports"]
     assert [port["name"] for port in ports if port["network_id"] != cloud.network()] == ["brought"]
     assert cloud.differences() == []
+
+
+@pytest.mark.spec("EMN-50", "EMN-51", "EMN-53", "EMN-55")
+def test_the_openstack_command_gives_a_server_a_floating_ip(cloud: RealCloud) -> None:
+    run = cloud.openstack
+    server = boot(cloud, "floated")
+    run("network", "create", "--external", "public")
+    run("subnet", "create", "--network", "public", "--subnet-range", "203.0.113.0/24", "--no-dhcp", "public")
+    run("router", "create", "--external-gateway", "public", "r")
+    run("router", "add", "subnet", "r", "private-subnet")
+    address = run("floating", "ip", "create", "public", "-f", "value", "-c", "floating_ip_address").strip()
+    run("server", "add", "floating", "ip", "floated", address)
+    mac = interfaces(cloud, server)[0]["mac_addr"]
+    expected = {"version": 4, "addr": address, "OS-EXT-IPS:type": "floating", "OS-EXT-IPS-MAC:mac_addr": mac}
+    wait_for("the server to show it", lambda: expected in show(cloud, server)["addresses"]["private"], 20)
+    run("server", "remove", "floating", "ip", "floated", address)
+    wait_for("the server to lose it", lambda: expected not in show(cloud, server)["addresses"]["private"], 20)
+    assert run("floating", "ip", "list", "-f", "value", "-c", "Floating IP Address", "-c", "Port").split() == [
+        address, "None"]

@@ -13,6 +13,7 @@ from kilonova.api.routes import Route
 from kilonova.api.schema import Enum, ListOf, Object, Text, optional, required
 from kilonova.domain.errors import InstanceNotFound
 from kilonova.domain.operation import ExternalEvent
+from kilonova.operations.interface_refresh import CHANGED, refresh_interfaces
 
 CREATE = Rule("os-server-external-events:create", Audience.SERVICE)
 
@@ -71,6 +72,8 @@ async def _told(call: Call, entry: dict[str, Any]) -> int:
     if server.instance.host is None:
         return 422
     event = ExternalEvent(subject=server.instance.uuid, name=name, tag=tag, status=entry["status"])
+    if name == CHANGED:
+        await refresh_interfaces(server.cell.database, call.cloud.networks, call.cloud.clock, event.subject, tag)
     await call.cloud.compute.tell(server, event)
     return 200
 
