@@ -11,7 +11,7 @@ from kilonova.cells.registry import Cells
 from kilonova.domain.clock import Clock
 from kilonova.operations.compute import Compute
 from kilonova.services.identity import IdentityService
-from kilonova.services.image import ImageService
+from kilonova.services.image import ImageCatalogue
 from kilonova.services.network import NetworkService
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Cloud:
     cells: Cells
     compute: Compute
     identity: IdentityService
-    images: ImageService
+    images: ImageCatalogue
     networks: NetworkService
     actions: ActionLog
     consoles: Consoles

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from kilonova.domain.console import ConsoleAddress
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import (
     Conflict,
+    Forbidden,
     ImageNotFound,
     InstanceInvalidState,
     InstanceLocked,
@@ -130,7 +131,9 @@ class ShelfOfImages:
     """Images by id; private ones are hidden from other projects."""
 
     def __init__(self) -> None:
-        self.images = {CIRROS: Image(id=CIRROS, name="cirros", size=1 << 20, visibility="public")}
+        times = {"created_at": "2023-11-14T22:13:20Z", "updated_at": "2023-11-14T22:13:20Z"}
+        self.images = {CIRROS: Image(id=CIRROS, name="cirros", size=1 << 20, visibility="public", **times)}
+        self.filters: list[tuple[str, str]] = []
 
     def add(self, **fields: Any) -> Image:
         image = Image(**{"id": str(uuid.uuid4()), "visibility": "public", **fields})
@@ -152,6 +155,35 @@ class ShelfOfImages:
 
     async def delete(self, image_id: str) -> None:
         self.images.pop(image_id, None)
+
+    async def page(self, context: RequestContext, filters: Sequence[tuple[str, str]], *, limit: int,
+                   marker: str | None) -> list[Image]:
+        """As put in; of the filters only the name and properties are judged, `filters` keeps all."""
+        self.filters = list(filters)
+        seen = [i for i in self.images.values() if i.visibility == "public" or i.owner == context.project_id]
+        for name, value in filters:
+            if name == "name" or name not in ("status", "updated_at", "min_ram", "min_disk"):
+                seen = [i for i in seen if (i.name if name == "name" else i.properties.get(name)) == value]
+        ids = [image.id for image in seen]
+        if marker is not None and marker not in ids:
+            raise InvalidInput(f"The marker {marker} names no image.")
+        start = 0 if marker is None else ids.index(marker) + 1
+        return seen[start : start + limit]
+
+    async def set_properties(self, context: RequestContext, image_id: str, properties: Mapping[str, str]) -> Image:
+        await self._check_owner(context, image_id)
+        changed = msgspec.structs.replace(self.images[image_id], properties=dict(properties))
+        self.images[image_id] = changed
+        return changed
+
+    async def remove(self, context: RequestContext, image_id: str) -> None:
+        await self._check_owner(context, image_id)
+        del self.images[image_id]
+
+    async def _check_owner(self, context: RequestContext, image_id: str) -> None:
+        image = await self.show(context, image_id)
+        if image.owner != context.project_id and not context.is_admin:
+            raise Forbidden(f"Image {image_id} is not yours.")
 
 
 class DrawnNetworks:

@@ -11,8 +11,8 @@ import pytest
 from image_cloud import ALICE, BOB, PEOPLE, image_cloud
 
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import Forbidden, ImageNotFound
-from kilonova.services.image import ImageService
+from kilonova.domain.errors import Forbidden, ImageNotFound, InvalidInput
+from kilonova.services.image import ImageCatalogue
 
 DATA = os.urandom(2_500_000)
 
@@ -21,7 +21,7 @@ DATA = os.urandom(2_500_000)
 class Fixture:
     """An implementation, and a way to make an active image of the project ALICE with DATA in it."""
 
-    service: ImageService
+    service: ImageCatalogue
     make: Callable[..., Awaitable[str]]
 
 
@@ -45,7 +45,7 @@ def context(person: str) -> RequestContext:
                           is_admin="admin" in roles)
 
 
-async def read(service: ImageService, image_id: str) -> bytes:
+async def read(service: ImageCatalogue, image_id: str) -> bytes:
     return b"".join([chunk async for chunk in service.data(image_id)])
 
 
@@ -104,3 +104,41 @@ async def test_a_protected_image_is_not_deleted(image):
     with pytest.raises(Forbidden):
         await image.service.delete(id_)
     assert (await image.service.show(None, id_)).id == id_
+
+
+async def test_a_page_of_images(image):
+    first = await image.make(name="a", visibility="community", os_distro="debian")
+    second = await image.make(name="b", visibility="private")
+    everything = await image.service.page(context("alice"), [], limit=10, marker=None)
+    assert {one.id for one in everything} >= {first, second}
+    before, after = [one.id for one in everything][:2]
+    assert [one.id for one in await image.service.page(context("alice"), [], limit=1, marker=before)] == [after]
+    assert second not in [one.id for one in await image.service.page(context("bob"), [], limit=10, marker=None)]
+    by_property = [("os_distro", "debian"), ("status", "in:active")]
+    assert [one.id for one in await image.service.page(context("alice"), by_property, limit=10, marker=None)] == [first]
+    with pytest.raises(InvalidInput):
+        await image.service.page(context("alice"), [], limit=1, marker="x")
+
+
+async def test_properties_are_replaced(image):
+    id_ = await image.make(visibility="community", a="1", b="2")
+    changed = await image.service.set_properties(context("alice"), id_, {"b": "3", "c": "4"})
+    assert changed.properties == {"b": "3", "c": "4"}
+    assert (await image.service.show(None, id_)).properties == {"b": "3", "c": "4"}
+    with pytest.raises(Forbidden):
+        await image.service.set_properties(context("bob"), id_, {})
+    with pytest.raises(InvalidInput):
+        await image.service.set_properties(context("alice"), id_, {"name": "x"})
+    with pytest.raises(Forbidden):
+        await image.service.set_properties(context("alice"), id_, {"id": "x"})
+    with pytest.raises(ImageNotFound):
+        await image.service.set_properties(context("alice"), str(uuid.uuid4()), {})
+
+
+async def test_users_remove_only_their_own(image):
+    id_ = await image.make(visibility="community")
+    with pytest.raises(Forbidden):
+        await image.service.remove(context("bob"), id_)
+    await image.service.remove(context("alice"), id_)
+    with pytest.raises(ImageNotFound):
+        await image.service.remove(context("alice"), id_)

@@ -103,9 +103,11 @@ async def furnished() -> tuple[ResourceCloud, dict[str, list[str]]]:
     await cloud.post("/os-keypairs", {"keypair": {"name": "key"}})
     await cloud.cells.api.write(lambda conn: aggregates.create(conn, "rack", None, now=now))
     service = await cloud.service_of(HOST)
+    image = cloud.images.add(name="mine", owner=PROJECT, properties={"key": "value"}, created_at="2023-11-14T22:13:20Z",
+                             updated_at="2023-11-14T22:13:20Z").id
     things = ["1", "p", "key", "blue", "private", "v2.1", "hw:cpu_policy", "os-keypairs", node, service.uuid, CIRROS,
               PROJECT, "default", "enable", "disable-log-reason", "force-down", HOST]
-    return cloud, {"server_id": servers, "flavor_id": ["1", "p"], "id": things}
+    return cloud, {"server_id": servers, "flavor_id": ["1", "p"], "image_id": [image, CIRROS], "id": [*things, image]}
 
 
 KNOWN = {"flavorRef": "1", "imageRef": CIRROS, "host": HOST, "binary": "nova-compute", "tenant": PROJECT,

@@ -19,6 +19,7 @@ from kilonova.api.compute import (
     flavor_extra_specs,
     flavors,
     hypervisors,
+    images,
     instance_actions,
     keypairs,
     limits,
@@ -57,12 +58,12 @@ from kilonova.operations.action_log import ActionLog
 from kilonova.operations.compute import Compute
 from kilonova.operations.consoles import Consoles
 from kilonova.services.identity import IdentityService
-from kilonova.services.image import ImageService
+from kilonova.services.image import ImageCatalogue
 from kilonova.services.network import NetworkService
 
 RESOURCES = (
     versions, retired, tenant_usage, usage_audit_log, external_events, topology, volumes, volume_attachments,
-    baremetal_nodes,
+    baremetal_nodes, images,
     server_list, server_create, servers, server_actions, console_output, remote_consoles,
     server_metadata, server_tags, addresses, instance_actions, volumes_boot, extensions, limits, flavors, flavor_access,
     flavor_extra_specs, keypairs, aggregates, availability_zones, hypervisors, services, quota_sets,
@@ -105,7 +106,7 @@ class ComputeApi(Application):
         cells: Cells,
         compute: Compute,
         identity: IdentityService,
-        images: ImageService,
+        images: ImageCatalogue,
         networks: NetworkService,
         actions: ActionLog,
         consoles: Consoles,

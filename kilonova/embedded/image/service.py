@@ -6,30 +6,32 @@ Spec: EMI-01 to EMI-16, EMG-01 to EMG-33.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+import sqlalchemy as sa
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import ImageNotFound
+from kilonova.domain.errors import ImageNotFound, InvalidInput
 from kilonova.domain.image import Image
 from kilonova.embedded.http import EmbeddedService
-from kilonova.embedded.image import queries
+from kilonova.embedded.image import attributes, listing, patch, queries
 from kilonova.embedded.image.api import data, images, info, members
 from kilonova.embedded.image.api.streams import file_chunks
 from kilonova.embedded.image.core import Core
 from kilonova.embedded.image.import_rules import ImportRules
-from kilonova.embedded.image.records import Limits, Status
+from kilonova.embedded.image.records import ImageRecord, Limits, Status
 from kilonova.services.identity import IdentityService
 
 IMAGE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class EmbeddedImage:
-    """The image service of one machine. Implements `kilonova.services.image.ImageService`.
+    """The image service of one machine. Implements `kilonova.services.image.ImageCatalogue`.
 
     Await `recover` before the first use and `close` after the last.
 
@@ -100,6 +102,40 @@ class EmbeddedImage:
 
     async def delete(self, image_id: str) -> None:
         """Delete; an image that is gone is no error. Raises Forbidden if it is protected."""
+        await self._core.delete(image_id)
+
+    async def page(
+        self, context: RequestContext, filters: Sequence[tuple[str, str]], *, limit: int, marker: str | None
+    ) -> list[Image]:
+        """Images that the caller may list, newest first. Raises InvalidInput."""
+        asked = [*filters, ("limit", str(limit)), *([("marker", marker)] if marker is not None else [])]
+        wanted = listing.parse(asked, context)
+        found, _ = await self._core.database.read(lambda conn: listing.page(conn, wanted, context))
+        return [record.for_compute() for record in found]
+
+    async def set_properties(
+        self, context: RequestContext, image_id: str, properties: Mapping[str, str]
+    ) -> Image:
+        """Replace all properties. Raises ImageNotFound; Forbidden; InvalidInput; TooLarge: there are too many."""
+        for name in properties:
+            if name in attributes.EDITABLE:
+                raise InvalidInput(f"'{name}' is an attribute of images, no property.")
+
+        def unit(conn: sa.Connection) -> ImageRecord:
+            before = queries.changeable(conn, context, image_id)
+            gone = [patch.Change("remove", (name,)) for name in before.properties if name not in properties]
+            new = [patch.Change("add", (name,), value) for name, value in properties.items()]
+            changed = patch.apply(before, [*gone, *new])
+            attributes.check_counts(changed, self._core.limits)
+            changed = msgspec.structs.replace(changed, updated_at=self._core.clock.now())
+            queries.replace(conn, changed)
+            return changed
+
+        return (await self._core.database.write(unit)).for_compute()
+
+    async def remove(self, context: RequestContext, image_id: str) -> None:
+        """Delete an image of the caller. Raises ImageNotFound; Forbidden."""
+        await self._core.database.read(lambda conn: queries.changeable(conn, context, image_id))
         await self._core.delete(image_id)
 
 
