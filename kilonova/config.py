@@ -72,6 +72,8 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Builds that one host works on at once; 0 for no limit."""
     max_concurrent_disk_ops: int = 0
     """Makings and copies of disks that one host works on at once; 0 for no limit."""
+    max_concurrent_snapshots: int = 5
+    """Snapshots that one host works on at once; 0 or less for no limit."""
     report_interval: float = 10.0
     """Seconds between reports of a host."""
     fake_latency: float = 0.0

@@ -13,6 +13,7 @@ from kilonova.db.placement.tables import allocations, consumers, inventories
 from kilonova.domain.instance import BuildRequest, Instance
 from kilonova.domain.operation import OperationRecord, OperationState
 from kilonova.domain.states import PowerState, VmState
+from kilonova.embedded.image import schema as image
 from kilonova.embedded.network import schema as network
 from kilonova.hypervisor.fake import FakeGuest
 
@@ -52,6 +53,7 @@ class Cloud(msgspec.Struct):
     claims: dict[str, dict[str, int]]
     ports: list[Port]
     guests: Guests
+    images: dict[str, str]
     events: int
     wrong_counters: list[str]
 
@@ -86,6 +88,7 @@ def look(api: sa.Connection, cell: sa.Connection, guests: Guests) -> Cloud:
         claims=claims,
         ports=[Port(*row) for row in api.execute(owned)],
         guests=guests,
+        images={row.id: row.status.value for row in api.execute(sa.select(image.images.c.id, image.images.c.status))},
         events=len(cell.execute(sa.select(cell_journal.events.c.id)).all()),
         wrong_counters=list(_wrong_counters(api)),
     )
@@ -118,6 +121,9 @@ def violations(cloud: Cloud, *, secret: bytes = b"s3cret-pass") -> list[str]:
         for uuid, guest in guests.items():
             if uuid not in alive or alive[uuid].host != host:
                 found.append(f"guest {uuid} on {host} is nobody's: {guest}")
+            if guest.snapshots:
+                found.append(f"guest {uuid} on {host} keeps snapshots: {guest}")
+    found += [f"image {id_} is {status}" for id_, status in cloud.images.items() if status != "active"]
     for port in cloud.ports:
         owner = alive.get(port.device_id)
         known = owner is not None and (owner.host is not None or port.id in {vif.id for vif in owner.network_info})

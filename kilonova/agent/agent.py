@@ -23,6 +23,7 @@ from kilonova.engine.commands import REPLY_LIMIT
 from kilonova.engine.host import HostExecutor
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.guest import GuestEvent
+from kilonova.services.image import ImageService
 
 log = structlog.get_logger(__name__)
 
@@ -41,17 +42,20 @@ class Agent:
 
     Args:
         host: name under which it is known. journal: the host's own database.
-        report_interval: seconds between reports. max_concurrent_builds, max_concurrent_disk_ops: 0 for no limit.
+        images: the image service, None if it cannot be reached from here.
+        report_interval: seconds between reports. max_concurrent_builds, max_concurrent_disk_ops,
+            max_concurrent_snapshots: 0 for no limit.
         checkpoint: see `HostExecutor`.
     """
 
     def __init__(self, host: str, driver: Driver, bus: Bus, journal: Database, clock: Clock, *,
-                 report_interval: float = 10.0, max_concurrent_builds: int = 10, max_concurrent_disk_ops: int = 0,
+                 images: ImageService | None = None, report_interval: float = 10.0, max_concurrent_builds: int = 10,
+                 max_concurrent_disk_ops: int = 0, max_concurrent_snapshots: int = 0,
                  checkpoint: Callable[[str], None] = lambda _place: None) -> None:
         self.host = host
         self.executor = HostExecutor(
-            host, ALL, HostEnvironment(host, driver, clock), journal, clock, max_heavy=max_concurrent_builds,
-            max_disk_work=max_concurrent_disk_ops, checkpoint=checkpoint,
+            host, ALL, HostEnvironment(host, driver, clock, images), journal, clock, max_heavy=max_concurrent_builds,
+            max_disk_work=max_concurrent_disk_ops, max_snapshots=max_concurrent_snapshots, checkpoint=checkpoint,
         )
         self._driver = driver
         self._bus = bus

@@ -80,11 +80,12 @@ class HostExecutor:
         host: its name. steps: what it can run. environment: handed to every step function.
         journal: the host's own database. max_heavy: concurrent heavy steps, 0 for no limit. Spec: FND-54.
         max_disk_work: concurrent steps of heavy work on disks, 0 for no limit. Spec: INI-004.
+        max_snapshots: concurrent steps of snapshots, 0 or less for no limit. Spec: FND-55, SNP-07.
         checkpoint: called after every effect, before it is journaled, with the step's name, for crash tests.
     """
 
     def __init__(self, host: str, steps: Mapping[str, HostStep], environment: Any, journal: Database, clock: Clock,
-                 *, max_heavy: int = 10, max_disk_work: int = 0,
+                 *, max_heavy: int = 10, max_disk_work: int = 0, max_snapshots: int = 0,
                  checkpoint: Callable[[str], None] = lambda _place: None) -> None:
         for option, limit in (("max_concurrent_builds", max_heavy), ("max_concurrent_disk_ops", max_disk_work)):
             if limit < 0:
@@ -98,6 +99,7 @@ class HostExecutor:
         self._subjects: dict[str, asyncio.Lock] = {}
         self._heavy = asyncio.Semaphore(max_heavy) if max_heavy else None
         self._disk_work = asyncio.Semaphore(max_disk_work) if max_disk_work else None
+        self._snapshots = asyncio.Semaphore(max_snapshots) if max_snapshots > 0 else None
         self._closing = False
         self._checkpoint = checkpoint
 
@@ -208,6 +210,8 @@ class HostExecutor:
                     await slots.enter_async_context(self._heavy)
                 if step.disk_work and self._disk_work is not None:
                     await slots.enter_async_context(self._disk_work)
+                if step.snapshot and self._snapshots is not None:
+                    await slots.enter_async_context(self._snapshots)
                 result = await function(self._environment, args)
         except asyncio.CancelledError as error:
             if self._closing:

@@ -66,6 +66,7 @@ class HostStep:
         after_crash: what to run instead of `do` when the agent died in the middle of it; None repeats `do`.
         interruptible: a cancel (a delete that came in) may cut it short.
         heavy: counts against the host's limit of concurrent builds. disk_work: against that of work on disks.
+        snapshot: against that of snapshots.
     """
 
     name: str
@@ -76,6 +77,7 @@ class HostStep:
     interruptible: bool = False
     heavy: bool = False
     disk_work: bool = False
+    snapshot: bool = False
 
 
 @dataclass(frozen=True)

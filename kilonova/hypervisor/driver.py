@@ -10,7 +10,7 @@ moment (libvirt restarting); any other `KilonovaError` is final.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from kilonova.domain.console import ConsoleAddress, ConsoleKind
@@ -209,4 +209,26 @@ class Driver(Protocol):
             NotFound: the hypervisor does not know the guest. Conflict: it is off. NotSupported: it has no console
             of this kind. Spec: CON-15, CON-16.
         """
+        ...
+
+    async def snapshot(self, uuid: str, image_id: str) -> None:
+        """Copy the root disk, as it is at one moment, into a file of the host that depends on no other. A guest that
+        runs goes on running. One that was made already is kept.
+
+        Cancelling it ends the copy; `discard_snapshot` removes what is left of it.
+
+        Args:
+            image_id: the image that it is to become.
+
+        Raises:
+            NotFound: the instance has no disk here. TryElsewhere: no space here.
+        """
+        ...
+
+    def snapshot_data(self, uuid: str, image_id: str) -> AsyncIterator[bytes]:
+        """The bytes of that file, a qcow2, in chunks. Raises NotFound without one."""
+        ...
+
+    async def discard_snapshot(self, uuid: str, image_id: str) -> None:
+        """End the copy if it is being made and remove the file. Neither need exist."""
         ...

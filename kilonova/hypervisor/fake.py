@@ -8,7 +8,7 @@ agent, as that of a real hypervisor does: in memory (`FakeHypervisor` is handed 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +20,10 @@ from kilonova.domain.errors import Conflict, DeviceDetachFailed, KilonovaError, 
 from kilonova.domain.network import Vif
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
+from kilonova.imaging import qcow2
+
+DISK = qcow2.empty(1 << 20)
+"""What every guest's disk holds."""
 
 ON = (PowerState.RUNNING, PowerState.PAUSED)
 INTERFACE_TRAITS = ("COMPUTE_NET_ATTACH_INTERFACE", "COMPUTE_NET_ATTACH_INTERFACE_WITH_TAG")
@@ -38,6 +42,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     Args:
         starts: how often it was started, for tests of 'effective once'.
         uses, prepared, old: the disks it has, those made beside them, and those put aside.
+        snapshots: ids of images being made of it.
     """
 
     uuid: str
@@ -50,6 +55,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     uses: FakeDisks = FakeDisks("", 0)
     prepared: FakeDisks | None = None
     old: FakeDisks | None = None
+    snapshots: tuple[str, ...] = ()
 
 
 class Faults(msgspec.Struct, kw_only=True):
@@ -201,7 +207,7 @@ class FakeDriver:
         record = self._guest(uuid)
         if record.defined:
             raise KilonovaError(f"Guest {uuid} still uses its disks.")
-        record.disks, record.prepared, record.old = False, None, None
+        record.disks, record.prepared, record.old, record.snapshots = False, None, None, ()
         self.hypervisor.keep(record)
 
     async def prepare_disks(self, guest: Guest, *, keep_ephemeral: bool) -> None:
@@ -363,6 +369,25 @@ class FakeDriver:
         if kind is ConsoleKind.SERIAL:
             return ConsoleAddress(internal_access_path=f"/fake/{uuid}/console.sock")
         raise NotSupported(f"The guest of instance {uuid} has no {kind} console.")
+
+    async def snapshot(self, uuid: str, image_id: str) -> None:
+        await self._call("snapshot")
+        guest = self._existing(uuid)
+        if image_id not in guest.snapshots:
+            guest.snapshots = (*guest.snapshots, image_id)
+            self.hypervisor.keep(guest)
+
+    async def snapshot_data(self, uuid: str, image_id: str) -> AsyncIterator[bytes]:
+        await self._call("snapshot_data")
+        if image_id not in self._guest(uuid).snapshots:
+            raise NotFound(f"Guest {uuid} has no snapshot {image_id} on host {self.hypervisor.host}.")
+        yield DISK
+
+    async def discard_snapshot(self, uuid: str, image_id: str) -> None:
+        await self._call("discard_snapshot")
+        guest = self._guest(uuid)
+        guest.snapshots = tuple(other for other in guest.snapshots if other != image_id)
+        self.hypervisor.keep(guest)
 
 
 def _image_of(guest: Guest) -> str:

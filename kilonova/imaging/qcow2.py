@@ -30,6 +30,21 @@ MAX_SNAPSHOTS = 65536
 MAX_EXTENSIONS = 64
 
 
+def empty(virtual_size: int) -> bytes:
+    """A whole qcow2 in which the guest sees nothing but zeros, in the smallest clusters there are.
+
+    Args:
+        virtual_size: bytes, at most 2 MiB.
+    """
+    bits = 9
+    cluster = 1 << bits
+    entries = -(-virtual_size // (cluster * cluster // 8))
+    header = HEADER_V2.pack(MAGIC, 3, 0, 0, bits, virtual_size, 0, entries, 3 * cluster, cluster, 1, 0, 0)
+    header += HEADER_V3.pack(0, 0, 0, 4, HEADER_V2.size + HEADER_V3.size)
+    counts = struct.pack(">4H", 1, 1, 1, 1)
+    return b"".join(part.ljust(cluster, b"\0") for part in (header, struct.pack(">Q", 2 * cluster), counts, b""))
+
+
 def parse(file: BoundedFile) -> ImageFacts:
     """Read the header, its extensions and the name of the backing file.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kilonova.engine.operation import Definitions
 from kilonova.operations.attach_interface import ATTACH_INTERFACE
+from kilonova.operations.backup import BACKUP
 from kilonova.operations.build import BUILD
 from kilonova.operations.delete import DELETE
 from kilonova.operations.detach_interface import DETACH_INTERFACE
@@ -14,6 +15,7 @@ from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER
 from kilonova.operations.rebuild import REBUILD
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER
 from kilonova.operations.restore import RESTORE
+from kilonova.operations.snapshot import SNAPSHOT
 from kilonova.operations.soft_delete import SOFT_DELETE
 from kilonova.operations.start import START
 from kilonova.operations.stop import STOP
@@ -25,5 +27,6 @@ CELL_OPERATIONS = Definitions(
     ATTACH_INTERFACE, DETACH_INTERFACE,
     SOFT_DELETE, RESTORE,
     REBUILD,
+    SNAPSHOT, BACKUP,
 )
 API_OPERATIONS = Definitions(PLACE, BURY)

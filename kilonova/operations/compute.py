@@ -48,6 +48,24 @@ class Compute(Protocol):
 
     async def reboot(self, context: RequestContext, server: Located, *, hard: bool) -> None: ...
 
+    async def create_image(
+        self, context: RequestContext, server: Located, name: str, metadata: dict[str, str]
+    ) -> str:
+        """Make an image of a server's disk; returns its id when its record exists.
+
+        Raises:
+            InvalidInput: the server has no disk of its own, or a metadata key is an attribute of images.
+            OverQuota: the project has too many images.
+        """
+        ...
+
+    async def create_backup(
+        self, context: RequestContext, server: Located, name: str, metadata: dict[str, str], *, backup_type: str,
+        rotation: int | None,
+    ) -> str:
+        """The same, then delete the oldest backups of that type but `rotation`; None keeps all."""
+        ...
+
     async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:
         """Set vm_state to active or error, and no task. Spec: API-141."""
         ...

@@ -9,6 +9,7 @@ from kilonova.cells.registry import Cells
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
 from kilonova.operations.options import OperationOptions
+from kilonova.services.image import ImageService
 from kilonova.services.network import NetworkService
 from kilonova.services.placement import PlacementService, SchedulerService
 
@@ -23,6 +24,7 @@ class Environment:
     placement: PlacementService
     clock: Clock
     options: OperationOptions
+    images: ImageService
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Further attempts at allocating networks after one that may pass. Spec: NET-02."""
     default_access_ip_network_name: str = ""
     """Network that gives the access addresses of a server. Spec: BLD-89."""
+    non_inheritable_image_properties: tuple[str, ...] = ("cache_in_nova", "bittorrent")
+    """Properties that the image of a snapshot does not take over from the image of its server. Spec: EMG-32."""
     force_config_drive: bool = False
     """Give every server a config drive."""
     reclaim_instance_interval: float = 0.0

@@ -36,6 +36,7 @@ from kilonova.domain.states import TaskState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.operations import password_setting
+from kilonova.operations.backup import BACKUP, BackupServer
 from kilonova.operations.catalogue import CELL_OPERATIONS
 from kilonova.operations.delete import DELETE, DeleteServer
 from kilonova.operations.host_query import ask_host
@@ -43,8 +44,11 @@ from kilonova.operations.options import OperationOptions
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.place import PLACE, PlaceServer
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER, RebootServer
+from kilonova.operations.server_images import describe_image, is_image_made
+from kilonova.operations.snapshot import SNAPSHOT, SnapshotServer
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.stop import STOP, StopServer, grace_of
+from kilonova.services.image import NewImage
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +59,8 @@ TURN_LIMIT = 60.0
 """Seconds that a request waits for the end of an operation that no state of the server shows."""
 HIDES_LOCK = ("restore", "changePassword")
 """Actions that a locked server refuses with the words for an invalid state. Spec: API-064."""
+IMAGE_LIMIT = 10.0
+"""Seconds that the record of a new image is waited for. It is made even if that takes longer."""
 
 END_LIMIT = 120.0
 """Seconds that a request waits for the end of the operation that it asked for."""
@@ -163,6 +169,46 @@ class ComputeOperations:
         wait = 0.0 if hard else self._options.wait_soft_reboot_seconds
         await self.ask(context, server, definition, RebootServer(wait=wait))
 
+    async def create_image(
+        self, context: RequestContext, server: Located, name: str, metadata: dict[str, str]
+    ) -> str:
+        image = self._image(context, server, name, "snapshot", metadata)
+        await self._make_image(context, server, SNAPSHOT, SnapshotServer(image=image))
+        return image.id
+
+    async def create_backup(
+        self, context: RequestContext, server: Located, name: str, metadata: dict[str, str], *, backup_type: str,
+        rotation: int | None,
+    ) -> str:
+        image = self._image(context, server, name, "backup", {**metadata, "backup_type": backup_type})
+        request = BackupServer(image=image, backup_type=backup_type, rotation=rotation)
+        await self._make_image(context, server, BACKUP, request)
+        return image.id
+
+    def _image(
+        self, context: RequestContext, server: Located, name: str, kind: str, metadata: dict[str, str]
+    ) -> NewImage:
+        return describe_image(
+            context, server.instance, self._options, image_id=str(uuid.uuid4()), name=name, kind=kind,
+            metadata=metadata,
+        )
+
+    async def _make_image(
+        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct
+    ) -> None:
+        """Accept it (a locked server obeys, API-124), and wait until the record of the image exists or could not be
+        made. Spec: SNP-01."""
+        operation = (await self._submit(context, server, definition, request, alone=True)).record.id
+        assert server.cell is not None
+        give_up = self._clock.monotonic() + IMAGE_LIMIT
+        while self._clock.monotonic() < give_up:
+            record = await server.cell.database.read(lambda conn: cell_journal.get(conn, operation))
+            if record is None or is_image_made(record):
+                return
+            if record.failure is not None:
+                raise _as_error(record)
+            await self._clock.sleep(FIRST_LOOK)
+
     async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:
         """An operation that works on the server has lost it: it is asked to end and will leave the states alone.
 
@@ -216,16 +262,27 @@ class ComputeOperations:
         await server.cell.database.write(lambda conn: instances.update(conn, uuid_, now=now, **changes))
 
     async def _submit(
-        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct
+        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct, *,
+        alone: bool = False,
     ) -> submit.Submission:
-        """Accept an operation, when its turn has come. Spec: IFC-21, IFC-22."""
+        """Accept an operation, when its turn has come. Spec: IFC-21, IFC-22.
+
+        Args:
+            alone: refuse it if one of its kind runs, which else does for this one, too.
+        """
         instance, cell, action = server.instance, server.cell, definition.action
         if cell is None:
             raise InstanceInvalidState(instance.uuid, action, "task_state", "scheduling")
 
         def accept(conn: sa.Connection) -> submit.Submission:
             tx = Tx(conn, self._clock.now())
-            return submit.submit(tx, cell_journal, definition, instance.uuid, request, _asked_by(context))
+            id_ = str(uuid.uuid4())
+            accepted = submit.submit(
+                tx, cell_journal, definition, instance.uuid, request, _asked_by(context), operation_id=id_
+            )
+            if alone and accepted.record.id != id_:
+                raise submit.Busy(accepted.record)
+            return accepted
 
         give_up = self._clock.monotonic() + TURN_LIMIT
         while True:

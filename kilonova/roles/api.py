@@ -10,6 +10,7 @@ from kilonova.roles import credentials, embedded, separate
 from kilonova.roles.assembly import Progress, Wakes
 from kilonova.roles.running import announce, public_url, take_directory
 from kilonova.roles.web import Prefixes, WebServer
+from kilonova.services.image_calls import ImageCalls
 from kilonova.services.network_calls import NetworkCalls
 
 
@@ -26,9 +27,9 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     ground = await separate.ground(config, SystemClock(), stack)
     wakes = Wakes(ground.bus)
     services = await embedded.start(ground, wakes, made, public_url(config), stack, progress)
-    calls = NetworkCalls(services.networks, ground.bus)
-    await calls.start()
-    stack.push_async_callback(calls.close)
+    for calls in (NetworkCalls(services.networks, ground.bus), ImageCalls(services.images, ground.bus)):
+        await calls.start()
+        stack.push_async_callback(calls.close)
     progress("api", "listen")
     await embedded.serve(ground, services, wakes, prefixes, web, stack)
     announce(config, made, stack)

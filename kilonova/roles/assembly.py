@@ -37,6 +37,7 @@ from kilonova.operations.service import ComputeOperations
 from kilonova.scheduler.placing import Placing
 from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import WAKE, SchedulerService
+from kilonova.services.image import ImageService
 from kilonova.services.network import NetworkService
 
 CELLS = uuid.UUID("5d3c0f9e-3c55-4d0e-8a55-9d7f1f0f6c11")
@@ -128,11 +129,13 @@ def placing(ground: Ground) -> Placing:
     )
 
 
-def conductor(ground: Ground, placing_: Placing, networks: NetworkService, *, alone: bool, name: str = "") -> Conductor:
+def conductor(
+    ground: Ground, placing_: Placing, networks: NetworkService, images: ImageService, *, alone: bool, name: str = ""
+) -> Conductor:
     """A conductor of this process's cell."""
     config = ground.config
     (cell,) = ground.cells.all
-    environment = Environment(cell.name, ground.cell, networks, placing_, ground.clock, config.operations)
+    environment = Environment(cell.name, ground.cell, networks, placing_, ground.clock, config.operations, images)
     reports = HostReports(
         cell.uuid, ground.cell, placing_, ground.clock,
         resume_guests=config.agent.resume_guests_state_on_host_boot,
@@ -170,13 +173,17 @@ def console_site(ground: Ground, judge: Consoles, url: str) -> ConsoleSite:
     return ConsoleSite(ConsoleProxy(judge, ground.clock, url=url, allowed_origins=origins))
 
 
-def agent(config: Config, host: str, driver: Driver, bus: Bus, journal: Database, clock: Clock) -> Agent:
-    """The agent of one host."""
+def agent(
+    config: Config, host: str, driver: Driver, bus: Bus, journal: Database, clock: Clock,
+    images: ImageService | None = None,
+) -> Agent:
+    """The agent of one host. images: None if it cannot reach the image service."""
     options = config.agent
     return Agent(
-        host, driver, bus, journal, clock, report_interval=options.report_interval,
+        host, driver, bus, journal, clock, images=images, report_interval=options.report_interval,
         max_concurrent_builds=options.max_concurrent_builds if options.driver == "libvirt" else 0,
         max_concurrent_disk_ops=options.max_concurrent_disk_ops,
+        max_concurrent_snapshots=options.max_concurrent_snapshots,
     )
 
 

@@ -8,6 +8,7 @@ from kilonova.config import Config
 from kilonova.domain.clock import SystemClock
 from kilonova.roles import assembly, separate
 from kilonova.roles.assembly import Progress
+from kilonova.services.image_calls import RemoteImages
 from kilonova.services.network_calls import RemoteNetwork
 
 
@@ -15,8 +16,8 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     """Returns when it drives. The stack stops it."""
     progress("database", "open")
     ground = await separate.ground(config, SystemClock(), stack)
-    networks = RemoteNetwork(ground.bus, ground.clock)
+    networks, images = RemoteNetwork(ground.bus, ground.clock), RemoteImages(ground.bus, ground.clock)
     progress("conductor", "take up operations")
-    conductor = assembly.conductor(ground, assembly.placing(ground), networks, alone=False)
+    conductor = assembly.conductor(ground, assembly.placing(ground), networks, images, alone=False)
     await conductor.start()
     stack.push_async_callback(conductor.close)

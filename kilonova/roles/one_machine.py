@@ -70,7 +70,7 @@ class OneMachine:
         services = await embedded.start(ground, wakes, made, public_url(config), stack, self._progress)
         placing = assembly.placing(ground)
         self._progress("conductor", "take up operations")
-        conductor = assembly.conductor(ground, placing, services.networks, alone=True)
+        conductor = assembly.conductor(ground, placing, services.networks, services.images, alone=True)
         await conductor.start()
         stack.push_async_callback(conductor.close)
         scheduler = assembly.scheduler(ground, placing, wakes, alone=True)
@@ -94,7 +94,7 @@ class OneMachine:
         else:
             drivers = {assembly.own_host(self.config): await self._libvirt(ground, images, made)}
         for host, one in drivers.items():
-            agent = assembly.agent(self.config, host, one, ground.bus, journal, ground.clock)
+            agent = assembly.agent(self.config, host, one, ground.bus, journal, ground.clock, images)
             self.agents.append(agent)
             await agent.start()
             self._stack.push_async_callback(agent.close)

@@ -38,9 +38,6 @@ class _NoImages:
     def local_path(self, image_id: str) -> Path | None:
         return None
 
-    async def delete(self, image_id: str) -> None:
-        return
-
 
 async def purge(config: Config, progress: Progress) -> list[str]:
     """Remove an installation that does not run. May be repeated after a failure.

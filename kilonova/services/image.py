@@ -6,11 +6,34 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from kilonova.domain.context import RequestContext
 from kilonova.domain.image import Image
 
 
-class ImageService(Protocol):
+class NewImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image that is to be made, under an id that is known beforehand.
+
+    Args:
+        owner: project. member: another project that may use it, "" for none.
+        min_disk: GiB. min_ram: MiB.
+    """
+
+    id: str
+    name: str
+    owner: str
+    member: str = ""
+    disk_format: str = "qcow2"
+    container_format: str = "bare"
+    min_disk: int = 0
+    min_ram: int = 0
+    properties: dict[str, str] = {}
+
+
+class ImageSource(Protocol):
+    """What a host needs of it to make disks."""
+
     async def show(self, context: RequestContext | None, image_id: str) -> Image:
         """Describe an image. Without a context the service itself asks and sees every image.
 
@@ -31,8 +54,31 @@ class ImageService(Protocol):
         """Where the data lies on this machine, if it does: copied (or reflinked) instead of streamed."""
         ...
 
+
+class ImageService(ImageSource, Protocol):
+    async def create(self, new: NewImage) -> None:
+        """Make the record of an image without data; one of that id that exists is left as it is.
+
+        Raises:
+            InvalidInput: a property has the name of an attribute. OverQuota: the project has too many images.
+        """
+        ...
+
+    async def upload(self, image_id: str, data: AsyncIterator[bytes]) -> None:
+        """Give a queued image its data, in chunks; it is active then. An active image is left as it is.
+
+        Raises:
+            ImageNotFound: it was deleted. InvalidInput: the data is not what the image is declared to be.
+            OverQuota: no room for it. Retryable: other data is being uploaded.
+        """
+        ...
+
+    async def backups(self, owner: str, instance: str, backup_type: str) -> list[Image]:
+        """The backups of that type that a project has of a server, newest first, whatever their status."""
+        ...
+
     async def delete(self, image_id: str) -> None:
-        """Delete; an image that is gone is no error."""
+        """Delete; an image that is gone is no error. Raises Forbidden if it is protected."""
         ...
 
 

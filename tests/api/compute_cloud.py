@@ -55,9 +55,14 @@ from kilonova.domain.states import PowerState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.operations.action_log import Action
+from kilonova.operations.backup import BACKUP, BackupServer
 from kilonova.operations.consoles import ConsoleOptions, Consoles
+from kilonova.operations.options import OperationOptions
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
+from kilonova.operations.server_images import describe_image
+from kilonova.operations.snapshot import SNAPSHOT, SnapshotServer
 from kilonova.services.identity import ServiceRequest, Token
+from kilonova.services.image import NewImage
 from kilonova.services.network import NetworkSummary, PortSummary
 
 PROJECT = "a" * 32
@@ -318,11 +323,13 @@ class PatientCompute:
         self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct
     ) -> None:
         """The real operation begins, with its own checks, and is kept in `asked`; it does not go on by itself."""
-        instance = server.instance
-        if instance.locked_by and not context.is_admin:
-            raise InstanceLocked(instance.uuid)
+        if server.instance.locked_by and not context.is_admin:
+            raise InstanceLocked(server.instance.uuid)
+        await self._begin(server, definition, request)
+
+    async def _begin(self, server: Located, definition: Operation, request: msgspec.Struct) -> None:
         assert server.cell is not None
-        now = self.clock.now()
+        instance, now = server.instance, self.clock.now()
         await server.cell.database.write(
             lambda conn: submit.submit(
                 Tx(conn, now), cell_journal, definition, instance.uuid, request, Asker(),
@@ -343,6 +350,28 @@ class PatientCompute:
         assert server.cell is not None
         uuid_ = server.instance.uuid
         return (await server.cell.database.read(lambda conn: cell_journal.of_subject(conn, uuid_)))[0]
+    async def create_image(
+        self, context: RequestContext, server: Located, name: str, metadata: dict[str, str]
+    ) -> str:
+        image = self._image(context, server, name, "snapshot", metadata)
+        await self._begin(server, SNAPSHOT, SnapshotServer(image=image))
+        return image.id
+
+    async def create_backup(
+        self, context: RequestContext, server: Located, name: str, metadata: dict[str, str], *, backup_type: str,
+        rotation: int,
+    ) -> str:
+        image = self._image(context, server, name, "backup", metadata)
+        await self._begin(server, BACKUP, BackupServer(image=image, backup_type=backup_type, rotation=rotation))
+        return image.id
+
+    def _image(
+        self, context: RequestContext, server: Located, name: str, kind: str, metadata: dict[str, str]
+    ) -> NewImage:
+        return describe_image(
+            context, server.instance, OperationOptions(), image_id=str(uuid.uuid4()), name=name, kind=kind,
+            metadata=metadata,
+        )
 
     async def reboot(self, context: RequestContext, server: Located, *, hard: bool) -> None:
         self._check(context, server, "reboot", states={VmState.ACTIVE, *([VmState.STOPPED] if hard else [])})

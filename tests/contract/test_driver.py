@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from domain_cases import vif
@@ -19,6 +20,8 @@ from kilonova.domain.states import PowerState
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
 from kilonova.hypervisor.guest import Guest
+from kilonova.imaging import qcow2
+from kilonova.imaging.inspect import check
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +306,54 @@ async def test_a_guest_that_is_not_there_cannot_be_resumed_and_has_no_console(dr
         await driver.resume(str(uuid.uuid4()))
     with pytest.raises(NotFound):
         await driver.console_output(str(uuid.uuid4()), 100)
+
+
+async def copied(driver: Driver, uuid_: str, image_id: str) -> bytes:
+    return b"".join([chunk async for chunk in driver.snapshot_data(uuid_, image_id)])
+
+
+@pytest.fixture
+async def with_disk(driver: Driver, installation: Installation, tmp_path: Path) -> Guest:
+    """One that has a root disk."""
+    file = tmp_path / "image.qcow2"
+    file.write_bytes(qcow2.empty(1 << 20))
+    made = empty_guest(image=installation.images.add(file))
+    await driver.create_disks(made)
+    return made
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_a_snapshot_depends_on_nothing_and_leaves_the_guest_alone(
+    driver: Driver, with_disk: Guest, running: bool, tmp_path: Path
+) -> None:
+    uuid_, image_id = with_disk.uuid, str(uuid.uuid4())
+    await driver.spawn(with_disk)
+    if not running:
+        await driver.power_off(uuid_, grace=0, interval=0)
+    before = await driver.power_state(uuid_)
+    await driver.snapshot(uuid_, image_id)
+    first = await copied(driver, uuid_, image_id)
+    await driver.snapshot(uuid_, image_id)
+    assert await copied(driver, uuid_, image_id) == first
+    assert await driver.power_state(uuid_) is before
+    (tmp_path / "copy").write_bytes(first)
+    assert check(tmp_path / "copy", "qcow2").virtual_size == 1 << 20
+    for _ in range(2):
+        await driver.discard_snapshot(uuid_, image_id)
+        with pytest.raises(NotFound):
+            await copied(driver, uuid_, image_id)
+
+
+async def test_a_snapshot_goes_with_the_disks_and_needs_one(driver: Driver, with_disk: Guest) -> None:
+    uuid_, image_id = with_disk.uuid, str(uuid.uuid4())
+    await driver.snapshot(uuid_, image_id)
+    await driver.delete_disks(uuid_)
+    with pytest.raises(NotFound):
+        await copied(driver, uuid_, image_id)
+    with pytest.raises(NotFound):
+        await driver.snapshot(uuid_, image_id)
+    await driver.discard_snapshot(uuid_, image_id)
+    assert await driver.disks() == []
 
 
 async def test_a_console_is_cut_to_its_last_bytes(driver: Driver, guest: Guest) -> None:

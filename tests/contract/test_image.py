@@ -6,13 +6,17 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from image_cloud import ALICE, BOB, PEOPLE, image_cloud
 
+from kilonova.bus.local import LocalBus
+from kilonova.domain.clock import SystemClock
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import Forbidden, ImageNotFound, InvalidInput
-from kilonova.services.image import ImageCatalogue
+from kilonova.domain.errors import Forbidden, ImageNotFound, InvalidInput, OverQuota
+from kilonova.services.image import ImageCatalogue, ImageService, NewImage
+from kilonova.services.image_calls import SIGNATURES, ImageCalls, RemoteImages
 
 DATA = os.urandom(2_500_000)
 
@@ -25,7 +29,18 @@ class Fixture:
     make: Callable[..., Awaitable[str]]
 
 
-@pytest.fixture(params=["embedded"])
+class OverTheBus:
+    """The service as another process of the control plane has it: records over the bus, data not at all."""
+
+    def __init__(self, service: ImageService, remote: RemoteImages) -> None:
+        self._service = service
+        self._remote = remote
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._remote if name in SIGNATURES else self._service, name)
+
+
+@pytest.fixture(params=["embedded", "over the bus"])
 async def image(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Fixture]:
     async with image_cloud(tmp_path) as cloud:
 
@@ -36,7 +51,13 @@ async def image(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Fixtu
                 assert (await alice.put(made, data)).status_code == 204
             return made["id"]
 
-        yield Fixture(cloud.service, make)
+        bus = LocalBus()
+        calls = ImageCalls(cloud.service, bus)
+        await calls.start()
+        remote: Any = OverTheBus(cloud.service, RemoteImages(bus, SystemClock()))
+        yield Fixture(cloud.service if request.param == "embedded" else remote, make)
+        await calls.close()
+        await bus.close()
 
 
 def context(person: str) -> RequestContext:
@@ -142,3 +163,73 @@ async def test_users_remove_only_their_own(image):
     await image.service.remove(context("alice"), id_)
     with pytest.raises(ImageNotFound):
         await image.service.remove(context("alice"), id_)
+
+
+# --- images that the compute service makes ----------------------------------------------------------
+
+
+def new_image(**fields) -> NewImage:
+    return NewImage(**{"id": str(uuid.uuid4()), "name": "snap", "owner": ALICE, "disk_format": "raw"} | fields)
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+@pytest.mark.spec("EMG-32")
+async def test_an_image_is_made_under_its_id_and_gets_its_data_once(image):
+    new = new_image(min_disk=2, min_ram=64, properties={"image_type": "snapshot"})
+    for _ in range(2):
+        await image.service.create(new)
+    shown = await image.service.show(context("alice"), new.id)
+    assert (shown.status, shown.visibility, shown.owner, shown.name) == ("queued", "private", ALICE, "snap")
+    assert (shown.min_disk, shown.min_ram, shown.properties) == (2, 64, {"image_type": "snapshot"})
+    with pytest.raises(ImageNotFound):
+        await image.service.show(context("bob"), new.id)
+    for part in (DATA, b"other"):
+        await image.service.upload(new.id, chunks(part[:100], part[100:]))
+    assert await read(image.service, new.id) == DATA
+    await image.service.create(new)
+    assert (await image.service.show(None, new.id)).status == "active"
+
+
+@pytest.mark.spec("EMG-24")
+async def test_an_image_is_shared_with_another_project(image):
+    new = new_image(member=BOB)
+    await image.service.create(new)
+    assert (await image.service.show(context("bob"), new.id)).owner == ALICE
+    with pytest.raises(ImageNotFound):
+        await image.service.show(context("service"), new.id)
+
+
+async def test_what_images_do_not_take(image):
+    for name in ("status", "id", "visibility", "size", "os_glance_x", "owner"):
+        with pytest.raises((InvalidInput, Forbidden)):
+            await image.service.create(new_image(properties={name: "x"}))
+    with pytest.raises(OverQuota):
+        await image.service.create(new_image(properties={str(number): "" for number in range(200)}))
+    damaged = new_image(disk_format="qcow2")
+    await image.service.create(damaged)
+    with pytest.raises(InvalidInput):
+        await image.service.upload(damaged.id, chunks(DATA))
+    assert (await image.service.show(None, damaged.id)).status == "queued"
+    await image.service.delete(damaged.id)
+    with pytest.raises(ImageNotFound):
+        await image.service.upload(damaged.id, chunks(DATA))
+
+
+@pytest.mark.spec("SNP-26")
+async def test_backups_are_listed_newest_first(image):
+    wanted = {"image_type": "backup", "backup_type": "daily", "instance_uuid": "one"}
+    backups = [new_image(properties=wanted) for _ in range(3)]
+    others = [
+        new_image(properties=wanted | {"backup_type": "weekly"}), new_image(properties=wanted | {"image_type": "x"}),
+        new_image(properties=wanted | {"instance_uuid": "two"}), new_image(properties=wanted, owner=BOB),
+    ]
+    for new in (*backups, *others):
+        await image.service.create(new)
+    await image.service.upload(backups[1].id, chunks(DATA))
+    found = await image.service.backups(ALICE, "one", "daily")
+    assert [i.id for i in found] == [new.id for new in reversed(backups)]
+    assert [i.status for i in found] == ["queued", "active", "queued"]

@@ -20,7 +20,7 @@ from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
 from simulation.process import Process, SimClock
 from simulation.run import ACTIVE
-from simulation.world import Databases, PortedDriver, World
+from simulation.world import IMAGE, Databases, PortedDriver, World
 
 from kilonova.cells.registry import Located
 from kilonova.db import build_requests, instances
@@ -29,7 +29,6 @@ from kilonova.db.placement.tables import allocations, consumers, hosts, inventor
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound
 from kilonova.domain.flavor import Flavor
-from kilonova.domain.image import Image
 from kilonova.domain.instance import BuildRequest, Fault, Instance, RequestSpec
 from kilonova.domain.network import RequestedNetwork
 from kilonova.domain.operation import ExternalEvent, OperationRecord
@@ -43,7 +42,6 @@ from kilonova.operations.options import OperationOptions
 from kilonova.operations.start import START, StartServer
 
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
-IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
 CONTEXT = RequestContext(request_id="req-1", user_id="user", project_id="project", is_admin=True)
 OPTIONS = OperationOptions(
     shutdown_timeout=20.0, shutdown_retry_interval=5.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=30.0,

@@ -28,6 +28,7 @@ from kilonova.api.compute import (
     remote_consoles,
     retired,
     server_actions,
+    server_backups,
     server_create,
     server_deferred_delete,
     server_groups,
@@ -71,6 +72,7 @@ RESOURCES = (
     server_interfaces,
     server_deferred_delete, server_rebuild,
     server_groups,
+    server_backups,
 )
 """Modules with a list ROUTES. A new resource is one more name here."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, ImageNotFound
 from kilonova.embedded.image import access, schema
 from kilonova.embedded.image.errors import TooLarge
-from kilonova.embedded.image.records import ImageRecord, Limits, Member, Status, Visibility
+from kilonova.embedded.image.records import ImageRecord, Limits, Member, MemberStatus, Status, Visibility
 
 image = schema.images.c
 
@@ -132,6 +132,22 @@ def move(conn: sa.Connection, image_id: str, before: Iterable[Status], after: St
         .values(status=after, updated_at=now, **values)
     )
     return moved.rowcount == 1
+
+
+def with_properties(conn: sa.Connection, owner: str, wanted: Mapping[str, str]) -> list[ImageRecord]:
+    """The images of a project that have all these properties, newest first."""
+    query = sa.select(image.id).where(image.owner == owner)
+    held = schema.properties.c
+    for name, value in wanted.items():
+        query = query.where(image.id.in_(sa.select(held.image_id).where(held.name == name, held.value == value)))
+    return load(conn, list(conn.scalars(query.order_by(image.created_at.desc(), image.id.desc()))))
+
+
+def share(conn: sa.Connection, image_id: str, member: str, now: float) -> None:
+    """Let another project use a shared image, which it need not accept first."""
+    conn.execute(schema.members.insert().values(
+        image_id=image_id, member_id=member, status=MemberStatus.ACCEPTED, created_at=now, updated_at=now
+    ))
 
 
 def used_bytes(conn: sa.Connection, owner: str | None) -> int:

@@ -16,16 +16,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import ImageNotFound, InvalidInput
+from kilonova.domain.errors import ImageNotFound, InvalidInput, OverQuota, Retryable
 from kilonova.domain.image import Image
 from kilonova.embedded.http import EmbeddedService
 from kilonova.embedded.image import attributes, listing, patch, queries
 from kilonova.embedded.image.api import data, images, info, members
 from kilonova.embedded.image.api.streams import file_chunks
 from kilonova.embedded.image.core import Core
+from kilonova.embedded.image.errors import TooLarge
 from kilonova.embedded.image.import_rules import ImportRules
-from kilonova.embedded.image.records import ImageRecord, Limits, Status
+from kilonova.embedded.image.records import WITH_DATA, ImageRecord, Limits, Status, Visibility
 from kilonova.services.identity import IdentityService
+from kilonova.services.image import NewImage
 
 IMAGE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -99,6 +101,50 @@ class EmbeddedImage:
             return None  # an id from outside must not lead out of the directory
         path = self._core.files.data(image_id)
         return path if path.is_file() else None
+
+    async def create(self, new: NewImage) -> None:
+        """Make the record of an image without data. Raises InvalidInput, OverQuota. Spec: EMG-24."""
+        for name in new.properties:
+            attributes.refuse_fixed(name, InvalidInput)
+            if name == "id" or name in attributes.EDITABLE:
+                raise InvalidInput(f"Attribute '{name}' of an image is no property.")
+        now = self._core.clock.now()
+        record = ImageRecord(
+            id=new.id, name=new.name, owner=new.owner, disk_format=new.disk_format,
+            container_format=new.container_format, min_disk=new.min_disk, min_ram=new.min_ram,
+            visibility=Visibility.SHARED if new.member else Visibility.PRIVATE, created_at=now, updated_at=now,
+            properties=new.properties,
+        )
+
+        def unit(conn: sa.Connection) -> None:
+            if not queries.load(conn, [new.id]):
+                attributes.check_counts(record, self._core.limits)
+                queries.insert(conn, record, self._core.limits)
+                if new.member:
+                    queries.share(conn, new.id, new.member, now)
+
+        try:
+            await self._core.database.write(unit)
+        except TooLarge as error:
+            raise OverQuota(error.message, hint=error.hint) from error
+
+    async def upload(self, image_id: str, data: AsyncIterator[bytes]) -> None:
+        """Receive the data of a queued image. Raises ImageNotFound, InvalidInput, OverQuota, Retryable."""
+        record = await self._core.database.read(lambda conn: queries.get(conn, image_id))
+        if record.status in WITH_DATA:
+            return
+        if record.status is not Status.QUEUED:
+            raise Retryable(f"Image {image_id} is {record.status.value}.")
+        try:
+            await self._core.uploads.upload(record, data, None)
+        except TooLarge as error:
+            raise OverQuota(error.message, hint=error.hint) from error
+
+    async def backups(self, owner: str, instance: str, backup_type: str) -> list[Image]:
+        """The backups of that type that a project has of a server, newest first. Spec: SNP-26."""
+        wanted = {"image_type": "backup", "instance_uuid": instance, "backup_type": backup_type}
+        found = await self._core.database.read(lambda conn: queries.with_properties(conn, owner, wanted))
+        return [record.for_compute() for record in found]
 
     async def delete(self, image_id: str) -> None:
         """Delete; an image that is gone is no error. Raises Forbidden if it is protected."""

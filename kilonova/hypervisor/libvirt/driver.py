@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from kilonova.hypervisor.libvirt.disks import CONSOLE_SOCKET, GuestDisks
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.events import Events, power_state
 from kilonova.hypervisor.libvirt.images import ImageCache
-from kilonova.services.image import ImageService
+from kilonova.hypervisor.libvirt.snapshots import Snapshots
+from kilonova.services.image import ImageSource
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +61,7 @@ class LibvirtDriver:
     name = "libvirt"
 
     def __init__(
-        self, directory: Path, daemon: Daemon, images: ImageService, clock: Clock, *, installation: str,
+        self, directory: Path, daemon: Daemon, images: ImageSource, clock: Clock, *, installation: str,
         vnc_listen: str = "127.0.0.1",
     ) -> None:
         self._directory = directory
@@ -72,6 +73,7 @@ class LibvirtDriver:
         self._file_threads = ThreadPoolExecutor(FILE_THREADS, "guest-files")
         cache = ImageCache(directory / "images", images, self._file_threads)
         self._disks = GuestDisks(directory, daemon, cache, self._file_threads)
+        self._snapshots = Snapshots(self._disks, daemon, clock, self._file_threads)
         self._ours: set[str] = set()
         self._catching_up: set[asyncio.Task[None]] = set()
         self._events: Events
@@ -274,6 +276,14 @@ class LibvirtDriver:
         return await self._connection.call(
             lambda connection: console_address.find(connection, uuid, kind, socket), uuid=uuid
         )
+    async def snapshot(self, uuid: str, image_id: str) -> None:
+        await self._snapshots.make(self._connection, uuid, image_id)
+
+    def snapshot_data(self, uuid: str, image_id: str) -> AsyncIterator[bytes]:
+        return self._snapshots.data(uuid, image_id)
+
+    async def discard_snapshot(self, uuid: str, image_id: str) -> None:
+        await self._snapshots.discard(self._connection, uuid, image_id)
 
     def _describe(self, guest: Guest) -> Domain:
         return self._describer.describe(guest, self._disks.names_for_qemu(guest.uuid))

@@ -25,7 +25,7 @@ from kilonova.domain.image import Image
 from kilonova.hypervisor.libvirt import qemu_img
 from kilonova.hypervisor.libvirt.files import finished, remove_partials, room, whole
 from kilonova.imaging.inspect import check
-from kilonova.services.image import ImageService
+from kilonova.services.image import ImageSource
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class ImageCache:
         workers: threads for the file work.
     """
 
-    def __init__(self, directory: Path, images: ImageService, workers: Executor) -> None:
+    def __init__(self, directory: Path, images: ImageSource, workers: Executor) -> None:
         self._directory = directory
         self._images = images
         self._workers = workers

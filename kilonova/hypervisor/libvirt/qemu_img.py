@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from kilonova.domain.errors import InvalidInput, KilonovaError, TryElsewhere
 
 ADDRESS_SPACE = 1 << 30
 """Bytes of address space that one qemu-img may use."""
+FLATTEN_SECONDS = 4 * 3600
+"""Processor time that copying the disk of a guest may take."""
 CREATE_SECONDS, CONVERT_SECONDS = 10, 600
 """Processor time; the time on the wall may be this many times more:"""
 PATIENCE = 6
@@ -28,6 +32,11 @@ def create_overlay(path: Path, backing: str, backing_format: str, size: int) -> 
     )
 
 
+def create_empty(path: Path, size: int) -> None:
+    """Make an empty qcow2 that depends on no other file. size: bytes the guest sees."""
+    _run(["create", "-q", "-f", "qcow2", str(path), str(size)], CREATE_SECONDS)
+
+
 def convert_to_qcow2(source: Path, source_format: str, target: Path) -> None:
     """Copy an image that has been inspected into a qcow2.
 
@@ -43,22 +52,57 @@ def convert_to_qcow2(source: Path, source_format: str, target: Path) -> None:
         raise InvalidInput(f"The {source_format} image cannot be converted: {error.message}") from error
 
 
+async def flatten(source: Path, target: Path) -> None:
+    """Copy a guest's qcow2 and all that it reads through to into one qcow2 that depends on no other file.
+
+    The guest must be off. Cancelling it ends the copy.
+
+    Raises:
+        TryElsewhere: no space. KilonovaError: qemu-img failed.
+    """
+    arguments = ["convert", "-q", "-f", "qcow2", "-O", "qcow2", str(source), str(target)]
+    try:
+        running = await asyncio.create_subprocess_exec(
+            *_limits(FLATTEN_SECONDS), "qemu-img", *arguments, stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )
+    except FileNotFoundError as error:
+        raise _not_installed(error) from error
+    try:
+        _, said = await running.communicate()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            running.kill()
+        await running.wait()
+        raise
+    if running.returncode:
+        raise _failure(arguments[0], said.decode("utf-8", "replace"), running.returncode)
+
+
 def _run(arguments: list[str], cpu_seconds: int) -> None:
-    limits = ["prlimit", f"--as={ADDRESS_SPACE}", f"--cpu={cpu_seconds}", "--core=0", "--"]
     try:
         ended = subprocess.run(
-            [*limits, "qemu-img", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            [*_limits(cpu_seconds), "qemu-img", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=cpu_seconds * PATIENCE, check=False,
         )
     except FileNotFoundError as error:
-        raise KilonovaError(
-            f"{error.filename} is not installed.", hint="install it (Debian: util-linux qemu-utils)"
-        ) from error
+        raise _not_installed(error) from error
     except subprocess.TimeoutExpired as error:
         raise KilonovaError(f"qemu-img {arguments[0]} took longer than {error.timeout:.0f} s.") from error
-    if ended.returncode == 0:
-        return
-    said = ended.stderr.strip().removeprefix("qemu-img: ")
+    if ended.returncode != 0:
+        raise _failure(arguments[0], ended.stderr, ended.returncode)
+
+
+def _limits(cpu_seconds: int) -> list[str]:
+    return ["prlimit", f"--as={ADDRESS_SPACE}", f"--cpu={cpu_seconds}", "--core=0", "--"]
+
+
+def _not_installed(error: FileNotFoundError) -> KilonovaError:
+    return KilonovaError(f"{error.filename} is not installed.", hint="install it (Debian: util-linux qemu-utils)")
+
+
+def _failure(what: str, said: str, status: int) -> KilonovaError:
+    said = said.strip().removeprefix("qemu-img: ")
     if "No space left on device" in said or "Disk quota exceeded" in said:
-        raise TryElsewhere("This host has no disk space left.", hint="free some, or disable the host")
-    raise KilonovaError(f"qemu-img {arguments[0]} failed: {said or f'it ended with {ended.returncode}'}.")
+        return TryElsewhere("This host has no disk space left.", hint="free some, or disable the host")
+    return KilonovaError(f"qemu-img {what} failed: {said or f'it ended with {status}'}.")

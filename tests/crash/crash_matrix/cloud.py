@@ -34,6 +34,8 @@ from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound, NotFound, Unreachable
 from kilonova.domain.operation import EntryState, ExternalEvent, OperationRecord
 from kilonova.domain.states import PowerState
+from kilonova.embedded.image import schema as image_schema
+from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.network import ports, schema
 from kilonova.embedded.network.bodies import PortBody
 from kilonova.embedded.network.service import EmbeddedNetwork
@@ -116,6 +118,7 @@ class OneCloud:
         self._hosts_journal = self._open("hosts")
         self.hypervisors = {host: FakeHypervisor(host, directory / host) for host in HOSTS}
         self.networks = EmbeddedNetwork(self.api, clock, None, "", FakeWiring(plugs_at_once=False), self._on_event)  # type: ignore[arg-type]
+        self.images = EmbeddedImage(self.api, directory / "images", clock, None, "")  # type: ignore[arg-type]
         self._answered: set[tuple[int, str]] = set()
         self._wakes: set[asyncio.Task[None]] = set()
         self.compute, self.cells = self._compute(self.api, self.cell, self._wake)
@@ -155,6 +158,7 @@ class OneCloud:
         await self.cell.write(cell_metadata.create_all)
         await self._hosts_journal.write(host_metadata.create_all)
         await ensure(self.api, schema.NETWORK)
+        await ensure(self.api, image_schema.IMAGE)
         await self.networks.bootstrap(PROJECT)
         other = await self.networks.bootstrap(PROJECT, name="other", cidr="10.9.0.0/24")
         caller = RequestContext(request_id="", user_id="u", project_id=PROJECT, roles=("member",))
@@ -168,11 +172,13 @@ class OneCloud:
         """Start everything, in the order of one-machine mode."""
         clock, plan, random = self.clock, self.plan, Random()
         await self.networks.start()
+        await self.images.recover()
         placing = Placing(self.api, Scheduler(self.api, clock, random))
         watched: Any = planting.Watched(placing, plan)
         networks: Any = planting.Watched(self.networks, plan)
+        images: Any = planting.Watched(self.images, plan)
         database = planting.WatchedDatabase(self.cell, plan)
-        environment = Environment(CELL, self.cell, networks, watched, clock, OPTIONS)
+        environment = Environment(CELL, self.cell, networks, watched, clock, OPTIONS, images)
         self.conductor = Conductor(
             f"{random.getrandbits(64):x}@crash", environment, self.bus,
             HostReports(CELL, self.cell, placing, clock), random, alone=True, ttl=600.0, poll=0.05,
@@ -188,12 +194,12 @@ class OneCloud:
         agents = [self._agent(host) for host in HOSTS]
         for part in (self.conductor, self.scheduler, *agents):
             await part.start()
-        self._parts = [*reversed(agents), self.scheduler, self.conductor, self.networks]
+        self._parts = [*reversed(agents), self.scheduler, self.conductor, self.images, self.networks]
 
     def _agent(self, host: str) -> Agent:
         driver: Any = planting.Watched(FakeDriver(self.hypervisors[host], self.clock), self.plan)
         return Agent(
-            host, driver, self.bus, self._hosts_journal, self.clock, report_interval=20.0,
+            host, driver, self.bus, self._hosts_journal, self.clock, images=self.images, report_interval=20.0,
             checkpoint=lambda _place: self.plan.here("effect"),
         )
 

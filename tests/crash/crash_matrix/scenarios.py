@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from crash_matrix.cloud import CONTEXT, PROJECT, USERS_PORT, OneCloud
 from kilonova.db import instances
 from kilonova.db.journal import cell_journal
+from kilonova.domain.errors import KilonovaError
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BuildRequest, Instance, RequestSpec
@@ -75,6 +77,19 @@ async def _create_impossible(cloud: OneCloud) -> None:
 
 async def _stop(cloud: OneCloud) -> None:
     await cloud.compute.stop(CONTEXT, await cloud.located())
+
+
+async def _create_image(cloud: OneCloud) -> None:
+    """If the image cannot even be recorded, its user is told at once."""
+    with contextlib.suppress(KilonovaError):
+        await cloud.compute.create_image(CONTEXT, await cloud.located(), "snap", {})
+
+
+async def _create_backup(cloud: OneCloud) -> None:
+    with contextlib.suppress(KilonovaError):
+        await cloud.compute.create_backup(
+            CONTEXT, await cloud.located(), "backup", {}, backup_type="daily", rotation=1
+        )
 
 
 def _ask(definition: Operation, request: msgspec.Struct) -> Request:
@@ -150,6 +165,8 @@ SCENARIOS = {
     "detach-interface": Scenario(("build",), _detach_interface),
     "rebuild": Scenario(("build",), _rebuild),
     "change-password": Scenario(("build",), _ask(CHANGE_PASSWORD, ChangePassword(key="one"))),
+    "snapshot": Scenario(("build",), _create_image),
+    "backup": Scenario(("build",), _create_backup),
     "delete": Scenario(("build",), _delete),
     "soft-delete": Scenario(("build",), _ask(SOFT_DELETE, SOFTLY)),
     "restore": Scenario(("build", "soft-delete"), _ask(RESTORE, RestoreServer())),

@@ -36,10 +36,9 @@ from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
-from simulation.world import Databases, World
+from simulation.world import IMAGE, Databases, World
 
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
-IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
 OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333")
 CONTEXT = RequestContext(request_id="req-simulation", user_id="u", project_id="p", is_admin=True)
 CHAOS = 40.0
@@ -138,13 +137,19 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
             located = await world.cells.locate(uuid_)
         except KilonovaError:
             continue
-        action = random.choice(("stop", "soft", "hard", "hard", "delete", "rebuild", "reset", "detach", *ASKED))
+        action = random.choice((
+            "stop", "soft", "hard", "hard", "delete", "rebuild", "reset", "detach", "image", "backup", *ASKED
+        ))
         calls: dict[str, Any] = {
             "stop": lambda at=located: world.compute.stop(CONTEXT, at),
             "soft": lambda at=located: world.compute.reboot(CONTEXT, at, hard=False),
             "hard": lambda at=located: world.compute.reboot(CONTEXT, at, hard=True),
             "delete": lambda at=located: world.compute.delete(CONTEXT, at),
             "rebuild": lambda at=located: world.compute.ask(CONTEXT, at, REBUILD, _other_image(at.instance)),
+            "image": lambda at=located: world.compute.create_image(CONTEXT, at, "snap", {}),
+            "backup": lambda at=located: world.compute.create_backup(
+                CONTEXT, at, "backup", {}, backup_type="daily", rotation=1
+            ),
             "reset": lambda at=located: _reset_if_idle(world, at),
             "detach": lambda at=located: _detach(world, random, at),
             **{name: lambda at=located, it=it: world.compute.ask(CONTEXT, at, *it) for name, it in ASKED.items()},
@@ -218,6 +223,7 @@ def _plan_failures(plan: dict[str, list[KilonovaError]], random: Random) -> None
         "suspend", "wake",
         "attach_interface", "detach_interface",
         "prepare_disks", "replace_disks", "drop_old_disks", "restore_disks",
+        "snapshot", "snapshot_data", "discard_snapshot",
     ):
         if random.random() < 0.3:
             plan[call] = [random.choice(errors) for _ in range(random.randint(1, 3))]
@@ -301,6 +307,9 @@ def _violations(world: World, result: Result) -> list[str]:
         for uuid_, guest in hypervisor.guests.items():
             if uuid_ not in alive or alive[uuid_].host != host:
                 found.append(f"guest {uuid_} on {host} is nobody's: {guest}")
+            if guest.snapshots:
+                found.append(f"guest {uuid_} on {host} keeps snapshots: {guest}")
+    found += [f"image {image.id} is {image.status}" for image in world.images.kept() if image.status != "active"]
     found += [f"port {p.id} of {p.device_id} is nobody's" for p in world.net.ports.values() if p.device_id not in alive]
     found += [f"allocation of {uuid_} is nobody's" for uuid_ in claimed if uuid_ not in alive]
     found += [f"used {row} but allocated {taken.get((row.provider_id, row.resource_class), 0)}" for row in used

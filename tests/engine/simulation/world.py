@@ -18,6 +18,7 @@ from kilonova.db.aggregates import StoredGroupings
 from kilonova.db.database import Database
 from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.domain.errors import KilonovaError
+from kilonova.domain.image import Image
 from kilonova.domain.operation import ExternalEvent
 from kilonova.domain.states import PowerState
 from kilonova.engine.host import host_metadata
@@ -28,6 +29,7 @@ from kilonova.operations.service import ComputeOperations
 from kilonova.scheduler.placing import Placing
 from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import SchedulerService
+from simulation.images import Shelf
 from simulation.loop import VirtualLoop
 from simulation.network import Net
 from simulation.process import Process, SimBus, SimClock, SimDatabase, Trouble, Wire
@@ -36,6 +38,7 @@ CELL = "cell1"
 TTL = 6.0
 POLL = 5.0
 """Virtual seconds after which a runner looks into its journal although nobody has woken it."""
+IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
 OPTIONS = OperationOptions(
     shutdown_timeout=20.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=30.0, max_attempts=3
 )
@@ -88,14 +91,16 @@ class World:
     def __init__(
         self, loop: VirtualLoop, random: Random, databases: Databases, *, hosts: int, conductors: int,
         options: OperationOptions = OPTIONS, resume_guests: bool = False, max_concurrent_builds: int = 10,
-        max_concurrent_disk_ops: int = 0, checkpoint: Callable[[str, str], None] = lambda _process, _place: None,
+        max_concurrent_disk_ops: int = 0, max_concurrent_snapshots: int = 0,
+        checkpoint: Callable[[str, str], None] = lambda _process, _place: None,
     ) -> None:
         self.loop = loop
         self.random = random
         self.options = options
         self._resume_guests = resume_guests
         self._limits = {
-            "max_concurrent_builds": max_concurrent_builds, "max_concurrent_disk_ops": max_concurrent_disk_ops
+            "max_concurrent_builds": max_concurrent_builds, "max_concurrent_disk_ops": max_concurrent_disk_ops,
+            "max_concurrent_snapshots": max_concurrent_snapshots,
         }
         self._checkpoint = checkpoint
         self.databases = databases
@@ -103,6 +108,7 @@ class World:
         self.wire = Wire(random, self.trouble)
         self.violations: list[str] = []
         self.net = Net(random, self.trouble, self._announce)
+        self.images = Shelf(random, self.trouble, IMAGE)
         self.hypervisors = {f"host{i}": WatchedHypervisor(f"host{i}", self) for i in range(hosts)}
         self.processes: dict[str, Process] = {}
         self.conductors: dict[str, Conductor] = {}
@@ -171,7 +177,10 @@ class World:
         clock = SimClock(self.loop, process)
         database = self._database(self.databases.cell, process)
         placing = self._placing(process)
-        environment = Environment(CELL, database, self.net.client(process), placing, clock, self.options)
+        environment = Environment(
+            CELL, database, self.net.client(process), placing, clock, self.options,
+            self.images.client(process),
+        )
         reports = HostReports(CELL, database, placing, clock, resume_guests=self._resume_guests)
         owner = f"{self.random.getrandbits(64):x}@{process.name}"
         return Conductor(
@@ -202,6 +211,7 @@ class World:
         driver = self.driver(self.hypervisors[process.name], clock, process)
         return Agent(
             process.name, driver, SimBus(self.wire, process), journal, clock, report_interval=10.0,
+            images=self.images.client(process),
             **self._limits,
             checkpoint=partial(self._checkpoint, process.name),
         )
