@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import structlog
 
-from kilonova.agent.reports import Answer, ConsoleAddressQuery, ConsoleQuery, Found, PasswordQuery, Query
-from kilonova.domain.errors import Conflict, KilonovaError, NotSupported
+from kilonova.agent.reports import (
+    Answer,
+    ConsoleAddressQuery,
+    ConsoleQuery,
+    DiagnosticsQuery,
+    Found,
+    OwnDiagnosticsQuery,
+    PasswordQuery,
+    Query,
+)
+from kilonova.domain.errors import Conflict, InstanceInvalidState, KilonovaError, NotSupported
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.driver import Driver
 
@@ -20,6 +29,12 @@ async def answer(driver: Driver, query: Query) -> Answer:
                 return Answer(console=await driver.console_output(query.uuid, query.limit))
             case ConsoleAddressQuery():
                 return Answer(address=await driver.console(query.uuid, query.kind))
+            case DiagnosticsQuery():
+                await _must_run(driver, query.uuid, "get_instance_diagnostics")
+                return Answer(diagnostics=await driver.diagnostics(query.uuid))
+            case OwnDiagnosticsQuery():
+                await _must_run(driver, query.uuid, "get_diagnostics")
+                return Answer(own_diagnostics=await driver.own_diagnostics(query.uuid))
             case PasswordQuery():
                 return await _set_password(driver, query)
             case _:
@@ -27,6 +42,13 @@ async def answer(driver: Driver, query: Query) -> Answer:
                 return Answer(found=found)
     except KilonovaError as error:
         return Answer(error=error.message, status=error.status)
+
+
+async def _must_run(driver: Driver, uuid: str, action: str) -> None:
+    """The hypervisor is asked, and what it says is told. Spec: DIA-01, DIA-03 to DIA-05."""
+    state = await driver.power_state(uuid)
+    if state is not PowerState.RUNNING:
+        raise InstanceInvalidState(uuid, action, "power state", state.name.lower())
 
 
 async def _set_password(driver: Driver, query: PasswordQuery) -> Answer:

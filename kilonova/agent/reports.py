@@ -6,6 +6,7 @@ import msgspec
 
 from kilonova.domain.console import ConsoleAddress, ConsoleKind
 from kilonova.domain.states import PowerState
+from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
 from kilonova.hypervisor.guest import GuestOnHost, HostInventory
 
 
@@ -60,11 +61,23 @@ class PasswordQuery(msgspec.Struct, frozen=True, kw_only=True, tag="password"):
         return f"PasswordQuery(uuid={self.uuid!r}, user={self.user!r})"
 
 
+class DiagnosticsQuery(msgspec.Struct, frozen=True, kw_only=True, tag="diagnostics"):
+    """What the hypervisor counts for a running guest."""
+
+    uuid: str
+
+
+class OwnDiagnosticsQuery(msgspec.Struct, frozen=True, kw_only=True, tag="own-diagnostics"):
+    """The same in the driver's own form."""
+
+    uuid: str
+
+
 class FoundQuery(msgspec.Struct, frozen=True, kw_only=True, tag="found"):
     """Everything the host has of this product, for the audit."""
 
 
-Query = ConsoleQuery | ConsoleAddressQuery | PasswordQuery | FoundQuery
+Query = ConsoleQuery | ConsoleAddressQuery | PasswordQuery | DiagnosticsQuery | OwnDiagnosticsQuery | FoundQuery
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,5 +93,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     console: bytes = b""
     found: Found | None = None
     address: ConsoleAddress | None = None
+    diagnostics: Diagnostics | None = None
+    own_diagnostics: OwnDiagnostics = {}
     error: str = ""
     status: int = 200

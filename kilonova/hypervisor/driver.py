@@ -16,6 +16,7 @@ from typing import Protocol
 from kilonova.domain.console import ConsoleAddress, ConsoleKind
 from kilonova.domain.network import Vif
 from kilonova.domain.states import PowerState
+from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
 
 
@@ -196,6 +197,22 @@ class Driver(Protocol):
         Raises:
             Conflict: the guest has no agent that answers, or refuses. NotSupported: this driver cannot.
         """
+        ...
+
+    async def inject_nmi(self, uuid: str) -> None:
+        """Give a guest a non-maskable interrupt.
+
+        Raises:
+            NotFound: there is no such guest. Conflict: it is off. NotSupported: this driver cannot.
+        """
+        ...
+
+    async def diagnostics(self, uuid: str) -> Diagnostics:
+        """What is counted for a running guest, in the form of all drivers. Raises NotFound, NotSupported."""
+        ...
+
+    async def own_diagnostics(self, uuid: str) -> OwnDiagnostics:
+        """The same in the driver's own form."""
         ...
 
     async def console_output(self, uuid: str, limit: int) -> bytes:

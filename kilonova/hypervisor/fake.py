@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
@@ -19,6 +17,9 @@ from kilonova.domain.console import ConsoleAddress, ConsoleKind
 from kilonova.domain.errors import Conflict, DeviceDetachFailed, KilonovaError, NotFound, NotSupported
 from kilonova.domain.network import Vif
 from kilonova.domain.states import GUEST_OFF, PowerState
+from kilonova.hypervisor import fake_diagnostics
+from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
+from kilonova.hypervisor.fake_state import FakeDisks, FakeGuest, FakeHypervisor, Faults
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
 from kilonova.imaging import qcow2
 
@@ -26,97 +27,6 @@ DISK = qcow2.empty(1 << 20)
 """What every guest's disk holds."""
 
 ON = (PowerState.RUNNING, PowerState.PAUSED)
-INTERFACE_TRAITS = ("COMPUTE_NET_ATTACH_INTERFACE", "COMPUTE_NET_ATTACH_INTERFACE_WITH_TAG")
-
-
-class FakeDisks(msgspec.Struct, frozen=True):
-    """The disks of a guest: the image that the first was made of, and a count of ephemeral disks ever made."""
-
-    image: str
-    ephemeral: int
-
-
-class FakeGuest(msgspec.Struct, kw_only=True):
-    """One guest.
-
-    Args:
-        starts: how often it was started, for tests of 'effective once'.
-        uses, prepared, old: the disks it has, those made beside them, and those put aside.
-        snapshots: ids of images being made of it.
-    """
-
-    uuid: str
-    name: str = ""
-    disks: bool = False
-    defined: bool = False
-    power_state: PowerState = PowerState.NOSTATE
-    starts: int = 0
-    devnames: tuple[str, ...] = ()
-    uses: FakeDisks = FakeDisks("", 0)
-    prepared: FakeDisks | None = None
-    old: FakeDisks | None = None
-    snapshots: tuple[str, ...] = ()
-
-
-class Faults(msgspec.Struct, kw_only=True):
-    """What the hypervisor is told to do wrong.
-
-    Args:
-        latency: seconds that every call takes. disobedient: guests that ignore a shutdown signal and let go of no
-            interface.
-        fail: by call name, errors to raise, one each time.
-    """
-
-    latency: float = 0.0
-    disobedient: set[str] = set()
-    fail: dict[str, list[KilonovaError]] = {}
-
-
-class FakeHypervisor:
-    """The state of one host.
-
-    Args:
-        directory: where it is kept across processes, as a log of what each guest became; None keeps it in memory.
-    """
-
-    def __init__(self, host: str, directory: Path | None = None, *, vcpus: int = 1000, memory_mib: int = 8_000_000,
-                 local_gib: int = 600_000) -> None:
-        self.host = host
-        self.vcpus = vcpus
-        self.memory_mib = memory_mib
-        self.local_gib = local_gib
-        self.traits = INTERFACE_TRAITS
-        self.faults = Faults()
-        self.guests: dict[str, FakeGuest] = {}
-        self.passwords: dict[tuple[str, str], str] = {}
-        """By guest and user; never written to a file."""
-        self._log = directory / "guests.jsonl" if directory is not None else None
-        self._written: BinaryIO | None = None
-        if self._log is not None:
-            self._log.parent.mkdir(parents=True, exist_ok=True)
-            for line in self._log.read_bytes().split(b"\n")[:-1] if self._log.exists() else ():
-                self._become(msgspec.json.decode(line, type=FakeGuest))
-
-    def keep(self, guest: FakeGuest) -> None:
-        """Write a guest down; one without disks and definition is forgotten."""
-        self._become(guest)
-        if self._log is None:
-            return
-        if self._written is None:
-            self._written = self._log.open("ab", buffering=0)
-        self._written.write(msgspec.json.encode(guest) + b"\n")
-
-    def _become(self, guest: FakeGuest) -> None:
-        if guest.disks or guest.defined:
-            self.guests[guest.uuid] = guest
-        else:
-            self.guests.pop(guest.uuid, None)
-
-    def rest(self) -> None:
-        """Keep no file open until something is written again."""
-        if self._written is not None:
-            self._written.close()
-            self._written = None
 
 
 class FakeDriver:
@@ -352,6 +262,21 @@ class FakeDriver:
             raise Conflict(f"Guest {uuid} does not run.")
         self.hypervisor.passwords[uuid, user] = password
 
+    async def inject_nmi(self, uuid: str) -> None:
+        await self._call("inject_nmi")
+        if self._existing(uuid).power_state not in ON:
+            raise Conflict(f"Guest {uuid} does not run.")
+
+    async def diagnostics(self, uuid: str) -> Diagnostics:
+        await self._call("diagnostics")
+        self._existing(uuid)
+        return fake_diagnostics.COMMON
+
+    async def own_diagnostics(self, uuid: str) -> OwnDiagnostics:
+        await self._call("own_diagnostics")
+        self._existing(uuid)
+        return fake_diagnostics.OWN
+
     async def console_output(self, uuid: str, limit: int) -> bytes:
         guest = self._existing(uuid)
         return f"FAKE CONSOLE OUTPUT\nguest {guest.name}, started {guest.starts} times\n".encode()[-limit:]
@@ -392,3 +317,6 @@ class FakeDriver:
 
 def _image_of(guest: Guest) -> str:
     return guest.image.id if guest.image is not None else ""
+
+
+__all__ = ["FakeDisks", "FakeDriver", "FakeGuest", "FakeHypervisor", "Faults"]

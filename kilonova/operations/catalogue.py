@@ -6,8 +6,10 @@ from kilonova.engine.operation import Definitions
 from kilonova.operations.attach_interface import ATTACH_INTERFACE
 from kilonova.operations.backup import BACKUP
 from kilonova.operations.build import BUILD
+from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP
 from kilonova.operations.delete import DELETE
 from kilonova.operations.detach_interface import DETACH_INTERFACE
+from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO
 from kilonova.operations.password import CHANGE_PASSWORD
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER
 from kilonova.operations.place import BURY, PLACE
@@ -24,6 +26,7 @@ from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER
 CELL_OPERATIONS = Definitions(
     BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER, REMOVE_LEFTOVER,
     PAUSE_SERVER, UNPAUSE_SERVER, SUSPEND_SERVER, RESUME_SERVER, CHANGE_PASSWORD,
+    TRIGGER_CRASH_DUMP, INJECT_NETWORK_INFO,
     ATTACH_INTERFACE, DETACH_INTERFACE,
     SOFT_DELETE, RESTORE,
     REBUILD,

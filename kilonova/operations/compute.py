@@ -15,6 +15,7 @@ from kilonova.domain.context import RequestContext
 from kilonova.domain.instance import BuildRequest
 from kilonova.domain.operation import ExternalEvent, OperationRecord
 from kilonova.engine.operation import Operation
+from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
 
 
 class Compute(Protocol):
@@ -83,6 +84,17 @@ class Compute(Protocol):
 
         Raises also: Conflict, NotSupported (the guest or its driver cannot or will not).
         """
+        ...
+
+    async def diagnostics(self, server: Located) -> Diagnostics:
+        """What the hypervisor counts for a running guest, in the form of all drivers. Spec: DIA-01 to DIA-06.
+
+        Raises only: InstanceNotReady; Conflict: the guest does not run; NotSupported, ServiceUnavailable.
+        """
+        ...
+
+    async def own_diagnostics(self, server: Located) -> OwnDiagnostics:
+        """The same in the driver's own form. Raises the same."""
         ...
 
     async def console_output(self, context: RequestContext, server: Located, lines: int | None) -> str:

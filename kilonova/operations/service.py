@@ -35,7 +35,8 @@ from kilonova.domain.operation import TERMINAL, Asker, ExternalEvent, OperationR
 from kilonova.domain.states import TaskState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
-from kilonova.operations import password_setting
+from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
+from kilonova.operations import diagnostics, password_setting
 from kilonova.operations.backup import BACKUP, BackupServer
 from kilonova.operations.catalogue import CELL_OPERATIONS
 from kilonova.operations.delete import DELETE, DeleteServer
@@ -270,7 +271,7 @@ class ComputeOperations:
         Args:
             alone: refuse it if one of its kind runs, which else does for this one, too.
         """
-        instance, cell, action = server.instance, server.cell, definition.action
+        instance, cell, action = server.instance, server.cell, definition.action or definition.name
         if cell is None:
             raise InstanceInvalidState(instance.uuid, action, "task_state", "scheduling")
 
@@ -337,6 +338,12 @@ class ComputeOperations:
         await self._end_of(cell, change.id, END_LIMIT)
         if failed is not None:
             raise failed
+
+    async def diagnostics(self, server: Located) -> Diagnostics:
+        return await diagnostics.common(self._bus, server)
+
+    async def own_diagnostics(self, server: Located) -> OwnDiagnostics:
+        return await diagnostics.own(self._bus, server)
 
     async def console_output(self, context: RequestContext, server: Located, lines: int | None) -> str:
         instance = server.instance

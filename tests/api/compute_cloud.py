@@ -54,6 +54,8 @@ from kilonova.domain.operation import Asker, ExternalEvent, OperationRecord
 from kilonova.domain.states import PowerState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
+from kilonova.hypervisor import fake_diagnostics
+from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
 from kilonova.operations.action_log import Action
 from kilonova.operations.backup import BACKUP, BackupServer
 from kilonova.operations.consoles import ConsoleOptions, Consoles
@@ -398,6 +400,12 @@ class PatientCompute:
         if password == "refused":
             raise Conflict("The agent in the guest refused to set the password.")
         self.calls.append((f"password {password}", server.instance.uuid))
+
+    async def diagnostics(self, server: Located) -> Diagnostics:
+        return fake_diagnostics.COMMON
+
+    async def own_diagnostics(self, server: Located) -> OwnDiagnostics:
+        return fake_diagnostics.OWN
 
     async def console_output(self, context: RequestContext, server: Located, lines: int | None) -> str:
         if server.instance.host is None:

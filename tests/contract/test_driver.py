@@ -187,6 +187,35 @@ async def test_what_was_saved_is_dropped(driver: Driver, guest: Guest, way: str)
         await driver.wake(guest.uuid)
 
 
+async def test_a_guest_that_is_on_takes_an_interrupt(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest)
+    for _ in range(2):
+        await driver.inject_nmi(guest.uuid)
+    await driver.pause(guest.uuid)
+    await driver.inject_nmi(guest.uuid)
+    assert await states(driver) == {guest.uuid: PowerState.PAUSED}
+    await driver.power_off(guest.uuid, grace=0, interval=0)
+    with pytest.raises(Conflict):
+        await driver.inject_nmi(guest.uuid)
+    with pytest.raises(NotFound):
+        await driver.inject_nmi(str(uuid.uuid4()))
+
+
+async def test_what_a_guest_does_is_counted(driver: Driver, guest: Guest) -> None:
+    await driver.spawn(guest)
+    found = await driver.diagnostics(guest.uuid)
+    assert (found.state, found.driver) == ("running", driver.name)
+    assert [cpu.id for cpu in found.cpus] == [0]
+    assert found.cpus[0].time is not None
+    assert found.memory.maximum is not None
+    own = await driver.own_diagnostics(guest.uuid)
+    assert own["cpu0_time"] >= 0
+    assert own["memory"] > 0
+    for call in (driver.diagnostics, driver.own_diagnostics):
+        with pytest.raises(NotFound):
+            await call(str(uuid.uuid4()))
+
+
 async def test_power_off_and_on(driver: Driver, guest: Guest) -> None:
     await driver.spawn(guest)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What the agent inside a real guest is asked for, and guests that have none."""
+"""What a real guest is asked for through its agent and told from outside, and guests that have no agent."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from libvirt_installations import Installation, empty_guest, eventually, make_in
 
 from kilonova.domain.errors import Conflict
 from kilonova.guestimage.build import build
+from kilonova.hypervisor.guest import Guest
 from kilonova.hypervisor.libvirt.driver import LibvirtDriver
 
 SECRET = "correct horse battery"
@@ -29,13 +30,13 @@ done
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.spec("PWD-04")
-def test_a_password_is_set_inside_the_guest(tmp_path: Path) -> None:
+@pytest.mark.spec("PWD-04", "DIA-01", "PWR-26")
+def test_what_a_guest_is_asked_and_told(tmp_path: Path) -> None:
     image = build(tmp_path / "guest.qcow2")
-    uvloop.run(_in(make_installation(), image))
+    uvloop.run(_ask(make_installation(), image))
 
 
-async def _in(installation: Installation, image: Path) -> None:
+async def _ask(installation: Installation, image: Path) -> None:
     try:
         await _set_password(installation, image)
     finally:
@@ -76,9 +77,32 @@ async def _set_password(installation: Installation, image: Path) -> None:
     with pytest.raises(Conflict, match="refused to set the password") as caught:
         await driver.set_password(guest.uuid, "root", SECRET)
     assert SECRET not in str(caught.value)
+    await _look_inside(driver, guest)
     await driver.destroy(guest.uuid)
     await driver.delete_disks(guest.uuid)
     await driver.close()
+
+
+async def _look_inside(driver: LibvirtDriver, guest: Guest) -> None:
+    """Real numbers of the guest, and an interrupt that its kernel notices."""
+    before = await driver.diagnostics(guest.uuid)
+    assert before.memory.maximum == guest.memory_mib
+    assert before.cpus[0].time
+    (root, _config_drive) = before.disks
+    assert root.read_bytes
+    assert root.read_requests
+    own = await driver.own_diagnostics(guest.uuid)
+    assert own["vda_read"] >= root.read_bytes
+    assert own["memory"] == guest.memory_mib * 1024
+    await driver.inject_nmi(guest.uuid)
+
+    async def noticed() -> bool:
+        return b"NMI received" in await driver.console_output(guest.uuid, 1 << 20)
+
+    await eventually(noticed, 30.0)
+    after = await driver.diagnostics(guest.uuid)
+    assert after.cpus[0].time is not None
+    assert after.cpus[0].time > before.cpus[0].time
 
 
 def _hash_of(password: str, *, salt: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kilonova.api.compute import server_actions, server_backups, server_create, server_list, servers
+from kilonova.api.compute import server_actions, server_backups, server_create, server_injections, server_list, servers
 from kilonova.api.routes import also_at
 
 _ACTIONS = frozenset({
@@ -11,6 +11,9 @@ _ACTIONS = frozenset({
 })
 
 _SAME = [*server_list.ROUTES, *server_create.ROUTES, *servers.ROUTES]
-_SAME += [route for route in (*server_actions.ROUTES, *server_backups.ROUTES) if route.action in _ACTIONS]
+_SAME += [
+    route for route in (*server_actions.ROUTES, *server_backups.ROUTES, *server_injections.ROUTES)
+    if route.action in _ACTIONS
+]
 
 ROUTES = also_at(_SAME, "/servers", "/os-volumes_boot", until=102)

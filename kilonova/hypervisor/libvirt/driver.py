@@ -15,8 +15,9 @@ from kilonova.domain.console import ConsoleAddress, ConsoleKind
 from kilonova.domain.errors import DeviceDetachFailed, KilonovaError, NotFound, TryElsewhere
 from kilonova.domain.network import Vif
 from kilonova.domain.states import GUEST_OFF, PowerState
+from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
-from kilonova.hypervisor.libvirt import agent, console_address, host, interfaces, kvm, power
+from kilonova.hypervisor.libvirt import agent, console_address, diagnostics, host, interfaces, kvm, power
 from kilonova.hypervisor.libvirt.connection import Connection
 from kilonova.hypervisor.libvirt.daemon import Daemon
 from kilonova.hypervisor.libvirt.description import Describer, domain_name, root_device_name
@@ -263,6 +264,18 @@ class LibvirtDriver:
         await self._connection.call(
             lambda connection: agent.set_password(connection, uuid, user, password), uuid=uuid, limit=AGENT_LIMIT
         )
+
+    async def inject_nmi(self, uuid: str) -> None:
+        await self._connection.call(lambda connection: power.inject_nmi(connection, uuid), uuid=uuid)
+
+    async def diagnostics(self, uuid: str) -> Diagnostics:
+        virt = self._host.virt
+        return await self._connection.call(
+            lambda connection: diagnostics.common(connection, uuid, driver=self.name, hypervisor=virt), uuid=uuid
+        )
+
+    async def own_diagnostics(self, uuid: str) -> OwnDiagnostics:
+        return await self._connection.call(lambda connection: diagnostics.own(connection, uuid), uuid=uuid)
 
     async def console_output(self, uuid: str, limit: int) -> bytes:
         try:

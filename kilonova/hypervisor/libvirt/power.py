@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import libvirt  # type: ignore[import-untyped]
 
-from kilonova.domain.errors import KilonovaError
+from kilonova.domain.errors import Conflict, KilonovaError
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.domain.mark import NAMESPACE, installation_of
@@ -105,6 +105,14 @@ def wake(connection: libvirt.virConnect, uuid: str) -> None:
         domain.create()
     elif found is not PowerState.RUNNING:
         raise KilonovaError(f"Instance {uuid} cannot be resumed: the memory of its guest was not saved.")
+
+
+def inject_nmi(connection: libvirt.virConnect, uuid: str) -> None:
+    """Raises libvirtError for a guest that is not known, Conflict for one that is off."""
+    domain = connection.lookupByUUIDString(uuid)
+    if not domain.isActive():
+        raise Conflict(f"Instance {uuid} is not running.")
+    domain.injectNMI()
 
 
 def cut(connection: libvirt.virConnect, uuid: str) -> None:

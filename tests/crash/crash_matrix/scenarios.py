@@ -21,7 +21,9 @@ from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor.fake import FakeGuest
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
+from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
+from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO, InjectNetworkInfo
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
@@ -164,6 +166,8 @@ SCENARIOS = {
     "attach-interface": Scenario(("build",), _attach_interface),
     "detach-interface": Scenario(("build",), _detach_interface),
     "rebuild": Scenario(("build",), _rebuild),
+    "trigger-crash-dump": Scenario(("build",), _ask(TRIGGER_CRASH_DUMP, TriggerCrashDump())),
+    "inject-network-info": Scenario(("build",), _ask(INJECT_NETWORK_INFO, InjectNetworkInfo())),
     "change-password": Scenario(("build",), _ask(CHANGE_PASSWORD, ChangePassword(key="one"))),
     "snapshot": Scenario(("build",), _create_image),
     "backup": Scenario(("build",), _create_backup),

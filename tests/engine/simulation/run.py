@@ -26,7 +26,9 @@ from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, VmState
 from kilonova.engine.operation import Operation
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
+from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
+from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO, InjectNetworkInfo
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
@@ -114,6 +116,8 @@ async def _until_hosts_known(world: World) -> None:
 ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "start": (START, StartServer()),
     "pause": (PAUSE_SERVER, PauseServer()),
+    "crash dump": (TRIGGER_CRASH_DUMP, TriggerCrashDump()),
+    "inject": (INJECT_NETWORK_INFO, InjectNetworkInfo()),
     "password": (CHANGE_PASSWORD, ChangePassword(key="one")),
     "unpause": (UNPAUSE_SERVER, UnpauseServer()),
     "suspend": (SUSPEND_SERVER, SuspendServer()),

@@ -107,6 +107,22 @@ METADATA = shown({"metadata": STRINGS})
 META = shown({"meta": STRINGS})
 TAGS = shown({"tags": ListOf(STRING)})
 CONSOLE_OUTPUT = shown({"output": STRING})
+OWN_DIAGNOSTICS = mapping(VALUE)
+_COUNT = nullable(INTEGER)
+DIAGNOSTICS = shown({
+    "state": STRING, "driver": STRING, "hypervisor": STRING_OR_NULL, "hypervisor_os": STRING_OR_NULL,
+    "uptime": _COUNT, "config_drive": BOOLEAN, "num_cpus": INTEGER, "num_nics": INTEGER, "num_disks": INTEGER,
+    "memory_details": shown({"maximum": _COUNT, "used": _COUNT}),
+    "cpu_details": ListOf(shown({"id": _COUNT, "time": _COUNT, "utilisation": _COUNT})),
+    "nic_details": ListOf(shown({
+        "mac_address": STRING_OR_NULL,
+        **{f"{way}_{what}": _COUNT for way in ("rx", "tx") for what in ("octets", "errors", "drop", "packets", "rate")},
+    })),
+    "disk_details": ListOf(shown({
+        "read_bytes": _COUNT, "read_requests": _COUNT, "write_bytes": _COUNT, "write_requests": _COUNT,
+        "errors_count": _COUNT,
+    })),
+})
 GUEST_PASSWORD = shown({"password": STRING})
 
 _ACTION: Fields = {
