@@ -21,6 +21,7 @@ from kilonova.hypervisor import fake_diagnostics
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
 from kilonova.hypervisor.fake_state import FakeDisks, FakeGuest, FakeHypervisor, Faults
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
+from kilonova.hypervisor.uptime import uptime
 from kilonova.imaging import qcow2
 
 DISK = qcow2.empty(1 << 20)
@@ -37,6 +38,7 @@ class FakeDriver:
     def __init__(self, hypervisor: FakeHypervisor, clock: Clock) -> None:
         self.hypervisor = hypervisor
         self._clock = clock
+        self._since = clock.now()
         self._on_event: Callable[[GuestEvent], None] = lambda _event: None
 
     async def start(self, on_event: Callable[[GuestEvent], None]) -> None:
@@ -84,6 +86,7 @@ class FakeDriver:
             cpu_info='{"arch":"x86_64","model":"fake","vendor":"fake","features":[],'
             '"topology":{"cores":1,"threads":1,"sockets":1}}',
             supported=(("x86_64", "fake", "hvm"),), traits=h.traits,
+            uptime=uptime(self._clock.now() - self._since, (0.0, 0.0, 0.0), self._clock.now()),
         )
 
     async def guests(self) -> list[GuestOnHost]:

@@ -247,7 +247,7 @@ async def test_bad_metadata(cloud: ResourceCloud, metadata: Any) -> None:
 
 
 @pytest.mark.spec("API-224", "API-225", "API-226", "API-227", "API-229")
-@pytest.mark.parametrize(("number", "status"), [("x", 400), ("1.5", 400), ("-1", 400), ("1" * 40, 400), ("99", 404)])
+@pytest.mark.parametrize(("number", "status"), [("x", 400), ("1.5", 400), ("-1", 404), ("1" * 40, 400), ("99", 404)])
 async def test_ids(cloud: ResourceCloud, number: str, status: int) -> None:
     path = f"{ALL}/{number}"
     assert (await cloud.get(path, as_="admin")).status_code == status

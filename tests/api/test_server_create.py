@@ -61,7 +61,7 @@ async def test_record(cloud: ComputeCloud) -> None:
     data = base64.b64encode(b"#!/bin/sh").decode()
     request = await accepted(
         cloud, 94, metadata={"a": "b"}, key_name="mine", config_drive="yes", user_data=data,
-        accessIPv4="192.0.2.1", accessIPv6="2001:db8::1", description="what", tags=["x", "y", "x"],
+        accessIPv4="192.0.2.1", accessIPv6="2001:0db8:0:0::0001", description="what", tags=["x", "y", "x"],
         trusted_image_certificates=["c"], hostname="vm.example.org", adminPass="secret", availability_zone="east",
         **{"OS-DCF:diskConfig": "MANUAL"},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -184,7 +185,7 @@ async def _find(call: Call) -> HostAggregate:
 def _id(call: Call) -> int:
     """Raises InvalidInput: not an integer. Spec: API-224."""
     text = call.path["id"]
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+    if not re.fullmatch(r"-?[0-9]{1,9}", text, re.ASCII):
         raise InvalidInput(f"Invalid aggregate id {text}: it must be an integer.")
     return int(text)
 

@@ -7,8 +7,9 @@ import binascii
 import ipaddress
 import unicodedata
 import uuid
+from typing import Any
 
-from kilonova.api.schema import Enum, Integer, MapOf, Text, nullable
+from kilonova.api.schema import Enum, Integer, MapOf, Reading, Text, nullable
 
 
 def _printable(text: str) -> bool:
@@ -46,11 +47,18 @@ def _is_base64(text: str) -> bool:
     return True
 
 
+class _AddressV6(Text):
+    """An IPv6 address in any form, read as its short one."""
+
+    def read(self, value: Any, reading: Reading) -> Any:
+        return str(ipaddress.IPv6Address(super().read(value, reading)))
+
+
 NAME = Text(1, 255, format=("name: printable, no white space at its ends", _printable), trimmed_when_lenient=True)
 DESCRIPTION = nullable(Text(0, 255, format=("text without control characters", lambda text: "\0" not in text)))
 UUID = Text(format=("uuid", _is_uuid))
 IPV4 = Text(format=("ipv4", is_ipv4))
-IPV6 = Text(format=("ipv6", is_ipv6))
+IPV6 = _AddressV6(format=("ipv6", is_ipv6))
 ADDRESS = Text(format=("ip address", lambda text: is_ipv4(text) or is_ipv6(text)))
 BASE64 = Text(format=("base64", _is_base64))
 USER_DATA = Text(0, 65535, format=("base64", _is_base64))

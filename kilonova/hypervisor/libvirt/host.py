@@ -19,6 +19,7 @@ import os_traits  # type: ignore[import-untyped]
 
 from kilonova.domain.errors import KilonovaError
 from kilonova.hypervisor.guest import HostInventory
+from kilonova.hypervisor.uptime import uptime
 
 Virt = Literal["kvm", "qemu"]
 CpuMode = Literal["host-model", "host-passthrough", "maximum"]
@@ -221,9 +222,4 @@ def _traits(described: ET.Element, info: CpuInfo, arch: str, *, uefi: bool) -> t
 
 
 def _uptime() -> str:
-    """As the uptime command words it."""
-    seconds = int(float(Path("/proc/uptime").read_text().split()[0]))
-    days, rest = divmod(seconds, 86400)
-    hours, minutes = rest // 3600, rest % 3600 // 60
-    load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
-    return f" {time.strftime('%H:%M:%S')} up {days} days, {hours:2d}:{minutes:02d},  0 users,  load average: {load}"
+    return uptime(float(Path("/proc/uptime").read_text().split()[0]), os.getloadavg(), time.time())
