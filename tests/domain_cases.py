@@ -81,7 +81,7 @@ def domains(virt: Virt | None = None) -> dict[str, Domain]:
     return {
         name: Describer(
             host=capabilities(virt or own), installation="9b2f6f7e", cache="writeback" if name == "usb" else "none",
-            vnc_listen="127.0.0.1" if name != "kvm" else "10.0.0.5",
+            vnc_listen="127.0.0.1" if name != "kvm" else "10.0.0.5", spice=name == "kvm",
         ).describe(one, FILES)
         for name, (own, one) in GUESTS.items()
     }

@@ -1,4 +1,4 @@
-"""The pages that show consoles. noVNC is installed by the distribution, and served from there."""
+"""The pages that show consoles. Those of others are installed by the distribution, and served from there."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from kilonova.console.proxy import ConsoleProxy
 
 PAGES = Path(__file__).parent / "pages"
 NOVNC = Path("/usr/share/novnc")
+SPICE = Path("/usr/share/spice-html5")
 
 MISSING = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
-<title>noVNC is not installed</title>
+<title>{name} is not installed</title>
 <body style="font-family: sans-serif; max-width: 40em; margin: 3em auto">
-<h1>noVNC is not installed</h1>
-<p>This page needs noVNC on the machine that serves it. Install it there and load the page again; nothing has to be
+<h1>{name} is not installed</h1>
+<p>This page needs {name} on the machine that serves it. Install it there and load the page again; nothing has to be
 restarted.</p>
-<pre>apt install novnc</pre>
+<pre>apt install {package}</pre>
 """
 
 _HEADERS = [
@@ -37,13 +38,15 @@ class ConsoleSite:
     """An ASGI application: pages below `/console`, and all WebSockets.
 
     Args:
-        novnc: where noVNC is installed, if it is.
+        novnc, spice: where noVNC and spice-html5 are installed, if they are.
     """
 
-    def __init__(self, proxy: ConsoleProxy, *, novnc: Path = NOVNC) -> None:
+    def __init__(self, proxy: ConsoleProxy, *, novnc: Path = NOVNC, spice: Path = SPICE) -> None:
         self._proxy = proxy
         self._pages: ASGIApp = Starlette(routes=[
-            Mount("/novnc", _Installed(novnc, MISSING)), Mount("/", StaticFiles(directory=PAGES)),
+            Mount("/novnc", _Installed(novnc, "noVNC", "novnc")),
+            Mount("/spice", _Installed(spice, "spice-html5", "spice-html5")),
+            Mount("/", StaticFiles(directory=PAGES)),
         ])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,10 +65,10 @@ class ConsoleSite:
 class _Installed:
     """The files of a package, or a page that says how to install it."""
 
-    def __init__(self, directory: Path, missing: str) -> None:
+    def __init__(self, directory: Path, name: str, package: str) -> None:
         self._directory = directory
         self._files = StaticFiles(directory=directory, check_dir=False, follow_symlink=True)
-        self._missing = HTMLResponse(missing, status_code=503)
+        self._missing = HTMLResponse(MISSING.format(name=name, package=package), status_code=503)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (self._files if self._directory.is_dir() else self._missing)(scope, receive, send)

@@ -39,7 +39,7 @@ class ConsoleOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     serial_enabled: bool = True
     """Give access to the serial consoles of guests."""
     spice_enabled: bool = False
-    """Give access to the screens of guests that have SPICE."""
+    """Give guests SPICE as well, from their next start on, and access to it."""
     token_ttl: float = 600.0
     """Seconds after which a token lets nobody in any more; connections that are open by then stay."""
     novncproxy_base_url: str = ""
@@ -47,7 +47,7 @@ class ConsoleOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     serial_base_url: str = ""
     """WebSocket URL of serial consoles; empty for the one of this installation."""
     html5proxy_base_url: str = ""
-    """URL of a page for SPICE."""
+    """URL of the page for SPICE; empty for the one of this installation."""
     spice_direct_proxy_base_url: str = ""
     """URL of a proxy for clients that speak SPICE."""
     allowed_origins: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class Consoles:
         self._bases = {
             "novnc": options.novncproxy_base_url or f"{url}/console/novnc/vnc_lite.html",
             "serial": options.serial_base_url or f"ws{url.removeprefix('http')}/console/",
-            "spice-html5": options.html5proxy_base_url,
+            "spice-html5": options.html5proxy_base_url or f"{url}/console/spice/spice_auto.html",
             SPICE_DIRECT: options.spice_direct_proxy_base_url,
         }
 

@@ -126,7 +126,10 @@ class OneMachine:
         assert self._daemon is not None
         assert self._daemon_started is not None
         await self._daemon_started
-        return LibvirtDriver(self._guests, self._daemon, images, ground.clock, installation=made.id)
+        return LibvirtDriver(
+            self._guests, self._daemon, images, ground.clock, installation=made.id,
+            spice=self.config.consoles.spice_enabled,
+        )
 
     async def close(self) -> None:
         """Stop the control plane; guests keep running."""

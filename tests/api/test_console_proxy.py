@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 from clouds import free_port
-from compute_cloud import ComputeCloud
+from compute_cloud import ComputeCloud, compute_cloud
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -28,6 +28,7 @@ from kilonova.domain.console import ConsoleAddress, ConsoleKind
 from kilonova.domain.errors import NotFound
 from kilonova.domain.instance import Instance
 from kilonova.domain.states import TaskState
+from kilonova.operations.consoles import ConsoleOptions
 from kilonova.roles.web import Prefixes, WebServer
 
 Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -80,7 +81,7 @@ class Site:
         prefixes = Prefixes()
         self.site = ConsoleSite(
             ConsoleProxy(cloud.consoles, SystemClock(), url="http://public.test", allowed_origins=("dash.test",)),
-            novnc=directory / "novnc",
+            novnc=directory / "novnc", spice=directory / "spice",
         )
         prefixes.mount_sockets(self.site)
         prefixes.mount({"/console": self.site})
@@ -111,15 +112,21 @@ class Site:
         return connect(f"ws://127.0.0.1:{self.port}{path}", compression=None, **options)
 
 
-@pytest.fixture
-async def site(cloud: ComputeCloud, tmp_path: Path) -> AsyncIterator[Site]:
-    made = Site(cloud, tmp_path)
+@contextlib.asynccontextmanager
+async def serving(cloud: ComputeCloud, directory: Path) -> AsyncIterator[Site]:
+    made = Site(cloud, directory)
     made.web.open()
     await made.web.start()
     yield made
     for server in made.guest_ports:
         server.close()
     await made.web.close()
+
+
+@pytest.fixture
+async def site(cloud: ComputeCloud, tmp_path: Path) -> AsyncIterator[Site]:
+    async with serving(cloud, tmp_path) as made:
+        yield made
 
 
 async def shake_hands(browser: ClientConnection) -> bytes:
@@ -302,6 +309,22 @@ async def test_a_serial_console(site: Site, cloud: ComputeCloud, protocol: Any) 
             assert await browser.recv() == b"TEXT AS WELL\n"
 
 
+async def test_spice_is_passed_on_as_it_is(tmp_path: Path) -> None:
+    """Its client opens a connection for each channel, all with the same cookie."""
+    spice = ConsoleOptions(spice_enabled=True)
+    async with compute_cloud(consoles=spice) as cloud, serving(cloud, tmp_path) as site:
+        await site.listen(echo)
+        token = await site.token(await cloud.boot(), ConsoleKind.SPICE, "spice-html5")
+        cookie = {"Cookie": f"token={token}"}
+        async with (
+            site.connect("/websockify", additional_headers=cookie, subprotocols=["binary"]) as main,
+            site.connect("/websockify", additional_headers=cookie, subprotocols=["binary"]) as display,
+        ):
+            for channel in (main, display):
+                await channel.send(b"redq")
+                assert await channel.recv() == b"REDQ"
+
+
 async def test_the_newest_browser_gets_the_serial_console(site: Site, cloud: ComputeCloud) -> None:
     await site.listen_on_socket(echo)
     token = await site.line(await cloud.boot())
@@ -435,8 +458,9 @@ async def test_a_browser_that_writes_faster_than_its_guest_reads_is_held_up(site
 
 async def test_the_page_is_that_of_the_distribution(site: Site) -> None:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{site.port}/console") as browser:
-        answer = await browser.get("/novnc/vnc_lite.html")
-        assert (answer.status_code, "apt install novnc" in answer.text) == (503, True)
+        for path, package in (("/novnc/vnc_lite.html", "novnc"), ("/spice/spice_auto.html", "spice-html5")):
+            answer = await browser.get(path)
+            assert (answer.status_code, f"apt install {package}" in answer.text) == (503, True)
         (site.directory / "novnc").mkdir()
         (site.directory / "novnc/vnc_lite.html").write_text("<html>noVNC")
         answer = await browser.get("/novnc/vnc_lite.html?path=%3Ftoken%3Dx")

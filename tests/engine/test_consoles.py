@@ -107,7 +107,7 @@ async def test_the_kind_is_checked_before_the_type_and_both_before_the_host(clou
         for type_ in ("novnc", "serial", "nonsense"):
             with pytest.raises(ConsoleTypeUnavailable):
                 await off.create(server, kind, type_)
-    on = consoles(cloud, spice_enabled=True, html5proxy_base_url="http://spice/page")
+    on = consoles(cloud, spice_enabled=True)
     for kind, type_ in ((VNC, "xvpvnc"), (VNC, "serial"), (SPICE, "novnc"), (SERIAL, "novnc"), (SERIAL, "")):
         with pytest.raises(ConsoleTypeInvalid):
             await on.create(server, kind, type_)
@@ -123,7 +123,7 @@ async def test_the_kind_is_checked_before_the_type_and_both_before_the_host(clou
 async def test_what_the_host_refuses_leaves_nothing(cloud: SmallCloud) -> None:
     uuid = await cloud.build()
     server, before = await cloud.located(uuid), cloud.server(uuid)
-    spice = consoles(cloud, spice_enabled=True, html5proxy_base_url="http://spice/page")
+    spice = consoles(cloud, spice_enabled=True)
     with pytest.raises(NotSupported):
         await spice.create(server, SPICE, "spice-html5")
     for error in (Conflict("off"), KilonovaError("broken")):
@@ -310,7 +310,7 @@ async def test_a_token_of_an_unknown_type_or_a_disabled_kind_is_not_valid(cloud:
     with cloud.databases.cell.engine.begin() as conn:
         conn.execute(sa.update(console_tokens.console_tokens).values(type="spice-html5"))
     with pytest.raises(NotSupported):
-        await consoles(cloud, spice_enabled=True, html5proxy_base_url="http://spice/page").admit(one)
+        await consoles(cloud, spice_enabled=True).admit(one)
 
 
 @in_cloud()

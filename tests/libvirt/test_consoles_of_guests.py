@@ -21,8 +21,10 @@ ANSWER_LIMIT = 30.0
 
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[RealCloud]:
-    with real_cloud("libvirt") as made:
-        yield made
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("KILONOVA__CONSOLES__SPICE_ENABLED", "true")
+        with real_cloud("libvirt") as made:
+            yield made
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +129,33 @@ def test_commands_are_typed_on_the_serial_console_and_recorded(cloud: RealCloud,
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.spec("API-182", "CON-13")
+def test_spice_answers_through_the_proxy(cloud: RealCloud, server: str) -> None:
+    url = open_console(cloud, server, "spice", "spice-html5")
+    (token,) = parse_qs(urlsplit(url).query)["token"]
+    with connect(
+        f"ws://127.0.0.1:{cloud.port}/websockify", compression=None, additional_headers={"Cookie": f"token={token}"}
+    ) as browser:
+        main_channel, no_capabilities, end = 1, 0, 18
+        link = struct.pack("<IBBIII", 0, main_channel, 0, no_capabilities, no_capabilities, end)
+        browser.send(struct.pack("<4sIII", b"REDQ", 2, 2, len(link)) + link)
+        answer: Any = b""
+        while len(answer) < 20:
+            answer += browser.recv(ANSWER_LIMIT)
+        magic, major, _minor, _size, error = struct.unpack("<4sIIII", answer[:20])
+        assert (magic, major, error) == (b"REDQ", 2, 0)
+
+
+@pytest.mark.timeout(600)
 @pytest.mark.spec("API-145", "API-147")
 def test_the_openstack_client_shows_addresses(cloud: RealCloud, server: str) -> None:
-    for kind, start in (("--novnc", f"http://127.0.0.1:{cloud.port}/console/novnc/vnc_lite.html?path="),
+    for kind, start in (("--spice", f"http://127.0.0.1:{cloud.port}/console/spice/spice_auto.html?token="),
+                        ("--novnc", f"http://127.0.0.1:{cloud.port}/console/novnc/vnc_lite.html?path="),
                         ("--serial", f"ws://127.0.0.1:{cloud.port}/console/?token=")):
         shown = json.loads(cloud.openstack("console", "url", "show", kind, server, "-f", "json"))
         assert shown["url"].startswith(start)
-    assert "Unavailable console type spice" in cloud.openstack(
-        "console", "url", "show", "--spice", server, check=False
+    assert "Unavailable console type rdp" in cloud.openstack(
+        "console", "url", "show", "--rdp", server, check=False
     )
 
 

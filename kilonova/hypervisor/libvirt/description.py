@@ -22,7 +22,7 @@ from kilonova.hypervisor.libvirt.domain.element import Device
 from kilonova.hypervisor.libvirt.domain.entropy import Entropy
 from kilonova.hypervisor.libvirt.domain.features import Features
 from kilonova.hypervisor.libvirt.domain.firmware import Uefi
-from kilonova.hypervisor.libvirt.domain.graphics import Video, Vnc
+from kilonova.hypervisor.libvirt.domain.graphics import Spice, Video, Vnc
 from kilonova.hypervisor.libvirt.domain.interface import BridgeInterface
 from kilonova.hypervisor.libvirt.domain.mark import Mark
 from kilonova.hypervisor.libvirt.domain.serial import SerialConsole
@@ -61,13 +61,14 @@ class Describer:
     Args:
         installation: id of the installation, put into each guest's mark.
         cache: how the host caches the guests' disks.
-        vnc_listen: address of the guests' VNC servers.
+        vnc_listen: address of the guests' screens. spice: show them by SPICE as well as by VNC.
     """
 
     host: HostCapabilities
     installation: str
     cache: Literal["none", "writeback"]
     vnc_listen: str = "127.0.0.1"
+    spice: bool = False
 
     def describe(self, guest: Guest, files: GuestFiles) -> Domain:
         """The whole domain.
@@ -120,6 +121,8 @@ class Describer:
             yield AgentChannel()
         if wanted.video is not None:
             yield Vnc(listen=self.vnc_listen)
+            if self.spice:
+                yield Spice(listen=self.vnc_listen)
             yield Video(model=wanted.video)
         if wanted.entropy:
             yield Entropy()

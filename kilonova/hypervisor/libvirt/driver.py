@@ -56,20 +56,21 @@ class LibvirtDriver:
         daemon: the libvirtd to use. With a `PrivateDaemon`, `directory` is its `data`.
         images: where images come from.
         installation: id of the installation; only guests marked with it are touched.
-        vnc_listen: address of the guests' VNC servers.
+        vnc_listen: address of the guests' screens. spice: show them by SPICE as well as by VNC.
     """
 
     name = "libvirt"
 
     def __init__(
         self, directory: Path, daemon: Daemon, images: ImageSource, clock: Clock, *, installation: str,
-        vnc_listen: str = "127.0.0.1",
+        vnc_listen: str = "127.0.0.1", spice: bool = False,
     ) -> None:
         self._directory = directory
         self._daemon = daemon
         self._clock = clock
         self._installation = installation
         self._vnc_listen = vnc_listen
+        self._spice = spice
         self._libvirt_threads = ThreadPoolExecutor(LIBVIRT_THREADS, "libvirt")
         self._file_threads = ThreadPoolExecutor(FILE_THREADS, "guest-files")
         cache = ImageCache(directory / "images", images, self._file_threads)
@@ -107,7 +108,7 @@ class LibvirtDriver:
         direct = await loop.run_in_executor(self._file_threads, host.direct_io, self._directory)
         self._describer = Describer(
             host=self._host, installation=self._installation, cache="none" if direct else "writeback",
-            vnc_listen=self._vnc_listen,
+            vnc_listen=self._vnc_listen, spice=self._spice,
         )
         self._events.remember({guest.uuid: guest.power_state for guest in await self.guests()})
 

@@ -1,4 +1,4 @@
-"""The screen: a video card and the VNC server that shows it."""
+"""The screen: a video card and the servers that show it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,18 @@ class Vnc:
 
     def element(self) -> ET.Element:
         graphics = make("graphics", type="vnc", port=-1, autoport=True)
+        add(graphics, "listen", type="address", address=self.listen)
+        return graphics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spice:
+    """listen: the address; libvirt finds a free port."""
+
+    listen: str = "127.0.0.1"
+
+    def element(self) -> ET.Element:
+        graphics = make("graphics", type="spice", autoport=True)
         add(graphics, "listen", type="address", address=self.listen)
         return graphics
 
