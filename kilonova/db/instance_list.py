@@ -245,3 +245,10 @@ def mapped_to(conn: sa.Connection, cell: str, project_id: str | None, limit: int
         query = query.where(table.project_id == project_id)
     rows = conn.execute(query.order_by(table.created_at.desc(), table.uuid.desc()).limit(limit))
     return [Mapped(*row) for row in rows]
+
+
+def mapped(conn: sa.Connection, uuid: str) -> Mapped | None:
+    """One server, from the API database."""
+    table = instance_mappings.c
+    row = conn.execute(sa.select(table.uuid, table.project_id, table.created_at).where(table.uuid == uuid)).first()
+    return None if row is None else Mapped(*row)

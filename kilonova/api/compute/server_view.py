@@ -65,6 +65,17 @@ def image_properties(instance: Instance) -> dict[str, str]:
     return {name: value for name, value in stored if name.startswith(_STANDARD_PROPERTIES)}
 
 
+def embedded_flavor(flavor: Flavor, *, extra_specs: bool) -> dict[str, Any]:
+    """The flavor inside a server, from 2.47. Spec: API-412."""
+    embedded: dict[str, Any] = {
+        "vcpus": flavor.vcpus, "ram": flavor.memory_mib, "disk": flavor.root_gib,
+        "ephemeral": flavor.ephemeral_gib, "swap": flavor.swap_mib, "original_name": flavor.name,
+    }
+    if extra_specs:
+        embedded["extra_specs"] = flavor.extra_specs
+    return embedded
+
+
 class ServerView:
     """Shows servers to one caller in one microversion; policy is asked once, not once per server."""
 
@@ -239,10 +250,4 @@ class ServerView:
                 links = [{"rel": "bookmark", "href": self._links.bookmark(f"/flavors/{flavor.flavor_id}")}]
                 shown = self._flavors[flavor.flavor_id] = {"id": flavor.flavor_id, "links": links}
             return shown
-        embedded: dict[str, Any] = {
-            "vcpus": flavor.vcpus, "ram": flavor.memory_mib, "disk": flavor.root_gib,
-            "ephemeral": flavor.ephemeral_gib, "swap": flavor.swap_mib, "original_name": flavor.name,
-        }
-        if self._extra_specs:
-            embedded["extra_specs"] = flavor.extra_specs
-        return embedded
+        return embedded_flavor(flavor, extra_specs=self._extra_specs)

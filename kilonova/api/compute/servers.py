@@ -11,12 +11,13 @@ from kilonova.api.compute import server_records
 from kilonova.api.compute.answers import servers as answers
 from kilonova.api.compute.server_extras import extras_for, show_full
 from kilonova.api.compute.server_lookup import find_server
+from kilonova.api.compute.server_outline import SINCE, outline
 from kilonova.api.compute.server_schema import UPDATE
 from kilonova.api.compute.server_view import VIEW_RULES, ServerView
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
 from kilonova.db import build_requests
-from kilonova.domain.errors import Conflict
+from kilonova.domain.errors import Conflict, ServiceUnavailable
 from kilonova.domain.instance import Instance
 
 SHOW = Rule("servers:show", Audience.READER)
@@ -31,6 +32,13 @@ _FIELDS = {
 
 
 async def show(call: Call) -> Any:
+    try:
+        await find_server(call)
+    except ServiceUnavailable:
+        if call.version < SINCE:
+            raise
+        return {"server": await outline(call, call.path["server_id"], SHOW)}
+    call.require(SHOW)
     return {"server": await show_full(call, call.server.instance, call.server.cell)}
 
 
@@ -69,8 +77,7 @@ async def delete(call: Call) -> None:
 
 
 ROUTES = [
-    Route(method="GET", path="/servers/{server_id}", handler=show, look_up=find_server, rule=SHOW, rules=VIEW_RULES,
-          answer=answers.SHOW),
+    Route(method="GET", path="/servers/{server_id}", handler=show, rules=(SHOW, *VIEW_RULES), answer=answers.SHOW),
     Route(method="PUT", path="/servers/{server_id}", handler=update, look_up=find_server, rule=UPDATE_SERVER,
           rules=VIEW_RULES, body=UPDATE, answer=answers.UPDATE),
     Route(method="DELETE", path="/servers/{server_id}", handler=delete, look_up=find_server, rule=DELETE, status=204),

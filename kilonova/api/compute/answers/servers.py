@@ -83,7 +83,13 @@ _UNREACHABLE: Fields = {"id": UUID, "status": Enum("UNKNOWN"), "links": LINKS}
 
 REDUCED = shown({**_BASIC, **_GROUPS, "addresses": _BASIC_ADDRESSES})
 FULL = shown({**_BASIC, **_FULL, **_GROUPS})
-SHOW = shown({"server": FULL})
+_OUTLINE = shown({
+    **_UNREACHABLE, "tenant_id": STRING, "created": SECONDS, "user_id": STRING,
+    "image": OneOf(Enum("", "UNKNOWN"), shown({"id": STRING, "links": LINKS})),
+    "flavor": OneOf(Enum("UNKNOWN"), _EMBEDDED_FLAVOR), "OS-EXT-AZ:availability_zone": STRING,
+    "OS-EXT-STS:power_state": Enum(0), **_GROUPS,
+})
+SHOW = shown({"server": (required(FULL, until=68), required(OneOf(FULL, _OUTLINE), since=69))})
 UPDATE = shown({"server": (required(REDUCED, until=74), required(FULL, since=75))})
 LIST = page(
     "servers", OneOf(shown({"id": UUID, "name": STRING, "links": LINKS}), shown(_UNREACHABLE)), "servers_links"
