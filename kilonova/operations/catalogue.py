@@ -9,6 +9,7 @@ from kilonova.operations.build import BUILD
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP
 from kilonova.operations.delete import DELETE
 from kilonova.operations.detach_interface import DETACH_INTERFACE
+from kilonova.operations.fixed_ip import ADD_FIXED_IP, REMOVE_FIXED_IP
 from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO
 from kilonova.operations.password import CHANGE_PASSWORD
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER
@@ -27,7 +28,7 @@ CELL_OPERATIONS = Definitions(
     BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER, REMOVE_LEFTOVER,
     PAUSE_SERVER, UNPAUSE_SERVER, SUSPEND_SERVER, RESUME_SERVER, CHANGE_PASSWORD,
     TRIGGER_CRASH_DUMP, INJECT_NETWORK_INFO,
-    ATTACH_INTERFACE, DETACH_INTERFACE,
+    ATTACH_INTERFACE, DETACH_INTERFACE, ADD_FIXED_IP, REMOVE_FIXED_IP,
     SOFT_DELETE, RESTORE,
     REBUILD,
     SNAPSHOT, BACKUP,

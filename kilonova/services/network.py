@@ -57,6 +57,44 @@ class PortRequest(msgspec.Struct, frozen=True, kw_only=True):
     tag: str | None = None
 
 
+class GroupRule(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule of a security group.
+
+    Args:
+        version: of IP. protocol: its name or number, None for all. port_min, port_max: ports, or ICMP type and code.
+        remote_group: name of the group that it lets in, "" if it names none.
+    """
+
+    id: str
+    ingress: bool
+    version: int = 4
+    protocol: str | None = None
+    port_min: int | None = None
+    port_max: int | None = None
+    remote_prefix: str | None = None
+    remote_group: str = ""
+
+
+class GroupSummary(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    name: str
+    description: str
+    project_id: str
+    rules: tuple[GroupRule, ...] = ()
+
+
+class FloatingIpSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """pool: name of its network. The last three say what it stands for, if anything."""
+
+    id: str
+    address: str
+    network_id: str
+    pool: str
+    port_id: str | None = None
+    fixed_address: str | None = None
+    device_id: str = ""
+
+
 class NetworkService(Protocol):
     """The calls the compute service makes. All are idempotent. All raise ServiceUnavailable when the service
     is down, which is worth a retry; every other error is final."""
@@ -102,6 +140,22 @@ class NetworkService(Protocol):
         """Delete the port that `create_port` made for this key. No error if there is none."""
         ...
 
+    async def add_address(self, port_id: str, known: tuple[str, ...]) -> None:
+        """Give a port one more address of its network, unless it has others than the known ones already.
+
+        Raises:
+            PortNotFound; Conflict: no address is left.
+        """
+        ...
+
+    async def set_addresses(self, port_id: str, addresses: tuple[str, ...]) -> None:
+        """Let a port have these addresses and no others. No error if it is gone.
+
+        Raises:
+            Conflict: another port has one of them.
+        """
+        ...
+
     async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
         """All ports whose device is the instance: the way tear-down finds them. Spec: NET-09."""
         ...
@@ -120,4 +174,42 @@ class NetworkService(Protocol):
 
     async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
         """Names of the security groups of those ports."""
+        ...
+
+    async def groups_of_ports(self, port_ids: tuple[str, ...]) -> list[GroupSummary]:
+        """The security groups of those ports with their rules, each once."""
+        ...
+
+    async def change_group(
+        self, context: RequestContext, port_ids: tuple[str, ...], group: str, *, member: bool
+    ) -> None:
+        """Put ports into a security group, given by id or name, or take them out. Ports that can have none are left
+        as they are.
+
+        Raises:
+            NotFound: no such group, or none of the ports is in it. Conflict: several of that name, or no port can
+            have one.
+        """
+        ...
+
+    async def floating_ips(self, context: RequestContext) -> list[FloatingIpSummary]:
+        """Those of the caller's project."""
+        ...
+
+    async def create_floating_ip(self, context: RequestContext, network_id: str) -> FloatingIpSummary:
+        """Raises NetworkNotFound, InvalidInput (not external), OverQuota, Conflict (no address is left)."""
+        ...
+
+    async def delete_floating_ip(self, context: RequestContext, id_: str) -> None:
+        """Raises NotFound."""
+        ...
+
+    async def associate_floating_ip(
+        self, context: RequestContext, id_: str, port_id: str | None, fixed_address: str | None = None
+    ) -> None:
+        """Let it stand for an address of a port, or for nothing.
+
+        Raises:
+            NotFound: it, the port or a way between them. InvalidInput. Conflict: the address has one already.
+        """
         ...

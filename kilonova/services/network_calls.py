@@ -8,7 +8,14 @@ from kilonova.bus.protocol import Bus
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
 from kilonova.domain.network import Vif
-from kilonova.services.network import NetworkService, NetworkSummary, PortRequest, PortSummary
+from kilonova.services.network import (
+    FloatingIpSummary,
+    GroupSummary,
+    NetworkService,
+    NetworkSummary,
+    PortRequest,
+    PortSummary,
+)
 from kilonova.services.remote import RemoteService, ServiceCalls, signatures
 
 NAME = "network"
@@ -59,6 +66,12 @@ class RemoteNetwork:
     async def discard_port(self, key: str) -> None:
         await self._service.call("discard_port", key)
 
+    async def add_address(self, port_id: str, known: tuple[str, ...]) -> None:
+        await self._service.call("add_address", port_id, known)
+
+    async def set_addresses(self, port_id: str, addresses: tuple[str, ...]) -> None:
+        await self._service.call("set_addresses", port_id, addresses)
+
     async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
         found: list[PortSummary] = await self._service.call("ports_of", instance_uuid)
         return found
@@ -73,3 +86,28 @@ class RemoteNetwork:
     async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
         names: tuple[str, ...] = await self._service.call("security_groups_of", port_ids)
         return names
+
+    async def groups_of_ports(self, port_ids: tuple[str, ...]) -> list[GroupSummary]:
+        found: list[GroupSummary] = await self._service.call("groups_of_ports", port_ids)
+        return found
+
+    async def change_group(
+        self, context: RequestContext, port_ids: tuple[str, ...], group: str, *, member: bool
+    ) -> None:
+        await self._service.call("change_group", context, port_ids, group, member)
+
+    async def floating_ips(self, context: RequestContext) -> list[FloatingIpSummary]:
+        found: list[FloatingIpSummary] = await self._service.call("floating_ips", context)
+        return found
+
+    async def create_floating_ip(self, context: RequestContext, network_id: str) -> FloatingIpSummary:
+        made: FloatingIpSummary = await self._service.call("create_floating_ip", context, network_id)
+        return made
+
+    async def delete_floating_ip(self, context: RequestContext, id_: str) -> None:
+        await self._service.call("delete_floating_ip", context, id_)
+
+    async def associate_floating_ip(
+        self, context: RequestContext, id_: str, port_id: str | None, fixed_address: str | None = None
+    ) -> None:
+        await self._service.call("associate_floating_ip", context, id_, port_id, fixed_address)

@@ -65,7 +65,7 @@ from kilonova.operations.server_images import describe_image
 from kilonova.operations.snapshot import SNAPSHOT, SnapshotServer
 from kilonova.services.identity import ServiceRequest, Token
 from kilonova.services.image import NewImage
-from kilonova.services.network import NetworkSummary, PortSummary
+from kilonova.services.network import FloatingIpSummary, GroupSummary, NetworkSummary, PortSummary
 
 PROJECT = "a" * 32
 OTHER_PROJECT = "b" * 32
@@ -200,7 +200,11 @@ class DrawnNetworks:
         self.all = [NetworkSummary(id=NETWORK, name="private", project_id=PROJECT)]
         self.ports: dict[str, PortSummary] = {}
         self.groups = {"default": "33333333-3333-4333-8333-333333333333"}
-        self.groups_of_ports: dict[str, str] = {}
+        self.group_names: dict[str, str] = {}
+        self.floating: dict[str, FloatingIpSummary] = {}
+        self.no_more_addresses = False
+        self.full_groups: list[GroupSummary] = []
+        self.changed_groups: list[tuple[tuple[str, ...], str, bool]] = []
         self.interfaces: dict[str, tuple[Vif, ...]] = {}
 
     async def networks(self, context: RequestContext, ids: tuple[str, ...] = ()) -> list[NetworkSummary]:
@@ -226,8 +230,40 @@ class DrawnNetworks:
                 raise InvalidInput(f"Security group {name} not found for project {context.project_id}.")
         return tuple(self.groups.get(name, name) for name in names)
 
+    async def floating_ips(self, context: RequestContext) -> list[FloatingIpSummary]:
+        return list(self.floating.values())
+
+    async def create_floating_ip(self, context: RequestContext, network_id: str) -> FloatingIpSummary:
+        if self.no_more_addresses:
+            raise Conflict("No more IP addresses available.")
+        number = len(self.floating) + 1
+        made = FloatingIpSummary(id=str(uuid.UUID(int=number)), address=f"203.0.113.{number}", network_id=network_id,
+                                 pool="public")
+        self.floating[made.id] = made
+        return made
+
+    async def delete_floating_ip(self, context: RequestContext, id_: str) -> None:
+        del self.floating[id_]
+
+    async def associate_floating_ip(
+        self, context: RequestContext, id_: str, port_id: str | None, fixed_address: str | None = None
+    ) -> None:
+        device = next((server for server, vifs in self.interfaces.items() if port_id in {v.id for v in vifs}), "")
+        self.floating[id_] = msgspec.structs.replace(
+            self.floating[id_], port_id=port_id, fixed_address=fixed_address, device_id=device)
+
+    async def groups_of_ports(self, port_ids: tuple[str, ...]) -> list[GroupSummary]:
+        return self.full_groups
+
+    async def change_group(
+        self, context: RequestContext, port_ids: tuple[str, ...], group: str, *, member: bool
+    ) -> None:
+        if group not in self.groups:
+            raise NotFound(f"Security group {group} not found.")
+        self.changed_groups.append((port_ids, group, member))
+
     async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.groups_of_ports[p] for p in port_ids if p in self.groups_of_ports))
+        return tuple(dict.fromkeys(self.group_names[p] for p in port_ids if p in self.group_names))
 
 
 class QuietHost(LocalBus):

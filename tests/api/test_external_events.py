@@ -67,7 +67,7 @@ async def test_names_by_microversion(cloud: ComputeCloud, name: str, tag: str, s
     assert (await send(cloud, event, version=f"2.{since}")).status_code == 200
 
 
-@pytest.mark.spec("API-262")
+@pytest.mark.spec("API-262", "EMN-60")
 @pytest.mark.parametrize("as_", ["member", "manager", "reader", "nobody"])
 async def test_only_services_may(cloud: ComputeCloud, as_: str) -> None:
     event = {"name": "network-changed", "server_uuid": (await cloud.boot()).uuid}

@@ -151,7 +151,7 @@ async def test_addresses(cloud: ComputeCloud) -> None:
 async def test_security_groups_come_from_the_ports(cloud: ComputeCloud) -> None:
     port = vif()
     server = await cloud.boot(network_info=(port,), security_groups=("default",))
-    cloud.networks.groups_of_ports[port.id] = "web"
+    cloud.networks.group_names[port.id] = "web"
     shown = (await cloud.get(f"/servers/{server.uuid}")).json()["server"]
     assert shown["security_groups"] == [{"name": "web"}]
     alone = await cloud.boot(security_groups=("default",))

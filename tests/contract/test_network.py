@@ -10,8 +10,26 @@ from kilonova.bus.local import LocalBus
 from kilonova.db.database import Database
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import Conflict, InvalidInput, NetworkNotFound, OverQuota, PortNotFound, ServiceUnavailable
-from kilonova.embedded.network import quotas
+from kilonova.domain.errors import (
+    Conflict,
+    InvalidInput,
+    NetworkNotFound,
+    NotFound,
+    OverQuota,
+    PortNotFound,
+    ServiceUnavailable,
+)
+from kilonova.embedded.network import networks, quotas, routers, security
+from kilonova.embedded.network import ports as ports_module
+from kilonova.embedded.network.bodies import (
+    GatewayBody,
+    GroupBody,
+    InterfaceBody,
+    NetworkBody,
+    PortBody,
+    RouterBody,
+    SubnetBody,
+)
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring
 from kilonova.services.identity import Token
@@ -266,6 +284,115 @@ async def test_security_groups_are_found_by_name_and_id(network: EmbeddedNetwork
         await network.check_security_groups(context(OTHER), (default,))
     port = await network.create_port(wanted(await network.bootstrap(OWNER)))
     assert await network.security_groups_of((port,)) == ("default",)
+
+
+@pytest.mark.spec("EMN-47")
+async def test_ports_are_put_into_groups_and_taken_out(network: EmbeddedNetwork, database: Database) -> None:
+    net, mine = await network.bootstrap(OWNER), context()
+    for number in range(2):
+        await network.create_port(wanted(net, f"k{number}"))
+    bare = await network.create_port(wanted(net, "bare"))
+    ports = tuple(port.id for port in await network.ports_of(INSTANCE))
+    (default,) = await network.groups_of_ports(ports)
+    assert (default.name, default.project_id) == ("default", OWNER)
+    assert {(rule.ingress, rule.remote_group) for rule in default.rules} == {(True, "default"), (False, "")}
+
+    def make_group(conn: Any) -> str:
+        return security.create_group(conn, mine, GroupBody(name="web"), 0.0).id
+
+    def bare_it(conn: Any) -> None:
+        body = PortBody(security_groups=[], port_security_enabled=False)
+        ports_module.update_port(conn, context(), bare, body, 0.0, lambda _host: True)
+
+    web = await database.write(make_group)
+    await database.write(bare_it)
+    for _ in range(2):
+        await network.change_group(mine, ports, "web", member=True)
+        assert [group.name for group in await network.groups_of_ports(ports)] == ["default", "web"]
+        assert await network.groups_of_ports((bare,)) == []
+    await network.change_group(mine, ports, web, member=False)
+    assert await network.groups_of_ports(ports) == [default]
+    with pytest.raises(NotFound, match="not associated"):
+        await network.change_group(mine, ports, "web", member=False)
+    with pytest.raises(NotFound, match="nothing"):
+        await network.change_group(mine, ports, "nothing", member=True)
+    with pytest.raises(Conflict, match="cannot be applied"):
+        await network.change_group(mine, (bare,), "web", member=True)
+    with pytest.raises(NotFound):
+        await network.change_group(context(OTHER), ports, web, member=True)
+    await database.write(make_group)
+    with pytest.raises(Conflict, match="Multiple"):
+        await network.change_group(mine, ports, "web", member=True)
+
+
+async def test_addresses_of_a_port_are_added_once_and_put_back(network: EmbeddedNetwork) -> None:
+    net = await network.bootstrap(OWNER, cidr="10.9.8.0/29")
+    port = await network.create_port(wanted(net))
+
+    async def held() -> tuple[str, ...]:
+        (found,) = [one for one in await network.ports_of(INSTANCE) if one.id == port]
+        return found.addresses
+
+    known = await held()
+    for _ in range(2):
+        await network.add_address(port, known)
+        assert len(await held()) == 2 and (await held())[:1] == known
+    both = await held()
+    for wanted_now in (both[1:], both, known):
+        for _ in range(2):
+            await network.set_addresses(port, wanted_now)
+            assert await held() == wanted_now
+    other = await network.create_port(wanted(net, "two"))
+    (taken,) = [one.addresses[0] for one in await network.ports_of(INSTANCE) if one.id == other]
+    with pytest.raises(Conflict):
+        await network.set_addresses(port, (taken,))
+    for number in range(2):
+        await network.create_port(wanted(net, f"more{number}"))
+    with pytest.raises(Conflict):
+        await network.add_address(port, known)
+    with pytest.raises(PortNotFound):
+        await network.add_address(SECOND, ())
+    await network.set_addresses(SECOND, ())
+
+
+@pytest.mark.spec("EMN-54", "EMN-55")
+async def test_a_floating_ip_is_given_to_a_server_and_taken_back(
+    network: EmbeddedNetwork, database: Database, listener: Listener
+) -> None:
+    inner = await network.bootstrap(OWNER)
+
+    def unit(conn: Any) -> str:
+        admin = RequestContext(request_id="", user_id="u", project_id=OWNER, roles=("admin",), is_admin=True)
+        public = networks.create_network(conn, admin, NetworkBody(name="public", external=True), 0.0)
+        networks.create_subnet(conn, admin, SubnetBody(network_id=public.id, cidr="203.0.113.0/24"), 0.0)
+        gateway = RouterBody(external_gateway_info=GatewayBody(network_id=public.id))
+        router = routers.create_router(conn, admin, gateway, 0.0)
+        (subnet,) = networks.subnets_of(conn, inner)
+        routers.add_interface(conn, admin, router.id, InterfaceBody(subnet_id=subnet.id), 0.0)
+        return public.id
+
+    public = await database.write(unit)
+    port = await network.create_port(wanted(inner))
+    made = await network.create_floating_ip(context(), public)
+    assert (made.pool, made.port_id, made.device_id) == ("public", None, "")
+    with pytest.raises(InvalidInput):
+        await network.create_floating_ip(context(), inner)
+    await network.associate_floating_ip(context(), made.id, port)
+    while (await listener.next())[0] != "network-changed":
+        pass
+    (vif,) = await network.vifs(INSTANCE)
+    assert vif.fixed_ips[0].floating == (made.address,)
+    (found,) = await network.floating_ips(context())
+    assert (found.port_id, found.fixed_address, found.device_id) == (port, vif.fixed_ips[0].address, INSTANCE)
+    assert await network.floating_ips(context(OTHER)) == []
+    with pytest.raises(NotFound):
+        await network.associate_floating_ip(context(OTHER), made.id, None)
+    await network.associate_floating_ip(context(), made.id, None)
+    (vif,) = await network.vifs(INSTANCE)
+    assert vif.fixed_ips[0].floating == ()
+    await network.delete_floating_ip(context(), made.id)
+    with pytest.raises(NotFound):
+        await network.delete_floating_ip(context(), made.id)
 
 
 async def test_the_audit_sees_ports_of_servers_only(network: EmbeddedNetwork) -> None:

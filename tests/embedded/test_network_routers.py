@@ -233,3 +233,31 @@ async def test_tags_of_routers_and_floating_ips(cloud: Cloud) -> None:
     for path in (f"/routers/{router}", f"/floatingips/{made['id']}"):
         await cloud.a.call("PUT", f"{path}/tags/blue", 201)
         assert (await cloud.a.get(f"{path}/tags"))["tags"] == ["blue"]
+
+
+@pytest.mark.spec("EMN-17")
+async def test_thirty_sets_of_a_network_and_a_router_exist_at_once_and_go(cloud: Cloud) -> None:
+    public, _ = await external(cloud)
+    admin, sets = cloud.admin, []
+    for number in range(30):
+        project = f"{number:032x}"
+        network = await admin.make("network", name="n", project_id=project)
+        cidr = f"10.100.{number // 16}.{number % 16 * 16}/28"
+        subnet = await admin.make(
+            "subnet", network_id=network["id"], project_id=project, cidr=cidr, ip_version=4)
+        gateway = {"network_id": public}
+        router = await admin.make("router", name="r", project_id=project, external_gateway_info=gateway)
+        await join(admin, router["id"], subnet_id=subnet["id"])
+        sets.append((project, network["id"], subnet["id"], router["id"]))
+    assert len(cloud.wiring.routed) == 30
+    assert len({plan.gateway for plan in cloud.wiring.routed}) == 30
+    for project, network_id, subnet_id, router_id in sets:
+        await leave(admin, router_id, subnet_id=subnet_id)
+        await admin.delete(f"/routers/{router_id}")
+        await admin.delete(f"/routers/{router_id}", 404)
+        await admin.delete(f"/subnets/{subnet_id}")
+        await admin.delete(f"/networks/{network_id}")
+        for group in (await admin.get(f"/security-groups?project_id={project}&name=default"))["security_groups"]:
+            await admin.delete(f"/security-groups/{group['id']}")
+    assert cloud.wiring.routed == ()
+    assert (await admin.get(f"/ports?network_id={public}"))["ports"] == []

@@ -14,7 +14,7 @@ from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Forbidden, InvalidInput
 from kilonova.embedded.network import access, addresses, quotas, schema, security
-from kilonova.embedded.network.bodies import PortBody, refuse_read_only, require_privilege, sent
+from kilonova.embedded.network.bodies import FixedIpBody, PortBody, refuse_read_only, require_privilege, sent
 from kilonova.embedded.network.errors import (
     AddressPairAndPortSecurityRequired,
     MacAddressInUse,
@@ -179,6 +179,29 @@ def release(conn: sa.Connection, id_: str, instance_uuid: str, now: float) -> sc
     schema.touch(conn, schema.ports, id_, now, device_id="", device_owner="", host="", profile={}, vif_type=UNBOUND,
                  status=DOWN, device_tag=None, dns_name="")
     return before
+
+
+def add_address(conn: sa.Connection, id_: str, known: tuple[str, ...],
+                now: float) -> tuple[schema.Port, schema.Port] | None:
+    """One more address, unless the port has others than the known ones; returns it before and after."""
+    before = existing_port(conn, id_)
+    held = [item.address for item in before.addresses]
+    if set(held) - set(known):
+        return None
+    more = addresses.choose(conn, before.network_id, subnets_of(conn, before.network_id), None, id_)
+    return set_addresses(conn, id_, (*held, *(item.address for item in more)), now)
+
+
+def set_addresses(conn: sa.Connection, id_: str, wanted: tuple[str, ...],
+                  now: float) -> tuple[schema.Port, schema.Port]:
+    """Exactly these; returns the port before and after."""
+    before = existing_port(conn, id_)
+    asked = [FixedIpBody(ip_address=address) for address in wanted]
+    subnets = subnets_of(conn, before.network_id)
+    addresses.assign(conn, id_, addresses.choose(conn, before.network_id, subnets, asked, id_))
+    _LET_GO_OF_LOST.run(conn, port=id_)
+    schema.touch(conn, schema.ports, id_, now)
+    return before, existing_port(conn, id_)
 
 
 def set_status(conn: sa.Connection, id_: str, status: str, now: float) -> tuple[schema.Port, schema.Port] | None:

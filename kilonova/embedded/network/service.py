@@ -21,10 +21,20 @@ from kilonova.domain.errors import (
     NetworkNotFound,
     OverQuota,
 )
-from kilonova.domain.network import FixedIp, Subnet, Vif
-from kilonova.domain.network import Route as GuestRoute
+from kilonova.domain.network import FixedIp, Vif
 from kilonova.embedded.http import EmbeddedService
-from kilonova.embedded.network import access, addresses, floating, networks, ports, schema, security
+from kilonova.embedded.network import (
+    access,
+    addresses,
+    floating,
+    floating_calls,
+    group_calls,
+    networks,
+    ports,
+    schema,
+    security,
+    summaries,
+)
 from kilonova.embedded.network.bodies import FixedIpBody, NetworkBody, PortBody, SubnetBody
 from kilonova.embedded.network.datapath import Datapath, Effects
 from kilonova.embedded.network.errors import NetworkOverQuota
@@ -36,7 +46,7 @@ from kilonova.embedded.network.resources import Groups, Networks, Ports, Resourc
 from kilonova.embedded.network.router_resources import FloatingIps, InterfaceRoutes, Routers
 from kilonova.embedded.network.wiring import BridgeListener, Wiring, tap_name
 from kilonova.services.identity import IdentityService
-from kilonova.services.network import NetworkSummary, PortAddress, PortRequest, PortSummary
+from kilonova.services.network import FloatingIpSummary, GroupSummary, NetworkSummary, PortRequest, PortSummary
 
 T = TypeVar("T")
 PUBLIC = r"GET /(v2\.0/?)?$"
@@ -46,10 +56,6 @@ _ALL = Prepared(_networks)
 _VISIBLE = Prepared(_networks.where(sa.or_(
     schema.networks.c.project_id == sa.bindparam("project"), schema.networks.c.shared, schema.networks.c.external
 )))
-_HAS_SUBNETS = Prepared(
-    sa.select(schema.subnets.c.id).where(schema.subnets.c.network_id == sa.bindparam("network"))
-    .limit(sa.literal_column("1"))
-)
 _groups = schema.groups.c
 _RESOLVE_GROUP = Prepared(sa.select(_groups.id).where(
     _groups.project_id == sa.bindparam("project"),
@@ -151,17 +157,17 @@ class EmbeddedNetwork:
         table = schema.ports
         owned = table.c.device_owner.startswith("compute:", autoescape=True)
         found = await self._database.read(lambda conn: ports_where(conn, owned, table.c.device_id != ""))
-        return [_summary(port) for port in found]
+        return [summaries.of_port(port) for port in found]
 
     # --- NetworkService ----------------------------------------------------------------------------
 
     async def networks(self, context: RequestContext, ids: tuple[str, ...] = ()) -> list[NetworkSummary]:
         return await self._database.read(
-            lambda conn: [_summary_of_network(conn, network) for network in _visible(conn, context, ids)]
+            lambda conn: [summaries.of_network(conn, network) for network in _visible(conn, context, ids)]
         )
 
     async def port(self, context: RequestContext, port_id: str) -> PortSummary:
-        return _summary(await self._database.read(lambda conn: access.port(conn, context, port_id)))
+        return summaries.of_port(await self._database.read(lambda conn: access.port(conn, context, port_id)))
 
     async def check_security_groups(self, context: RequestContext, names: tuple[str, ...]) -> tuple[str, ...]:
         project_id = context.project_id or ""
@@ -230,9 +236,23 @@ class EmbeddedNetwork:
     async def discard_port(self, key: str) -> None:
         await self.delete_port(_port_of_key(key))
 
+    async def add_address(self, port_id: str, known: tuple[str, ...]) -> None:
+        def unit(conn: sa.Connection, effects: Effects) -> None:
+            if pair := ports.add_address(conn, port_id, known, self._clock.now()):
+                effects.ports.append(pair)
+
+        await self._change(unit)
+
+    async def set_addresses(self, port_id: str, addresses: tuple[str, ...]) -> None:
+        def unit(conn: sa.Connection, effects: Effects) -> None:
+            if find_port(conn, port_id) is not None:
+                effects.ports.append(ports.set_addresses(conn, port_id, addresses, self._clock.now()))
+
+        await self._change(unit)
+
     async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
         found = await self._database.read(lambda conn: ports_of_device(conn, instance_uuid))
-        return [_summary(port) for port in found]
+        return [summaries.of_port(port) for port in found]
 
     async def vifs(self, instance_uuid: str) -> tuple[Vif, ...]:
         return await self._database.read(
@@ -261,6 +281,35 @@ class EmbeddedNetwork:
         )
         return await self._database.read(lambda conn: tuple(conn.execute(statement).scalars()))
 
+    async def groups_of_ports(self, port_ids: tuple[str, ...]) -> list[GroupSummary]:
+        return await self._database.read(lambda conn: group_calls.groups_of_ports(conn, port_ids))
+
+    async def change_group(
+        self, context: RequestContext, port_ids: tuple[str, ...], group: str, *, member: bool
+    ) -> None:
+        await self._change(lambda conn, effects: group_calls.change_group(
+            conn, context, port_ids, group, member=member, now=self._clock.now(), serves=self._wiring.serves,
+            effects=effects,
+        ))
+
+    async def floating_ips(self, context: RequestContext) -> list[FloatingIpSummary]:
+        return await self._database.read(lambda conn: floating_calls.seen_by(conn, context))
+
+    async def create_floating_ip(self, context: RequestContext, network_id: str) -> FloatingIpSummary:
+        return await self._change(
+            lambda conn, effects: floating_calls.create(conn, context, network_id, self._clock.now(), effects)
+        )
+
+    async def delete_floating_ip(self, context: RequestContext, id_: str) -> None:
+        await self._change(lambda conn, effects: floating_calls.delete(conn, context, id_, effects))
+
+    async def associate_floating_ip(
+        self, context: RequestContext, id_: str, port_id: str | None, fixed_address: str | None = None
+    ) -> None:
+        await self._change(lambda conn, effects: floating_calls.associate(
+            conn, context, id_, port_id, fixed_address, self._clock.now(), effects
+        ))
+
     # --- parts -------------------------------------------------------------------------------------
 
     async def _change(self, unit: Callable[[sa.Connection, Effects], T]) -> T:
@@ -287,7 +336,7 @@ class EmbeddedNetwork:
             bridge=self._wiring.bridge(network.segment), vif_type=port.vif_type, vnic_type=port.vnic_type,
             mtu=network.mtu,
             fixed_ips=tuple(
-                FixedIp(address=item.address, subnet=_guest_subnet(subnets[item.subnet_id]),
+                FixedIp(address=item.address, subnet=summaries.guest_subnet(subnets[item.subnet_id]),
                         floating=floated.get(item.address, ()))
                 for item in port.addresses
             ),
@@ -307,14 +356,6 @@ def _visible(conn: sa.Connection, context: RequestContext, ids: tuple[str, ...])
         return sorted((n for n in named if access.may_use(context, n)), key=lambda n: (n.created_at, n.id))
     rows = _ALL.all(conn) if access.privileged(context) else _VISIBLE.all(conn, project=context.project_id)
     return [schema.record(schema.Network, row) for row in rows]
-
-
-def _summary_of_network(conn: sa.Connection, network: schema.Network) -> NetworkSummary:
-    return NetworkSummary(
-        id=network.id, name=network.name, project_id=network.project_id, shared=network.shared,
-        external=network.external, has_subnets=_HAS_SUBNETS.first(conn, network=network.id) is not None,
-        mtu=network.mtu,
-    )
 
 
 def _service_caller(project_id: str) -> RequestContext:
@@ -345,19 +386,3 @@ def _resolve_groups(conn: sa.Connection, project_id: str, names: tuple[str, ...]
             raise InvalidInput(f"Multiple security groups matching '{name}'.", hint="use an ID to be more specific")
         found.append(default if name == security.DEFAULT else name if name in rows else rows[0])
     return tuple(dict.fromkeys(found))
-
-
-def _summary(port: schema.Port) -> PortSummary:
-    return PortSummary(
-        id=port.id, network_id=port.network_id, project_id=port.project_id, device_id=port.device_id,
-        device_owner=port.device_owner, binding_host=port.host, mac=port.mac,
-        addresses=tuple(item.address for item in port.addresses), status=port.status,
-        fixed_ips=tuple(PortAddress(item.address, item.subnet_id) for item in port.addresses),
-    )
-
-
-def _guest_subnet(subnet: schema.Subnet) -> Subnet:
-    return Subnet(
-        id=subnet.id, cidr=subnet.cidr, gateway=subnet.gateway, dns=subnet.dns, dhcp=subnet.dhcp,
-        routes=tuple(GuestRoute(route.destination, route.nexthop) for route in subnet.routes),
-    )

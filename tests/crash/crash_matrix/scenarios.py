@@ -23,6 +23,7 @@ from kilonova.hypervisor.fake import FakeGuest
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
+from kilonova.operations.fixed_ip import ADD_FIXED_IP, REMOVE_FIXED_IP, AddFixedIp, RemoveFixedIp
 from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO, InjectNetworkInfo
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
@@ -115,6 +116,17 @@ async def _attach_interface(cloud: OneCloud) -> None:
     await cloud.compute.ask(CONTEXT, await cloud.located(), ATTACH_INTERFACE, request)
 
 
+async def _add_fixed_ip(cloud: OneCloud) -> None:
+    server = await cloud.located()
+    await cloud.compute.ask(CONTEXT, server, ADD_FIXED_IP, AddFixedIp(server.instance.network_info[0].network_id))
+
+
+async def _remove_fixed_ip(cloud: OneCloud) -> None:
+    server = await cloud.located()
+    request = RemoveFixedIp(server.instance.network_info[0].fixed_ips[0].address)
+    await cloud.compute.ask(CONTEXT, server, REMOVE_FIXED_IP, request)
+
+
 async def _detach_interface(cloud: OneCloud) -> None:
     """The one whose port was made for the server."""
     server = await cloud.located()
@@ -163,6 +175,8 @@ SCENARIOS = {
     "unpause": Scenario(("build", "pause"), _ask(UNPAUSE_SERVER, UnpauseServer())),
     "suspend": Scenario(("build",), _ask(SUSPEND_SERVER, SuspendServer())),
     "resume": Scenario(("build", "suspend"), _ask(RESUME_SERVER, ResumeServer())),
+    "add-fixed-ip": Scenario(("build",), _add_fixed_ip),
+    "remove-fixed-ip": Scenario(("build",), _remove_fixed_ip),
     "attach-interface": Scenario(("build",), _attach_interface),
     "detach-interface": Scenario(("build",), _detach_interface),
     "rebuild": Scenario(("build",), _rebuild),

@@ -10,10 +10,10 @@ from random import Random
 import msgspec
 
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import Conflict, PortNotFound, ServiceUnavailable
+from kilonova.domain.errors import Conflict, NotSupported, PortNotFound, ServiceUnavailable
 from kilonova.domain.network import FixedIp, Subnet, Vif
 from kilonova.domain.operation import ExternalEvent
-from kilonova.services.network import NetworkSummary, PortRequest, PortSummary
+from kilonova.services.network import FloatingIpSummary, GroupSummary, NetworkSummary, PortRequest, PortSummary
 from simulation.process import Process, Trouble
 
 NETWORK = "11111111-1111-4111-8111-111111111111"
@@ -76,6 +76,19 @@ class Net:
             raise Conflict(f"Port {port_id} is in use.")
         self.ports[port_id] = msgspec.structs.replace(known, device_id=instance_uuid, binding_host=host)
         self._wire(port_id)
+
+    def add_address(self, port_id: str, known: tuple[str, ...]) -> None:
+        port = self.ports.get(port_id)
+        if port is None:
+            raise PortNotFound(port_id)
+        if not set(port.addresses) - set(known):
+            free = next(n for n in range(100, 200) if f"10.0.0.{n}" not in port.addresses)
+            self.set_addresses(port_id, (*port.addresses, f"10.0.0.{free}"))
+
+    def set_addresses(self, port_id: str, addresses: tuple[str, ...]) -> None:
+        port = self.ports.get(port_id)
+        if port is not None:
+            self.ports[port_id] = msgspec.structs.replace(port, addresses=addresses)
 
     def unbind(self, port_id: str, instance_uuid: str) -> None:
         known = self.ports.get(port_id)
@@ -150,6 +163,12 @@ class SimNetwork:
     async def delete_port(self, port_id: str) -> None:
         await self._call("delete_port", lambda: self._net.ports.pop(port_id, None))
 
+    async def add_address(self, port_id: str, known: tuple[str, ...]) -> None:
+        await self._call("add_address", lambda: self._net.add_address(port_id, known))
+
+    async def set_addresses(self, port_id: str, addresses: tuple[str, ...]) -> None:
+        await self._call("set_addresses", lambda: self._net.set_addresses(port_id, addresses))
+
     async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
         return self._net.of(instance_uuid)
 
@@ -168,3 +187,25 @@ class SimNetwork:
 
     async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
         return ("default",)
+
+    async def groups_of_ports(self, port_ids: tuple[str, ...]) -> list[GroupSummary]:
+        return []
+
+    async def change_group(
+        self, context: RequestContext, port_ids: tuple[str, ...], group: str, *, member: bool
+    ) -> None:
+        return None
+
+    async def floating_ips(self, context: RequestContext) -> list[FloatingIpSummary]:
+        return []
+
+    async def create_floating_ip(self, context: RequestContext, network_id: str) -> FloatingIpSummary:
+        raise NotSupported("This network service has no floating IPs.")
+
+    async def delete_floating_ip(self, context: RequestContext, id_: str) -> None:
+        return None
+
+    async def associate_floating_ip(
+        self, context: RequestContext, id_: str, port_id: str | None, fixed_address: str | None = None
+    ) -> None:
+        return None

@@ -28,6 +28,7 @@ from kilonova.engine.operation import Operation
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
+from kilonova.operations.fixed_ip import ADD_FIXED_IP, REMOVE_FIXED_IP, AddFixedIp, RemoveFixedIp
 from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO, InjectNetworkInfo
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
@@ -123,6 +124,8 @@ ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "suspend": (SUSPEND_SERVER, SuspendServer()),
     "resume": (RESUME_SERVER, ResumeServer()),
     "attach": (ATTACH_INTERFACE, AttachInterface(RequestedNetwork(network_id=NETWORK))),
+    "add address": (ADD_FIXED_IP, AddFixedIp(NETWORK)),
+    "remove address": (REMOVE_FIXED_IP, RemoveFixedIp("10.0.0.100")),
     "soft-delete": (SOFT_DELETE, SoftDeleteServer(grace=5.0, interval=1.0)),
     "restore": (RESTORE, RestoreServer()),
 }
