@@ -143,6 +143,13 @@ class Cluster:
             common |= {"DATABASE__API": api, "DATABASE__CELL": cell, "DATABASE__POOL_SIZE": "6"}
         return {f"KILONOVA__{option}": value for option, value in common.items()}
 
+    def add(self, name: str, role: str, **options: str) -> None:
+        """Start one more process of the control plane, with options of its own."""
+        own = {f"KILONOVA__{option}": value for option, value in options.items()}
+        environment = self._environment(name, credentials.CONTROL) | own
+        self.roles[name] = Role(name, role, self.directory / name, environment)
+        self.restart(name)
+
     def restart(self, name: str) -> None:
         """After a kill."""
         self.roles[name].start()
