@@ -17,6 +17,8 @@ FILES = GuestFiles(
     root=SEEN / "disk", ephemeral=SEEN / "disk.ephemeral", swap=SEEN / "disk.swap",
     config_drive=SEEN / "disk.config", console_log=SEEN / "console.log", console_socket=SEEN / "console.sock",
     uefi_variables=SEEN / "uefi-variables.fd",
+    rescue=SEEN / "disk.rescue", rescue_config_drive=SEEN / "disk.rescue.config",
+    rescue_uefi_variables=SEEN / "uefi-variables.rescue.fd",
 )
 IMAGE = Image(id="f1c9a2f0-3c1d-4f6b-9a62-1f6f3c0f3c11")
 WINDOWS = {"os_type": "windows", "hw_firmware_type": "uefi", "hw_vif_model": "e1000e", "hw_video_model": "virtio"}
@@ -71,6 +73,14 @@ GUESTS: dict[str, tuple[Virt, Guest]] = {
     )),
     "pc": ("qemu", guest(
         config_drive=True, properties={"hw_machine_type": "pc", "hw_disk_bus": "ide"}, name="<a>\x01&\"b\"",
+    )),
+    "rescue": ("qemu", guest(
+        config_drive=True, properties={"hw_vif_model": "e1000e"}, vifs=(vif(1),),
+        rescue=Image(id="rescue", properties={"hw_firmware_type": "uefi"}),
+    )),
+    "stable_rescue": ("qemu", guest(
+        config_drive=True, ephemeral_gib=2, properties={"hw_firmware_type": "uefi"},
+        rescue=Image(id="rescue", properties={"hw_rescue_device": "cdrom", "hw_disk_bus": "ide"}),
     )),
     "usb": ("qemu", guest(properties={"hw_disk_bus": "usb"})),
 }

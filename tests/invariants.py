@@ -24,6 +24,7 @@ ENDED = {
     VmState.ACTIVE: (PowerState.RUNNING,),
     VmState.STOPPED: (PowerState.SHUTDOWN, PowerState.NOSTATE),
     VmState.PAUSED: (PowerState.PAUSED,),
+    VmState.RESCUED: (PowerState.RUNNING,),
     VmState.SUSPENDED: (PowerState.SUSPENDED,),
     VmState.SOFT_DELETED: (PowerState.SHUTDOWN, PowerState.NOSTATE),
 }
@@ -166,7 +167,17 @@ def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
             yield f"{name}: its guest is {guest.power_state.name}"
         elif (server.image is not None and guest.uses.image != server.image.id) or guest.prepared or guest.old:
             yield f"{name} is of image {server.image_ref}, its guest is {guest}"
+        elif not failed and (guest.rescue is not None, _from_rescue_disk(guest)) != (_is_rescued(server),) * 2:
+            yield f"{name}: its guest is {guest}"
         elif set(guest.devnames) != {vif.devname for vif in server.network_info}:
             yield f"{name}: its guest has the interfaces {guest.devnames}"
     elif server.host is None and server.uuid in cloud.claims:
         yield f"{name} has a claim but no host"
+
+
+def _is_rescued(server: Instance) -> bool:
+    return server.vm_state is VmState.RESCUED
+
+
+def _from_rescue_disk(guest: FakeGuest) -> bool:
+    return guest.rescued and guest.power_state is PowerState.RUNNING

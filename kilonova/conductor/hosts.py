@@ -157,13 +157,13 @@ class HostReports:
             self._clear_stray_task(tx, instance, found)
         if instance.vm_state is VmState.SOFT_DELETED:
             return
-        # What is rescued or resized is meant to run, too; their operations bring the way to start them.
-        wanted = instance.power_state is PowerState.RUNNING and instance.vm_state is VmState.ACTIVE
+        # What is resized is meant to run, too; its operations bring the way to start it.
+        meant = instance.vm_state in (VmState.ACTIVE, VmState.RESCUED)
+        wanted = instance.power_state is PowerState.RUNNING and meant
         if self._resume_guests and wanted and found in GUEST_OFF:
             log.info("guest is started again", instance=instance.uuid, host=instance.host)
-            submit.submit(
-                tx, cell_journal, HARD_REBOOT_SERVER, instance.uuid, RebootServer(), _the_service_for(instance)
-            )
+            again = RebootServer(recovery=True)
+            submit.submit(tx, cell_journal, HARD_REBOOT_SERVER, instance.uuid, again, _the_service_for(instance))
         elif found is not instance.power_state:
             instances.update(tx.conn, instance.uuid, now=tx.now, power_state=found)
 

@@ -22,7 +22,7 @@ from kilonova.domain.errors import KilonovaError
 from kilonova.domain.operation import Asker
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
-from kilonova.operations import soft_delete
+from kilonova.operations import soft_delete, unrescue
 from kilonova.operations.delete import DELETE, DeleteServer
 from kilonova.operations.environment import Environment
 from kilonova.operations.options import OperationOptions
@@ -52,6 +52,7 @@ class Overdue:
 
 OVERDUE = (
     Overdue("reclaim soft-deleted servers", soft_delete.overdue, DELETE, lambda _options: DeleteServer(reclaim=True)),
+    Overdue("unrescue", unrescue.overdue, unrescue.UNRESCUE, lambda _options: unrescue.UnrescueServer()),
 )
 """All of them. A new one is one more line here."""
 

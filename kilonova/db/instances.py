@@ -82,7 +82,10 @@ _UPDATE = Prepared(
 _DERIVED = ("body", "flavor_id", "vcpus", "memory_mib", "locked")
 _PROJECTED = tuple(c.name for c in instances.columns if c.name not in _DERIVED)
 _NO_CONSOLE = GUEST_OFF | {PowerState.SUSPENDED}
-_ENDS_GUEST = HARD_REBOOT_TASKS | {TaskState.DELETING, TaskState.SOFT_DELETING, TaskState.REBUILDING}
+_ENDS_GUEST = HARD_REBOOT_TASKS | {
+    TaskState.DELETING, TaskState.SOFT_DELETING, TaskState.REBUILDING, TaskState.RESCUING,
+    TaskState.UNRESCUING,
+}
 ANY: Collection[Any] = ("any",)
 """As an expectation of `update`: whatever is stored."""
 
@@ -121,6 +124,15 @@ def get(conn: sa.Connection, uuid: str, *, deleted: bool = False, lock: bool = F
 def on_host(conn: sa.Connection, host: str) -> list[Instance]:
     """All records, not deleted, that name this host."""
     query = sa.select(instances.c.body).where(instances.c.host == host, instances.c.deleted_at.is_(None))
+    return list(conn.execute(query).scalars())
+
+
+def rescued(conn: sa.Connection) -> list[Instance]:
+    """All servers that are rescued and at rest."""
+    query = sa.select(instances.c.body).where(
+        instances.c.vm_state == sa.literal_column(f"'{VmState.RESCUED.value}'"), instances.c.task_state.is_(None),
+        instances.c.deleted_at.is_(None),
+    )
     return list(conn.execute(query).scalars())
 
 

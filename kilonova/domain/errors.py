@@ -54,6 +54,13 @@ class ConsoleTypeUnavailable(InvalidInput):
         super().__init__(f"Unavailable console type {kind}.")
 
 
+class InstanceNotRescuable(InvalidInput):
+    """Spec: RSC-07, RSC-16."""
+
+    def __init__(self, instance: str, reason: str) -> None:
+        super().__init__(f"Instance {instance} cannot be rescued: {reason}")
+
+
 class Unauthorized(KilonovaError):
     """No token, or one that is not valid."""
 

@@ -13,6 +13,18 @@ GUEST_PASSWORD = "password"
 """In the system metadata of an instance: what the guest has told of its password, encrypted by the guest."""
 
 
+class Rescue(msgspec.Struct, frozen=True, kw_only=True):
+    """That a server runs from a rescue disk.
+
+    Args:
+        image: what that disk was made from. since: seconds since the epoch. vm_state: what the server was before.
+    """
+
+    image: Image
+    since: float
+    vm_state: VmState
+
+
 class SoftDeletion(msgspec.Struct, frozen=True, kw_only=True):
     """That a server was deleted and is still kept.
 
@@ -74,6 +86,8 @@ class Instance(msgspec.Struct, kw_only=True):
     terminated_at: float | None = None
     deleted_at: float | None = None
     soft_deletion: SoftDeletion | None = None
+    rescue: Rescue | None = None
+    """Counts only while vm_state is RESCUED."""
 
 
 class InjectedFile(msgspec.Struct, frozen=True):

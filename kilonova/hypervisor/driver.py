@@ -99,6 +99,19 @@ class Driver(Protocol):
         """Remove the disks that were put aside."""
         ...
 
+    async def prepare_rescue(self, guest: Guest) -> None:
+        """Make the disk that `guest.rescue` asks for, and its config drive, beside those of the guest. Calling it
+        again makes them anew.
+
+        Raises:
+            As `create_disks`; InvalidInput also for a way of attaching it that this hypervisor does not know.
+        """
+        ...
+
+    async def drop_rescue(self, uuid: str) -> None:
+        """Remove what was made for a rescue."""
+        ...
+
     async def plug(self, guest: Guest) -> None:
         """Prepare what interfaces need on the host before the guest starts."""
         ...

@@ -120,7 +120,7 @@ class FakeDriver:
         record = self._guest(uuid)
         if record.defined:
             raise KilonovaError(f"Guest {uuid} still uses its disks.")
-        record.disks, record.prepared, record.old, record.snapshots = False, None, None, ()
+        record.disks, record.prepared, record.old, record.rescue, record.snapshots = False, None, None, None, ()
         self.hypervisor.keep(record)
 
     async def prepare_disks(self, guest: Guest, *, keep_ephemeral: bool) -> None:
@@ -155,6 +155,28 @@ class FakeDriver:
         record.old = None
         self.hypervisor.keep(record)
 
+    async def prepare_rescue(self, guest: Guest) -> None:
+        await self._call("prepare_rescue")
+        assert guest.rescue is not None
+        record = self._guest(guest.uuid)
+        record.disks, record.rescue = True, guest.rescue.id
+        self.hypervisor.keep(record)
+
+    async def drop_rescue(self, uuid: str) -> None:
+        await self._call("drop_rescue")
+        record = self._guest(uuid)
+        record.rescue = None
+        self.hypervisor.keep(record)
+
+    def _start(self, guest: Guest, state: PowerState = PowerState.RUNNING) -> None:
+        """Start a guest from the disks that it is to boot from; one that runs goes on as it is."""
+        record = self._existing(guest.uuid)
+        if guest.rescue is not None and record.rescue is None:
+            raise NotFound(f"Guest {guest.uuid} has no rescue disk on host {self.hypervisor.host}.")
+        if not record.defined or record.power_state not in ON:
+            record.defined, record.rescued = True, guest.rescue is not None
+        self._power(record, state)
+
     async def plug(self, guest: Guest) -> None:
         await self._call("plug")
         record = self._existing(guest.uuid)
@@ -188,8 +210,7 @@ class FakeDriver:
         record = self._existing(guest.uuid)
         if record.defined and record.power_state in ON:
             return
-        record.defined = True
-        self._power(record, PowerState.PAUSED if paused else PowerState.RUNNING)
+        self._start(guest, PowerState.PAUSED if paused else PowerState.RUNNING)
 
     async def resume(self, uuid: str) -> None:
         await self._call("resume")
@@ -237,9 +258,7 @@ class FakeDriver:
 
     async def power_on(self, guest: Guest) -> None:
         await self._call("power_on")
-        record = self._existing(guest.uuid)
-        record.defined = True
-        self._power(record, PowerState.RUNNING)
+        self._start(guest)
 
     async def soft_reboot(self, guest: Guest, *, wait: float) -> bool:
         await self._call("soft_reboot")
@@ -255,8 +274,7 @@ class FakeDriver:
         await self._call("hard_reboot")
         record = self._existing(guest.uuid)
         self._power(record, PowerState.SHUTDOWN)
-        record.defined = True
-        self._power(record, PowerState.RUNNING)
+        self._start(guest)
 
     async def set_password(self, uuid: str, user: str, password: str) -> None:
         await self._call("set_password")

@@ -27,6 +27,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
         starts: how often it was started, for tests of 'effective once'.
         uses, prepared, old: the disks it has, those made beside them, and those put aside.
         snapshots: ids of images being made of it.
+        rescue: the image of its rescue disk, None without one. rescued: it was started from that.
     """
 
     uuid: str
@@ -40,6 +41,8 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     prepared: FakeDisks | None = None
     old: FakeDisks | None = None
     snapshots: tuple[str, ...] = ()
+    rescue: str | None = None
+    rescued: bool = False
 
 
 class Faults(msgspec.Struct, kw_only=True):

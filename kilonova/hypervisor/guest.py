@@ -45,6 +45,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
         config_drive: build one.
         properties: image properties (`hw_*`, `os_*`). extra_specs: those of the flavor.
         trusted_certs: ids of certificates that the image's signature must be checked against.
+        rescue: the image of a rescue disk that the guest boots from, with its own disks beside it; None for its own.
     """
 
     uuid: str
@@ -63,6 +64,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     properties: dict[str, str] = {}
     extra_specs: dict[str, str] = {}
     trusted_certs: tuple[str, ...] = ()
+    rescue: Image | None = None
 
 
 class GuestOnHost(msgspec.Struct, frozen=True, kw_only=True):

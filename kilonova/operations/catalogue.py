@@ -17,12 +17,14 @@ from kilonova.operations.place import BURY, PLACE
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER
 from kilonova.operations.rebuild import REBUILD
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER
+from kilonova.operations.rescue import RESCUE
 from kilonova.operations.restore import RESTORE
 from kilonova.operations.snapshot import SNAPSHOT
 from kilonova.operations.soft_delete import SOFT_DELETE
 from kilonova.operations.start import START
 from kilonova.operations.stop import STOP
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER
+from kilonova.operations.unrescue import UNRESCUE
 
 CELL_OPERATIONS = Definitions(
     BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER, REMOVE_LEFTOVER,
@@ -30,7 +32,7 @@ CELL_OPERATIONS = Definitions(
     TRIGGER_CRASH_DUMP, INJECT_NETWORK_INFO,
     ATTACH_INTERFACE, DETACH_INTERFACE, ADD_FIXED_IP, REMOVE_FIXED_IP,
     SOFT_DELETE, RESTORE,
-    REBUILD,
+    REBUILD, RESCUE, UNRESCUE,
     SNAPSHOT, BACKUP,
 )
 API_OPERATIONS = Definitions(PLACE, BURY)

@@ -9,6 +9,7 @@ import msgspec
 from kilonova.db import instances
 from kilonova.domain.instance import GUEST_PASSWORD, InjectedFile, Instance
 from kilonova.domain.network import Vif
+from kilonova.domain.states import VmState
 from kilonova.engine.operation import Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest, GuestMetadata
@@ -64,6 +65,7 @@ def guest_of(
         properties=dict(image.properties) if image is not None else {},
         extra_specs=instance.flavor.extra_specs,
         trusted_certs=instance.trusted_certs or (),
+        rescue=instance.rescue.image if instance.vm_state is VmState.RESCUED and instance.rescue else None,
     )
 
 

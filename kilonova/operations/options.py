@@ -16,6 +16,8 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Pause between shutdown signals."""
     wait_soft_reboot_seconds: float = 120.0
     """How long a guest may take to obey a soft reboot, before it is rebooted hard."""
+    rescue_timeout: float = 0.0
+    """Seconds after which a server that is rescued is unrescued; 0 for never. Spec: PER-31, PER-32."""
     vif_plugging_timeout: float = 300.0
     """How long a build waits for the network service to wire the interfaces; 0 does not wait."""
     vif_plugging_is_fatal: bool = True

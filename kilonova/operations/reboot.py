@@ -34,9 +34,11 @@ STANDS = NoUndo("a reboot that failed leaves the guest as it is; its state is re
 
 
 class RebootServer(msgspec.Struct, frozen=True):
-    """wait: seconds until a guest that does not obey is rebooted hard."""
+    """wait: seconds until a guest that does not obey is rebooted hard. recovery: the host was restarted; a rescued
+    server is started again, too."""
 
     wait: float = 0.0
+    recovery: bool = False
 
 
 def _begin_soft(tx: Tx, run: Run[RebootServer]) -> None:
@@ -44,9 +46,10 @@ def _begin_soft(tx: Tx, run: Run[RebootServer]) -> None:
 
 
 def _begin_hard(tx: Tx, run: Run[RebootServer]) -> None:
+    rescued = (V.RESCUED,) if run.request.recovery else ()
     take(
         tx, run.subject, action="reboot", becomes=T.REBOOTING_HARD,
-        vm=(V.ACTIVE, V.STOPPED, V.PAUSED, V.SUSPENDED, V.ERROR),
+        vm=(V.ACTIVE, V.STOPPED, V.PAUSED, V.SUSPENDED, V.ERROR, *rescued),
         task=(None, *SOFT, T.REBOOTING_HARD, T.RESUMING, T.UNPAUSING, T.PAUSING, T.SUSPENDING),
     )
 

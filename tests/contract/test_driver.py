@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from domain_cases import vif
 from libvirt_installations import Installation, Listener, empty_guest, make_installation, remove_installation
@@ -16,6 +17,7 @@ from libvirt_installations import Installation, Listener, empty_guest, make_inst
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.console import ConsoleKind
 from kilonova.domain.errors import Conflict, DeviceDetachFailed, KilonovaError, NotFound, NotSupported
+from kilonova.domain.image import Image
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
@@ -56,6 +58,17 @@ def bridge(request: pytest.FixtureRequest) -> Iterator[str]:
     subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
     yield name
     subprocess.run(["ip", "link", "del", name], check=True)
+
+
+@pytest.fixture
+def tiny(request: pytest.FixtureRequest, tmp_path: Path) -> Image:
+    """An image without anything in it."""
+    if "libvirt" not in request.node.name:
+        return Image(id="tiny")
+    path = tmp_path / "tiny.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "1M"], check=True)
+    image: Image = request.getfixturevalue("installation").images.add(path)
+    return image
 
 
 @pytest.fixture
@@ -461,4 +474,36 @@ async def test_what_never_was_is_neither_restored_nor_dropped(driver: Driver) ->
     never = str(uuid.uuid4())
     await driver.restore_disks(never)
     await driver.drop_old_disks(never)
+    assert await driver.disks() == []
+
+
+@pytest.mark.spec("RSC-11", "RSC-21")
+async def test_a_guest_runs_from_a_rescue_disk_and_then_from_its_own(
+    driver: Driver, guest: Guest, tiny: Image
+) -> None:
+    rescued = msgspec.structs.replace(guest, rescue=tiny)
+    await driver.spawn(guest)
+    for _ in range(2):
+        await driver.prepare_rescue(rescued)
+    assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+    await driver.power_off(guest.uuid, grace=0, interval=0)
+    for _ in range(2):
+        await driver.power_on(rescued)
+    await driver.hard_reboot(rescued)
+    assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+    await driver.power_off(guest.uuid, grace=0, interval=0)
+    for _ in range(2):
+        await driver.drop_rescue(guest.uuid)
+    with pytest.raises(KilonovaError):
+        await driver.power_on(rescued)
+    await driver.power_on(guest)
+    assert await states(driver) == {guest.uuid: PowerState.RUNNING}
+
+
+async def test_a_rescue_disk_goes_with_the_guest(driver: Driver, guest: Guest, tiny: Image) -> None:
+    await driver.prepare_rescue(msgspec.structs.replace(guest, rescue=tiny))
+    await driver.delete_disks(guest.uuid)
+    assert await driver.disks() == []
+    await driver.drop_rescue(guest.uuid)
+    await driver.drop_rescue(str(uuid.uuid4()))
     assert await driver.disks() == []

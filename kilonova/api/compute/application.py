@@ -42,6 +42,7 @@ from kilonova.api.compute import (
     server_password,
     server_pause,
     server_rebuild,
+    server_rescue,
     server_security_groups,
     server_tags,
     servers,
@@ -75,7 +76,7 @@ RESOURCES = (
     flavor_extra_specs, keypairs, aggregates, availability_zones, hypervisors, services, quota_sets,
     quota_class_sets, server_password, server_pause, server_diagnostics, server_injections,
     server_interfaces, server_security_groups, server_fixed_ips, network_proxies,
-    server_deferred_delete, server_rebuild,
+    server_deferred_delete, server_rebuild, server_rescue,
     server_groups,
     server_backups,
 )

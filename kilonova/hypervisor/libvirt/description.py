@@ -9,8 +9,10 @@ from typing import Literal
 
 from kilonova import __version__
 from kilonova.domain.errors import NotSupported, TryElsewhere
+from kilonova.domain.image import Image
 from kilonova.domain.network import Vif
 from kilonova.hypervisor.guest import Guest
+from kilonova.hypervisor.libvirt import rescue
 from kilonova.hypervisor.libvirt.domain.balloon import Balloon
 from kilonova.hypervisor.libvirt.domain.channel import AgentChannel
 from kilonova.hypervisor.libvirt.domain.clock import GuestClock
@@ -47,6 +49,9 @@ class GuestFiles:
     console_log: Path
     console_socket: Path
     uefi_variables: Path
+    rescue: Path
+    rescue_config_drive: Path
+    rescue_uefi_variables: Path
 
 
 def domain_name(uuid: str) -> str:
@@ -78,7 +83,7 @@ class Describer:
             NotSupported: an interface of a kind this driver cannot make.
             TryElsewhere: this host lacks what the guest needs.
         """
-        wanted = hardware(guest.properties, guest.extra_specs)
+        wanted = hardware(rescue.hardware_properties(guest), guest.extra_specs)
         translated = self.host.virt == "qemu"
         return Domain(
             virt=self.host.virt,
@@ -92,7 +97,7 @@ class Describer:
                 installation=self.installation, name=guest.name, project_id=guest.project_id, user_id=guest.user_id
             ),
             smbios=Smbios(version=__version__, uuid=guest.uuid),
-            firmware=self._firmware(files) if wanted.uefi else None,
+            firmware=self._firmware(guest, files) if wanted.uefi else None,
             features=Features(
                 tb_cache_mib=_tb_cache(guest.memory_mib) if translated else None, hyperv=wanted.windows
             ),
@@ -129,12 +134,16 @@ class Describer:
         yield Balloon()
 
     def _disks(self, guest: Guest, files: GuestFiles, wanted: Hardware) -> Iterator[FileDisk]:
+        """The guest's own disks keep their places in a stable rescue; in any other, the rescue disk comes first."""
         names = TargetNames()
         bus = wanted.disk_bus
+        stable = guest.rescue is not None and rescue.is_stable(guest.rescue)
+        if guest.rescue is not None and not stable:
+            yield self._rescue_disk(guest.rescue, files, wanted, names)
         if guest.image is not None:
             yield FileDisk(
                 path=str(files.root), format="qcow2", target=names.next(bus), bus=bus, cache=self.cache,
-                boot_order=1, limits=wanted.disk_limits,
+                boot_order=1 if guest.rescue is None else None, limits=wanted.disk_limits,
             )
         for size, path in ((guest.ephemeral_gib, files.ephemeral), (guest.swap_mib, files.swap)):
             if size:
@@ -144,16 +153,27 @@ class Describer:
                 )
         if guest.config_drive:
             cdrom_bus = wanted.cdrom_bus or _cdrom_bus(wanted)
+            drive = files.config_drive if guest.rescue is None else files.rescue_config_drive
             yield FileDisk(
-                path=str(files.config_drive), format="raw", target=names.next(cdrom_bus), bus=cdrom_bus,
+                path=str(drive), format="raw", target=names.next(cdrom_bus), bus=cdrom_bus,
                 cache=self.cache, device="cdrom",
             )
+        if guest.rescue is not None and stable:
+            yield self._rescue_disk(guest.rescue, files, wanted, names)
 
-    def _firmware(self, files: GuestFiles) -> Uefi:
+    def _rescue_disk(self, image: Image, files: GuestFiles, wanted: Hardware, names: TargetNames) -> FileDisk:
+        device, bus = rescue.attachment(image, wanted)
+        return FileDisk(
+            path=str(files.rescue), format="qcow2", target=names.next(bus), bus=bus, cache=self.cache, device=device,
+            boot_order=1, limits=wanted.disk_limits,
+        )
+
+    def _firmware(self, guest: Guest, files: GuestFiles) -> Uefi:
         if self.host.uefi is None:
             raise TryElsewhere("This host has no UEFI firmware.", hint="install it (Debian: ovmf)")
         loader, template = self.host.uefi
-        return Uefi(loader=loader, template=template, variables=str(files.uefi_variables))
+        variables = files.uefi_variables if guest.rescue is None else files.rescue_uefi_variables
+        return Uefi(loader=loader, template=template, variables=str(variables))
 
 
 def root_device_name(guest: Guest) -> str:

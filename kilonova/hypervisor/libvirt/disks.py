@@ -33,6 +33,7 @@ MIB, GIB = 1 << 20, 1 << 30
 FORMAT_LIMIT = 300.0
 """Seconds that making a file system may take."""
 CONSOLE_LOG = "console.log"
+RESCUE, RESCUE_CONFIG, RESCUE_UEFI = "disk.rescue", "disk.rescue.config", "uefi-variables.rescue.fd"
 CONSOLE_SOCKET = "console.sock"
 
 
@@ -65,6 +66,8 @@ class GuestDisks:
             root=seen / "disk", ephemeral=seen / "disk.ephemeral", swap=seen / "disk.swap",
             config_drive=seen / "disk.config", console_log=seen / CONSOLE_LOG,
             console_socket=seen / CONSOLE_SOCKET, uefi_variables=seen / "uefi-variables.fd",
+            rescue=seen / RESCUE, rescue_config_drive=seen / RESCUE_CONFIG,
+            rescue_uefi_variables=seen / RESCUE_UEFI,
         )
 
     async def create(self, guest: Guest) -> None:
@@ -94,6 +97,22 @@ class GuestDisks:
     async def has_old(self, uuid: str) -> bool:
         """Whether disks were put aside."""
         return await self._run((self.of(uuid) / replacement.OLD).is_dir)
+
+    async def prepare_rescue(self, guest: Guest) -> None:
+        """Make a rescue disk of the size of its image, and a config drive that goes with it."""
+        assert guest.rescue is not None
+        await self.drop_rescue(guest.uuid)
+        directory = self.of(guest.uuid)
+        await self._run(self._make_directory, directory)
+        base = await self._cache.get(guest.rescue, None)
+        await self._run(self._overlay, directory / RESCUE, base, base.virtual_size)
+        if guest.config_drive:
+            await self._run(self._config_drive, guest, directory / RESCUE_CONFIG)
+
+    async def drop_rescue(self, uuid: str) -> None:
+        """Remove the files of a rescue; none is fine."""
+        for name in (RESCUE, RESCUE_CONFIG, RESCUE_UEFI):
+            await self._run(functools.partial((self.of(uuid) / name).unlink, missing_ok=True))
 
     async def _make(self, guest: Guest, prefix: str) -> None:
         directory = self.of(guest.uuid)

@@ -172,6 +172,13 @@ class LibvirtDriver:
     async def drop_old_disks(self, uuid: str) -> None:
         await self._disks.drop_old(uuid)
 
+    async def prepare_rescue(self, guest: Guest) -> None:
+        self._describe(guest)  # refuses what cannot be attached, before anything is made
+        await self._disks.prepare_rescue(guest)
+
+    async def drop_rescue(self, uuid: str) -> None:
+        await self._disks.drop_rescue(uuid)
+
     async def plug(self, guest: Guest) -> None:
         """Make sure that the bridges are there; libvirt makes the tap devices when the guest starts."""
         for vif in guest.vifs:

@@ -29,10 +29,12 @@ from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER, RemoveLeftover
+from kilonova.operations.rescue import RESCUE, RescueServer
 from kilonova.operations.restore import RESTORE, RestoreServer
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
+from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
 
 SERVER = "44444444-4444-4444-8444-444444444444"
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
@@ -185,6 +187,8 @@ SCENARIOS = {
     "change-password": Scenario(("build",), _ask(CHANGE_PASSWORD, ChangePassword(key="one"))),
     "snapshot": Scenario(("build",), _create_image),
     "backup": Scenario(("build",), _create_backup),
+    "rescue": Scenario(("build",), _ask(RESCUE, RescueServer(image=OTHER_IMAGE, admin_password=SECRET))),
+    "unrescue": Scenario(("build", "rescue"), _ask(UNRESCUE, UnrescueServer())),
     "delete": Scenario(("build",), _delete),
     "soft-delete": Scenario(("build",), _ask(SOFT_DELETE, SOFTLY)),
     "restore": Scenario(("build", "soft-delete"), _ask(RESTORE, RestoreServer())),

@@ -33,10 +33,12 @@ from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO, InjectN
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
+from kilonova.operations.rescue import RESCUE, RescueServer
 from kilonova.operations.restore import RESTORE, RestoreServer
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
+from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
 from simulation.world import IMAGE, Databases, World
@@ -128,6 +130,8 @@ ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "remove address": (REMOVE_FIXED_IP, RemoveFixedIp("10.0.0.100")),
     "soft-delete": (SOFT_DELETE, SoftDeleteServer(grace=5.0, interval=1.0)),
     "restore": (RESTORE, RestoreServer()),
+    "rescue": (RESCUE, RescueServer(image=OTHER_IMAGE, admin_password="secret")),
+    "unrescue": (UNRESCUE, UnrescueServer()),
 }
 """Operations that a user asks for without more ado."""
 
@@ -229,8 +233,8 @@ def _plan_failures(plan: dict[str, list[KilonovaError]], random: Random) -> None
         "create_disks", "spawn", "resume", "power_off", "power_on", "soft_reboot", "hard_reboot", "destroy", "pause",
         "suspend", "wake",
         "attach_interface", "detach_interface",
-        "prepare_disks", "replace_disks", "drop_old_disks", "restore_disks",
         "snapshot", "snapshot_data", "discard_snapshot",
+        "prepare_disks", "replace_disks", "drop_old_disks", "restore_disks", "prepare_rescue", "drop_rescue",
     ):
         if random.random() < 0.3:
             plan[call] = [random.choice(errors) for _ in range(random.randint(1, 3))]
@@ -279,6 +283,7 @@ LEGAL = {
     VmState.STOPPED: {PowerState.SHUTDOWN, PowerState.NOSTATE},
     VmState.PAUSED: {PowerState.PAUSED},
     VmState.SUSPENDED: {PowerState.SUSPENDED},
+    VmState.RESCUED: {PowerState.RUNNING},
     VmState.SOFT_DELETED: {PowerState.SHUTDOWN, PowerState.NOSTATE},
 }
 
@@ -345,6 +350,8 @@ def _check_server(world: World, record: Instance, claimed: set[str], mapped: dic
             found.append(f"{name}: its guest is {guest.power_state.name}")
         elif guest.uses.image != record.image_ref or guest.prepared or guest.old:
             found.append(f"{name} is of image {record.image_ref}, its guest is {guest}")
+        elif guest.power_state is PowerState.RUNNING and guest.rescued is not (record.vm_state is VmState.RESCUED):
+            found.append(f"{name}: its guest is {guest}")
         interfaces = {vif.id for vif in record.network_info}
         if interfaces != {port.id for port in world.net.of(record.uuid)}:
             found.append(f"{name} lists {interfaces}, its ports are {world.net.of(record.uuid)}")
