@@ -130,7 +130,7 @@ port create p1 --network n1 --fixed-ip subnet=s1,ip-address=10.5.0.9 -f value -c
 floating ip create public --description one -f value -c floating_ip_address
 floating ip set --port p1 203.0.113.3
 floating ip show 203.0.113.3 -f value -c fixed_ip_address -c status
-floating ip list --port p1 -f value -c "Floating IP Address"
+floating ip list --port p1 -f value -c Port
 floating ip unset --port 203.0.113.3
 floating ip delete 203.0.113.3
 floating ip create --port p1 public -f value -c status
