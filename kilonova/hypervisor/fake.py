@@ -300,7 +300,9 @@ class FakeDriver:
 
     async def console_output(self, uuid: str, limit: int) -> bytes:
         guest = self._existing(uuid)
-        return f"FAKE CONSOLE OUTPUT\nguest {guest.name}, started {guest.starts} times\n".encode()[-limit:]
+        boots = "".join(f"boot {number}: nothing is executed here\n" for number in range(1, guest.starts + 1))
+        text = f"FAKE CONSOLE OUTPUT\nguest {guest.name}\n{boots}started {guest.starts} times\nready\n"
+        return text.encode()[-limit:]
 
     async def console(self, uuid: str, kind: ConsoleKind) -> ConsoleAddress:
         """An address where nobody listens. As on a real host, a guest may get another port at each start."""

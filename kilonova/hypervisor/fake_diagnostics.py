@@ -1,4 +1,7 @@
-"""What the simulated hypervisor counts: always the same."""
+"""What the simulated hypervisor counts: always the same.
+
+The Compute API has a closed list of drivers, none of which is simulated: it poses as one of them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ OWN: OwnDiagnostics = {
     "vda_write_req": 20, "vda_errors": -1,
 }
 COMMON = Diagnostics(
-    state="running", driver="fake", hypervisor="fake", hypervisor_os="none",
+    state="running", driver="libvirt", hypervisor="fake", hypervisor_os="none",
     memory=MemoryDiagnostics(maximum=1024, used=512),
     cpus=(CpuDiagnostics(id=0, time=5000000000, utilisation=50),),
     nics=(NicDiagnostics(

@@ -39,7 +39,8 @@ def describe_image(
     """The image of a server's disk.
 
     Args:
-        kind: its image_type: snapshot, backup. metadata: properties that the caller gives it.
+        kind: its image_type: snapshot, backup. metadata: properties that the caller gives it;
+            a snapshot may be called something else, backups are rotated by what they are.
         owner: project that has it; None for the caller's.
 
     Raises:
@@ -54,15 +55,17 @@ def describe_image(
     }
     own = {
         "base_image_ref": instance.image_ref, "boot_roles": ",".join(context.roles), "image_location": "snapshot",
-        "image_state": "available", "image_type": kind, "instance_uuid": instance.uuid,
-        "owner_id": instance.project_id, "user_id": context.user_id,
+        "image_state": "available", "instance_uuid": instance.uuid, "owner_id": instance.project_id,
+        "user_id": context.user_id,
     }
+    if kind == "backup":
+        own["image_type"] = kind
     owner = owner or context.project_id or instance.project_id
     return NewImage(
         id=image_id, name=name[:LONGEST_NAME], owner=owner,
         member=instance.project_id if owner != instance.project_id else "",
         min_disk=max(instance.image.min_disk, instance.flavor.root_gib), min_ram=instance.image.min_ram,
-        properties={**inherited, **metadata, **own},
+        properties={**inherited, "image_type": kind, **metadata, **own},
     )
 
 

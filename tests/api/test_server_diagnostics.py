@@ -32,7 +32,7 @@ async def test_diagnostics(cloud: ComputeCloud) -> None:
     shown = answer.json()
     assert 90 <= shown.pop("uptime") < 100
     assert shown == {
-        "state": "running", "driver": "fake", "hypervisor": "fake", "hypervisor_os": "none", "config_drive": True,
+        "state": "running", "driver": "libvirt", "hypervisor": "fake", "hypervisor_os": "none", "config_drive": True,
         "num_cpus": 1, "num_nics": 1, "num_disks": 1, **COUNTS,
     }
     own = (await cloud.get(path, as_="admin", version="2.47")).json()

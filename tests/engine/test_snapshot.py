@@ -67,13 +67,13 @@ async def test_a_snapshot_becomes_an_image_while_the_guest_runs(cloud: SmallClou
 @in_cloud()
 async def test_what_the_image_of_a_server_says(cloud: SmallCloud) -> None:
     uuid = await cloud.build(image=BASE)
-    new = cloud.images.new[await snapshot(cloud, uuid, note="mine", instance_uuid="forged")]
+    new = cloud.images.new[await snapshot(cloud, uuid, note="mine", instance_uuid="forged", image_type="golden")]
     assert (new.name, new.owner, new.member, new.disk_format, new.container_format) == (
         "snap", "project", "", "qcow2", "bare")
     assert (new.min_disk, new.min_ram) == (3, 64)
     assert new.properties == {
         "hw_disk_bus": "scsi", "unheard_of": "x", "note": "mine", "base_image_ref": BASE.id, "boot_roles": "",
-        "image_location": "snapshot", "image_state": "available", "image_type": "snapshot", "instance_uuid": uuid,
+        "image_location": "snapshot", "image_state": "available", "image_type": "golden", "instance_uuid": uuid,
         "owner_id": "project", "user_id": "user",
     }
     await cloud.rest()
