@@ -212,7 +212,7 @@ async def test_a_report_does_not_revive_a_host_that_is_forced_down(cloud: Resour
     assert await cloud.service_hosts.statuses(["h1"]) == {"h1": "UP"}
 
 
-@pytest.mark.spec("API-242")
+@pytest.mark.spec("API-242", "HST-13")
 async def test_placement_ends_with_what_the_record_says(cloud: ResourceCloud) -> None:
     """Somebody enables the host between the record and placement of a request that disables it."""
     service, node = await cloud.service_of("h1"), (await cloud.node_of("h1")).uuid

@@ -103,7 +103,7 @@ async def test_what_is_kept_back(db: Database) -> None:
     assert (found["VCPU"].capacity, found["MEMORY_MB"].capacity, found["DISK_GB"].capacity) == (7, 0, 98)
 
 
-@pytest.mark.spec("FND-43", "FND-44", "FND-45", "FND-46", "FND-48")
+@pytest.mark.spec("FND-43", "FND-44", "FND-45", "FND-46", "FND-48", "HST-07")
 async def test_the_status_of_a_host_is_a_trait_of_each_node(db: Database) -> None:
     nodes = [await reported(db, node="n1"), await reported(db, node="n2")]
     for disabled in (True, True, False, False):

@@ -95,10 +95,10 @@ async def update_by_host(call: Call) -> Any:
         raise NotFound(f"Compute host {host} could not be found.")
     answer: dict[str, Any] = {"host": host, "binary": binary}
     if action == "force-down":
-        await _change(call, found[0], forced_down=body["forced_down"])
+        await change_service(call, found[0], forced_down=body["forced_down"])
         return {"service": {**answer, "forced_down": body["forced_down"]}}
     disabled = action != "enable"
-    await _change(call, found[0], disabled=disabled, disabled_reason=reason)
+    await change_service(call, found[0], disabled=disabled, disabled_reason=reason)
     answer["status"] = "disabled" if disabled else "enabled"
     if reason is not None:
         answer["disabled_reason"] = reason
@@ -119,7 +119,7 @@ async def update_by_uuid(call: Call) -> Any:
         changes["forced_down"] = body["forced_down"]
     if not changes:
         raise InvalidInput("No updates were requested. Fields 'status' or 'forced_down' should be specified.")
-    await _change(call, known, **changes)
+    await change_service(call, known, **changes)
     return {"service": view(await _find(call), call.version)}
 
 
@@ -130,7 +130,7 @@ def _check_binary(binary: str) -> None:
         )
 
 
-async def _change(call: Call, known: KnownService, **changes: object) -> None:
+async def change_service(call: Call, known: KnownService, **changes: object) -> None:
     """Change the record, then tell placement until it knows what the record says.
 
     The two are in different databases: somebody else may change the record in between, and a request that was

@@ -47,6 +47,12 @@ CHANGED_SERVICE = shown({"service": shown({
     "disabled_reason": optional(STRING), "forced_down": optional(BOOLEAN, since=11),
 })})
 
+OS_HOSTS = page("hosts", shown({"host_name": STRING, "service": STRING, "zone": STRING}))
+OS_HOST = shown({"host": ListOf(shown({"resource": shown({
+    "host": STRING, "project": STRING, "cpu": INTEGER, "memory_mb": INTEGER, "disk_gb": INTEGER,
+})}))})
+CHANGED_OS_HOST = shown({"host": STRING, "status": Enum("enabled", "disabled")})
+
 _SERVERS = ListOf(shown({"name": STRING, "uuid": UUID}))
 _BRIEF: Fields = {
     "id": _ID, "hypervisor_hostname": STRING, "state": Enum("up", "down"), "status": Enum("enabled", "disabled"),
