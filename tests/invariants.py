@@ -9,9 +9,12 @@ import sqlalchemy as sa
 
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
+from kilonova.db.migration_records import migrations
 from kilonova.db.placement.tables import allocations, consumers, inventories
 from kilonova.domain.instance import BuildRequest, Instance
+from kilonova.domain.migration import ON_THE_WAY, UNDECIDED
 from kilonova.domain.operation import OperationRecord, OperationState
+from kilonova.domain.resources import resources_of
 from kilonova.domain.states import PowerState, VmState
 from kilonova.embedded.image import schema as image
 from kilonova.embedded.network import schema as network
@@ -27,6 +30,7 @@ ENDED = {
     VmState.RESCUED: (PowerState.RUNNING,),
     VmState.SUSPENDED: (PowerState.SUSPENDED,),
     VmState.SOFT_DELETED: (PowerState.SHUTDOWN, PowerState.NOSTATE),
+    VmState.RESIZED: (PowerState.RUNNING, PowerState.SHUTDOWN, PowerState.NOSTATE),
 }
 """States a server may be at rest in, and what its guest then is."""
 
@@ -57,6 +61,8 @@ class Cloud(msgspec.Struct):
     images: dict[str, str]
     events: int
     wrong_counters: list[str]
+    moving: set[str]
+    undecided: set[str]
 
     @property
     def alive(self) -> dict[str, Instance]:
@@ -71,9 +77,16 @@ class Cloud(msgspec.Struct):
 def look(api: sa.Connection, cell: sa.Connection, guests: Guests) -> Cloud:
     """Read both databases (the network service's tables are in the API database)."""
     claims: dict[str, dict[str, int]] = {}
-    held = sa.select(consumers.c.instance, allocations.c.resource_class, allocations.c.used)
+    moving: set[str] = set()
+    held = sa.select(consumers.c.uuid, consumers.c.instance, allocations.c.resource_class, allocations.c.used)
     for row in api.execute(held.join(consumers, consumers.c.uuid == allocations.c.consumer)):
-        claims.setdefault(row.instance, {})[row.resource_class] = row.used
+        of_server = claims.setdefault(row.instance, {})
+        of_server[row.resource_class] = of_server.get(row.resource_class, 0) + row.used
+        if row.uuid != row.instance:
+            moving.add(row.instance)
+    live = sa.select(migrations.c.instance_uuid).where(
+        migrations.c.status.in_([status.value for status in (*ON_THE_WAY, *UNDECIDED)])
+    )
     p = network.ports
     owned = sa.select(p.c.id, p.c.device_id, p.c.host, p.c.owned).where(
         p.c.device_owner.startswith("compute:", autoescape=True)
@@ -87,6 +100,8 @@ def look(api: sa.Connection, cell: sa.Connection, guests: Guests) -> Cloud:
         cells={row.uuid: row.cell for row in api.execute(sa.select(build_requests.instance_mappings))},
         specs=set(api.execute(sa.select(build_requests.request_specs.c.uuid)).scalars()),
         claims=claims,
+        moving=moving,
+        undecided=set(cell.execute(live).scalars()),
         ports=[Port(*row) for row in api.execute(owned)],
         guests=guests,
         images={row.id: row.status.value for row in api.execute(sa.select(image.images.c.id, image.images.c.status))},
@@ -136,9 +151,19 @@ def violations(cloud: Cloud, *, secret: bytes = b"s3cret-pass") -> list[str]:
     found += [f"build request {r.instance.uuid} still waits" for r in cloud.waiting
               if r.instance.uuid not in rejected]
     found += [f"request spec {uuid} is nobody's" for uuid in cloud.specs if uuid not in {*alive, *rejected}]
+    resized = {uuid for uuid, server in alive.items() if is_resized(server)}
+    found += [f"server {uuid} has two claims and no resize, or the other way round" for uuid in resized ^ cloud.moving]
+    found += [f"server {uuid} has a migration and no resize, or the other way round"
+              for uuid in resized ^ cloud.undecided]
     if cloud.events:
         found.append(f"{cloud.events} events are kept though nobody waits for one")
     return found
+
+
+def is_resized(server: Instance) -> bool:
+    """Whether it waits for its user's decision, or will again once it is restored."""
+    deletion = server.soft_deletion
+    return (deletion.vm_state if deletion is not None else server.vm_state) is VmState.RESIZED
 
 
 def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
@@ -163,6 +188,10 @@ def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
             yield f"{name} has host {server.host} and {'a' if server.uuid in cloud.claims else 'no'} claim"
         if guest is None or not guest.defined or (not failed and guest.power_state not in ENDED[server.vm_state]):
             yield f"{name}: its guest is {guest}"
+        elif bool(guest.kept) != is_resized(server) and not failed:
+            yield f"{name}: its guest keeps {guest.kept}"
+        elif not is_resized(server) and cloud.claims.get(server.uuid) != resources_of(server.flavor):
+            yield f"{name} claims {cloud.claims.get(server.uuid)}"
         elif guest.power_state is not server.power_state:
             yield f"{name}: its guest is {guest.power_state.name}"
         elif (server.image is not None and guest.uses.image != server.image.id) or guest.prepared or guest.old:

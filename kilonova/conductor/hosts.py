@@ -15,6 +15,7 @@ import structlog
 from kilonova.agent.reports import HostReport, PowerReport
 from kilonova.bus.subjects import speaker
 from kilonova.conductor.power_states import observe
+from kilonova.conductor.unconfirmed import confirm_overdue
 from kilonova.db import instances, services
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
@@ -61,15 +62,17 @@ class HostReports:
     Args:
         cell: uuid of the cell. wake: the cell's runner has something to do.
         resume_guests: start guests that ran when their host went down. Spec: INI-093.
+        resize_confirm_window: seconds until a resize is confirmed by itself, 0 for never. Spec: PER-35.
     """
 
     def __init__(self, cell: str, database: Database, registry: HostRegistry, clock: Clock, *,
-                 resume_guests: bool = False) -> None:
+                 resume_guests: bool = False, resize_confirm_window: float = 0.0) -> None:
         self._cell = cell
         self._database = database
         self._registry = registry
         self._clock = clock
         self._resume_guests = resume_guests
+        self._confirm_window = resize_confirm_window
         self._known: dict[str, tuple[HostInventory, str]] = {}
 
     async def on_report(self, subject: str, payload: bytes) -> bytes | None:
@@ -109,6 +112,7 @@ class HostReports:
             self._recover(conn, report, now)
         seen = {guest.uuid: guest.power_state for guest in report.guests}
         observe(Tx(conn, now), report.host, seen, whole=True)
+        confirm_overdue(Tx(conn, now), report.host, self._confirm_window)
 
     # --- recovery: comparing the hypervisor with the records --------------------------------------
 

@@ -10,6 +10,7 @@ from kilonova.db import (
     instances,
     journal,
     keypairs,
+    migration_records,
     placement,
     quotas,
     server_groups,
@@ -28,6 +29,6 @@ CELL = Schema("cell", cell_metadata, ("0001",))
 
 __all__ = (
     "API", "CELL", "aggregates", "api_metadata", "build_requests", "cell_metadata", "console_tokens", "flavors",
-    "instances", "journal", "keypairs", "placement", "placement_tables", "quotas", "server_groups",
-    "services",
+    "instances", "journal", "keypairs", "migration_records", "placement", "placement_tables", "quotas",
+    "server_groups", "services",
 )

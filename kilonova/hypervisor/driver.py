@@ -97,6 +97,27 @@ class Driver(Protocol):
 
     async def drop_old_disks(self, uuid: str) -> None:
         """Remove the disks that were put aside."""
+    async def resize_disks(self, old: Guest, new: Guest, *, keep: str) -> None:
+        """Give a guest that is off the disks of another shape, with what the old ones hold, and keep the old ones.
+
+        Args:
+            old, new: the guest with the shape that it has and with the one it is to have.
+            keep: the name under which the old disks are kept; what is kept under another name is removed.
+
+        Raises:
+            InvalidInput: the root or ephemeral disk would become smaller. TryElsewhere: no space here.
+            KilonovaError: the guest is not off, or has no disks.
+        """
+        ...
+
+    async def revert_disks(self, old: Guest, *, keep: str) -> None:
+        """Put the kept disks back in place of those made since; nothing kept is fine. Raises KilonovaError for a
+        guest that is not off.
+        """
+        ...
+
+    async def drop_kept_disks(self, uuid: str, *, keep: str) -> None:
+        """Remove the disks kept under that name; none is fine."""
         ...
 
     async def prepare_rescue(self, guest: Guest) -> None:

@@ -19,6 +19,7 @@ from kilonova.domain.network import Vif
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor import fake_diagnostics
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
+from kilonova.hypervisor.fake_sizes import ResizableDisks, define, sizes_of
 from kilonova.hypervisor.fake_state import FakeDisks, FakeGuest, FakeHypervisor, Faults
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
 from kilonova.hypervisor.uptime import uptime
@@ -30,7 +31,7 @@ DISK = qcow2.empty(1 << 20)
 ON = (PowerState.RUNNING, PowerState.PAUSED)
 
 
-class FakeDriver:
+class FakeDriver(ResizableDisks):
     """The driver protocol over a `FakeHypervisor`."""
 
     name = "fake"
@@ -109,6 +110,7 @@ class FakeDriver:
         record = self._guest(guest.uuid)
         if not record.disks:
             record.uses = FakeDisks(_image_of(guest), 1)
+            record.sizes = sizes_of(guest)
         record.disks, record.name = True, guest.name
         self.hypervisor.keep(record)
 
@@ -120,7 +122,8 @@ class FakeDriver:
         record = self._guest(uuid)
         if record.defined:
             raise KilonovaError(f"Guest {uuid} still uses its disks.")
-        record.disks, record.prepared, record.old, record.rescue, record.snapshots = False, None, None, None, ()
+        record.disks, record.prepared, record.old, record.rescue = False, None, None, None
+        record.snapshots, record.kept = (), {}
         self.hypervisor.keep(record)
 
     async def prepare_disks(self, guest: Guest, *, keep_ephemeral: bool) -> None:
@@ -174,7 +177,8 @@ class FakeDriver:
         if guest.rescue is not None and record.rescue is None:
             raise NotFound(f"Guest {guest.uuid} has no rescue disk on host {self.hypervisor.host}.")
         if not record.defined or record.power_state not in ON:
-            record.defined, record.rescued = True, guest.rescue is not None
+            define(record, guest)
+            record.rescued = guest.rescue is not None
         self._power(record, state)
 
     async def plug(self, guest: Guest) -> None:

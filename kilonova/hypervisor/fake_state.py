@@ -20,6 +20,14 @@ class FakeDisks(msgspec.Struct, frozen=True):
     ephemeral: int
 
 
+class Sizes(msgspec.Struct, frozen=True):
+    """Sizes of disks, GiB and MiB."""
+
+    root_gib: int = 0
+    ephemeral_gib: int = 0
+    swap_mib: int = 0
+
+
 class FakeGuest(msgspec.Struct, kw_only=True):
     """One guest.
 
@@ -28,6 +36,8 @@ class FakeGuest(msgspec.Struct, kw_only=True):
         uses, prepared, old: the disks it has, those made beside them, and those put aside.
         snapshots: ids of images being made of it.
         rescue: the image of its rescue disk, None without one. rescued: it was started from that.
+        sizes: of its disks. kept: those of the disks that are kept, by the name under which they are.
+        vcpus, memory_mib: what it was last started with.
     """
 
     uuid: str
@@ -43,6 +53,10 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     snapshots: tuple[str, ...] = ()
     rescue: str | None = None
     rescued: bool = False
+    sizes: Sizes = Sizes()
+    kept: dict[str, Sizes] = {}
+    vcpus: int = 0
+    memory_mib: int = 0
 
 
 class Faults(msgspec.Struct, kw_only=True):

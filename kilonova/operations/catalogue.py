@@ -6,6 +6,7 @@ from kilonova.engine.operation import Definitions
 from kilonova.operations.attach_interface import ATTACH_INTERFACE
 from kilonova.operations.backup import BACKUP
 from kilonova.operations.build import BUILD
+from kilonova.operations.confirm_resize import CONFIRM_RESIZE
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP
 from kilonova.operations.delete import DELETE
 from kilonova.operations.detach_interface import DETACH_INTERFACE
@@ -18,7 +19,9 @@ from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER
 from kilonova.operations.rebuild import REBUILD
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER
 from kilonova.operations.rescue import RESCUE
+from kilonova.operations.resize import RESIZE
 from kilonova.operations.restore import RESTORE
+from kilonova.operations.revert_resize import REVERT_RESIZE
 from kilonova.operations.snapshot import SNAPSHOT
 from kilonova.operations.soft_delete import SOFT_DELETE
 from kilonova.operations.start import START
@@ -34,5 +37,6 @@ CELL_OPERATIONS = Definitions(
     SOFT_DELETE, RESTORE,
     REBUILD, RESCUE, UNRESCUE,
     SNAPSHOT, BACKUP,
+    RESIZE, CONFIRM_RESIZE, REVERT_RESIZE,
 )
 API_OPERATIONS = Definitions(PLACE, BURY)

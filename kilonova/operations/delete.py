@@ -12,11 +12,13 @@ import structlog
 from kilonova.agent.steps.power import REMOVE, GuestRef
 from kilonova.db import instances
 from kilonova.domain.errors import InstanceNotFound, KilonovaError
+from kilonova.domain.migration import ON_THE_WAY, UNDECIDED, MigrationStatus
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
+from kilonova.operations.moves import close
 from kilonova.operations.records import fail
 
 log = structlog.get_logger(__name__)
@@ -107,7 +109,10 @@ async def _release_claim(env: Environment, run: Run[DeleteServer]) -> None:
 
 
 def _gone(tx: Tx, run: Run[DeleteServer]) -> None:
-    """Spec: DEL-23, DEL-25."""
+    """A resize that was not decided on is confirmed by it: what was kept is gone with the rest. Spec: DEL-23,
+    DEL-25."""
+    close(tx, run.subject, UNDECIDED, MigrationStatus.CONFIRMED)
+    close(tx, run.subject, ON_THE_WAY, MigrationStatus.ERROR)
     instances.update(
         tx.conn, run.subject, now=tx.now, vm_state=VmState.DELETED, task_state=None,
         power_state=PowerState.NOSTATE, terminated_at=tx.now, deleted_at=tx.now,

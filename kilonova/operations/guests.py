@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from kilonova.db import instances
+from kilonova.domain.flavor import Flavor
 from kilonova.domain.instance import GUEST_PASSWORD, InjectedFile, Instance
 from kilonova.domain.network import Vif
 from kilonova.domain.states import VmState
@@ -106,7 +107,14 @@ def find_host(tx: Tx, run: Run[msgspec.Struct]) -> Host:
 async def describe(env: Environment, run: Run[Any]) -> Described:
     """A step: the guest with its network information read anew. Spec: PWR-17, RBT-06."""
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
-    vifs = await env.networks.vifs(run.subject)
-    guest = guest_of(instance, vifs, config_drive=wants_config_drive(instance, env.options))
+    guest = await describe_with(env, run.subject, instance.flavor)
     assert instance.host is not None
     return Described(guest, instance.host)
+
+
+async def describe_with(env: Environment, server: str, flavor: Flavor) -> Guest:
+    """The guest of a server with that flavor, its network information read anew."""
+    instance = await env.database.read(lambda conn: instances.get(conn, server))
+    vifs = await env.networks.vifs(server)
+    config_drive = wants_config_drive(instance, env.options)
+    return guest_of(msgspec.structs.replace(instance, flavor=flavor), vifs, config_drive=config_drive)

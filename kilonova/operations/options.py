@@ -41,3 +41,7 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """How long a deleted server can still be restored; 0 deletes for good at once. Spec: DEL-75."""
     dhcp_domain: str = "novalocal"
     """Appended to host names in metadata."""
+    allow_resize_to_same_host: bool = True
+    """Whether a server that gets another flavor may stay on its host."""
+    resize_confirm_window: float = 0.0
+    """Seconds after which a resize that nobody has decided on is confirmed; 0 for never. Spec: PER-35."""

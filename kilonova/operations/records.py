@@ -44,14 +44,21 @@ def check(
     instance = instances.get(tx.conn, uuid)
     if needs_host and instance.host is None:
         raise InstanceNotReady(uuid)
+    check_states(instance, action=action, vm=vm, task=task)
+    return instance
+
+
+def check_states(
+    instance: Instance, *, action: str, vm: Collection[VmState], task: Collection[TaskState | None] = (None,)
+) -> None:
+    """Raises InstanceInvalidState, InstanceNeverLaunched: the action is not allowed now. Arguments as of `check`."""
     if instance.vm_state not in vm:
-        raise InstanceInvalidState(uuid, action, "vm_state", instance.vm_state.value)
+        raise InstanceInvalidState(instance.uuid, action, "vm_state", instance.vm_state.value)
     if instance.task_state not in task:
         stored = instance.task_state.value if instance.task_state else "None"
-        raise InstanceInvalidState(uuid, action, "task_state", stored)
+        raise InstanceInvalidState(instance.uuid, action, "task_state", stored)
     if instance.launched_at is None:
-        raise InstanceNeverLaunched(uuid, action)
-    return instance
+        raise InstanceNeverLaunched(instance.uuid, action)
 
 
 def take(

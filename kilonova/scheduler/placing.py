@@ -12,7 +12,8 @@ from kilonova.db.database import Database
 from kilonova.db.placement import claims
 from kilonova.db.placement import hosts as placement_hosts
 from kilonova.db.placement.tables import provider_aggregates, providers
-from kilonova.domain.errors import NoValidHost, TryElsewhere
+from kilonova.domain.errors import KilonovaError, NoValidHost, TryElsewhere
+from kilonova.domain.flavor import Flavor
 from kilonova.domain.grouping import ServerGroup
 from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
@@ -96,15 +97,17 @@ class Placing:
             raise TryElsewhere(f"Host {target.host} cannot be had: {outcome.value}.")
 
     async def _claim(self, spec: RequestSpec, provider: str, resources: dict[str, int]) -> claims.Claim:
-        def unit(conn: sa.Connection) -> claims.Claim:
-            group: ServerGroup | None = None
-            if spec.server_group is not None:
-                group = self._groupings.server_group(conn, spec.server_group)
-            return claims.claim(
-                conn, spec.instance_uuid, provider, resources, spec.project_id, spec.user_id, group=group
-            )
+        return await self._database.write(lambda conn: self._claim_now(conn, spec, provider, resources))
 
-        return await self._database.write(unit)
+    def _claim_now(
+        self, conn: sa.Connection, spec: RequestSpec, provider: str, resources: dict[str, int]
+    ) -> claims.Claim:
+        group: ServerGroup | None = None
+        if spec.server_group is not None:
+            group = self._groupings.server_group(conn, spec.server_group)
+        return claims.claim(
+            conn, spec.instance_uuid, provider, resources, spec.project_id, spec.user_id, group=group
+        )
 
     async def count_build(self, target: Target, *, failed: bool) -> None:
         await self._database.write(
@@ -130,9 +133,46 @@ class Placing:
     async def release(self, consumer: str, provider: str | None = None) -> None:
         await self._database.write(lambda conn: claims.release(conn, consumer, provider))
 
-    async def forget(self, consumer: str) -> None:
+    async def begin_resize(self, server: str, migration: str, flavor: Flavor, host: str) -> Target:
+        """The scheduler looks at the host as for a new server, and the claim is taken in one transaction with handing
+        over what is held. Spec: MIG-15, MIG-27.
+        """
+        spec = await self._database.read(lambda conn: build_requests.spec_of(conn, server))
+        if spec is None:
+            raise KilonovaError(f"What was asked for server {server} is not known.")
+        held = await self._database.read(lambda conn: claims.holdings(conn, migration))
+        wanted = msgspec.structs.replace(
+            spec, flavor=flavor, requested_host=host, force_host=None, force_node=None, ignore_hosts=()
+        )
+        if held:  # done before
+            held = await self._database.read(lambda conn: claims.holdings(conn, server))
+            (here,) = [holding for holding in held if holding.host == host]
+            return Target(host=host, node=here.node or host, provider=here.provider)
+        (selection,) = await self._scheduler.select(wanted, count=1)
+
         def unit(conn: sa.Connection) -> None:
-            claims.release(conn, consumer)
+            if not claims.move(conn, server, migration, target_type=claims.MIGRATION):
+                raise KilonovaError(f"Server {server} holds nothing of host {host}.", hint="kilonova audit --heal")
+            outcome = self._claim_now(conn, wanted, selection.provider, selection.resources)
+            if not outcome:
+                raise NoValidHost(f"Host {host} cannot be had: {outcome.value}.")
+            build_requests.replace_spec(conn, spec, flavor=flavor)
+
+        await self._database.write(unit)
+        return _target(selection)
+
+    async def take_back(self, server: str, migration: str, flavor: Flavor) -> None:
+        def unit(conn: sa.Connection) -> None:
+            spec = build_requests.spec_of(conn, server)
+            if claims.move(conn, migration, server) and spec is not None:
+                build_requests.replace_spec(conn, spec, flavor=flavor)
+
+        await self._database.write(unit)
+
+    async def forget(self, consumer: str) -> None:
+        """What its migrations hold is its own, too. Spec: RSZ-22."""
+        def unit(conn: sa.Connection) -> None:
+            claims.release_all_of(conn, consumer)
             build_requests.forget(conn, consumer)
 
         await self._database.write(unit)

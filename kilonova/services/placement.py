@@ -6,6 +6,7 @@ from typing import Protocol
 
 import msgspec
 
+from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
 
@@ -50,6 +51,23 @@ class PlacementService(Protocol):
 
     async def release(self, consumer: str, provider: str | None = None) -> None:
         """Give back what the consumer holds, of one provider or of all. Spec: BLD-70."""
+        ...
+
+    async def begin_resize(self, server: str, migration: str, flavor: Flavor, host: str) -> Target:
+        """Claim that host for the server with another flavor, beside what it holds, which goes to the migration.
+
+        Raises:
+            NoValidHost: the host cannot take it; nothing has changed. KilonovaError: the server holds nothing.
+            Spec: API-752.
+        """
+        ...
+
+    async def take_back(self, server: str, migration: str, flavor: Flavor) -> None:
+        """Give the server what its migration holds, in place of what it holds itself; nothing held is fine.
+
+        Args:
+            flavor: the one that the server has from then on. Spec: MIG-10, MIG-11, MIG-16, RSZ-28.
+        """
         ...
 
     async def forget(self, consumer: str) -> None:

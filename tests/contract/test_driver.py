@@ -16,7 +16,14 @@ from libvirt_installations import Installation, Listener, empty_guest, make_inst
 
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.console import ConsoleKind
-from kilonova.domain.errors import Conflict, DeviceDetachFailed, KilonovaError, NotFound, NotSupported
+from kilonova.domain.errors import (
+    Conflict,
+    DeviceDetachFailed,
+    InvalidInput,
+    KilonovaError,
+    NotFound,
+    NotSupported,
+)
 from kilonova.domain.image import Image
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.driver import Driver
@@ -474,6 +481,56 @@ async def test_what_never_was_is_neither_restored_nor_dropped(driver: Driver) ->
     never = str(uuid.uuid4())
     await driver.restore_disks(never)
     await driver.drop_old_disks(never)
+    assert await driver.disks() == []
+
+
+async def test_disks_get_another_size_and_the_old_ones_are_kept(driver: Driver) -> None:
+    old = empty_guest(swap_mib=1, ephemeral_gib=1)
+    new = msgspec.structs.replace(old, swap_mib=2, ephemeral_gib=2, vcpus=2, memory_mib=96)
+    await driver.create_disks(old)
+    await driver.spawn(old)
+    for call in (driver.resize_disks(old, new, keep="k"), driver.revert_disks(old, keep="k")):
+        with pytest.raises(KilonovaError):
+            await call
+    await driver.power_off(old.uuid, grace=0, interval=0)
+    for _ in range(2):
+        await driver.resize_disks(old, new, keep="k")
+    await driver.power_on(new)
+    assert await states(driver) == {old.uuid: PowerState.RUNNING}
+    await driver.power_off(old.uuid, grace=0, interval=0)
+    for _ in range(2):
+        await driver.revert_disks(old, keep="k")
+    await driver.power_on(old)
+    assert await states(driver) == {old.uuid: PowerState.RUNNING}
+    for _ in range(2):
+        await driver.drop_kept_disks(old.uuid, keep="k")
+    assert await driver.disks() == [old.uuid]
+
+
+@pytest.mark.spec("MIG-66")
+async def test_an_ephemeral_disk_is_not_made_smaller(driver: Driver) -> None:
+    old = empty_guest(ephemeral_gib=2)
+    await driver.create_disks(old)
+    for smaller in (0, 1):
+        with pytest.raises(InvalidInput, match="smaller"):
+            await driver.resize_disks(old, msgspec.structs.replace(old, ephemeral_gib=smaller), keep="k")
+
+
+async def test_nothing_kept_is_restored_and_dropped_without_a_word(driver: Driver, guest: Guest) -> None:
+    never = empty_guest()
+    for one in (guest, never):
+        await driver.revert_disks(one, keep="k")
+        await driver.drop_kept_disks(one.uuid, keep="k")
+    assert await driver.disks() == [guest.uuid]
+    with pytest.raises(KilonovaError):
+        await driver.resize_disks(never, never, keep="k")
+
+
+async def test_kept_disks_go_with_the_others(driver: Driver) -> None:
+    old = empty_guest(swap_mib=1)
+    await driver.create_disks(old)
+    await driver.resize_disks(old, msgspec.structs.replace(old, swap_mib=2), keep="k")
+    await driver.delete_disks(old.uuid)
     assert await driver.disks() == []
 
 

@@ -23,13 +23,14 @@ from simulation.run import ACTIVE
 from simulation.world import IMAGE, Databases, PortedDriver, World
 
 from kilonova.cells.registry import Located
-from kilonova.db import build_requests, instances
+from kilonova.db import build_requests, instances, migration_records
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.instance import BuildRequest, Fault, Instance, RequestSpec
+from kilonova.domain.migration import Migration
 from kilonova.domain.network import RequestedNetwork
 from kilonova.domain.operation import ExternalEvent, OperationRecord
 from kilonova.domain.states import PowerState, TaskState, VmState
@@ -309,6 +310,22 @@ class SmallCloud(World):
         )
         return sorted(self.api(lambda conn: conn.execute(query).scalars().all()))
 
+    def held(self, uuid: str) -> dict[str, dict[str, int]]:
+        """By consumer (the server, its migrations): what is held for the server."""
+        query = (
+            sa.select(consumers.c.uuid, allocations.c.resource_class, allocations.c.used)
+            .join(allocations, allocations.c.consumer == consumers.c.uuid).where(consumers.c.instance == uuid)
+        )
+        found: dict[str, dict[str, int]] = {}
+        for row in self.api(lambda conn: conn.execute(query).all()):
+            found.setdefault(row.uuid, {})[row.resource_class] = row.used
+        return found
+
+    def migrations(self, uuid: str) -> list[Migration]:
+        """Those of a server, newest first."""
+        found: list[Migration] = self.cell(lambda conn: migration_records.of_server(conn, uuid))
+        return found
+
     def provider(self, host: str) -> str:
         """The uuid of a host's resource provider."""
         query = sa.select(providers.c.uuid).join(hosts, hosts.c.provider_id == providers.c.id)
@@ -326,7 +343,7 @@ class SmallCloud(World):
         assert self.ports(uuid) == []
         assert self.claims(uuid) == []
         assert self.api(lambda conn: conn.execute(
-            sa.select(consumers).where(consumers.c.uuid == uuid)).all()) == []
+            sa.select(consumers).where(consumers.c.instance == uuid)).all()) == []
         assert self.api(lambda conn: build_requests.get(conn, uuid)) is None
         assert self.events(uuid) == []
 

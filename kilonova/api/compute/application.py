@@ -44,6 +44,7 @@ from kilonova.api.compute import (
     server_pause,
     server_rebuild,
     server_rescue,
+    server_resize,
     server_security_groups,
     server_tags,
     servers,
@@ -80,6 +81,7 @@ RESOURCES = (
     server_deferred_delete, server_rebuild, server_rescue,
     server_groups,
     server_backups,
+    server_resize,
 )
 """Modules with a list ROUTES. A new resource is one more name here."""
 

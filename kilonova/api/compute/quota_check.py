@@ -5,6 +5,7 @@ Spec: API-058 to API-061, API-640, API-641.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -14,6 +15,7 @@ from kilonova.db import server_usage
 from kilonova.db.server_usage import Usage
 from kilonova.domain.errors import OverQuota
 from kilonova.domain.flavor import Flavor
+from kilonova.domain.instance import Instance
 
 UNLIMITED = -1
 
@@ -98,13 +100,35 @@ async def allowed_count(
             room = min(room, max(0, limit - getattr(usage, name)) // sizes[name])
     if room >= fewest:
         return room
-    over = [n for n, limit in bounded.items() if sizes[n] * fewest + getattr(usage, n) > limit]
-    asked = ", ".join(str(sizes[name] * fewest) for name in over)
-    used = ", ".join(str(getattr(usage, name)) for name in over)
-    allowed = ", ".join(str(bounded[name]) for name in over)
+    raise _too_much(bounded, usage, {name: size * fewest for name, size in sizes.items()})
+
+
+async def check_growth(quotas: Quotas, instance: Instance, flavor: Flavor) -> None:
+    """Whether a server may have another flavor: what it takes more than now must fit.
+
+    Raises:
+        OverQuota: cores or memory would exceed the limits of its project. Spec: API-059, API-061.
+    """
+    more = {"cores": flavor.vcpus - instance.flavor.vcpus, "ram": flavor.memory_mib - instance.flavor.memory_mib}
+    limits = await quotas.limits(instance.project_id, instance.user_id)
+    bounded = {
+        name: limit for name, wanted in more.items() if wanted > 0 and (limit := getattr(limits, name)) != UNLIMITED
+    }
+    if not bounded:
+        return
+    usage = await quotas.usage(instance.project_id)
+    if any(getattr(usage, name) + more[name] > limit for name, limit in bounded.items()):
+        raise _too_much(bounded, usage, more)
+
+
+def _too_much(bounded: Mapping[str, int], usage: Usage, asked: Mapping[str, int]) -> OverQuota:
+    """What is asked beyond the limits. Spec: API-059."""
+    over = [name for name, limit in bounded.items() if asked[name] + getattr(usage, name) > limit]
     names = ", ".join(over)
-    raise OverQuota(
-        f"Quota exceeded for {names}: Requested {asked}, but already used {used} of {allowed} {names}"
+    return OverQuota(
+        f"Quota exceeded for {names}: Requested {', '.join(str(asked[name]) for name in over)}, but already used "
+        f"{', '.join(str(getattr(usage, name)) for name in over)} of {', '.join(str(bounded[name]) for name in over)} "
+        f"{names}"
     )
 
 

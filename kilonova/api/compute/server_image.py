@@ -53,11 +53,16 @@ async def find_image(call: Call, image_id: str) -> Image:
 
 def check_fit(call: Call, image: Image, flavor: Flavor) -> None:
     """Whether the flavor is big enough for the image. Raises InvalidInput, Forbidden."""
+    check_size(image, flavor)
+    if flavor.root_gib == 0 and not call.allows(ZERO_DISK):
+        raise Forbidden("Only volume-backed servers are allowed for flavors with zero disk.")
+
+
+def check_size(image: Image, flavor: Flavor) -> None:
+    """Whether the flavor has memory and disk for the image; no root disk takes any. Raises InvalidInput."""
     if image.min_ram > flavor.memory_mib:
         raise InvalidInput("Flavor's memory is too small for requested image.")
     if flavor.root_gib == 0:
-        if not call.allows(ZERO_DISK):
-            raise Forbidden("Only volume-backed servers are allowed for flavors with zero disk.")
         return
     room = flavor.root_gib * GIB
     needed = max(image.size, image.min_disk * GIB)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from kilonova.api.compute import server_actions, server_backups, server_create, server_injections, server_list, servers
+from kilonova.api.compute import (
+    server_actions,
+    server_backups,
+    server_create,
+    server_injections,
+    server_list,
+    server_resize,
+    servers,
+)
 from kilonova.api.routes import also_at
 
 _ACTIONS = frozenset({
@@ -12,7 +20,9 @@ _ACTIONS = frozenset({
 
 _SAME = [*server_list.ROUTES, *server_create.ROUTES, *servers.ROUTES]
 _SAME += [
-    route for route in (*server_actions.ROUTES, *server_backups.ROUTES, *server_injections.ROUTES)
+    route
+    for module in (server_actions, server_backups, server_injections, server_resize)
+    for route in module.ROUTES
     if route.action in _ACTIONS
 ]
 

@@ -106,6 +106,13 @@ def release(connection: sa.Connection, consumer: str, provider: str | None = Non
     return True
 
 
+def release_all_of(connection: sa.Connection, instance: str) -> None:
+    """Give back what a server holds, by itself and by its migrations."""
+    query = sa.select(consumers.c.uuid).where(consumers.c.instance == instance).order_by(consumers.c.uuid)
+    for consumer in connection.execute(query).scalars().all():
+        release(connection, consumer)
+
+
 def move(connection: sa.Connection, source: str, target: str, *, target_type: str = INSTANCE) -> bool:
     """Hand all that one consumer holds to another, replacing what that one holds.
 

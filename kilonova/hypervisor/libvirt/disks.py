@@ -18,7 +18,7 @@ import structlog
 
 from kilonova.domain.errors import InvalidInput, KilonovaError
 from kilonova.hypervisor.guest import Guest
-from kilonova.hypervisor.libvirt import console, qemu_img, replacement
+from kilonova.hypervisor.libvirt import console, kept_disks, qemu_img, replacement
 from kilonova.hypervisor.libvirt.daemon import SEARCH_PATH, Daemon
 from kilonova.hypervisor.libvirt.description import GuestFiles, domain_name
 from kilonova.hypervisor.libvirt.files import finished, remove_partials, whole
@@ -130,6 +130,23 @@ class GuestDisks:
         for result in await asyncio.gather(*making, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
+
+    async def resize(self, old: Guest, new: Guest, *, keep: str) -> None:
+        """Disks of the new shape; the old ones are kept. Raises as `kept_disks.resize`."""
+        make = functools.partial(kept_disks.resize, keep=keep, owner=self._daemon.guest_owner)
+        await self._run(make, self.of(old.uuid), old, new)
+        await self.create(new)
+
+    async def revert(self, old: Guest, *, keep: str) -> None:
+        """The disks that were kept instead of those made since."""
+        directory = self.of(old.uuid)
+        await self._run(functools.partial(kept_disks.restore, keep=keep), directory, old)
+        if old.config_drive and directory.exists():
+            await self._run(self._config_drive, old, directory / "disk.config")
+
+    async def drop_kept(self, uuid: str, *, keep: str) -> None:
+        """No longer keep what was kept under that name."""
+        await self._run(functools.partial(kept_disks.drop, keep=keep), self.of(uuid))
 
     async def delete(self, uuid: str) -> None:
         """Remove every file of an instance; none is fine."""

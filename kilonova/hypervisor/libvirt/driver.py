@@ -178,6 +178,21 @@ class LibvirtDriver:
 
     async def drop_rescue(self, uuid: str) -> None:
         await self._disks.drop_rescue(uuid)
+    async def resize_disks(self, old: Guest, new: Guest, *, keep: str) -> None:
+        await self._require_off(old.uuid)
+        await self._disks.resize(old, new, keep=keep)
+
+    async def revert_disks(self, old: Guest, *, keep: str) -> None:
+        await self._require_off(old.uuid)
+        await self._disks.revert(old, keep=keep)
+
+    async def drop_kept_disks(self, uuid: str, *, keep: str) -> None:
+        await self._disks.drop_kept(uuid, keep=keep)
+
+    async def _require_off(self, uuid: str) -> None:
+        """Raises KilonovaError for a guest that uses its disks."""
+        if await self.power_state(uuid) not in GUEST_OFF:
+            raise KilonovaError(f"The guest of instance {uuid} still uses its disks.", hint="power it off first")
 
     async def plug(self, guest: Guest) -> None:
         """Make sure that the bridges are there; libvirt makes the tap devices when the guest starts."""

@@ -37,6 +37,11 @@ def create_empty(path: Path, size: int) -> None:
     _run(["create", "-q", "-f", "qcow2", str(path), str(size)], CREATE_SECONDS)
 
 
+def resize(path: Path, size: int) -> None:
+    """Make a qcow2 larger. size: bytes the guest sees."""
+    _run(["resize", "-q", "-f", "qcow2", str(path), str(size)], CREATE_SECONDS)
+
+
 def convert_to_qcow2(source: Path, source_format: str, target: Path) -> None:
     """Copy an image that has been inspected into a qcow2.
 

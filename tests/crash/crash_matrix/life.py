@@ -129,11 +129,13 @@ def _end(there: Cloud, fault: bool) -> End:
         server=None if server is None else {
             "vm_state": server.vm_state.value, "task_state": server.task_state, "power": server.power_state.name,
             "has_host": server.host is not None, "launched": server.launched_at is not None,
+            "flavor": server.flavor.name,
             "interfaces": len(server.network_info), "wired": sum(vif.active for vif in server.network_info),
         },
         guest=None if guest is None else {
             "disks": guest.disks, "defined": guest.defined, "power": guest.power_state.name,
-            "interfaces": len(guest.devnames), "guests": len(guests),
+            "interfaces": len(guest.devnames), "guests": len(guests), "vcpus": guest.vcpus,
+            "root_gib": guest.sizes.root_gib, "kept": len(guest.kept),
         },
         ports=sum(port.owned for port in there.ports),
         users_port_bound=any(not port.owned for port in there.ports),

@@ -21,6 +21,7 @@ from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor.fake import FakeGuest
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
+from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
 from kilonova.operations.fixed_ip import ADD_FIXED_IP, REMOVE_FIXED_IP, AddFixedIp, RemoveFixedIp
@@ -30,7 +31,9 @@ from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer,
 from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER, RemoveLeftover
 from kilonova.operations.rescue import RESCUE, RescueServer
+from kilonova.operations.resize import RESIZE, ResizeServer
 from kilonova.operations.restore import RESTORE, RestoreServer
+from kilonova.operations.revert_resize import REVERT_RESIZE, RevertResize
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
@@ -38,6 +41,7 @@ from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
 
 SERVER = "44444444-4444-4444-8444-444444444444"
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
+BIGGER = Flavor(flavor_id="2", name="bigger", vcpus=2, memory_mib=1024, root_gib=2)
 IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
 OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333")
 SECRET = "s3cret-pass"
@@ -189,6 +193,9 @@ SCENARIOS = {
     "backup": Scenario(("build",), _create_backup),
     "rescue": Scenario(("build",), _ask(RESCUE, RescueServer(image=OTHER_IMAGE, admin_password=SECRET))),
     "unrescue": Scenario(("build", "rescue"), _ask(UNRESCUE, UnrescueServer())),
+    "resize": Scenario(("build",), _ask(RESIZE, ResizeServer(flavor=BIGGER))),
+    "confirm-resize": Scenario(("build", "resize"), _ask(CONFIRM_RESIZE, ConfirmResize())),
+    "revert-resize": Scenario(("build", "resize"), _ask(REVERT_RESIZE, RevertResize())),
     "delete": Scenario(("build",), _delete),
     "soft-delete": Scenario(("build",), _ask(SOFT_DELETE, SOFTLY)),
     "restore": Scenario(("build", "soft-delete"), _ask(RESTORE, RestoreServer())),

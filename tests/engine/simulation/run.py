@@ -12,20 +12,24 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 import structlog
+from invariants import is_resized
 
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
-from kilonova.db.placement.tables import allocations, inventories
+from kilonova.db.migration_records import migrations
+from kilonova.db.placement.tables import allocations, consumers, inventories
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InvalidInput, KilonovaError, Retryable, TryElsewhere
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BuildRequest, Instance, RequestSpec
+from kilonova.domain.migration import ON_THE_WAY, UNDECIDED
 from kilonova.domain.network import RequestedNetwork
 from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, VmState
 from kilonova.engine.operation import Operation
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
+from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
 from kilonova.operations.fixed_ip import ADD_FIXED_IP, REMOVE_FIXED_IP, AddFixedIp, RemoveFixedIp
@@ -34,7 +38,9 @@ from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
 from kilonova.operations.rescue import RESCUE, RescueServer
+from kilonova.operations.resize import RESIZE, ResizeServer
 from kilonova.operations.restore import RESTORE, RestoreServer
+from kilonova.operations.revert_resize import REVERT_RESIZE, RevertResize
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
@@ -44,6 +50,7 @@ from simulation.network import NETWORK
 from simulation.world import IMAGE, Databases, World
 
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
+BIGGER = Flavor(flavor_id="2", name="bigger", vcpus=2, memory_mib=1024, root_gib=2, ephemeral_gib=1)
 OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333")
 CONTEXT = RequestContext(request_id="req-simulation", user_id="u", project_id="p", is_admin=True)
 CHAOS = 40.0
@@ -132,6 +139,10 @@ ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "restore": (RESTORE, RestoreServer()),
     "rescue": (RESCUE, RescueServer(image=OTHER_IMAGE, admin_password="secret")),
     "unrescue": (UNRESCUE, UnrescueServer()),
+    "resize": (RESIZE, ResizeServer(flavor=BIGGER)),
+    "shrink": (RESIZE, ResizeServer(flavor=FLAVOR)),
+    "confirm": (CONFIRM_RESIZE, ConfirmResize()),
+    "revert": (REVERT_RESIZE, RevertResize()),
 }
 """Operations that a user asks for without more ado."""
 
@@ -229,13 +240,15 @@ def _plan_failures(plan: dict[str, list[KilonovaError]], random: Random) -> None
         TryElsewhere("no room here"), Retryable("busy"), KilonovaError("the hypervisor refuses"),
         InvalidInput("the image is corrupt"),
     )
-    for call in (
+    calls = (
         "create_disks", "spawn", "resume", "power_off", "power_on", "soft_reboot", "hard_reboot", "destroy", "pause",
         "suspend", "wake",
         "attach_interface", "detach_interface",
         "snapshot", "snapshot_data", "discard_snapshot",
         "prepare_disks", "replace_disks", "drop_old_disks", "restore_disks", "prepare_rescue", "drop_rescue",
-    ):
+        "resize_disks", "revert_disks", "drop_kept_disks",
+    )
+    for call in calls:
         if random.random() < 0.3:
             plan[call] = [random.choice(errors) for _ in range(random.randint(1, 3))]
 
@@ -285,6 +298,7 @@ LEGAL = {
     VmState.SUSPENDED: {PowerState.SUSPENDED},
     VmState.RESCUED: {PowerState.RUNNING},
     VmState.SOFT_DELETED: {PowerState.SHUTDOWN, PowerState.NOSTATE},
+    VmState.RESIZED: {PowerState.RUNNING, PowerState.SHUTDOWN, PowerState.NOSTATE},
 }
 
 
@@ -294,9 +308,15 @@ def _violations(world: World, result: Result) -> list[str]:
         records: list[Instance] = list(conn.execute(sa.select(instances.instances.c.body)).scalars())
         operations = cell_journal.select(conn, limit=1000)
         events = conn.execute(sa.select(cell_journal.events)).all()
+        undecided = set(conn.execute(sa.select(migrations.c.instance_uuid).where(
+            migrations.c.status.in_([status.value for status in (*ON_THE_WAY, *UNDECIDED)])
+        )).scalars())
     with world.databases.api.engine.connect() as conn:
         operations += api_journal.select(conn, limit=1000)
-        claimed = set(conn.execute(sa.select(allocations.c.consumer)).scalars())
+        held = {row.uuid: row.instance for row in conn.execute(sa.select(consumers.c.uuid, consumers.c.instance))}
+        holders = set(conn.execute(sa.select(allocations.c.consumer)).scalars())
+        claimed = {held[consumer] for consumer in holders}
+        moving = {held[consumer] for consumer in holders if held[consumer] != consumer}
         key = (allocations.c.provider_id, allocations.c.resource_class)
         sums = sa.select(*key, sa.func.sum(allocations.c.used).label("total")).group_by(*key)
         taken = {(row.provider_id, row.resource_class): row.total for row in conn.execute(sums)}
@@ -315,6 +335,9 @@ def _violations(world: World, result: Result) -> list[str]:
     alive = {r.uuid: r for r in records if r.deleted_at is None}
     for record in alive.values():
         found += _check_server(world, record, claimed, mapped)
+    resized = {uuid_ for uuid_, record in alive.items() if is_resized(record)}
+    found += [f"server {uuid_} has two claims and no resize, or the other way round" for uuid_ in resized ^ moving]
+    found += [f"server {uuid_} has a migration and no resize, or the other way round" for uuid_ in resized ^ undecided]
     for host, hypervisor in world.hypervisors.items():
         for uuid_, guest in hypervisor.guests.items():
             if uuid_ not in alive or alive[uuid_].host != host:
@@ -357,6 +380,8 @@ def _check_server(world: World, record: Instance, claimed: set[str], mapped: dic
             found.append(f"{name} lists {interfaces}, its ports are {world.net.of(record.uuid)}")
         if guest is not None and {vif.devname for vif in record.network_info} != set(guest.devnames):
             found.append(f"{name} lists {interfaces}, its guest has {guest.devnames}")
+        if is_resized(record) and guest is not None and not guest.kept:
+            found.append(f"{name}: its old disks are gone")
     elif record.host is None and record.uuid in claimed:
         found.append(f"{name} has a claim but no host")
     return found

@@ -181,7 +181,10 @@ class World:
             CELL, database, self.net.client(process), placing, clock, self.options,
             self.images.client(process),
         )
-        reports = HostReports(CELL, database, placing, clock, resume_guests=self._resume_guests)
+        reports = HostReports(
+            CELL, database, placing, clock, resume_guests=self._resume_guests,
+            resize_confirm_window=self.options.resize_confirm_window,
+        )
         owner = f"{self.random.getrandbits(64):x}@{process.name}"
         return Conductor(
             owner, environment, SimBus(self.wire, process), reports, self.random, ttl=TTL, poll=POLL,

@@ -94,6 +94,32 @@ def upgrade() -> None:
         "instances_usage", "instances", ["project_id", "deleted_at", "user_id", "vcpus", "memory_mib"], unique=False
     )
     op.create_table(
+        "migrations",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("uuid", sa.String(length=36), nullable=False),
+        sa.Column("instance_uuid", sa.String(length=36), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=True),
+        sa.Column("project_id", sa.String(length=64), nullable=True),
+        sa.Column("migration_type", sa.String(length=32), nullable=False),
+        sa.Column("status", sa.String(length=32), nullable=False),
+        sa.Column("source_compute", sa.String(length=255), nullable=True),
+        sa.Column("source_node", sa.String(length=255), nullable=True),
+        sa.Column("dest_compute", sa.String(length=255), nullable=True),
+        sa.Column("dest_node", sa.String(length=255), nullable=True),
+        sa.Column("dest_address", sa.String(length=64), nullable=True),
+        sa.Column("old_flavor", sa.Text(), nullable=False),
+        sa.Column("new_flavor", sa.Text(), nullable=False),
+        sa.Column("old_vm_state", sa.String(length=32), nullable=False),
+        sa.Column("hidden", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("updated_at", sa.Double(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_migrations")),
+        sa.UniqueConstraint("uuid", name=op.f("uq_migrations_uuid")),
+    )
+    op.create_index("migrations_created", "migrations", ["created_at", "id"], unique=False)
+    op.create_index("migrations_destination", "migrations", ["dest_compute", "status"], unique=False)
+    op.create_index("migrations_instance", "migrations", ["instance_uuid", "status"], unique=False)
+    op.create_table(
         "operations",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("kind", sa.String(length=64), nullable=False),

@@ -1,0 +1,104 @@
+"""Confirm a resize: the server keeps its new flavor, and what was kept of the old one goes.
+
+It goes forward only. The guest runs on whatever happens: if its old disks cannot be removed, the server is active (or
+stopped) all the same, with a fault; they go with the next resize or with the server.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from kilonova.agent.steps.resize import DROP_DISKS, DropDisksArgs
+from kilonova.db import instances, migration_records
+from kilonova.domain.errors import InstanceNotFound
+from kilonova.domain.migration import MigrationStatus
+from kilonova.domain.operation import Failure
+from kilonova.domain.states import PowerState, TaskState, VmState
+from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
+from kilonova.engine.run import Run
+from kilonova.operations.environment import Environment
+from kilonova.operations.moves import DECIDABLE, DELETES, close, conclude, undecided
+from kilonova.operations.records import fail, give_back, take
+
+M = MigrationStatus
+OWNED = (TaskState.RESIZE_CONFIRMING,)
+FORWARD = NoUndo("a confirm goes forward only")
+
+
+class ConfirmResize(msgspec.Struct, frozen=True):
+    """Nothing to choose."""
+
+
+class Leftover(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to go: of which migration, and on which host."""
+
+    migration: str
+    host: str | None
+
+
+def _begin(tx: Tx, run: Run[ConfirmResize]) -> None:
+    """The migration is taken by its stored status, in the transaction that takes the server. Spec: RSZ-01 to RSZ-04."""
+    take(tx, run.subject, action="confirmResize", becomes=TaskState.RESIZE_CONFIRMING, vm=(VmState.RESIZED,))
+    migration = undecided(tx, run.subject)
+    migration_records.change(tx.conn, migration.uuid, now=tx.now, was=DECIDABLE, status=M.CONFIRMING)
+
+
+def _look(tx: Tx, run: Run[ConfirmResize]) -> Leftover:
+    (migration,) = migration_records.of_server(tx.conn, run.subject, (M.CONFIRMING,))
+    return Leftover(migration=migration.uuid, host=migration.source_compute)
+
+
+async def _release(env: Environment, run: Run[ConfirmResize]) -> None:
+    """However long that takes. Spec: RSZ-15, RSZ-21, RSZ-22."""
+    await env.placement.release(run.output(Leftover).migration)
+
+
+def _settled(tx: Tx, run: Run[ConfirmResize]) -> VmState:
+    """Spec: RSZ-12."""
+    off = instances.get(tx.conn, run.subject).power_state is PowerState.SHUTDOWN
+    return VmState.STOPPED if off else VmState.ACTIVE
+
+
+def _confirmed(tx: Tx, run: Run[ConfirmResize]) -> None:
+    """The migration is marked last, in one transaction with the server. One that is being deleted keeps its task, one
+    that is gone changes nothing. Spec: RSZ-05, RSZ-12, RSZ-13, RSZ-18."""
+    close(tx, run.subject, (M.CONFIRMING,), M.CONFIRMED)
+    try:
+        state = _settled(tx, run)
+    except InstanceNotFound:
+        return
+    conclude(tx, run, owned=OWNED, vm_state=state)
+
+
+def _failed(tx: Tx, run: Run[ConfirmResize], failure: Failure) -> None:
+    """Spec: RSZ-06, RSZ-17, RSZ-19."""
+    if run.find(Leftover) is None:  # nothing was given up
+        close(tx, run.subject, (M.CONFIRMING,), M.FINISHED)
+        fail(tx, run, failure, owned=OWNED)
+        return
+    close(tx, run.subject, (M.CONFIRMING,), M.ERROR)
+    try:
+        state = _settled(tx, run)
+    except InstanceNotFound:
+        return
+    fail(tx, run, failure, owned=OWNED, vm_state=state)
+    give_back(tx, run, owned=DELETES, vm_state=state)
+
+
+CONFIRM_RESIZE = Operation(
+    name="confirm-resize",
+    action="confirmResize",
+    event="compute_confirm_resize",
+    request=ConfirmResize,
+    begins=_begin,
+    no_return="look",
+    steps=(
+        Record("look", _look, undo=FORWARD),
+        Here("release old claim", _release, undo=FORWARD, persistent=True),
+        OnHost("remove old disks", lambda run: run.output(Leftover).host, DROP_DISKS,
+               lambda run: DropDisksArgs(uuid=run.subject, keep=run.output(Leftover).migration),
+               undo=FORWARD, owed=True),
+    ),
+    ends=_confirmed,
+    fails=_failed,
+)
