@@ -31,6 +31,7 @@ ENDED = {
     VmState.SUSPENDED: (PowerState.SUSPENDED,),
     VmState.SOFT_DELETED: (PowerState.SHUTDOWN, PowerState.NOSTATE),
     VmState.RESIZED: (PowerState.RUNNING, PowerState.SHUTDOWN, PowerState.NOSTATE),
+    VmState.SHELVED: (PowerState.SHUTDOWN, PowerState.NOSTATE),
 }
 """States a server may be at rest in, and what its guest then is."""
 

@@ -22,6 +22,7 @@ from kilonova.operations.rescue import RESCUE
 from kilonova.operations.resize import RESIZE
 from kilonova.operations.restore import RESTORE
 from kilonova.operations.revert_resize import REVERT_RESIZE
+from kilonova.operations.shelve import SHELVE, UNSHELVE
 from kilonova.operations.snapshot import SNAPSHOT
 from kilonova.operations.soft_delete import SOFT_DELETE
 from kilonova.operations.start import START
@@ -38,5 +39,6 @@ CELL_OPERATIONS = Definitions(
     REBUILD, RESCUE, UNRESCUE,
     SNAPSHOT, BACKUP,
     RESIZE, CONFIRM_RESIZE, REVERT_RESIZE,
+    SHELVE, UNSHELVE,
 )
 API_OPERATIONS = Definitions(PLACE, BURY)

@@ -67,6 +67,10 @@ class Compute(Protocol):
         """The same, then delete the oldest backups of that type but `rotation`; None keeps all."""
         ...
 
+    async def shelve(self, context: RequestContext, server: Located) -> None:
+        """Switch a server off and keep an image of its disk. Raises InvalidInput: it has no disk of its own."""
+        ...
+
     async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:
         """Set vm_state to active or error, and no task. Spec: API-141."""
         ...

@@ -20,6 +20,8 @@ from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
 from kilonova.operations.moves import close
 from kilonova.operations.records import fail
+from kilonova.operations.server_images import remove_image
+from kilonova.operations.shelve import IMAGE_KEY
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +42,7 @@ class Remains(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None
     devnames: tuple[str, ...]
     keep_ports: tuple[str, ...]
+    shelved_image: str = ""
 
 
 def _begin(tx: Tx, run: Run[DeleteServer]) -> None:
@@ -67,7 +70,8 @@ def _look(tx: Tx, run: Run[DeleteServer]) -> Remains:
         return Remains(host=None, devnames=(), keep_ports=run.request.keep_ports)
     kept = {vif.id for vif in instance.network_info if vif.preserve_on_delete} | set(run.request.keep_ports)
     return Remains(
-        host=instance.host, devnames=tuple(v.devname for v in instance.network_info), keep_ports=tuple(sorted(kept))
+        host=instance.host, devnames=tuple(v.devname for v in instance.network_info), keep_ports=tuple(sorted(kept)),
+        shelved_image=instance.system_metadata.get(IMAGE_KEY, ""),
     )
 
 
@@ -101,6 +105,8 @@ def _release_pause(attempt: int) -> float:
 async def _release_networks(env: Environment, run: Run[DeleteServer]) -> None:
     """Found by asking for the ports of the instance. Spec: NET-09, NET-21, DEL-02."""
     await env.networks.release(run.subject, run.output(Remains).keep_ports)
+    if run.output(Remains).shelved_image:
+        await remove_image(env, run.subject, run.output(Remains).shelved_image)
 
 
 async def _release_claim(env: Environment, run: Run[DeleteServer]) -> None:

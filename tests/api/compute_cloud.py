@@ -62,6 +62,7 @@ from kilonova.operations.consoles import ConsoleOptions, Consoles
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.server_images import describe_image
+from kilonova.operations.shelve import SHELVE, ShelveServer
 from kilonova.operations.snapshot import SNAPSHOT, SnapshotServer
 from kilonova.services.identity import ServiceRequest, Token
 from kilonova.services.image import NewImage
@@ -402,6 +403,10 @@ class PatientCompute:
         image = self._image(context, server, name, "backup", metadata)
         await self._begin(server, BACKUP, BackupServer(image=image, backup_type=backup_type, rotation=rotation))
         return image.id
+
+    async def shelve(self, context: RequestContext, server: Located) -> None:
+        image = self._image(context, server, f"{server.instance.display_name}-shelved", "snapshot", {})
+        await self.ask(context, server, SHELVE, ShelveServer(image=image, grace=60.0, interval=10.0))
 
     def _image(
         self, context: RequestContext, server: Located, name: str, kind: str, metadata: dict[str, str]

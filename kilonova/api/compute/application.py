@@ -46,6 +46,7 @@ from kilonova.api.compute import (
     server_rescue,
     server_resize,
     server_security_groups,
+    server_shelve,
     server_tags,
     servers,
     services,
@@ -80,7 +81,7 @@ RESOURCES = (
     server_interfaces, server_security_groups, server_fixed_ips, network_proxies,
     server_deferred_delete, server_rebuild, server_rescue,
     server_groups,
-    server_backups,
+    server_backups, server_shelve,
     server_resize,
 )
 """Modules with a list ROUTES. A new resource is one more name here."""

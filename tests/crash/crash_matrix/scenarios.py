@@ -34,6 +34,7 @@ from kilonova.operations.rescue import RESCUE, RescueServer
 from kilonova.operations.resize import RESIZE, ResizeServer
 from kilonova.operations.restore import RESTORE, RestoreServer
 from kilonova.operations.revert_resize import REVERT_RESIZE, RevertResize
+from kilonova.operations.shelve import UNSHELVE, UnshelveServer
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
@@ -92,6 +93,10 @@ async def _create_image(cloud: OneCloud) -> None:
     """If the image cannot even be recorded, its user is told at once."""
     with contextlib.suppress(KilonovaError):
         await cloud.compute.create_image(CONTEXT, await cloud.located(), "snap", {})
+
+
+async def _shelve(cloud: OneCloud) -> None:
+    await cloud.compute.shelve(CONTEXT, await cloud.located())
 
 
 async def _create_backup(cloud: OneCloud) -> None:
@@ -196,6 +201,8 @@ SCENARIOS = {
     "resize": Scenario(("build",), _ask(RESIZE, ResizeServer(flavor=BIGGER))),
     "confirm-resize": Scenario(("build", "resize"), _ask(CONFIRM_RESIZE, ConfirmResize())),
     "revert-resize": Scenario(("build", "resize"), _ask(REVERT_RESIZE, RevertResize())),
+    "shelve": Scenario(("build",), _shelve),
+    "unshelve": Scenario(("build", "shelve"), _ask(UNSHELVE, UnshelveServer())),
     "delete": Scenario(("build",), _delete),
     "soft-delete": Scenario(("build",), _ask(SOFT_DELETE, SOFTLY)),
     "restore": Scenario(("build", "soft-delete"), _ask(RESTORE, RestoreServer())),

@@ -41,6 +41,7 @@ from kilonova.operations.rescue import RESCUE, RescueServer
 from kilonova.operations.resize import RESIZE, ResizeServer
 from kilonova.operations.restore import RESTORE, RestoreServer
 from kilonova.operations.revert_resize import REVERT_RESIZE, RevertResize
+from kilonova.operations.shelve import UNSHELVE, UnshelveServer
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
@@ -124,6 +125,7 @@ async def _until_hosts_known(world: World) -> None:
 
 
 ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
+    "unshelve": (UNSHELVE, UnshelveServer()),
     "start": (START, StartServer()),
     "pause": (PAUSE_SERVER, PauseServer()),
     "crash dump": (TRIGGER_CRASH_DUMP, TriggerCrashDump()),
@@ -160,7 +162,7 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
         except KilonovaError:
             continue
         action = random.choice((
-            "stop", "soft", "hard", "hard", "delete", "rebuild", "reset", "detach", "image", "backup", *ASKED
+            "stop", "soft", "hard", "hard", "delete", "rebuild", "reset", "detach", "image", "backup", "shelve", *ASKED
         ))
         calls: dict[str, Any] = {
             "stop": lambda at=located: world.compute.stop(CONTEXT, at),
@@ -168,6 +170,7 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
             "hard": lambda at=located: world.compute.reboot(CONTEXT, at, hard=True),
             "delete": lambda at=located: world.compute.delete(CONTEXT, at),
             "rebuild": lambda at=located: world.compute.ask(CONTEXT, at, REBUILD, _other_image(at.instance)),
+            "shelve": lambda at=located: world.compute.shelve(CONTEXT, at),
             "image": lambda at=located: world.compute.create_image(CONTEXT, at, "snap", {}),
             "backup": lambda at=located: world.compute.create_backup(
                 CONTEXT, at, "backup", {}, backup_type="daily", rotation=1
@@ -299,6 +302,7 @@ LEGAL = {
     VmState.RESCUED: {PowerState.RUNNING},
     VmState.SOFT_DELETED: {PowerState.SHUTDOWN, PowerState.NOSTATE},
     VmState.RESIZED: {PowerState.RUNNING, PowerState.SHUTDOWN, PowerState.NOSTATE},
+    VmState.SHELVED: {PowerState.SHUTDOWN, PowerState.NOSTATE},
 }
 
 

@@ -1,0 +1,187 @@
+"""Shelve: switch a server off and keep an image of its disk. Unshelve starts it again and drops the image.
+
+A shelved server stays on its host. If it cannot be shelved, a guest that ran is started again and the image goes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from kilonova.agent.steps.power import POWER_OFF, POWER_ON, GuestArgs, Powered, PoweredOff, PowerOffArgs
+from kilonova.agent.steps.shelve import START_AGAIN, StartAgainArgs
+from kilonova.agent.steps.snapshot import DISCARD, TAKE, UPLOAD
+from kilonova.db import instances
+from kilonova.domain.clock import iso_seconds
+from kilonova.domain.operation import Failure
+from kilonova.domain.states import GUEST_OFF, PowerState, TaskState, VmState
+from kilonova.engine.debt import FOREVER
+from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
+from kilonova.engine.run import Run
+from kilonova.operations.environment import Environment
+from kilonova.operations.guests import Described, describe
+from kilonova.operations.records import fail, give_back, left_after, observe, settle, take
+from kilonova.operations.server_images import CREATE_IMAGE, create_image, delete_image, find_image, remove_image
+from kilonova.operations.snapshot import ALLOWED, SnapshotServer, snapshot_args
+
+T, V = TaskState, VmState
+READS = NoUndo("changes nothing")
+TASKS = (T.SHELVING, T.SHELVING_IMAGE_PENDING_UPLOAD, T.SHELVING_IMAGE_UPLOADING)
+UNSHELVING = (T.UNSHELVING,)
+IMAGE_KEY = "shelved_image_id"
+KEYS = ("shelved_at", IMAGE_KEY, "shelved_host")
+"""What the system metadata of a shelved server tell: when, of which image, and where. Spec: SHV-04."""
+
+
+class ShelveServer(SnapshotServer, frozen=True, kw_only=True):
+    """grace: seconds for a clean shutdown, 0 for none. interval: seconds between signals."""
+
+    grace: float
+    interval: float
+
+
+class UnshelveServer(msgspec.Struct, frozen=True):
+    """Nothing to choose."""
+
+
+class Before(msgspec.Struct, frozen=True):
+    """What the server was."""
+
+    vm_state: VmState
+    power_state: PowerState
+
+
+class Shelved(msgspec.Struct, frozen=True):
+    """The image of a shelved server, "" for none."""
+
+    image_id: str
+
+
+def _begin(tx: Tx, run: Run[ShelveServer]) -> None:
+    take(tx, run.subject, action="shelve", becomes=T.SHELVING, needs_host=True, vm=ALLOWED)
+
+
+def _look(tx: Tx, run: Run[ShelveServer]) -> Before:
+    instance = settle(tx, run, owned=(T.SHELVING,))
+    return Before(instance.vm_state, instance.power_state)
+
+
+def _power_off(run: Run[ShelveServer]) -> PowerOffArgs:
+    """A guest that is paused cannot obey. Spec: SHV-06."""
+    paused = run.output(Before).power_state is PowerState.PAUSED
+    return PowerOffArgs(
+        uuid=run.subject, grace=0.0 if paused else run.request.grace, interval=run.request.interval
+    )
+
+
+def _start_again(run: Run[ShelveServer]) -> StartAgainArgs:
+    return StartAgainArgs(guest=run.output(Described).guest, ran=run.output(Before).vm_state is V.ACTIVE)
+
+
+def _taken(tx: Tx, run: Run[ShelveServer]) -> None:
+    """Spec: SHV-07."""
+    settle(tx, run, owned=(T.SHELVING,), task_state=T.SHELVING_IMAGE_PENDING_UPLOAD)
+
+
+def _uploading(tx: Tx, run: Run[ShelveServer]) -> None:
+    settle(tx, run, owned=(T.SHELVING_IMAGE_PENDING_UPLOAD,), task_state=T.SHELVING_IMAGE_UPLOADING)
+
+
+def _shelved(tx: Tx, run: Run[ShelveServer]) -> None:
+    """Spec: SHV-01, SHV-04, SHV-05, SHV-08."""
+    described = run.output(Described)
+    told = (iso_seconds(tx.now), run.request.image.id, described.host)
+    kept = {**instances.get(tx.conn, run.subject).system_metadata, **dict(zip(KEYS, told, strict=True))}
+    settle(tx, run, owned=(T.SHELVING_IMAGE_UPLOADING,), vm_state=V.SHELVED, task_state=None, system_metadata=kept,
+           power_state=run.output(PoweredOff).power_state)
+
+
+def _not_shelved(tx: Tx, run: Run[ShelveServer], failure: Failure) -> None:
+    """vm_state stays, unless the guest is off and could not be brought back. Spec: SHV-09 to SHV-11, SHV-15."""
+    left = left_after(run, "power off")
+    changes: dict[str, Any] = {} if left is None else {"power_state": left}
+    if left in GUEST_OFF:
+        changes["vm_state"] = V.STOPPED
+    fail(tx, run, failure, owned=TASKS, **changes)
+
+
+SHELVE = Operation(
+    name="shelve",
+    action="shelve",
+    event="compute_shelve_instance",
+    request=ShelveServer,
+    begins=_begin,
+    steps=(
+        Here(CREATE_IMAGE, create_image, undo=delete_image, undo_owed=True),
+        Record("look", _look, undo=READS),
+        Here("describe guest", describe, undo=READS),
+        OnHost("power off", lambda run: run.output(Described).host, POWER_OFF, _power_off, undo=START_AGAIN,
+               undo_args=_start_again, timeout=900, undo_owed=True),
+        OnHost("take snapshot", lambda run: run.output(Described).host, TAKE, snapshot_args, undo=DISCARD,
+               recorded=_taken, timeout=FOREVER, undo_owed=True),
+        Here("find image", find_image, undo=READS, recorded=_uploading),
+        OnHost("upload", lambda run: run.output(Described).host, UPLOAD, snapshot_args,
+               undo=NoUndo("the image goes as a whole"), timeout=FOREVER),
+    ),
+    ends=_shelved,
+    fails=_not_shelved,
+)
+
+
+def _begin_unshelve(tx: Tx, run: Run[UnshelveServer]) -> None:
+    take(tx, run.subject, action="unshelve", becomes=T.UNSHELVING, needs_host=True, vm=(V.SHELVED,))
+
+
+def _look_at_shelf(tx: Tx, run: Run[UnshelveServer]) -> Shelved:
+    return Shelved(settle(tx, run, owned=UNSHELVING).system_metadata.get(IMAGE_KEY, ""))
+
+
+def _runs_again(tx: Tx, run: Run[UnshelveServer]) -> None:
+    """The server needs the image no more, and says so before it goes. Spec: PWR-20, PWR-25."""
+    before = instances.get(tx.conn, run.subject).system_metadata
+    settle(tx, run, owned=UNSHELVING, vm_state=V.ACTIVE, power_state=run.output(Powered).power_state,
+           network_info=run.output(Described).guest.vifs,
+           system_metadata={key: value for key, value in before.items() if key not in KEYS})
+
+
+async def _drop_image(env: Environment, run: Run[UnshelveServer]) -> None:
+    """Spec: PWR-21."""
+    image_id = run.output(Shelved).image_id
+    if image_id:
+        await remove_image(env, run.subject, image_id)
+
+
+def _unshelved(tx: Tx, run: Run[UnshelveServer]) -> None:
+    give_back(tx, run, owned=UNSHELVING, task_state=None)
+
+
+def _not_unshelved(tx: Tx, run: Run[UnshelveServer], failure: Failure) -> None:
+    """It stays on its shelf. Spec: PWR-22."""
+    fail(tx, run, failure, owned=UNSHELVING)
+    off = run.entry("power on", undo=True)
+    if off is not None:
+        left = left_after(run, "power on")
+        if left is not None:
+            observe(tx, run, left)
+
+
+UNSHELVE = Operation(
+    name="unshelve",
+    action="unshelve",
+    event="compute_unshelve_instance",
+    request=UnshelveServer,
+    begins=_begin_unshelve,
+    no_return="drop image",
+    steps=(
+        Record("look", _look_at_shelf, undo=READS),
+        Here("describe guest", describe, undo=READS),
+        OnHost("power on", lambda run: run.output(Described).host, POWER_ON,
+               lambda run: GuestArgs(run.output(Described).guest), recorded=_runs_again,
+               undo=POWER_OFF, undo_args=lambda run: PowerOffArgs(uuid=run.subject, grace=0.0, interval=0.0),
+               undo_owed=True),
+        Here("drop image", _drop_image, undo=NoUndo("the server runs from its disk"), owed=True),
+    ),
+    ends=_unshelved,
+    fails=_not_unshelved,
+)
