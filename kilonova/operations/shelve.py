@@ -98,11 +98,14 @@ def _shelved(tx: Tx, run: Run[ShelveServer]) -> None:
 
 
 def _not_shelved(tx: Tx, run: Run[ShelveServer], failure: Failure) -> None:
-    """vm_state stays, unless the guest is off and could not be brought back. Spec: SHV-09 to SHV-11, SHV-15."""
-    left = left_after(run, "power off")
+    """vm_state stays, unless the guest is off and could not be brought back, or nobody can say what it is because its
+    host does not answer. Spec: SHV-09 to SHV-11, SHV-15."""
+    left, before = left_after(run, "power off"), run.find(Before)
     changes: dict[str, Any] = {} if left is None else {"power_state": left}
     if left in GUEST_OFF:
         changes["vm_state"] = V.STOPPED
+    elif left is None and run.entry("power off") is not None and before and before.vm_state is not V.STOPPED:
+        changes["vm_state"] = V.ERROR
     fail(tx, run, failure, owned=TASKS, **changes)
 
 
