@@ -46,7 +46,7 @@ from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.place import PLACE, PlaceServer
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER, RebootServer
 from kilonova.operations.server_images import describe_image, is_image_made
-from kilonova.operations.shelve import SHELVE, ShelveServer
+from kilonova.operations.shelve import SHELVE, shelve_request
 from kilonova.operations.snapshot import SNAPSHOT, SnapshotServer
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.stop import STOP, StopServer, grace_of
@@ -61,8 +61,6 @@ TURN_LIMIT = 60.0
 """Seconds that a request waits for the end of an operation that no state of the server shows."""
 HIDES_LOCK = ("restore", "changePassword")
 """Actions that a locked server refuses with the words for an invalid state. Spec: API-064."""
-SHELVED_NAME = 240
-"""Letters of a server's name that the name of its shelved image has."""
 IMAGE_LIMIT = 10.0
 """Seconds that the record of a new image is waited for. It is made even if that takes longer."""
 
@@ -190,22 +188,14 @@ class ComputeOperations:
         return image.id
 
     async def shelve(self, context: RequestContext, server: Located) -> None:
-        instance = server.instance
-        image = self._image(
-            context, server, f"{instance.display_name[:SHELVED_NAME]}-shelved", "snapshot", {},
-            owner=instance.project_id,
-        )
-        interval = self._options.shutdown_retry_interval
-        request = ShelveServer(image=image, grace=grace_of(instance, self._options), interval=interval)
-        await self.ask(context, server, SHELVE, request)
+        await self.ask(context, server, SHELVE, shelve_request(context, server.instance, self._options))
 
     def _image(
-        self, context: RequestContext, server: Located, name: str, kind: str, metadata: dict[str, str],
-        owner: str | None = None,
+        self, context: RequestContext, server: Located, name: str, kind: str, metadata: dict[str, str]
     ) -> NewImage:
         return describe_image(
             context, server.instance, self._options, image_id=str(uuid.uuid4()), name=name, kind=kind,
-            metadata=metadata, owner=owner,
+            metadata=metadata,
         )
 
     async def _make_image(

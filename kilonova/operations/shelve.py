@@ -5,6 +5,7 @@ A shelved server stays on its host. If it cannot be shelved, a guest that ran is
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ from kilonova.agent.steps.shelve import START_AGAIN, StartAgainArgs
 from kilonova.agent.steps.snapshot import DISCARD, TAKE, UPLOAD
 from kilonova.db import instances
 from kilonova.domain.clock import iso_seconds
+from kilonova.domain.context import RequestContext
+from kilonova.domain.instance import Instance
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import GUEST_OFF, PowerState, TaskState, VmState
 from kilonova.engine.debt import FOREVER
@@ -21,14 +24,25 @@ from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, T
 from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import Described, describe
+from kilonova.operations.options import OperationOptions
 from kilonova.operations.records import fail, give_back, left_after, observe, settle, take
-from kilonova.operations.server_images import CREATE_IMAGE, create_image, delete_image, find_image, remove_image
+from kilonova.operations.server_images import (
+    CREATE_IMAGE,
+    create_image,
+    delete_image,
+    describe_image,
+    find_image,
+    remove_image,
+)
 from kilonova.operations.snapshot import ALLOWED, SnapshotServer, snapshot_args
+from kilonova.operations.stop import grace_of
 
 T, V = TaskState, VmState
 READS = NoUndo("changes nothing")
 TASKS = (T.SHELVING, T.SHELVING_IMAGE_PENDING_UPLOAD, T.SHELVING_IMAGE_UPLOADING)
 UNSHELVING = (T.UNSHELVING,)
+SHELVED_NAME = 240
+"""Letters of a server's name that the name of its shelved image has."""
 IMAGE_KEY = "shelved_image_id"
 KEYS = ("shelved_at", IMAGE_KEY, "shelved_host")
 """What the system metadata of a shelved server tell: when, of which image, and where. Spec: SHV-04."""
@@ -39,6 +53,15 @@ class ShelveServer(SnapshotServer, frozen=True, kw_only=True):
 
     grace: float
     interval: float
+
+
+def shelve_request(context: RequestContext, instance: Instance, options: OperationOptions) -> ShelveServer:
+    """What a server is shelved by; the image belongs to its project. Raises InvalidInput: it has no disk of its own."""
+    image = describe_image(
+        context, instance, options, image_id=str(uuid.uuid4()), name=f"{instance.display_name[:SHELVED_NAME]}-shelved",
+        kind="snapshot", metadata={}, owner=instance.project_id,
+    )
+    return ShelveServer(image=image, grace=grace_of(instance, options), interval=options.shutdown_retry_interval)
 
 
 class UnshelveServer(msgspec.Struct, frozen=True):
