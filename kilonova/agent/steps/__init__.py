@@ -5,7 +5,18 @@ Each step is idempotent; the driver's calls are.
 
 from __future__ import annotations
 
-from kilonova.agent.steps import injections, interfaces, pause, power, rebuild, rescue, resize, shelve, snapshot, suspend
+from kilonova.agent.steps import (
+    injections,
+    interfaces,
+    pause,
+    power,
+    rebuild,
+    rescue,
+    resize,
+    shelve,
+    snapshot,
+    suspend,
+)
 from kilonova.engine.operation import HostStep
 
 _MODULES = (injections, interfaces, pause, power, rebuild, rescue, resize, shelve, snapshot, suspend)
