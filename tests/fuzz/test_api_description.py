@@ -14,6 +14,7 @@ import secrets
 import sys
 import time
 import urllib.parse
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,9 @@ from resource_cloud import ResourceCloud
 from kilonova.api.compute.application import all_routes
 from kilonova.api.openapi import describe_api
 from kilonova.db import aggregates
+from kilonova.domain.errors import ServiceUnavailable
 from kilonova.domain.flavor import Flavor
+from kilonova.domain.operation import OperationRecord
 
 MINUTES = float(os.environ.get("KILONOVA_FUZZ_MINUTES", "0"))
 VERSIONS = (1, 35, 52, 87, 104) if MINUTES else (1, 104)
@@ -91,9 +94,15 @@ def runner() -> Iterator[asyncio.Runner]:
         yield running
 
 
+def never_ends(_record: OperationRecord) -> OperationRecord:
+    """No conductor goes on with operations here."""
+    raise ServiceUnavailable("The operation has not ended in time.")
+
+
 async def furnished() -> tuple[ResourceCloud, dict[str, list[str]]]:
     """A cloud in which there is something of every kind, and the names of these things by path parameter."""
     cloud = ResourceCloud()
+    cloud.compute.ends = defaultdict(lambda: never_ends)
     now = cloud.clock.now()
     node = await cloud.report(HOST)
     await cloud.flavor(TINY)
@@ -146,13 +155,19 @@ def test_answers_are_as_described(version: int, operation: Any, runner: asyncio.
         if mode is GenerationMode.POSITIVE:
             case.body = made_sensible(case.body, chosen)
         persona = chosen.draw(st.sampled_from(["admin", "admin", "member", "reader"]))
-        case.validate_response(runner.run(send(cloud, case, version, persona)), checks=CHECKS)
+        judged = CHECKS[:-1] if ambiguous(case.query) else CHECKS
+        case.validate_response(runner.run(send(cloud, case, version, persona)), checks=judged)
 
     try:
         for mode in modes(operation):
             explore(partial(check, mode))
     finally:
         runner.run(cloud.close())
+
+
+def ambiguous(query: dict[str, Any] | None) -> bool:
+    """A list is sent as its items, and may then fit a parameter that no list fits."""
+    return any(isinstance(value, (list, dict)) for value in (query or {}).values())
 
 
 def modes(operation: Any) -> list[GenerationMode]:

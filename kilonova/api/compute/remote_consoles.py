@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import attachments as answers
 from kilonova.api.compute.server_lookup import find_server
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.query import Query
@@ -33,7 +34,7 @@ def _action(name: str, kind: ConsoleKind, *types: str) -> Route:
 def _old(name: str, handler: Handler, rule: Rule | None, value: Object) -> Route:
     return Route(
         method="POST", path="/servers/{server_id}/action", action=name, handler=handler, rule=rule,
-        body=Object({name: required(value)}), until=ACTIONS_END,
+        body=Object({name: required(value)}), until=ACTIONS_END, answer=answers.CONSOLE,
     )
 
 
@@ -82,9 +83,10 @@ ROUTES = [
     Route(
         method="POST", path="/servers/{server_id}/remote-consoles", handler=create, look_up=find_server, rule=_RULE,
         body=Object({"remote_console": required(_REMOTE_CONSOLE)}), since=ACTIONS_END + 1,
+        answer=answers.REMOTE_CONSOLE,
     ),
     Route(
         method="GET", path="/os-console-auth-tokens/{token}", handler=show_token, rule=_TOKEN_RULE,
-        query=Query(strict_since=99),
+        query=Query(strict_since=99), answer=answers.CONSOLE_TOKEN,
     ),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers import attachments as answers
 from kilonova.api.compute.field_types import ADDRESS, TAG, UUID
 from kilonova.api.compute.server_lookup import find_server
 from kilonova.api.compute.server_networks import ATTACH_EXTERNAL
@@ -127,11 +128,12 @@ _PATH = "/servers/{server_id}/os-interface"
 
 ROUTES = [
     Route(method="GET", path=_PATH, handler=index, look_up=find_server,
-          rule=Rule("os-attach-interfaces:list", Audience.READER)),
+          rule=Rule("os-attach-interfaces:list", Audience.READER), answer=answers.INTERFACES),
     Route(method="POST", path=_PATH, handler=create, look_up=find_server, body=_BODY,
-          rule=Rule("os-attach-interfaces:create", Audience.MEMBER), rules=(ATTACH_EXTERNAL,)),
+          rule=Rule("os-attach-interfaces:create", Audience.MEMBER), rules=(ATTACH_EXTERNAL,),
+          answer=answers.INTERFACE),
     Route(method="GET", path=f"{_PATH}/{{id}}", handler=show, look_up=find_server,
-          rule=Rule("os-attach-interfaces:show", Audience.READER)),
+          rule=Rule("os-attach-interfaces:show", Audience.READER), answer=answers.INTERFACE),
     Route(method="DELETE", path=f"{_PATH}/{{id}}", handler=delete, look_up=find_server, status=202,
           rule=Rule("os-attach-interfaces:delete", Audience.MEMBER)),
 ]
