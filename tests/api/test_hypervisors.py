@@ -36,7 +36,7 @@ async def names(cloud: ResourceCloud, path: str = "", version: str = "2.53") -> 
     return [entry["hypervisor_hostname"] for entry in (await get(cloud, path, version))["hypervisors"]]
 
 
-@pytest.mark.spec("API-454", "API-233", "API-234", "API-236", "API-528", "API-553", "API-588")
+@pytest.mark.spec("API-454", "API-233", "API-234", "API-236", "API-528", "API-553", "API-588", "HST-03")
 @pytest.mark.parametrize("version", range(1, 105))
 async def test_fields(cloud: ResourceCloud, version: int) -> None:
     node, service = await cloud.node_of("h1"), await cloud.service_of("h1")
