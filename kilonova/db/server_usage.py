@@ -47,12 +47,11 @@ def of_instances(conn: sa.Connection, project_id: str, user_id: str | None = Non
         sa.func.count(),
         sa.func.coalesce(sa.func.sum(table.vcpus), 0),
         sa.func.coalesce(sa.func.sum(table.memory_mib), 0),
-    ).where(table.project_id == project_id)
+    ).where(table.project_id == project_id, table.deleted_at.is_(None))
     if user_id is not None:
         query = query.where(table.user_id == user_id)
-    alive = query.where(table.deleted_at.is_(None))
     soft = query.where(table.vm_state == sa.literal_column(f"'{VmState.SOFT_DELETED.value}'"))  # has an index
-    (count, cores, ram), (soft_count, soft_cores, soft_ram) = conn.execute(alive).one(), conn.execute(soft).one()
+    (count, cores, ram), (soft_count, soft_cores, soft_ram) = conn.execute(query).one(), conn.execute(soft).one()
     return Usage(instances=count - soft_count, cores=cores - soft_cores, ram=ram - soft_ram)
 
 

@@ -107,9 +107,10 @@ async def test_default_order_uses_an_index() -> None:
 @pytest.mark.spec("API-059", "API-641")
 async def test_usage(database: Database) -> None:
     def write(conn: sa.Connection) -> None:
-        for seed in range(3):
+        for seed, state in enumerate((VmState.ACTIVE, VmState.ERROR, VmState.DELETED, VmState.SOFT_DELETED)):
             one = instance(seed)
             one.user_id, one.deleted_at = ("u1" if seed else "u2"), (1.0 if seed == 2 else None)
+            one.vm_state = state
             instances.insert(conn, one)
         waiting = instance(9)
         waiting.user_id = "u1"
