@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from kilonova.db.cell_schema import cell_metadata
@@ -65,6 +66,52 @@ def of_server(
     if statuses is not None:
         query = query.where(migrations.c.status.in_([status.value for status in statuses]))
     return [_migration(row) for row in conn.execute(query)]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which migrations to list; None asks for all. Times are seconds since the epoch, of the last change.
+
+    Args:
+        host: source or destination.
+    """
+
+    instance_uuid: str | None = None
+    host: str | None = None
+    source_compute: str | None = None
+    status: str | None = None
+    migration_type: str | None = None
+    user_id: str | None = None
+    project_id: str | None = None
+    changed_since: float | None = None
+    changed_before: float | None = None
+
+
+def listed(conn: sa.Connection, wanted: Wanted, *, limit: int | None, after: Migration | None) -> list[Migration]:
+    """Migrations that may be shown, newest first, at most `limit`, those after one of them if given."""
+    table = migrations.c
+    query = sa.select(migrations).where(table.hidden.is_(False))
+    for name in ("instance_uuid", "source_compute", "status", "migration_type", "user_id", "project_id"):
+        value = getattr(wanted, name)
+        if value is not None:
+            query = query.where(table[name] == value)
+    if wanted.host is not None:
+        query = query.where(sa.or_(table.source_compute == wanted.host, table.dest_compute == wanted.host))
+    changed = sa.func.coalesce(table.updated_at, table.created_at)
+    if wanted.changed_since is not None:
+        query = query.where(changed >= wanted.changed_since)
+    if wanted.changed_before is not None:
+        query = query.where(changed <= wanted.changed_before)
+    if after is not None:
+        query = query.where(sa.or_(
+            table.created_at < after.created_at, sa.and_(table.created_at == after.created_at, table.id < after.id)
+        ))
+    query = query.order_by(table.created_at.desc(), table.id.desc()).limit(limit)
+    return [_migration(row) for row in conn.execute(query)]
+
+
+def find(conn: sa.Connection, uuid: str) -> Migration | None:
+    row = conn.execute(sa.select(migrations).where(migrations.c.uuid == uuid)).first()
+    return None if row is None else _migration(row)
 
 
 def finished_on(conn: sa.Connection, host: str, *, before: float) -> list[Migration]:

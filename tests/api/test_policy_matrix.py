@@ -113,6 +113,8 @@ async def ask(cloud: ComputeCloud, route: Route, persona: str | None) -> httpx.R
         ending = made.json()["server_group"]["id"]
     for part in [part for part in path.split("/") if part.startswith("{")]:
         path = path.replace(part, ending)
+    if route.path == "/os-migrations":  # a manager has to name the project
+        path += f"?project_id={PROJECT}"
     body: dict[str, Any] = {}
     if route.body is not None and route.method in ("POST", "PUT"):
         body = {"json": example(route.body.describe(route.until))}

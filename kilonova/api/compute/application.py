@@ -23,6 +23,7 @@ from kilonova.api.compute import (
     instance_actions,
     keypairs,
     limits,
+    migrations,
     network_proxies,
     os_hosts,
     quota_class_sets,
@@ -82,7 +83,7 @@ RESOURCES = (
     server_deferred_delete, server_rebuild, server_rescue,
     server_groups,
     server_backups, server_shelve,
-    server_resize,
+    server_resize, migrations,
 )
 """Modules with a list ROUTES. A new resource is one more name here."""
 

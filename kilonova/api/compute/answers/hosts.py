@@ -1,4 +1,4 @@
-"""How aggregates, zones, services and hypervisors look in answers. Spec: API-454, API-455, API-464, API-470."""
+"""How aggregates, zones, services, hypervisors and migrations look. Spec: API-454 to API-456, API-464, API-470."""
 
 from __future__ import annotations
 
@@ -52,6 +52,15 @@ OS_HOST = shown({"host": ListOf(shown({"resource": shown({
     "host": STRING, "project": STRING, "cpu": INTEGER, "memory_mb": INTEGER, "disk_gb": INTEGER,
 })}))})
 CHANGED_OS_HOST = shown({"host": STRING, "status": Enum("enabled", "disabled")})
+
+MIGRATIONS = page("migrations", shown({
+    "id": INTEGER, "uuid": required(UUID, since=59), "instance_uuid": UUID, "status": STRING,
+    "migration_type": required(STRING, since=23),
+    **dict.fromkeys(("source_compute", "source_node", "dest_compute", "dest_node", "dest_host"), STRING_OR_NULL),
+    "old_instance_type_id": INTEGER, "new_instance_type_id": INTEGER, "created_at": MICROSECONDS,
+    "updated_at": TIME_OR_NULL, "user_id": required(STRING_OR_NULL, since=80),
+    "project_id": required(STRING_OR_NULL, since=80),
+}), "migrations_links")
 
 _SERVERS = ListOf(shown({"name": STRING, "uuid": UUID}))
 _BRIEF: Fields = {
