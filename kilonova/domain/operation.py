@@ -67,6 +67,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         attempt: counts from 1. crashes: how often its process died in it. output: JSON of the step's result.
+        resumed: the attempt with which an operator let it go on after it was stranded, 0 if none did.
     """
 
     step: str
@@ -75,6 +76,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     state: EntryState = EntryState.STARTED
     attempt: int = 1
     crashes: int = 0
+    resumed: int = 0
     host: str | None = None
     started_at: float = 0.0
     finished_at: float | None = None

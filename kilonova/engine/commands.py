@@ -35,6 +35,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         args: JSON of the step's arguments.
         attempt: a higher one than that of a failed command runs it again.
         interrupt: cut the command short if it is interruptible.
+        forgive: an operator wants another try, for which earlier crashes of the host's service do not count.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     undo: bool = False
     attempt: int = 1
     interrupt: bool = False
+    forgive: bool = False
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):

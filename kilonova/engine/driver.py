@@ -277,6 +277,7 @@ class Driver:
             args=msgspec.json.encode(args(run)),
             undo=backwards,
             attempt=tried + entry.attempt,
+            forgive=entry.resumed == entry.attempt,
         )
         deadline = shop.clock.monotonic() + max(1.0, self._left(step, entry))
         return await shop.hosts.run(

@@ -163,7 +163,7 @@ class HostExecutor:
         if known.state == "failed" and known.attempt >= command.attempt:
             return Reply(state="failed", failure=known.failure)
         crashed = bool(known.state == "started")
-        crashes = known.crashes + crashed
+        crashes = 0 if command.forgive else known.crashes + crashed
         if crashes > MAX_CRASHES and crashed:
             failure = crash_loop(f"The service of host {self.host}", crashes, command.step)
             looping = Reply(state="failed", failure=failure)

@@ -128,7 +128,7 @@ def resume(tx: Tx, journal: Journal, operation_id: str) -> None:
     """Try a stranded operation again, from where it stopped. Raises NotFound, Conflict."""
     record, stopped_at = _stranded(tx, journal, operation_id)
     attempt = stopped_at.attempt + 1  # a host answers one that it knows from memory
-    again = amend(record, stopped_at.step, undo=stopped_at.undo, attempt=attempt, crashes=0)
+    again = amend(record, stopped_at.step, undo=stopped_at.undo, attempt=attempt, crashes=0, resumed=attempt)
     _go_on(tx, journal, again, stopped_at)
 
 
