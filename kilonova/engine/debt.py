@@ -1,7 +1,8 @@
 """Debts: what could not be done or undone now is an operation of its own, tried until it succeeds.
 
 A debt repeats one step of its parent (or that step's undo) exactly as the parent declared it. A debt to a host
-is tried again when the host returns; until it is paid, no other command about its subject is sent.
+is tried again when the host returns; until it is paid, no later command about its subject is sent, that of a younger
+debt neither.
 """
 
 from __future__ import annotations

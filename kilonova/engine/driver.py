@@ -263,9 +263,8 @@ class Driver:
         if self._debt is not None:
             backwards, tried = self._debt.undo, self._debt.tried
         key = command_key(source.id, source.round, step.name, undo=backwards)
-        if record.kind != debt.KIND and await shop.database.read(
-            lambda conn: shop.journal.owes(conn, record.subject, entry.started_at)
-        ):
+        since = record.created_at if self._debt is not None else entry.started_at  # debts are paid in their order
+        if await shop.database.read(lambda conn: shop.journal.owes(conn, record.subject, since)):
             raise Unreachable(f"Host {entry.host} still owes earlier work on {record.subject}.")
         command = Command(
             key=key,

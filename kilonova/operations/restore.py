@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from kilonova.agent.steps.power import POWER_ON, GuestArgs, Powered
+from kilonova.agent.steps.power import POWER_OFF, POWER_ON, GuestArgs, Powered, PowerOffArgs
 from kilonova.db import instances
 from kilonova.domain.operation import Failure
-from kilonova.domain.states import TaskState, VmState
+from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.guests import Described, describe
@@ -62,12 +62,14 @@ def _restored(tx: Tx, run: Run[RestoreServer]) -> None:
            **changes)
 
 
+def _off_again(tx: Tx, run: Run[RestoreServer]) -> None:
+    """What is not restored does not run: nobody would notice."""
+    observe(tx, run, PowerState.SHUTDOWN)
+
+
 def _failed(tx: Tx, run: Run[RestoreServer], failure: Failure) -> None:
     """vm_state stays SOFT_DELETED. Spec: DEL-79."""
     fail(tx, run, failure, owned=OWNED)
-    powered = run.find(Powered)
-    if powered is not None:
-        observe(tx, run, powered.power_state)
 
 
 RESTORE = Operation(
@@ -80,7 +82,8 @@ RESTORE = Operation(
         Record("find", _find, undo=NoUndo("changes nothing")),
         Here("describe guest", describe, undo=NoUndo("changes nothing"), given=_stays_off),
         OnHost("power on", _host, POWER_ON, lambda run: GuestArgs(run.output(Described).guest),
-               undo=NoUndo("a guest that came up stays up; its power state is observed")),
+               undo=POWER_OFF, undo_args=lambda run: PowerOffArgs(uuid=run.subject, grace=0.0, interval=0.0),
+               undone=_off_again, undo_owed=True),
     ),
     ends=_restored,
     fails=_failed,

@@ -38,18 +38,20 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def _begin(tx: Tx, run: Run[SoftDeleteServer]) -> None:
-    """Accepted in every state but a delete for good; a server that never ran has nothing to keep. Spec: DEL-62."""
+    """Accepted in every state but a delete for good; a server that never ran has nothing to keep. What it takes the
+    place of still owns the record, and gives back what it changed there, until it has ended. Spec: DEL-62."""
     instance = instances.get(tx.conn, run.subject)
     if instance.task_state is TaskState.DELETING:
         raise InstanceInvalidState(run.subject, "delete", "task_state", TaskState.DELETING.value)
     if instance.launched_at is None:
         raise InstanceNeverLaunched(run.subject, "delete")
-    instances.update(tx.conn, run.subject, now=tx.now, task_state=TaskState.SOFT_DELETING)
+    if instance.task_state is None:
+        instances.update(tx.conn, run.subject, now=tx.now, task_state=TaskState.SOFT_DELETING)
 
 
 def _find(tx: Tx, run: Run[SoftDeleteServer]) -> Found:
     """A server that is soft-deleted already keeps the time of that. Spec: DEL-82."""
-    instance = instances.get(tx.conn, run.subject)
+    instance = instances.update(tx.conn, run.subject, now=tx.now, task_state=TaskState.SOFT_DELETING)
     deletion = instance.soft_deletion or SoftDeletion(at=tx.now, vm_state=instance.vm_state)
     return Found(instance.host, deletion)
 

@@ -84,7 +84,11 @@ def test_everything_settles_after_every_kill(cloud: RealCloud, tmp_path: Path) -
         restarted = time.monotonic()
         for user in users:
             user.join(60)
-        wait_for("rest", lambda: _at_rest(cloud), SETTLES + 10)
+        try:
+            wait_for("rest", lambda: _at_rest(cloud), SETTLES + 10)
+        except AssertionError:
+            print(cloud.servers(), cloud.kilonova("ops", check=False).stdout, cloud.log(), sep="\n")
+            raise
         wait_for("a clean audit", lambda: not cloud.differences(), SETTLES + 10, 0.5)
         longest = max(longest, time.monotonic() - restarted)
         requests += sum(user.done for user in users)

@@ -58,6 +58,8 @@ CHAOS = 40.0
 """Virtual seconds during which things go wrong."""
 SETTLE = 900.0
 """Virtual seconds after which everything must be at rest."""
+REPORTED = 40.0
+"""Virtual seconds after which the hosts have reported what their guests are."""
 
 
 class Result(msgspec.Struct):
@@ -96,6 +98,9 @@ async def _run(loop: VirtualLoop, random: Random, databases: Databases, result: 
     await chaos
     await _calm(world)
     await _settle(world)
+    if _violations(world, Result(result.seed, [])):
+        await asyncio.sleep(REPORTED)
+        await _settle(world)
     result.violations = world.violations + world.wire.defects + _violations(world, result)
 
 
