@@ -97,6 +97,8 @@ class Driver(Protocol):
 
     async def drop_old_disks(self, uuid: str) -> None:
         """Remove the disks that were put aside."""
+        ...
+
     async def resize_disks(self, old: Guest, new: Guest, *, keep: str) -> None:
         """Give a guest that is off the disks of another shape, with what the old ones hold, and keep the old ones.
 

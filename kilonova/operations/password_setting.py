@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
+
+import msgspec
 import sqlalchemy as sa
 import structlog
 
@@ -11,11 +14,14 @@ from kilonova.cells.registry import Cell, Located
 from kilonova.db import instances
 from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import Clock
-from kilonova.domain.errors import Conflict, KilonovaError, NotSupported
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import Conflict, InstanceInvalidState, KilonovaError, NotSupported
 from kilonova.domain.instance import Fault
 from kilonova.domain.operation import ExternalEvent, OperationRecord
+from kilonova.domain.states import TaskState
+from kilonova.operations.acceptance import END_LIMIT, Acceptance
 from kilonova.operations.host_query import ask_host
-from kilonova.operations.password import EVENT, HOST_LIMIT
+from kilonova.operations.password import CHANGE_PASSWORD, EVENT, HOST_LIMIT, ChangePassword
 
 log = structlog.get_logger(__name__)
 
@@ -23,49 +29,73 @@ ADMINISTRATOR = "root"
 WINDOWS_ADMINISTRATOR = "Administrator"
 
 
-async def tell(
-    cell: Cell, clock: Clock, change: OperationRecord, key: str, failed: KilonovaError | None
-) -> None:
-    """Tell the operation how it went, and store why it failed. Spec: PWD-09, PWD-11, PWD-12.
+class PasswordSetting:
+    """Asks for a change of the password, and hands the password over."""
 
-    Raises:
-        InstanceNotFound: the server was deleted meanwhile. Only if the password was set: why it was not is worth
-            more than that it cannot be stored.
-    """
-    status = "completed" if failed is None else "failed"
-    event = ExternalEvent(subject=change.subject, name=EVENT, tag=key, status=status)
+    def __init__(self, acceptance: Acceptance, bus: Bus, clock: Clock) -> None:
+        self._acceptance = acceptance
+        self._bus = bus
+        self._clock = clock
 
-    def write(conn: sa.Connection) -> None:
-        instances.get(conn, change.subject)
-        now = clock.now()
+    async def change(self, context: RequestContext, server: Located, password: str) -> None:
+        """Spec: PWD-01 to PWD-14."""
+        instance, cell = server.instance, server.cell
+        asked = ChangePassword(key=str(uuid.uuid4()))
+        change = await self._acceptance.ask(context, server, CHANGE_PASSWORD, asked)
+        assert cell is not None
+        if msgspec.json.decode(change.request, type=ChangePassword) != asked:
+            raise InstanceInvalidState(
+                instance.uuid, "changePassword", "task_state", TaskState.UPDATING_PASSWORD.value
+            )
+        failed = await self._hand_over(server, password)
+        await self.tell(cell, change, asked.key, failed)
+        self._acceptance.wake(cell)
+        await self._acceptance.end_of(cell, change.id, END_LIMIT)
         if failed is not None:
-            fault = Fault(code=failed.status, message=failed.message, created_at=now)
-            instances.add_fault(conn, change.subject, change.id, fault)
-        cell_journal.add_event(conn, event, now)
+            raise failed
 
-    try:
-        await cell.database.write(write)
-    except Exception as error:
-        if failed is None:
-            raise
-        log.warning("outcome of a password change not stored", instance=change.subject, error=str(error))
+    async def tell(
+        self, cell: Cell, change: OperationRecord, key: str, failed: KilonovaError | None
+    ) -> None:
+        """Tell the operation how it went, and store why it failed. Spec: PWD-09, PWD-11, PWD-12.
 
+        Raises:
+            InstanceNotFound: the server was deleted meanwhile. Only if the password was set: why it was not is worth
+                more than that it cannot be stored.
+        """
+        status = "completed" if failed is None else "failed"
+        event = ExternalEvent(subject=change.subject, name=EVENT, tag=key, status=status)
 
-async def hand_over(bus: Bus, server: Located, password: str) -> KilonovaError | None:
-    """Ask the host; returns why it did not work. What is not meant for the caller is logged and replaced, so that
-    nothing of the cause reaches him. Spec: PWD-08, PWD-10."""
-    instance = server.instance
-    assert instance.host is not None
-    query = PasswordQuery(uuid=instance.uuid, user=_administrator(server), password=password)
-    try:
-        await ask_host(bus, instance.host, query, limit=HOST_LIMIT)
-    except (Conflict, NotSupported) as error:
-        return error
-    except Exception as error:  # noqa: BLE001 - whatever it was, its text may hold the password
-        text = str(error).replace(password, "***") if password else str(error)
-        log.warning("password not set", instance=instance.uuid, kind=type(error).__name__, error=text)
-        return Conflict(f"Failed to set admin password on {instance.uuid} because error setting admin password")
-    return None
+        def write(conn: sa.Connection) -> None:
+            instances.get(conn, change.subject)
+            now = self._clock.now()
+            if failed is not None:
+                fault = Fault(code=failed.status, message=failed.message, created_at=now)
+                instances.add_fault(conn, change.subject, change.id, fault)
+            cell_journal.add_event(conn, event, now)
+
+        try:
+            await cell.database.write(write)
+        except Exception as error:
+            if failed is None:
+                raise
+            log.warning("outcome of a password change not stored", instance=change.subject, error=str(error))
+
+    async def _hand_over(self, server: Located, password: str) -> KilonovaError | None:
+        """Ask the host; returns why it did not work. What is not meant for the caller is logged and replaced, so that
+        nothing of the cause reaches him. Spec: PWD-08, PWD-10."""
+        instance = server.instance
+        assert instance.host is not None
+        query = PasswordQuery(uuid=instance.uuid, user=_administrator(server), password=password)
+        try:
+            await ask_host(self._bus, instance.host, query, limit=HOST_LIMIT)
+        except (Conflict, NotSupported) as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - whatever it was, its text may hold the password
+            text = str(error).replace(password, "***") if password else str(error)
+            log.warning("password not set", instance=instance.uuid, kind=type(error).__name__, error=text)
+            return Conflict(f"Failed to set admin password on {instance.uuid} because error setting admin password")
+        return None
 
 
 def _administrator(server: Located) -> str:

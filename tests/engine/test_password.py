@@ -21,7 +21,7 @@ from kilonova.domain.errors import (
 )
 from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, TaskState, VmState
-from kilonova.operations import password_setting
+from kilonova.operations.password_setting import PasswordSetting
 
 P, T, V = PowerState, TaskState, VmState
 SECRET = "correct horse battery"
@@ -207,7 +207,7 @@ def test_a_change_that_was_cut_off_is_not_repeated(restart: tuple[str, ...], mon
     async def dies(*_args: Any, **_kwargs: Any) -> None:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(password_setting, "tell", dies)
+    monkeypatch.setattr(PasswordSetting, "tell", dies)
 
     @in_cloud()
     async def story(cloud: SmallCloud) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from kilonova.api.call import Call
+from kilonova.api.compute import metadata_items
 from kilonova.api.compute.answers import images as answers
 from kilonova.api.compute.field_types import METADATA, METADATA_KEY, METADATA_VALUE
 from kilonova.api.compute.server_lookup import is_uuid
@@ -17,7 +18,7 @@ from kilonova.api.paging import LIMIT, MARKER, effective_limit, next_page
 from kilonova.api.query import Param, Query
 from kilonova.api.routes import Route
 from kilonova.api.schema import FALSE_WORDS, TRUE_WORDS, MapOf, Object, Text, required
-from kilonova.domain.errors import ImageNotFound, InvalidInput, NotFound, OverQuota
+from kilonova.domain.errors import ImageNotFound, NotFound, OverQuota
 from kilonova.domain.image import Image
 
 Properties = dict[str, str]
@@ -141,10 +142,7 @@ async def metadata(call: Call) -> Any:
 
 
 async def one(call: Call) -> Any:
-    properties, key = (await _find(call, "image_id")).properties, call.path["id"]
-    if key not in properties:
-        raise NotFound("Metadata item was not found")
-    return {"meta": {key: properties[key]}}
+    return {"meta": metadata_items.one(call, (await _find(call, "image_id")).properties)}
 
 
 async def merge(call: Call) -> Any:
@@ -156,22 +154,13 @@ async def replace(call: Call) -> Any:
 
 
 async def set_one(call: Call) -> Any:
-    meta: Properties = call.body["meta"]
-    if call.path["id"] not in meta:
-        raise InvalidInput("Request body and URI mismatch")
+    meta = metadata_items.body(call)
     await _change(call, lambda current: current | meta)
     return {"meta": meta}
 
 
 async def delete_one(call: Call) -> None:
-    key = call.path["id"]
-
-    def without(current: Properties) -> Properties:
-        if key not in current:
-            raise NotFound("Metadata item was not found")
-        return {name: value for name, value in current.items() if name != key}
-
-    await _change(call, without)
+    await _change(call, lambda current: metadata_items.without(call, current))
 
 
 async def _change(call: Call, new: Callable[[Properties], Properties]) -> Properties:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kilonova.api.call import Call
-from kilonova.api.compute import quota_check, server_records
+from kilonova.api.compute import metadata_items, quota_check, server_records
 from kilonova.api.compute.answers import servers as answers
 from kilonova.api.compute.field_types import METADATA, METADATA_KEY, METADATA_VALUE
 from kilonova.api.compute.quota_check import Limits
@@ -14,7 +14,6 @@ from kilonova.api.compute.server_lookup import find_server
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
 from kilonova.api.schema import MapOf, Object, required
-from kilonova.domain.errors import InvalidInput, NotFound
 from kilonova.domain.instance import Instance
 
 Metadata = dict[str, str]
@@ -25,11 +24,7 @@ async def index(call: Call) -> Any:
 
 
 async def show(call: Call) -> Any:
-    key = call.path["id"]
-    metadata = call.server.instance.metadata
-    if key not in metadata:
-        raise NotFound("Metadata item was not found")
-    return {"meta": {key: metadata[key]}}
+    return {"meta": metadata_items.one(call, call.server.instance.metadata)}
 
 
 async def create(call: Call) -> Any:
@@ -43,22 +38,13 @@ async def replace(call: Call) -> Any:
 
 
 async def update(call: Call) -> Any:
-    meta: Metadata = call.body["meta"]
-    if call.path["id"] not in meta:
-        raise InvalidInput("Request body and URI mismatch")
+    meta = metadata_items.body(call)
     await _change(call, lambda current: current | meta)
     return {"meta": meta}
 
 
 async def delete(call: Call) -> None:
-    key = call.path["id"]
-
-    def without(current: Metadata) -> Metadata:
-        if key not in current:
-            raise NotFound("Metadata item was not found")
-        return {name: value for name, value in current.items() if name != key}
-
-    await _change(call, without, action="delete metadata")
+    await _change(call, lambda current: metadata_items.without(call, current), action="delete metadata")
 
 
 async def _change(

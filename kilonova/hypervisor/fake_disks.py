@@ -1,0 +1,145 @@
+"""Disks of the simulated hypervisor and copies of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from kilonova.domain.errors import InvalidInput, KilonovaError, NotFound
+from kilonova.domain.states import GUEST_OFF
+from kilonova.hypervisor.fake_calls import FakeCalls
+from kilonova.hypervisor.fake_state import FakeDisks, FakeGuest, Sizes
+from kilonova.hypervisor.guest import Guest
+from kilonova.imaging import qcow2
+
+DISK = qcow2.empty(1 << 20)
+"""What every guest's disk holds."""
+
+
+class FakeDiskCalls(FakeCalls):
+    """Disks: made, exchanged, resized, rescued, copied, removed."""
+
+    async def disks(self) -> list[str]:
+        return [g.uuid for g in self.hypervisor.guests.values() if g.disks]
+
+    async def create_disks(self, guest: Guest) -> None:
+        await self._call("create_disks")
+        record = self._guest(guest.uuid)
+        if not record.disks:
+            record.uses = FakeDisks(_image_of(guest), 1)
+            record.sizes = sizes_of(guest)
+        record.disks, record.name = True, guest.name
+        self.hypervisor.keep(record)
+
+    def root_device_name(self, guest: Guest) -> str:
+        return "/dev/vda"
+
+    async def delete_disks(self, uuid: str) -> None:
+        await self._call("delete_disks")
+        record = self._guest(uuid)
+        if record.defined:
+            raise KilonovaError(f"Guest {uuid} still uses its disks.")
+        record.disks, record.prepared, record.old, record.rescue = False, None, None, None
+        record.snapshots, record.kept = (), {}
+        self.hypervisor.keep(record)
+
+    async def prepare_disks(self, guest: Guest, *, keep_ephemeral: bool) -> None:
+        await self._call("prepare_disks")
+        record = self._guest(guest.uuid)
+        record.disks = True
+        record.prepared = FakeDisks(_image_of(guest), record.uses.ephemeral + (not keep_ephemeral))
+        self.hypervisor.keep(record)
+
+    async def replace_disks(self, guest: Guest) -> None:
+        await self._call("replace_disks")
+        record = self._existing(guest.uuid)
+        if record.defined:
+            raise KilonovaError(f"Guest {guest.uuid} still uses its disks.")
+        if record.prepared is not None:
+            record.old, record.uses, record.prepared = record.uses, record.prepared, None
+        self.hypervisor.keep(record)
+
+    async def restore_disks(self, uuid: str) -> None:
+        await self._call("restore_disks")
+        record = self._guest(uuid)
+        if record.old is not None:
+            if record.defined:
+                raise KilonovaError(f"Guest {uuid} still uses its disks.")
+            record.uses, record.old = record.old, None
+        record.prepared = None
+        self.hypervisor.keep(record)
+
+    async def drop_old_disks(self, uuid: str) -> None:
+        await self._call("drop_old_disks")
+        record = self._guest(uuid)
+        record.old = None
+        self.hypervisor.keep(record)
+
+    async def prepare_rescue(self, guest: Guest) -> None:
+        await self._call("prepare_rescue")
+        assert guest.rescue is not None
+        record = self._guest(guest.uuid)
+        record.disks, record.rescue = True, guest.rescue.id
+        self.hypervisor.keep(record)
+
+    async def drop_rescue(self, uuid: str) -> None:
+        await self._call("drop_rescue")
+        record = self._guest(uuid)
+        record.rescue = None
+        self.hypervisor.keep(record)
+
+    async def resize_disks(self, old: Guest, new: Guest, *, keep: str) -> None:
+        await self._call("resize_disks")
+        record = self._off(old.uuid)
+        if not record.disks:
+            raise NotFound(f"Guest {old.uuid} has no disks on host {self.hypervisor.host}.")
+        before, after = record.kept.get(keep, record.sizes), sizes_of(new)
+        if 0 < after.root_gib < before.root_gib or after.ephemeral_gib < before.ephemeral_gib:
+            raise InvalidInput(f"Resize error: the disks of guest {old.uuid} cannot be made smaller.")
+        record.sizes, record.kept = after, {keep: before}
+        self.hypervisor.keep(record)
+
+    async def revert_disks(self, old: Guest, *, keep: str) -> None:
+        await self._call("revert_disks")
+        record = self._off(old.uuid)
+        if keep in record.kept:
+            record.sizes, record.kept = record.kept[keep], {k: v for k, v in record.kept.items() if k != keep}
+            self.hypervisor.keep(record)
+
+    async def drop_kept_disks(self, uuid: str, *, keep: str) -> None:
+        await self._call("drop_kept_disks")
+        record = self._guest(uuid)
+        record.kept = {name: sizes for name, sizes in record.kept.items() if name != keep}
+        self.hypervisor.keep(record)
+
+    def _off(self, uuid: str) -> FakeGuest:
+        record = self._guest(uuid)
+        if record.defined and record.power_state not in GUEST_OFF:
+            raise KilonovaError(f"Guest {uuid} still uses its disks.")
+        return record
+
+    async def snapshot(self, uuid: str, image_id: str) -> None:
+        await self._call("snapshot")
+        guest = self._existing(uuid)
+        if image_id not in guest.snapshots:
+            guest.snapshots = (*guest.snapshots, image_id)
+            self.hypervisor.keep(guest)
+
+    async def snapshot_data(self, uuid: str, image_id: str) -> AsyncIterator[bytes]:
+        await self._call("snapshot_data")
+        if image_id not in self._guest(uuid).snapshots:
+            raise NotFound(f"Guest {uuid} has no snapshot {image_id} on host {self.hypervisor.host}.")
+        yield DISK
+
+    async def discard_snapshot(self, uuid: str, image_id: str) -> None:
+        await self._call("discard_snapshot")
+        guest = self._guest(uuid)
+        guest.snapshots = tuple(other for other in guest.snapshots if other != image_id)
+        self.hypervisor.keep(guest)
+
+
+def sizes_of(guest: Guest) -> Sizes:
+    return Sizes(guest.root_gib, guest.ephemeral_gib, guest.swap_mib)
+
+
+def _image_of(guest: Guest) -> str:
+    return guest.image.id if guest.image is not None else ""

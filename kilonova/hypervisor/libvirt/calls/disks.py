@@ -1,0 +1,81 @@
+"""Calls about the disks of guests and copies of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from kilonova.domain.errors import KilonovaError
+from kilonova.domain.states import GUEST_OFF
+from kilonova.hypervisor.guest import Guest
+from kilonova.hypervisor.libvirt.calls.parts import Calls
+from kilonova.hypervisor.libvirt.description import root_device_name
+from kilonova.hypervisor.libvirt.snapshots import Snapshots
+
+
+class DiskCalls(Calls):
+    """Disks: made, exchanged, resized, rescued, copied, removed."""
+
+    _snapshots: Snapshots
+
+    async def disks(self) -> list[str]:
+        return await self._disks.owners()
+
+    async def create_disks(self, guest: Guest) -> None:
+        await self._disks.create(guest)
+
+    def root_device_name(self, guest: Guest) -> str:
+        return root_device_name(guest)
+
+    async def delete_disks(self, uuid: str) -> None:
+        """Never those of a guest that still exists. Raises KilonovaError for one."""
+        self._disks.of(uuid)  # nothing else looks at what may not be a UUID
+        await self._require_no_guest(uuid)
+        await self._disks.delete(uuid)
+
+    async def prepare_disks(self, guest: Guest, *, keep_ephemeral: bool) -> None:
+        await self._disks.prepare(guest, keep_ephemeral=keep_ephemeral)
+
+    async def replace_disks(self, guest: Guest) -> None:
+        """Never those of a guest that still exists. Raises KilonovaError for one."""
+        await self._require_no_guest(guest.uuid)
+        await self._disks.replace(guest)
+
+    async def restore_disks(self, uuid: str) -> None:
+        if await self._disks.has_old(uuid):
+            await self._require_no_guest(uuid)
+        await self._disks.restore(uuid)
+
+    async def drop_old_disks(self, uuid: str) -> None:
+        await self._disks.drop_old(uuid)
+
+    async def prepare_rescue(self, guest: Guest) -> None:
+        self._describe(guest)  # refuses what cannot be attached, before anything is made
+        await self._disks.prepare_rescue(guest)
+
+    async def drop_rescue(self, uuid: str) -> None:
+        await self._disks.drop_rescue(uuid)
+
+    async def resize_disks(self, old: Guest, new: Guest, *, keep: str) -> None:
+        await self._require_off(old.uuid)
+        await self._disks.resize(old, new, keep=keep)
+
+    async def revert_disks(self, old: Guest, *, keep: str) -> None:
+        await self._require_off(old.uuid)
+        await self._disks.revert(old, keep=keep)
+
+    async def drop_kept_disks(self, uuid: str, *, keep: str) -> None:
+        await self._disks.drop_kept(uuid, keep=keep)
+
+    async def _require_off(self, uuid: str) -> None:
+        """Raises KilonovaError for a guest that uses its disks."""
+        if await self.power_state(uuid) not in GUEST_OFF:
+            raise KilonovaError(f"The guest of instance {uuid} still uses its disks.", hint="power it off first")
+
+    async def snapshot(self, uuid: str, image_id: str) -> None:
+        await self._snapshots.make(self._connection, uuid, image_id)
+
+    def snapshot_data(self, uuid: str, image_id: str) -> AsyncIterator[bytes]:
+        return self._snapshots.data(uuid, image_id)
+
+    async def discard_snapshot(self, uuid: str, image_id: str) -> None:
+        await self._snapshots.discard(self._connection, uuid, image_id)
