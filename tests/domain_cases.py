@@ -25,6 +25,8 @@ WINDOWS = {"os_type": "windows", "hw_firmware_type": "uefi", "hw_vif_model": "e1
 LIMITS = {
     "quota:cpu_shares": "512", "quota:cpu_period": "20000", "quota:cpu_quota": "10000",
     "quota:disk_total_bytes_sec": "50000000", "quota:disk_total_iops_sec": "400",
+    "quota:vif_inbound_average": "1024", "quota:vif_inbound_peak": "2048", "quota:vif_inbound_burst": "512",
+    "quota:vif_outbound_average": "256",
 }
 SPLIT_LIMITS = {
     "quota:disk_read_bytes_sec": "10485760", "quota:disk_write_bytes_sec": "5242880",

@@ -14,11 +14,11 @@ from kilonova.db.placement.tables import allocations, consumers, inventories
 from kilonova.domain.instance import BuildRequest, Instance
 from kilonova.domain.migration import ON_THE_WAY, UNDECIDED
 from kilonova.domain.operation import OperationRecord, OperationState
-from kilonova.domain.resources import resources_of
 from kilonova.domain.states import PowerState, VmState
 from kilonova.embedded.image import schema as image
 from kilonova.embedded.network import schema as network
 from kilonova.hypervisor.fake import FakeGuest
+from kilonova.shapes.resources import resources_of
 
 ACTIVE = (OperationState.RUNNING, OperationState.UNDOING, OperationState.QUEUED, OperationState.HELD)
 """States of operations that somebody will go on with."""

@@ -9,8 +9,8 @@ from kilonova.audit.look import Look
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import OperationState
-from kilonova.domain.resources import resources_of
 from kilonova.domain.states import VmState
+from kilonova.shapes.resources import resources_of
 
 WITH_GUEST = frozenset({
     VmState.ACTIVE, VmState.PAUSED, VmState.SUSPENDED, VmState.STOPPED, VmState.RESCUED, VmState.RESIZED,

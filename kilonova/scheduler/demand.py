@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from kilonova.domain.grouping import Aggregate, GroupPolicy, ServerGroup
 from kilonova.domain.instance import RequestSpec
-from kilonova.domain.resources import is_volume_backed, resources_of, traits_of
+from kilonova.shapes.resources import is_volume_backed, resources_of, traits_of
 
 DEVICE_TAGGING = "COMPUTE_DEVICE_TAGGING"
 TRUSTED_CERTS = "COMPUTE_TRUSTED_CERTS"

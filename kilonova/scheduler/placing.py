@@ -17,11 +17,11 @@ from kilonova.domain.flavor import Flavor
 from kilonova.domain.grouping import ServerGroup
 from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
-from kilonova.domain.resources import is_volume_backed, resources_of
 from kilonova.hypervisor.guest import HostInventory
 from kilonova.scheduler.decision import HostChoice
 from kilonova.scheduler.scheduler import Groupings, NoGroupings, Scheduler
 from kilonova.services.placement import Target
+from kilonova.shapes.resources import is_volume_backed, resources_of
 
 ROUNDS = 5
 """How often the scheduler is asked again when others took what it had chosen."""

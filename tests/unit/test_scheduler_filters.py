@@ -16,12 +16,12 @@ from kilonova.domain.grouping import Aggregate, GroupPolicy, ServerGroup
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BlockDevice, RequestSpec
 from kilonova.domain.network import RequestedNetwork
-from kilonova.domain.resources import resources_of, traits_of
 from kilonova.scheduler.decision import NoHostLeft, Preferences, Selection, decide
 from kilonova.scheduler.demand import demand_of, hint_values
 from kilonova.scheduler.filters.image import version_allowed
 from kilonova.scheduler.filters.operators import matches
 from kilonova.scheduler.view import HostView
+from kilonova.shapes.resources import resources_of, traits_of
 
 NOW = 1000.0
 

@@ -12,7 +12,7 @@ from kilonova.domain.errors import NotSupported, TryElsewhere
 from kilonova.domain.image import Image
 from kilonova.domain.network import Vif
 from kilonova.hypervisor.guest import Guest
-from kilonova.hypervisor.libvirt import rescue
+from kilonova.hypervisor.libvirt import limits, rescue
 from kilonova.hypervisor.libvirt.domain.balloon import Balloon
 from kilonova.hypervisor.libvirt.domain.channel import AgentChannel
 from kilonova.hypervisor.libvirt.domain.clock import GuestClock
@@ -102,7 +102,7 @@ class Describer:
                 tb_cache_mib=_tb_cache(guest.memory_mib) if translated else None, hyperv=wanted.windows
             ),
             clock=GuestClock(offset="localtime" if wanted.windows else "utc", hyperv=wanted.windows),
-            cpu_limits=wanted.cpu_limits,
+            cpu_limits=limits.cpu_limits(wanted.limits),
             devices=tuple(self._devices(guest, files, wanted)),
         )
 
@@ -143,13 +143,13 @@ class Describer:
         if guest.image is not None:
             yield FileDisk(
                 path=str(files.root), format="qcow2", target=names.next(bus), bus=bus, cache=self.cache,
-                boot_order=1 if guest.rescue is None else None, limits=wanted.disk_limits,
+                boot_order=1 if guest.rescue is None else None, limits=limits.disk_limits(wanted.limits),
             )
         for size, path in ((guest.ephemeral_gib, files.ephemeral), (guest.swap_mib, files.swap)):
             if size:
                 yield FileDisk(
                     path=str(path), format="raw", target=names.next(bus), bus=bus, cache=self.cache,
-                    limits=wanted.disk_limits,
+                    limits=limits.disk_limits(wanted.limits),
                 )
         if guest.config_drive:
             cdrom_bus = wanted.cdrom_bus or _cdrom_bus(wanted)
@@ -165,7 +165,7 @@ class Describer:
         device, bus = rescue.attachment(image, wanted)
         return FileDisk(
             path=str(files.rescue), format="qcow2", target=names.next(bus), bus=bus, cache=self.cache, device=device,
-            boot_order=1, limits=wanted.disk_limits,
+            boot_order=1, limits=limits.disk_limits(wanted.limits),
         )
 
     def _firmware(self, guest: Guest, files: GuestFiles) -> Uefi:
@@ -195,4 +195,8 @@ def _tb_cache(memory_mib: int) -> int:
 def _interface(vif: Vif, wanted: Hardware) -> BridgeInterface:
     if vif.vif_type != "bridge" or not vif.bridge:
         raise NotSupported(f"Port {vif.id} has the binding type {vif.vif_type!r}, which this host cannot plug.")
-    return BridgeInterface(mac=vif.mac, bridge=vif.bridge, tap=vif.devname, model=wanted.vif_model, mtu=vif.mtu)
+    return BridgeInterface(
+        mac=vif.mac, bridge=vif.bridge, tap=vif.devname, model=wanted.vif_model, mtu=vif.mtu,
+        inbound=limits.bandwidth("inbound", wanted.limits.inbound),
+        outbound=limits.bandwidth("outbound", wanted.limits.outbound),
+    )

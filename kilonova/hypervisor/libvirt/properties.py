@@ -14,12 +14,12 @@ from kilonova.domain.errors import InvalidInput
 from kilonova.hypervisor.libvirt.domain.disk import Bus
 from kilonova.hypervisor.libvirt.domain.graphics import VideoModel
 from kilonova.hypervisor.libvirt.domain.interface import Model
-from kilonova.hypervisor.libvirt.domain.limits import CpuLimits, DiskLimits
+from kilonova.shapes.asked import FALSE, TRUE, Asked
+from kilonova.shapes.limits import Limits, limits_of
 
 T = TypeVar("T", bound=str)
 
 MACHINE = re.compile(r"(pc|q35|pc-(i440fx|q35)-[0-9a-z.]+)")
-TRUE, FALSE = frozenset({"1", "t", "true", "on", "y", "yes"}), frozenset({"0", "f", "false", "off", "n", "no"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,7 @@ class Hardware:
     entropy: bool = True
     agent: bool = True
     windows: bool = False
-    cpu_limits: CpuLimits | None = None
-    disk_limits: DiskLimits | None = None
+    limits: Limits = Limits()
     pcie: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,31 +68,8 @@ def hardware(properties: Mapping[str, str], extra_specs: Mapping[str, str]) -> H
         entropy=_boolean(extra_specs, "hw_rng:allowed", True),
         agent=_boolean(properties, "hw_qemu_guest_agent", True),
         windows=properties.get("os_type", "").lower() == "windows",
-        cpu_limits=_cpu_limits(extra_specs),
-        disk_limits=_disk_limits(extra_specs),
+        limits=limits_of(Asked(extra_specs, properties)),
     )
-
-
-def _cpu_limits(extra_specs: Mapping[str, str]) -> CpuLimits | None:
-    found = _numbers(extra_specs, {"shares": "cpu_shares", "period": "cpu_period", "quota": "cpu_quota"})
-    return CpuLimits(**found) if found else None
-
-
-def _disk_limits(extra_specs: Mapping[str, str]) -> DiskLimits | None:
-    found = _numbers(extra_specs, {name: f"disk_{name}" for name in DiskLimits.__dataclass_fields__})
-    return DiskLimits(**found) if found else None
-
-
-def _numbers(extra_specs: Mapping[str, str], names: dict[str, str]) -> dict[str, int]:
-    found = {}
-    for ours, theirs in names.items():
-        key = f"quota:{theirs}"
-        if key in extra_specs:
-            try:
-                found[ours] = int(extra_specs[key])
-            except ValueError as error:
-                raise _unknown(key, extra_specs[key]) from error
-    return found
 
 
 def _choice(values: Mapping[str, str], key: str, allowed: tuple[T, ...], default: T | None) -> T:

@@ -7,19 +7,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kilonova.hypervisor.libvirt.domain.element import add, make
+from kilonova.hypervisor.libvirt.domain.limits import Bandwidth
 
 Model = Literal["virtio", "e1000", "e1000e", "rtl8139", "ne2k_pci", "pcnet", "vmxnet3"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BridgeInterface:
-    """An interface whose tap device libvirt makes and puts into a bridge. mtu: bytes."""
+    """An interface whose tap device libvirt makes and puts into a bridge.
+
+    Args:
+        mtu: bytes. inbound, outbound: limits, None for none.
+    """
 
     mac: str
     bridge: str
     tap: str
     model: Model = "virtio"
     mtu: int | None = None
+    inbound: Bandwidth | None = None
+    outbound: Bandwidth | None = None
 
     def element(self) -> ET.Element:
         interface = make("interface", type="bridge")
@@ -29,4 +36,9 @@ class BridgeInterface:
         add(interface, "model", type=self.model)
         if self.mtu is not None:
             add(interface, "mtu", size=self.mtu)
+        limits = [limit for limit in (self.inbound, self.outbound) if limit is not None]
+        if limits:
+            bandwidth = add(interface, "bandwidth")
+            for limit in limits:
+                limit.add_to(bandwidth)
         return interface

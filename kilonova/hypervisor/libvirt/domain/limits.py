@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
+from typing import Literal
 
 from kilonova.hypervisor.libvirt.domain.element import add, make
+
+Way = Literal["inbound", "outbound"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,3 +43,16 @@ class DiskLimits:
         for tag in self.__dataclass_fields__:
             if (value := getattr(self, tag)) is not None:
                 add(tune, tag, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bandwidth:
+    """Of an interface. way: inbound is to the guest. average, peak: KiB per second. burst: KiB at peak speed."""
+
+    way: Way
+    average: int
+    peak: int | None = None
+    burst: int | None = None
+
+    def add_to(self, bandwidth: ET.Element) -> None:
+        add(bandwidth, self.way, average=self.average, peak=self.peak, burst=self.burst)

@@ -11,6 +11,8 @@ from kilonova.domain.errors import InvalidInput
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BlockDevice
+from kilonova.shapes.shape import shape_of
+from kilonova.shapes.traits import needed_traits
 
 _AMOUNT = re.compile(r"resources(?P<group>[a-zA-Z0-9_-]{0,64}):(?P<name>[A-Z0-9_]+)$")
 _TRAIT = re.compile(r"trait(?P<group>[a-zA-Z0-9_-]{0,64}):(?P<name>[A-Z0-9_]+)$")
@@ -41,15 +43,18 @@ def resources_of(
         volume_backed: the root disk is a volume.
 
     Raises:
-        InvalidInput: an amount that is not a whole number, or is negative.
+        InvalidInput: an amount that is not a whole number, or is negative; a shape that cannot be.
     """
-    dedicated = _dedicated_cpus(flavor, image)
+    shape = shape_of(flavor, image)
+    dedicated = len(shape.cpu.dedicated)
+    own_emulator = 1 if shape.cpu.emulator_threads == "isolate" else 0
     root_gib = 0 if volume_backed else flavor.root_gib
     amounts = {
-        "VCPU": flavor.vcpus - min(dedicated, flavor.vcpus),
-        "PCPU": dedicated,
+        "VCPU": flavor.vcpus - dedicated,
+        "PCPU": dedicated + own_emulator,
         "MEMORY_MB": flavor.memory_mib,
         "DISK_GB": root_gib + flavor.ephemeral_gib + -(-flavor.swap_mib // 1024),
+        "MEM_ENCRYPTION_CONTEXT": 1 if shape.memory.encryption is not None else 0,
     }
     grouped: dict[str, int] = {}
     for key, value in flavor.extra_specs.items():
@@ -68,12 +73,13 @@ def resources_of(
 
 
 def traits_of(flavor: Flavor, image: Image) -> Traits:
-    """Traits that flavor (`trait:NAME` = required or forbidden) and image (`trait:NAME` = required) ask for.
+    """Traits that flavor (`trait:NAME` = required or forbidden) and image (`trait:NAME` = required) ask for, and those
+    without which a host cannot make a guest of this shape.
 
     Raises:
-        InvalidInput: the same trait is required and forbidden.
+        InvalidInput: the same trait is required and forbidden; a shape that cannot be.
     """
-    required: set[str] = set()
+    required = set(needed_traits(shape_of(flavor, image)))
     forbidden: set[str] = set()
     for key, value in flavor.extra_specs.items():
         match = _TRAIT.match(key)
@@ -87,27 +93,3 @@ def traits_of(flavor: Flavor, image: Image) -> Traits:
         names = ", ".join(sorted(required & forbidden))
         raise InvalidInput(f"Traits are both required and forbidden by flavor and image: {names}.")
     return Traits(frozenset(required), frozenset(forbidden))
-
-
-def _dedicated_cpus(flavor: Flavor, image: Image | None) -> int:
-    properties = image.properties if image is not None else {}
-    policy = flavor.extra_specs.get("hw:cpu_policy") or properties.get("hw_cpu_policy", "shared")
-    if policy == "dedicated":
-        isolated = flavor.extra_specs.get("hw:emulator_threads_policy") == "isolate"
-        return flavor.vcpus + (1 if isolated else 0)
-    if policy == "mixed":
-        return len(_cpu_set(flavor.extra_specs.get("hw:cpu_dedicated_mask", ""), flavor.vcpus))
-    return 0
-
-
-def _cpu_set(mask: str, vcpus: int) -> set[int]:
-    """CPU numbers in `0-2,^1,5`; a mask of exclusions alone starts from all."""
-    included: set[int] = set()
-    excluded: set[int] = set()
-    for part in filter(None, (piece.strip() for piece in mask.split(","))):
-        first, _, last = part.removeprefix("^").partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
-            raise InvalidInput(f"Invalid CPU list {mask!r}.")
-        numbers = range(int(first), min(int(last or first), vcpus - 1) + 1)
-        (excluded if part.startswith("^") else included).update(numbers)
-    return (included or set(range(vcpus))) - excluded if mask.strip() else set()
