@@ -8,6 +8,7 @@ import msgspec
 
 from kilonova.domain.context import RequestContext
 from kilonova.domain.network import Vif
+from kilonova.services.security_groups import SecurityGroups
 
 
 class NetworkSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,32 +58,6 @@ class PortRequest(msgspec.Struct, frozen=True, kw_only=True):
     tag: str | None = None
 
 
-class GroupRule(msgspec.Struct, frozen=True, kw_only=True):
-    """A rule of a security group.
-
-    Args:
-        version: of IP. protocol: its name or number, None for all. port_min, port_max: ports, or ICMP type and code.
-        remote_group: name of the group that it lets in, "" if it names none.
-    """
-
-    id: str
-    ingress: bool
-    version: int = 4
-    protocol: str | None = None
-    port_min: int | None = None
-    port_max: int | None = None
-    remote_prefix: str | None = None
-    remote_group: str = ""
-
-
-class GroupSummary(msgspec.Struct, frozen=True, kw_only=True):
-    id: str
-    name: str
-    description: str
-    project_id: str
-    rules: tuple[GroupRule, ...] = ()
-
-
 class FloatingIpSummary(msgspec.Struct, frozen=True, kw_only=True):
     """pool: name of its network. The last three say what it stands for, if anything."""
 
@@ -95,7 +70,7 @@ class FloatingIpSummary(msgspec.Struct, frozen=True, kw_only=True):
     device_id: str = ""
 
 
-class NetworkService(Protocol):
+class NetworkService(SecurityGroups, Protocol):
     """The calls the compute service makes. All are idempotent. All raise ServiceUnavailable when the service
     is down, which is worth a retry; every other error is final."""
 
@@ -105,10 +80,6 @@ class NetworkService(Protocol):
 
     async def port(self, context: RequestContext, port_id: str) -> PortSummary:
         """Raises PortNotFound."""
-        ...
-
-    async def check_security_groups(self, context: RequestContext, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Resolve names or ids to ids. Raises InvalidInput naming the one that does not exist."""
         ...
 
     async def create_port(self, request: PortRequest) -> str:
@@ -169,26 +140,6 @@ class NetworkService(Protocol):
 
         Args:
             host: leave out the ports that are bound to another one.
-        """
-        ...
-
-    async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
-        """Names of the security groups of those ports."""
-        ...
-
-    async def groups_of_ports(self, port_ids: tuple[str, ...]) -> list[GroupSummary]:
-        """The security groups of those ports with their rules, each once."""
-        ...
-
-    async def change_group(
-        self, context: RequestContext, port_ids: tuple[str, ...], group: str, *, member: bool
-    ) -> None:
-        """Put ports into a security group, given by id or name, or take them out. Ports that can have none are left
-        as they are.
-
-        Raises:
-            NotFound: no such group, or none of the ports is in it. Conflict: several of that name, or no port can
-            have one.
         """
         ...
 

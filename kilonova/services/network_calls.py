@@ -10,17 +10,17 @@ from kilonova.domain.context import RequestContext
 from kilonova.domain.network import Vif
 from kilonova.services.network import (
     FloatingIpSummary,
-    GroupSummary,
     NetworkService,
     NetworkSummary,
     PortRequest,
     PortSummary,
 )
 from kilonova.services.remote import RemoteService, ServiceCalls, signatures
+from kilonova.services.security_groups import GroupRule, GroupSummary, NewRule
 
 NAME = "network"
 SIGNATURES = signatures(
-    NetworkService, [name for name, value in vars(NetworkService).items() if inspect.iscoroutinefunction(value)]
+    NetworkService, [name for name, _ in inspect.getmembers(NetworkService, inspect.iscoroutinefunction)]
 )
 
 
@@ -31,11 +31,62 @@ class NetworkCalls(ServiceCalls):
         super().__init__(NAME, service, SIGNATURES, bus)
 
 
-class RemoteNetwork:
-    """A `NetworkService` that another process has."""
+class _RemoteGroups:
+    """The part of it that is about security groups."""
 
     def __init__(self, bus: Bus, clock: Clock) -> None:
         self._service = RemoteService(NAME, SIGNATURES, bus, clock)
+
+    async def check_security_groups(self, context: RequestContext, names: tuple[str, ...]) -> tuple[str, ...]:
+        ids: tuple[str, ...] = await self._service.call("check_security_groups", context, names)
+        return ids
+
+    async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
+        names: tuple[str, ...] = await self._service.call("security_groups_of", port_ids)
+        return names
+
+    async def groups_of_ports(self, port_ids: tuple[str, ...]) -> list[GroupSummary]:
+        found: list[GroupSummary] = await self._service.call("groups_of_ports", port_ids)
+        return found
+
+    async def change_group(
+        self, context: RequestContext, port_ids: tuple[str, ...], group: str, *, member: bool
+    ) -> None:
+        await self._service.call("change_group", context, port_ids, group, member)
+
+    async def groups(
+        self, context: RequestContext, *, all_projects: bool, offset: int, limit: int
+    ) -> list[GroupSummary]:
+        found: list[GroupSummary] = await self._service.call("groups", context, all_projects, offset, limit)
+        return found
+
+    async def group(self, context: RequestContext, id_: str) -> GroupSummary:
+        found: GroupSummary = await self._service.call("group", context, id_)
+        return found
+
+    async def create_group(self, context: RequestContext, name: str, description: str) -> GroupSummary:
+        made: GroupSummary = await self._service.call("create_group", context, name, description)
+        return made
+
+    async def update_group(
+        self, context: RequestContext, id_: str, name: str, description: str | None
+    ) -> GroupSummary:
+        changed: GroupSummary = await self._service.call("update_group", context, id_, name, description)
+        return changed
+
+    async def delete_group(self, context: RequestContext, id_: str) -> None:
+        await self._service.call("delete_group", context, id_)
+
+    async def create_group_rule(self, context: RequestContext, group_id: str, rule: NewRule) -> GroupRule:
+        made: GroupRule = await self._service.call("create_group_rule", context, group_id, rule)
+        return made
+
+    async def delete_group_rule(self, context: RequestContext, id_: str) -> None:
+        await self._service.call("delete_group_rule", context, id_)
+
+
+class RemoteNetwork(_RemoteGroups):
+    """A `NetworkService` that another process has."""
 
     async def networks(self, context: RequestContext, ids: tuple[str, ...] = ()) -> list[NetworkSummary]:
         found: list[NetworkSummary] = await self._service.call("networks", context, ids)
@@ -44,10 +95,6 @@ class RemoteNetwork:
     async def port(self, context: RequestContext, port_id: str) -> PortSummary:
         found: PortSummary = await self._service.call("port", context, port_id)
         return found
-
-    async def check_security_groups(self, context: RequestContext, names: tuple[str, ...]) -> tuple[str, ...]:
-        ids: tuple[str, ...] = await self._service.call("check_security_groups", context, names)
-        return ids
 
     async def create_port(self, request: PortRequest) -> str:
         id_: str = await self._service.call("create_port", request)
@@ -82,19 +129,6 @@ class RemoteNetwork:
 
     async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = (), host: str | None = None) -> None:
         await self._service.call("release", instance_uuid, keep_ports, host)
-
-    async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
-        names: tuple[str, ...] = await self._service.call("security_groups_of", port_ids)
-        return names
-
-    async def groups_of_ports(self, port_ids: tuple[str, ...]) -> list[GroupSummary]:
-        found: list[GroupSummary] = await self._service.call("groups_of_ports", port_ids)
-        return found
-
-    async def change_group(
-        self, context: RequestContext, port_ids: tuple[str, ...], group: str, *, member: bool
-    ) -> None:
-        await self._service.call("change_group", context, port_ids, group, member)
 
     async def floating_ips(self, context: RequestContext) -> list[FloatingIpSummary]:
         found: list[FloatingIpSummary] = await self._service.call("floating_ips", context)

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import msgspec
 import sqlalchemy as sa
+from group_cloud import RealGroups
 
 import kilonova.db.flavors
 import kilonova.db.keypairs
@@ -66,7 +67,8 @@ from kilonova.operations.shelve import SHELVE, ShelveServer
 from kilonova.operations.snapshot import SNAPSHOT, SnapshotServer
 from kilonova.services.identity import ServiceRequest, Token
 from kilonova.services.image import NewImage
-from kilonova.services.network import FloatingIpSummary, GroupSummary, NetworkSummary, PortSummary
+from kilonova.services.network import FloatingIpSummary, NetworkSummary, PortSummary
+from kilonova.services.security_groups import GroupSummary
 
 PROJECT = "a" * 32
 OTHER_PROJECT = "b" * 32
@@ -194,13 +196,14 @@ class ShelfOfImages:
             raise Forbidden(f"Image {image_id} is not yours.")
 
 
-class DrawnNetworks:
-    """Networks, ports and security groups as they are put in; only what the API asks is here."""
+class DrawnNetworks(RealGroups):
+    """Networks and ports as they are put in; only what the API asks is here."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.all = [NetworkSummary(id=NETWORK, name="private", project_id=PROJECT)]
         self.ports: dict[str, PortSummary] = {}
-        self.groups = {"default": "33333333-3333-4333-8333-333333333333"}
+        self.known_groups = {"default": "33333333-3333-4333-8333-333333333333"}
         self.group_names: dict[str, str] = {}
         self.floating: dict[str, FloatingIpSummary] = {}
         self.no_more_addresses = False
@@ -227,9 +230,9 @@ class DrawnNetworks:
 
     async def check_security_groups(self, context: RequestContext, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if name not in self.groups and name not in self.groups.values():
+            if name not in self.known_groups and name not in self.known_groups.values():
                 raise InvalidInput(f"Security group {name} not found for project {context.project_id}.")
-        return tuple(self.groups.get(name, name) for name in names)
+        return tuple(self.known_groups.get(name, name) for name in names)
 
     async def floating_ips(self, context: RequestContext) -> list[FloatingIpSummary]:
         return list(self.floating.values())
@@ -259,7 +262,7 @@ class DrawnNetworks:
     async def change_group(
         self, context: RequestContext, port_ids: tuple[str, ...], group: str, *, member: bool
     ) -> None:
-        if group not in self.groups:
+        if group not in self.known_groups:
             raise NotFound(f"Security group {group} not found.")
         self.changed_groups.append((port_ids, group, member))
 
@@ -579,6 +582,7 @@ class ComputeCloud:
         await self.client.aclose()
         await self.cells.api.close()
         await self.cell.database.close()
+        await self.networks.close()
 
 
 @asynccontextmanager

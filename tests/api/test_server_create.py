@@ -322,7 +322,7 @@ async def test_form_of_network_ids(cloud: ComputeCloud) -> None:
 
 @pytest.mark.spec("API-610")
 async def test_security_groups(cloud: ComputeCloud) -> None:
-    cloud.networks.groups["web"] = str(uuid.uuid4())
+    cloud.networks.known_groups["web"] = str(uuid.uuid4())
     request = await accepted(cloud, security_groups=[{"name": "web"}, {"name": "default"}, {"name": "web"}])
     assert request.spec.security_groups == ("web", "default")
     cloud.compute.created.clear()

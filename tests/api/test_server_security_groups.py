@@ -4,7 +4,7 @@ import pytest
 from compute_cloud import PROJECT, ComputeCloud
 from test_server_interfaces import bring
 
-from kilonova.services.network import GroupRule, GroupSummary
+from kilonova.services.security_groups import GroupRule, GroupSummary
 
 
 @pytest.mark.spec("API-183")

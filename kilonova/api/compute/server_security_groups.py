@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from kilonova.api.call import Call
+from kilonova.api.compute.answers.networks import SECURITY_GROUPS
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.compute.server_lookup import find_server
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
 from kilonova.api.schema import Object, Text, required
-from kilonova.services.network import GroupRule, GroupSummary
+from kilonova.services.security_groups import GroupRule, GroupSummary
 
 ANY_PORT = {"tcp": (1, 65535), "udp": (1, 65535)}
 """What stands for all ports; -1 and -1 with other protocols."""
@@ -20,11 +21,12 @@ def group_view(group: GroupSummary) -> dict[str, Any]:
     """As the network service knows it, in the words of the Compute API, which only knows rules of what comes in."""
     return {
         "id": group.id, "name": group.name, "description": group.description, "tenant_id": group.project_id,
-        "rules": [_rule_view(group, rule) for rule in group.rules if rule.ingress],
+        "rules": [rule_view(group, rule) for rule in group.rules if rule.ingress],
     }
 
 
-def _rule_view(group: GroupSummary, rule: GroupRule) -> dict[str, Any]:
+def rule_view(group: GroupSummary, rule: GroupRule) -> dict[str, Any]:
+    """A rule of that group."""
     first, last = rule.port_min, rule.port_max
     if rule.protocol is not None and first is None and last is None:
         first, last = ANY_PORT.get(rule.protocol.lower(), (-1, -1))
@@ -60,7 +62,7 @@ _NAMED = Object({"name": required(Text(1, 255))})
 
 ROUTES = [
     Route(method="GET", path="/servers/{server_id}/os-security-groups", handler=index, look_up=find_server,
-          rule=Rule("os-security-groups:list", Audience.READER)),
+          rule=Rule("os-security-groups:list", Audience.READER), answer=SECURITY_GROUPS),
     server_action("addSecurityGroup", add, Rule("os-security-groups:add", Audience.MEMBER), _NAMED),
     server_action("removeSecurityGroup", remove, Rule("os-security-groups:remove", Audience.MEMBER), _NAMED),
 ]

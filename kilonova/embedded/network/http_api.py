@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
+from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, InvalidInput, KilonovaError
 from kilonova.embedded.http import caller, empty_response, json_object, json_response, root_url
 from kilonova.embedded.network import listing, quotas, security
@@ -70,9 +71,9 @@ class Records:
         await self._datapath.apply(effects)
         return result
 
-    async def ensure_project(self, request: Request) -> None:
+    async def meet(self, who: RequestContext) -> None:
         """Give a project its default security group at its first use. Spec: EMN-39."""
-        project_id = caller(request).project_id
+        project_id = who.project_id
         if project_id and not await self.database.read(lambda conn: security.has_default_group(conn, project_id)):
             await self.database.write(lambda conn: security.ensure_default_group(conn, project_id, self.clock.now()))
 
@@ -94,7 +95,7 @@ class ResourceRoutes:
                 for where, method, handler in calls for suffix in ("", ".json")]
 
     async def _list(self, request: Request) -> Response:
-        await self._records.ensure_project(request)
+        await self._records.meet(caller(request))
         who, query = caller(request), request.query_params
         found = await self._records.database.read(lambda conn: self._resource.find(conn, who, query))
         return json_response(listing.page(request, self._resource.plural, found))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import uuid
 import zlib
-from collections.abc import Callable
-from typing import TypeVar
 
 import sqlalchemy as sa
 from starlette.routing import Route
@@ -15,12 +13,7 @@ from kilonova.db.prepared import Prepared
 from kilonova.db.upgrade import ensure
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import (
-    Conflict,
-    InvalidInput,
-    NetworkNotFound,
-    OverQuota,
-)
+from kilonova.domain.errors import NetworkNotFound
 from kilonova.domain.network import FixedIp, Vif
 from kilonova.embedded.http import EmbeddedService
 from kilonova.embedded.network import (
@@ -37,8 +30,8 @@ from kilonova.embedded.network import (
 )
 from kilonova.embedded.network.bodies import FixedIpBody, NetworkBody, PortBody, SubnetBody
 from kilonova.embedded.network.datapath import Datapath, Effects
-from kilonova.embedded.network.errors import NetworkOverQuota
 from kilonova.embedded.network.events import EventSender, OnEvent
+from kilonova.embedded.network.group_service import SecurityGroupCalls
 from kilonova.embedded.network.http_api import Records, ResourceRoutes, api_index, error_body, versions
 from kilonova.embedded.network.http_extra import SmallCalls
 from kilonova.embedded.network.port_records import find_port, ports_of_device, ports_where
@@ -46,9 +39,8 @@ from kilonova.embedded.network.resources import Groups, Networks, Ports, Resourc
 from kilonova.embedded.network.router_resources import FloatingIps, InterfaceRoutes, Routers
 from kilonova.embedded.network.wiring import BridgeListener, Wiring, tap_name
 from kilonova.services.identity import IdentityService
-from kilonova.services.network import FloatingIpSummary, GroupSummary, NetworkSummary, PortRequest, PortSummary
+from kilonova.services.network import FloatingIpSummary, NetworkSummary, PortRequest, PortSummary
 
-T = TypeVar("T")
 PUBLIC = r"GET /(v2\.0/?)?$"
 
 _networks = sa.select(schema.networks).order_by(schema.networks.c.created_at, schema.networks.c.id)
@@ -56,14 +48,9 @@ _ALL = Prepared(_networks)
 _VISIBLE = Prepared(_networks.where(sa.or_(
     schema.networks.c.project_id == sa.bindparam("project"), schema.networks.c.shared, schema.networks.c.external
 )))
-_groups = schema.groups.c
-_RESOLVE_GROUP = Prepared(sa.select(_groups.id).where(
-    _groups.project_id == sa.bindparam("project"),
-    sa.or_(_groups.id == sa.bindparam("name"), _groups.name == sa.bindparam("name")),
-))
 
 
-class EmbeddedNetwork:
+class EmbeddedNetwork(SecurityGroupCalls):
     """Implements `kilonova.services.network.NetworkService` and the Network API v2.0.
 
     Args:
@@ -74,14 +61,11 @@ class EmbeddedNetwork:
 
     def __init__(self, database: Database, clock: Clock, identity: IdentityService, identity_url: str,
                  wiring: Wiring, on_event: OnEvent) -> None:
-        self._database = database
-        self._clock = clock
         self._identity = identity
         self._identity_url = identity_url
-        self._wiring = wiring
         self._events = EventSender(clock, on_event)
         self._datapath = Datapath(database, clock, wiring, self._events)
-        self._records = Records(database, clock, self._datapath)
+        super().__init__(database, clock, wiring, Records(database, clock, self._datapath))
 
     def application(self) -> EmbeddedService:
         """The ASGI application, to be mounted at the service's prefix."""
@@ -169,12 +153,6 @@ class EmbeddedNetwork:
     async def port(self, context: RequestContext, port_id: str) -> PortSummary:
         return summaries.of_port(await self._database.read(lambda conn: access.port(conn, context, port_id)))
 
-    async def check_security_groups(self, context: RequestContext, names: tuple[str, ...]) -> tuple[str, ...]:
-        project_id = context.project_id or ""
-        return await self._database.write(
-            lambda conn: _resolve_groups(conn, project_id, names, self._clock.now())
-        )
-
     async def create_port(self, request: PortRequest) -> str:
         id_ = _port_of_key(request.key)
         body = PortBody(
@@ -197,7 +175,7 @@ class EmbeddedNetwork:
             if not secured or not subnets:
                 body.security_groups = []
             else:
-                body.security_groups = list(_resolve_groups(conn, request.project_id, request.security_groups, now))
+                body.security_groups = list(group_calls.resolve(conn, request.project_id, request.security_groups, now))
             port = ports.create_port(conn, caller, body, now, self._wiring.serves, id_, owned=True,
                                      device_tag=request.tag)
             effects.ports.append((None, port))
@@ -273,25 +251,6 @@ class EmbeddedNetwork:
 
         await self._change(unit)
 
-    async def security_groups_of(self, port_ids: tuple[str, ...]) -> tuple[str, ...]:
-        table, members = schema.groups, schema.port_groups
-        statement = (
-            sa.select(table.c.name).distinct().join(members, members.c.group_id == table.c.id)
-            .where(members.c.port_id.in_(port_ids)).order_by(table.c.name)
-        )
-        return await self._database.read(lambda conn: tuple(conn.execute(statement).scalars()))
-
-    async def groups_of_ports(self, port_ids: tuple[str, ...]) -> list[GroupSummary]:
-        return await self._database.read(lambda conn: group_calls.groups_of_ports(conn, port_ids))
-
-    async def change_group(
-        self, context: RequestContext, port_ids: tuple[str, ...], group: str, *, member: bool
-    ) -> None:
-        await self._change(lambda conn, effects: group_calls.change_group(
-            conn, context, port_ids, group, member=member, now=self._clock.now(), serves=self._wiring.serves,
-            effects=effects,
-        ))
-
     async def floating_ips(self, context: RequestContext) -> list[FloatingIpSummary]:
         return await self._database.read(lambda conn: floating_calls.seen_by(conn, context))
 
@@ -311,15 +270,6 @@ class EmbeddedNetwork:
         ))
 
     # --- parts -------------------------------------------------------------------------------------
-
-    async def _change(self, unit: Callable[[sa.Connection, Effects], T]) -> T:
-        """A change with the errors that the protocol promises."""
-        try:
-            return await self._records.change(unit)
-        except sa.exc.IntegrityError as error:
-            raise Conflict("The change collides with another made at the same time.", hint="try again") from error
-        except NetworkOverQuota as error:
-            raise OverQuota(error.message) from error
 
     def _release_one(self, conn: sa.Connection, port_id: str, instance_uuid: str, effects: Effects) -> None:
         before = ports.release(conn, port_id, instance_uuid, self._clock.now())
@@ -372,17 +322,3 @@ def _require_usable(conn: sa.Connection, network_id: str, project_id: str) -> No
     found = access.find_network(conn, network_id)
     if found is None or not (found.project_id == project_id or found.shared or found.external):
         raise NetworkNotFound(network_id)
-
-
-def _resolve_groups(conn: sa.Connection, project_id: str, names: tuple[str, ...], now: float) -> tuple[str, ...]:
-    """Ids of groups of the project, given by name or id. Raises InvalidInput. Spec: EMN-45."""
-    default = security.ensure_default_group(conn, project_id, now)
-    found = []
-    for name in names:
-        rows = _RESOLVE_GROUP.scalars(conn, project=project_id, name=name)
-        if not rows:
-            raise InvalidInput(f"Unable to find security_group with name or id '{name}'")
-        if len(rows) > 1 and name not in rows:
-            raise InvalidInput(f"Multiple security groups matching '{name}'.", hint="use an ID to be more specific")
-        found.append(default if name == security.DEFAULT else name if name in rows else rows[0])
-    return tuple(dict.fromkeys(found))

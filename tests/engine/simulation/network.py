@@ -13,7 +13,8 @@ from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, NotSupported, PortNotFound, ServiceUnavailable
 from kilonova.domain.network import FixedIp, Subnet, Vif
 from kilonova.domain.operation import ExternalEvent
-from kilonova.services.network import FloatingIpSummary, GroupSummary, NetworkSummary, PortRequest, PortSummary
+from kilonova.services.network import FloatingIpSummary, NetworkSummary, PortRequest, PortSummary
+from kilonova.services.security_groups import GroupSummary
 from simulation.process import Process, Trouble
 
 NETWORK = "11111111-1111-4111-8111-111111111111"
