@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 from servers import postgres, postgres_url
-from spec_results import SpecResults
+from spec_results import SpecResults, cite
 
 __all__ = ["postgres", "postgres_url"]
 
@@ -22,11 +22,13 @@ def _logs_as_they_come() -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not config.option.collectonly:
+    worker = hasattr(config, "workerinput")  # one of several, which report to a process that writes
+    if not config.option.collectonly and not worker:
         config.pluginmanager.register(SpecResults(), "spec-results")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    cite(items)
     for item in items:
         if _starts_a_server(item):
             item.add_marker("servers")

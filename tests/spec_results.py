@@ -18,6 +18,13 @@ RESULTS = Path(__file__).parent.parent / "var" / "spec-results.json"
 WORST_LAST = ("passed", "skipped", "failed")
 
 
+def cite(items: list[pytest.Item]) -> None:
+    """Make the reports of tests tell what they cite, also those that come from another process (pytest-xdist)."""
+    for item in items:
+        ids = sorted({str(name) for mark in item.iter_markers("spec") for name in mark.args})
+        item.user_properties += [("spec", name) for name in ids]
+
+
 class SpecResults:
     """A pytest plugin that collects outcomes and writes them when the session ends."""
 
@@ -26,15 +33,11 @@ class SpecResults:
         self._ids: dict[str, list[str]] = {}
         self._outcomes: dict[str, str] = {}
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        for item in items:
-            ids = sorted({str(name) for mark in item.iter_markers("spec") for name in mark.args})
-            if ids:
-                self._ids[item.nodeid] = ids
-
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.nodeid not in self._ids or (report.when != "call" and report.outcome == "passed"):
+        ids = [str(value) for name, value in report.user_properties if name == "spec"]
+        if not ids or (report.when != "call" and report.outcome == "passed"):
             return
+        self._ids[report.nodeid] = ids
         outcome = "skipped" if hasattr(report, "wasxfail") else report.outcome
         before = self._outcomes.get(report.nodeid, WORST_LAST[0])
         self._outcomes[report.nodeid] = max(before, outcome, key=WORST_LAST.index)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.pool import StaticPool
 
 from kilonova.db.database import Database, T, Unit, run_unit, unavailable
@@ -30,6 +32,24 @@ AT_FAULT = frozenset({
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB,
 })
 """Results for which the database is to blame and not the statement."""
+
+COMPILED: sa.util.LRUCache[Any, Any] = sa.util.LRUCache(2000)
+"""Statements compiled by any connection of this process: all of them speak the same dialect."""
+
+
+class OneDialect(SQLiteDialect_pysqlite):
+    """The dialect of SQLite, of which all instances are one to `COMPILED`."""
+
+    supports_statement_cache = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OneDialect)
+
+    def __hash__(self) -> int:
+        return hash(OneDialect)
+
+
+registry.register("sqlite.one", __name__, OneDialect.__name__)
 
 
 @dataclass(eq=False)
@@ -204,8 +224,8 @@ def _connect(path: str) -> tuple[sa.Engine, sa.Connection, sqlite3.Connection]:
             f"The database {path} cannot be opened: {error}.", hint="check the path and its permissions"
         ) from error
     engine = sa.create_engine(
-        "sqlite://", creator=lambda: raw, poolclass=StaticPool, isolation_level="AUTOCOMMIT", query_cache_size=2000
-    )
+        "sqlite+one://", creator=lambda: raw, poolclass=StaticPool, isolation_level="AUTOCOMMIT"
+    ).execution_options(compiled_cache=COMPILED)
     return engine, engine.connect(), raw
 
 

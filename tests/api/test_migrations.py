@@ -14,7 +14,7 @@ from kilonova.domain.states import VmState
 
 SMALL = Flavor(id=7, flavor_id="s", name="small", vcpus=1, memory_mib=512, root_gib=1)
 LARGE = Flavor(id=8, flavor_id="l", name="large", vcpus=2, memory_mib=1024, root_gib=1)
-SERVER = str(uuid.uuid4())
+SERVER = str(uuid.UUID(int=99))
 FIRST = 1_700_000_000.0
 
 

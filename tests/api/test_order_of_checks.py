@@ -1,6 +1,5 @@
 """What is checked first when a request is wrong in several ways."""
 
-import uuid
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ from compute_cloud import OTHER_PROJECT, PROJECT, ComputeCloud
 
 from kilonova.domain.states import VmState
 
-NOBODY = str(uuid.uuid4())
+NOBODY = "00000000-0000-4000-8000-000000000000"
 GOOD: dict[str, Any] = {"reboot": {"type": "HARD"}}
 BAD: dict[str, Any] = {"reboot": {"type": "LUKEWARM"}}
 

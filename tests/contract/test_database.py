@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from servers import PostgresServer, postgres_server
 
 from kilonova.db.database import Database
+from kilonova.db.sqlite import COMPILED
 from kilonova.domain.errors import InvalidInput, NotFound, ServiceUnavailable
 
 LIMIT = 30.0
@@ -311,6 +312,17 @@ async def test_a_commit_that_fails_is_told_to_all_and_undone(file: Database) -> 
     assert results == ["ServiceUnavailable"] * 3
     assert await file.read(stored) == []
     assert await file.write(insert(1)) == 1
+
+
+async def test_a_statement_is_compiled_once_in_a_process(file: Database) -> None:
+    statement = sa.select(items.c.value).where(items.c.id == 7)
+    compiled: dict[Any, Any] = {}
+    for database in (file, other := await opened("sqlite://")):
+        before = len(COMPILED)
+        await database.read(lambda conn: conn.execute(statement).all())
+        compiled[database] = len(COMPILED) - before
+    assert compiled[other] == 0 and compiled[file] <= 1
+    await other.close()
 
 
 async def test_the_file_is_for_its_owner(file: Database, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ from kilonova.scheduler.service import SchedulerService
 T = TypeVar("T")
 CELL = "cell1"
 HOSTS = ("host0", "host1")
+HOST_STEPS = agent_module.ALL
 PROJECT = "11111111111141118111111111111111"
 USERS_PORT = "33333333-3333-4333-8333-333333333333"
 """A port that the user made and gives to the server: it is never deleted."""
@@ -126,7 +127,7 @@ class OneCloud:
         self._gone = False
         conductor_module.CELL_OPERATIONS = planting.definitions(CELL_OPERATIONS, plan, **limits)
         scheduler_module.API_OPERATIONS = planting.definitions(API_OPERATIONS, plan, **limits)
-        agent_module.ALL = planting.host_steps(agent_module.ALL, plan)
+        agent_module.ALL = planting.host_steps(HOST_STEPS, plan)
         plan.users = {"delete": self._delete_at_once, "deaf": lambda: setattr(self.bus, "cut", True)}
         plan.watch = self._must_stay_gone
         self._parts: list[Any] = []

@@ -14,6 +14,7 @@ import select
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from crash_matrix.scenarios import SCENARIOS
 
 EPOCH = 1_700_000_000.0
 LAST_RESORT = LIMIT * 2 + 10.0
+COMMON = ("build", "stop", "start", "delete")
+"""Operations of which all others have something."""
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -89,6 +92,13 @@ class ForkServer:
             elif not outcome.exists():
                 return Outcome(problems=[f"the process ended with status {status}"])
         return msgspec.json.decode(outcome.read_bytes(), type=Outcome)
+
+    def warm_up(self) -> None:
+        """Live through a little, so that what children would do again is there when they are forked: statements are
+        compiled, and modules imported."""
+        with tempfile.TemporaryDirectory(dir=self._directory) as place:
+            for length in range(len(COMMON) + 1):
+                asyncio.run(prepare(Path(place), FastClock(self._now, time.time()), COMMON[:length]))
 
     def _prepared(self, requests: tuple[str, ...]) -> Path:
         """A directory with a cloud in which these requests have been made; made once."""
@@ -155,9 +165,11 @@ def main() -> None:
         ],
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr), cache_logger_on_first_use=False,
     )
+    server = ForkServer(Path(sys.argv[1]))
+    server.warm_up()
     gc.collect()
     gc.freeze()
-    ForkServer(Path(sys.argv[1])).serve()
+    server.serve()
 
 
 if __name__ == "__main__":
