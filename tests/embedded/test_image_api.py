@@ -390,7 +390,8 @@ async def test_filters_select_by_every_attribute(alice):
     "limit=-1", "limit=x", "size_min=x", "protected=maybe", "os_hidden=1", "created_at=yesterday",
     "created_at=gt:never", "member_status=perhaps", "sort_key=owner", "sort_dir=up", "sort=name:up",
     "sort=name&sort_key=id", "sort_key=name&sort_dir=asc&sort_dir=desc", "marker=nothing", "name=%00",
-    'id=in:"open', "marker=00000000-0000-4000-8000-000000000000", "&".join(f"p{n}=1" for n in range(65)), "limit=" + "9" * 30,
+    'id=in:"open', "marker=00000000-0000-4000-8000-000000000000",
+    "&".join(f"p{n}=1" for n in range(65)), "limit=" + "9" * 30,
 ])
 @pytest.mark.spec("EMI-08")
 async def test_a_list_request_that_makes_no_sense_is_refused(alice, query):
