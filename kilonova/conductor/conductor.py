@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 import msgspec
@@ -11,9 +12,10 @@ import structlog
 from kilonova.bus.protocol import Bus, Subscription
 from kilonova.bus.subjects import from_any_host
 from kilonova.cells.heartbeat import Heartbeat
-from kilonova.conductor.console_tokens import TokenExpiry
+from kilonova.conductor.console_tokens import forget_expired_tokens
 from kilonova.conductor.hosts import HostReports
-from kilonova.conductor.overdue import OVERDUE, OverdueWork
+from kilonova.conductor.overdue import INTERVAL, OVERDUE, OverdueWork
+from kilonova.conductor.rounds import Round, Rounds
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import Clock
@@ -64,13 +66,27 @@ class Conductor:
             concurrency=concurrency, alone=alone, poll=poll,
         )
         self._subscriptions: list[Subscription] = []
-        self._overdue = OverdueWork(environment, OVERDUE, self.wake)
+        self._rounds = Rounds(environment.clock, self._periodic_work())
         self._heartbeat = Heartbeat(environment.database, environment.clock, "nova-conductor", name)
-        self._expiry = TokenExpiry(environment.database, environment.clock)
+
+    def _periodic_work(self) -> tuple[Round, ...]:
+        """All that this process does unasked."""
+        environment, options = self._environment, self._environment.options
+        return (
+            Round("expired console tokens", partial(forget_expired_tokens, environment.database, environment.clock),
+                  options.instance_delete_interval),
+            Round("overdue servers", OverdueWork(environment, OVERDUE, self._wake_for).look, INTERVAL),
+        )
 
     def wake(self) -> None:
         """There may be work in the journal."""
         self.runner.wake()
+
+    async def _wake_for(self, cancelled: str | None) -> None:
+        """There is work in the journal; whichever conductor drives the cancelled operation hears of it."""
+        self.wake()
+        if cancelled is not None:
+            await self._bus.publish(wake_subject(self._environment.cell), cancelled.encode())
 
     async def start(self) -> None:
         cell = self._environment.cell
@@ -82,8 +98,7 @@ class Conductor:
         ]
         await self.runner.start()
         self._heartbeat.start()
-        self._expiry.start()
-        self._overdue.start()
+        self._rounds.start()
 
     async def _on_wake(self, _subject: str, payload: bytes) -> None:
         """Payload: empty, or the id of an operation that was asked to end."""
@@ -108,7 +123,6 @@ class Conductor:
         """Stop at once; operations go on with the next start or another conductor."""
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
-        await self._expiry.close()
-        await self._overdue.close()
+        await self._rounds.close()
         await self._heartbeat.close()
         await self.runner.close()

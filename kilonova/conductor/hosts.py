@@ -5,7 +5,7 @@ A report changes no task and no vm_state on its own; what has to be done becomes
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import uuid4
 
 import msgspec
@@ -20,7 +20,7 @@ from kilonova.db import instances, services
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import Clock
-from kilonova.domain.errors import InstanceNotFound
+from kilonova.domain.errors import InstanceNotFound, KilonovaError
 from kilonova.domain.instance import Fault, Instance
 from kilonova.domain.operation import Asker
 from kilonova.domain.states import GUEST_OFF, PowerState, TaskState, VmState
@@ -30,6 +30,7 @@ from kilonova.engine.operation import Tx
 from kilonova.hypervisor.guest import HostInventory
 from kilonova.operations.build import BUILD_TASKS
 from kilonova.operations.delete import DELETE, DeleteServer
+from kilonova.operations.options import OperationOptions
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, RebootServer
 
 log = structlog.get_logger(__name__)
@@ -56,24 +57,33 @@ class HostRegistry(Protocol):
         ...
 
 
+class _Known(NamedTuple):
+    """What placement was last told of a host, and when."""
+
+    inventory: HostInventory
+    provider: str
+    told_at: float
+
+
 class HostReports:
     """Handles the reports of one cell's hosts.
 
     Args:
         cell: uuid of the cell. wake: the cell's runner has something to do.
         resume_guests: start guests that ran when their host went down. Spec: INI-093.
-        resize_confirm_window: seconds until a resize is confirmed by itself, 0 for never. Spec: PER-35.
     """
 
-    def __init__(self, cell: str, database: Database, registry: HostRegistry, clock: Clock, *,
-                 resume_guests: bool = False, resize_confirm_window: float = 0.0) -> None:
+    def __init__(self, cell: str, database: Database, registry: HostRegistry, clock: Clock,
+                 options: OperationOptions, *, resume_guests: bool = False) -> None:
         self._cell = cell
         self._database = database
         self._registry = registry
         self._clock = clock
         self._resume_guests = resume_guests
-        self._confirm_window = resize_confirm_window
-        self._known: dict[str, tuple[HostInventory, str]] = {}
+        self._options = options
+        self._known: dict[str, _Known] = {}
+        self._compared: dict[str, float] = {}
+        self._counted: dict[str, tuple[int, int]] = {}
 
     async def on_report(self, subject: str, payload: bytes) -> bytes | None:
         """A host tells what it has. The answer tells a host that has started that recovery has begun."""
@@ -81,18 +91,33 @@ class HostReports:
         if not _speaks_for_itself(subject, report.host):
             return None
         now = self._clock.now()
-        provider = await self._register(report, now)
+        provider = await self._try_to_register(report, now)
+        if provider is None:
+            return None
         await self._database.write(lambda conn: self._record(conn, report, provider, now))
         return NOTED
 
+    async def _try_to_register(self, report: HostReport, now: float) -> str | None:
+        """The host's provider. If placement refuses what a host that serves has now, it is told again with the next
+        report; a host that starts waits. Spec: RSU-11."""
+        try:
+            return await self._register(report, now)
+        except KilonovaError:
+            log.warning("placement did not take what a host has", host=report.host, exc_info=True)
+            known = self._known.get(report.host)
+            return None if known is None or report.started else known.provider
+
     async def _register(self, report: HostReport, now: float) -> str:
-        """Tell placement what the host has if that has changed, and that it lives. Returns its provider's uuid."""
+        """Tell placement what the host has if that has changed, or somebody else may have changed it there, and that it
+        lives. Returns its provider's uuid. Spec: RSU-07."""
         known = self._known.get(report.host)
-        unchanged = not report.started and known is not None and known[0] == report.inventory
-        if unchanged and known is not None and await self._registry.heartbeat(report.host, now):
-            return known[1]
+        if known is not None and not report.started and known.inventory == report.inventory:
+            interval = self._options.update_resources_interval
+            trusted = interval < 0 or now - known.told_at < interval
+            if trusted and await self._registry.heartbeat(report.host, now):
+                return known.provider
         provider = await self._registry.report(report.host, report.inventory, now=now, cell=self._cell)
-        self._known[report.host] = (report.inventory, provider)
+        self._known[report.host] = _Known(report.inventory, provider, now)
         return provider
 
     async def on_event(self, subject: str, payload: bytes) -> None:
@@ -110,9 +135,23 @@ class HostReports:
         if report.started:
             cell_journal.wake_debts(conn, report.host, now)
             self._recover(conn, report, now)
+        self._compare(conn, report, now)
+        confirm_overdue(Tx(conn, now), report.host, self._options.resize_confirm_window)
+
+    def _compare(self, conn: sa.Connection, report: HostReport, now: float) -> None:
+        """Compare guests with their records when it is time, and when the host has just started. Spec: PER-01, PER-02,
+        PSY-02, PSY-29."""
+        interval = self._options.sync_power_state_interval
+        due = report.started or now - self._compared.get(report.host, 0.0) >= interval
+        if interval < 0 or not due:
+            return
+        self._compared[report.host] = now
+        guests, servers = len(report.guests), instances.count_on_host(conn, report.host)
+        if guests != servers and self._counted.get(report.host) != (guests, servers):
+            log.warning("numbers of guests and of servers differ", host=report.host, guests=guests, servers=servers)
+        self._counted[report.host] = (guests, servers)
         seen = {guest.uuid: guest.power_state for guest in report.guests}
         observe(Tx(conn, now), report.host, seen, whole=True)
-        confirm_overdue(Tx(conn, now), report.host, self._confirm_window)
 
     # --- recovery: comparing the hypervisor with the records --------------------------------------
 

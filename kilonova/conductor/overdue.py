@@ -5,8 +5,7 @@ Every conductor looks; the guarded save with which an operation begins lets exac
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from uuid import uuid4
@@ -22,7 +21,7 @@ from kilonova.domain.errors import KilonovaError
 from kilonova.domain.operation import Asker
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
-from kilonova.operations import soft_delete, unrescue
+from kilonova.operations import reboot, soft_delete, unrescue
 from kilonova.operations.delete import DELETE, DeleteServer
 from kilonova.operations.environment import Environment
 from kilonova.operations.options import OperationOptions
@@ -31,6 +30,9 @@ log = structlog.get_logger(__name__)
 
 INTERVAL = 60.0
 """Seconds between two looks, and before the first, so that hosts can report after a start."""
+
+
+Wake = Callable[[str | None], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -53,54 +55,47 @@ class Overdue:
 OVERDUE = (
     Overdue("reclaim soft-deleted servers", soft_delete.overdue, DELETE, lambda _options: DeleteServer(reclaim=True)),
     Overdue("unrescue", unrescue.overdue, unrescue.UNRESCUE, lambda _options: unrescue.UnrescueServer()),
+    Overdue("end a soft reboot", reboot.stuck, reboot.HARD_REBOOT_SERVER, lambda _options: reboot.RebootServer()),
 )
 """All of them. A new one is one more line here."""
 
 
 class OverdueWork:
-    """Looks regularly for servers that are overdue.
+    """Looks for servers that are overdue.
 
     Args:
-        reasons: what to look for. wake: there is work in the journal.
+        reasons: what to look for. wake: there is work in the journal; given the operation that was asked to end for it,
+            if any.
     """
 
-    def __init__(self, environment: Environment, reasons: tuple[Overdue, ...], wake: Callable[[], None]) -> None:
+    def __init__(self, environment: Environment, reasons: tuple[Overdue, ...], wake: Wake) -> None:
         self._environment = environment
         self._clock: Clock = environment.clock
         self._reasons = reasons
         self._wake = wake
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._watch())
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _watch(self) -> None:
-        while True:
-            await self._clock.sleep(INTERVAL)
-            for reason in self._reasons:
-                try:
-                    await self._act(reason)
-                except KilonovaError as error:
-                    log.warning("overdue servers not looked for", reason=reason.name, error=str(error))
+    async def look(self) -> None:
+        """Look once. Spec: PER-03."""
+        for reason in self._reasons:
+            try:
+                await self._act(reason)
+            except KilonovaError as error:
+                log.warning("overdue servers not looked for", reason=reason.name, error=str(error))
 
     async def _act(self, reason: Overdue) -> None:
         options, database = self._environment.options, self._environment.database
         due = await database.read(lambda conn: reason.find(conn, options, self._clock.now()))
         for uuid in due:
             try:
-                await database.write(partial(self._submit, reason, uuid))
+                preempted = await database.write(partial(self._submit, reason, uuid))
             except KilonovaError as error:
                 log.info("overdue server left alone", reason=reason.name, instance=uuid, error=str(error))
             else:
                 log.info("overdue server taken up", reason=reason.name, instance=uuid)
-                self._wake()
+                await self._wake(preempted)
 
-    def _submit(self, reason: Overdue, uuid: str, conn: sa.Connection) -> None:
+    def _submit(self, reason: Overdue, uuid: str, conn: sa.Connection) -> str | None:
         asker = Asker(project_id=instances.get(conn, uuid).project_id, request_id=f"req-{uuid4()}")
         request = reason.request(self._environment.options)
-        submit.submit(Tx(conn, self._clock.now()), cell_journal, reason.operation, uuid, request, asker)
+        tx = Tx(conn, self._clock.now())
+        return submit.submit(tx, cell_journal, reason.operation, uuid, request, asker).preempted

@@ -1,7 +1,8 @@
 """Keeping records true to what guests are: a guest may change by itself, its record does not know it yet.
 
-What a guest was seen to be is always stored. If it does not fit what the server is meant to be, the server is
-stopped: a guest that shut down leaves a stopped server, and one that was started behind our back is switched off.
+What a guest was seen to be is always stored. If it does not fit what the server is meant to be, and was seen so twice,
+the server is stopped: a guest that shut down leaves a stopped server, and one that was started behind our back is
+switched off. Nothing is ever deleted because of what a guest does.
 """
 
 from __future__ import annotations
@@ -30,7 +31,13 @@ UNFIT = {
     VmState.STOPPED: frozenset(PowerState) - GUEST_OFF,
     VmState.PAUSED: _OFF,
 }
-"""What guests are not to be. A guest that is paused, or missing, may be so for a moment only. Spec: LCE-08."""
+"""What guests are not to be. Spec: LCE-08, PSY-18 to PSY-20, PSY-23, PSY-24."""
+STRANGE = {
+    VmState.ACTIVE: frozenset({PowerState.PAUSED, PowerState.NOSTATE}),
+    VmState.SOFT_DELETED: frozenset(PowerState) - {PowerState.NOSTATE, PowerState.SHUTDOWN},
+}
+"""What is told, and no more: other tools may pause a guest for a moment, a hypervisor that restarts may not list it,
+and what is deleted softly may be restored. Spec: PSY-21, PSY-22, PSY-25."""
 
 
 def observe(tx: Tx, host: str, seen: dict[str, PowerState], *, whole: bool = False) -> None:
@@ -38,10 +45,11 @@ def observe(tx: Tx, host: str, seen: dict[str, PowerState], *, whole: bool = Fal
     deleted, or is on another host, is not changed.
 
     Args:
-        whole: all guests of the host are given; a server without one has no power state, unless its record changed
-            after the host may have looked.
+        whole: all guests of the host are given, as one listing showed them; a server without one has no power state,
+            unless its record changed after the host may have looked. Otherwise each was looked at a second time when
+            it had told of a change.
 
-    Spec: PWR-14, INI-121, PSY-10, LCE-08, LCE-09, LCE-15, LCE-20.
+    Spec: PWR-14, INI-121, PSY-09 to PSY-18, PSY-26 to PSY-28, PSY-30 to PSY-33, LCE-08, LCE-09, LCE-15, LCE-20.
     """
     at_rest = instances.power_states(tx.conn, host)
     for uuid, (vm_state, stored, changed) in at_rest.items():
@@ -52,16 +60,24 @@ def observe(tx: Tx, host: str, seen: dict[str, PowerState], *, whole: bool = Fal
                 instances.update(tx.conn, uuid, now=tx.now, task=(None,), power_state=state)
             except (StaleState, InstanceNotFound):
                 continue
-        if uuid in seen and settled and state in UNFIT.get(vm_state, ()):
+            if state in STRANGE.get(vm_state, ()):
+                _warn(uuid, vm_state, state)
+        seen_twice = state is stored if whole else True
+        if uuid in seen and settled and seen_twice and state in UNFIT.get(vm_state, ()):
             _stop(tx, uuid, vm_state, state)
     if not whole:
         for uuid in seen.keys() - at_rest.keys():
             log.debug("a guest changed whose server is not at rest here", instance=uuid, host=host)
 
 
-def _stop(tx: Tx, uuid: str, vm_state: VmState, state: PowerState) -> None:
-    """Nobody asked: the service stops the server by itself, and its history tells it."""
+def _warn(uuid: str, vm_state: VmState, state: PowerState) -> None:
     log.warning("guest is not what it is to be", instance=uuid, vm_state=vm_state.value, power_state=state.name)
+
+
+def _stop(tx: Tx, uuid: str, vm_state: VmState, state: PowerState) -> None:
+    """Nobody asked: the service stops the server by itself, and its history tells it. If it cannot be asked for now,
+    the next report tries again. Spec: PSY-27."""
+    _warn(uuid, vm_state, state)
     try:
         instance = instances.get(tx.conn, uuid)
         asker = Asker(project_id=instance.project_id, request_id=f"req-{uuid4()}")

@@ -79,6 +79,11 @@ _UPDATE = Prepared(
     .where(instances.c.uuid == sa.bindparam("b_uuid"))
     .values({c.name: sa.bindparam(c.name) for c in instances.columns if c.name != "uuid"})
 )
+_COUNT_ON_HOST = Prepared(
+    sa.select(sa.func.count())
+    .select_from(instances)
+    .where(instances.c.host == sa.bindparam("host"), instances.c.deleted_at.is_(None))
+)
 _DERIVED = ("body", "flavor_id", "vcpus", "memory_mib", "locked")
 _PROJECTED = tuple(c.name for c in instances.columns if c.name not in _DERIVED)
 _NO_CONSOLE = GUEST_OFF | {PowerState.SUSPENDED}
@@ -127,6 +132,11 @@ def on_host(conn: sa.Connection, host: str) -> list[Instance]:
     return list(conn.execute(query).scalars())
 
 
+def count_on_host(conn: sa.Connection, host: str) -> int:
+    """How many records, not deleted, name this host."""
+    return int(_COUNT_ON_HOST.scalar(conn, host=host))
+
+
 def rescued(conn: sa.Connection) -> list[Instance]:
     """All servers that are rescued and at rest."""
     query = sa.select(instances.c.body).where(
@@ -142,6 +152,14 @@ def soft_deleted(conn: sa.Connection) -> list[Instance]:
         instances.c.vm_state == sa.literal_column(f"'{VmState.SOFT_DELETED.value}'"), instances.c.task_state.is_(None)
     )
     return list(conn.execute(query).scalars())
+
+
+def with_tasks(conn: sa.Connection, tasks: Collection[TaskState]) -> list[str]:
+    """UUIDs of servers, not deleted, that are in one of these task states."""
+    query = sa.select(instances.c.uuid).where(
+        instances.c.task_state.in_([task.value for task in tasks]), instances.c.deleted_at.is_(None)
+    )
+    return list(conn.execute(query.order_by(instances.c.created_at)).scalars())
 
 
 def update(

@@ -45,3 +45,15 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Whether a server that gets another flavor may stay on its host."""
     resize_confirm_window: float = 0.0
     """Seconds after which a resize that nobody has decided on is confirmed; 0 for never. Spec: PER-35."""
+    sync_power_state_interval: float = 0.0
+    """Seconds between comparisons of what a host's guests are with their records; 0 compares with each report of the
+    host, a negative number never. Spec: PSY-02."""
+    update_resources_interval: float = 60.0
+    """Seconds after which what a host has is written to placement although it has not changed; 0 with each report, a
+    negative number never. Spec: RSU-07."""
+    reboot_timeout: float = 0.0
+    """Seconds after which a soft reboot that has not ended is replaced by a hard one; 0 for never. Spec: PER-25,
+    PER-26."""
+    instance_delete_interval: float = 300.0
+    """Seconds between looks for what deleted servers and failed migrations have left on hosts, and for console tokens
+    that have expired; a negative number never looks."""

@@ -11,16 +11,19 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 import structlog
 
 from kilonova.agent.steps.power import HARD_REBOOT, LOOK, SOFT_REBOOT, GuestRef, Powered, RebootArgs, Rebooted
 from kilonova.db import instances
+from kilonova.db.journal import cell_journal
 from kilonova.domain.errors import InstanceNotFound, KilonovaError
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.guests import Described, Host, describe, find_host
+from kilonova.operations.options import OperationOptions
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER
 from kilonova.operations.records import fail, observe, settle, take
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER
@@ -108,6 +111,19 @@ def _failed(tx: Tx, run: Run[RebootServer], failure: Failure) -> None:
     fail(tx, run, failure, owned=HARD if run.record.kind == HARD_REBOOT_OPERATION else SOFT, **changes)
     if rebooted is not None:
         observe(tx, run, rebooted.power_state)
+
+
+def stuck(conn: sa.Connection, options: OperationOptions, now: float) -> list[str]:
+    """Servers whose soft reboot has gone on for too long, whatever else was written meanwhile; a hard one takes its
+    place. A hard reboot has a limit of its own. Spec: PER-25, PER-26, PER-30."""
+    if options.reboot_timeout <= 0:
+        return []
+    found = []
+    for uuid in instances.with_tasks(conn, SOFT):
+        holder = cell_journal.holder(conn, uuid)
+        if holder is not None and holder[0].created_at < now - options.reboot_timeout:
+            found.append(uuid)
+    return found
 
 
 HARD_REBOOT_OPERATION = "hard-reboot"

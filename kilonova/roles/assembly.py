@@ -137,9 +137,8 @@ def conductor(
     (cell,) = ground.cells.all
     environment = Environment(cell.name, ground.cell, networks, placing_, ground.clock, config.operations, images)
     reports = HostReports(
-        cell.uuid, ground.cell, placing_, ground.clock,
+        cell.uuid, ground.cell, placing_, ground.clock, config.operations,
         resume_guests=config.agent.resume_guests_state_on_host_boot,
-        resize_confirm_window=config.operations.resize_confirm_window,
     )
     owner = f"{secrets.token_hex(8)}@{name or own_host(config)}"
     return Conductor(owner, environment, ground.bus, reports, SystemRandom(), alone=alone, ttl=config.lease_seconds)

@@ -260,7 +260,7 @@ async def test_a_deleted_agent_leaves_nothing(cloud: ResourceCloud) -> None:
     assert (await one(cloud, "h1"))["zone"] == "nova"
 
 
-@pytest.mark.spec("API-243")
+@pytest.mark.spec("API-243", "RSU-12")
 async def test_an_agent_with_work_is_not_deleted(cloud: ResourceCloud) -> None:
     agent, node = await cloud.service_of("h1"), await cloud.node_of("h1")
     server = await cloud.boot(host="h1")

@@ -9,9 +9,8 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from simulation.process import SimClock
-from small_cloud import CONTEXT, SmallCloud, in_cloud
+from small_cloud import CONTEXT, OPTIONS, SmallCloud, in_cloud
 
-from kilonova.conductor.console_tokens import INTERVAL
 from kilonova.db import console_tokens, instances
 from kilonova.domain.console import ConsoleKind, ConsoleToken
 from kilonova.domain.errors import (
@@ -248,10 +247,10 @@ async def test_a_token_lives_through_restarts_until_it_expires(cloud: SmallCloud
 async def test_expired_tokens_are_forgotten(cloud: SmallCloud) -> None:
     uuid = await cloud.build()
     await token(cloud, uuid)
-    await asyncio.sleep(INTERVAL + INTERVAL / 3)
+    await asyncio.sleep(OPTIONS.instance_delete_interval + OPTIONS.instance_delete_interval / 3)
     await token(cloud, uuid)
-    await cloud.until(lambda: stored(cloud, uuid) == 1, within=TTL + INTERVAL)
-    await cloud.until(lambda: stored(cloud, uuid) == 0, within=TTL + INTERVAL)
+    await cloud.until(lambda: stored(cloud, uuid) == 1, within=TTL + OPTIONS.instance_delete_interval)
+    await cloud.until(lambda: stored(cloud, uuid) == 0, within=TTL + OPTIONS.instance_delete_interval)
 
 
 @pytest.mark.spec("CON-24", "CON-26", "CON-28")

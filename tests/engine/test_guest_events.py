@@ -89,7 +89,7 @@ def test_a_server_that_is_not_at_rest_here_is_not_changed(changes: dict[str, Any
     story()
 
 
-@pytest.mark.spec("LCE-15")
+@pytest.mark.spec("LCE-15", "PSY-16", "PSY-31", "PSY-32")
 @pytest.mark.parametrize("change", [{"task_state": T.REBUILDING}, {"deleted_at": 1_700_000_000.0}])
 def test_a_server_that_was_taken_meanwhile_is_not_changed(
     change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -154,6 +154,7 @@ async def test_events_are_queued_and_told_in_order(cloud: SmallCloud) -> None:
     assert cloud.loop.time() - before > 3.0  # each after what the one before needed
 
 
+@pytest.mark.spec("PSY-30", "PER-04")
 @in_cloud()
 async def test_what_a_host_saw_before_the_last_change_stops_no_server(cloud: SmallCloud) -> None:
     """A report that was under way while the server was started may still tell that its guest is off."""

@@ -323,7 +323,7 @@ async def test_without_the_option_nothing_is_reclaimed(cloud: SmallCloud) -> Non
     assert cloud.server(uuid).vm_state is V.SOFT_DELETED
 
 
-@pytest.mark.spec("DEL-76", "DEL-45")
+@pytest.mark.spec("DEL-76", "DEL-45", "PER-75", "PER-05")
 @in_cloud(options=KEEPING)
 async def test_a_reclaim_that_fails_is_tried_again(cloud: SmallCloud) -> None:
     uuid = await cloud.build()
@@ -375,5 +375,26 @@ def test_a_restore_that_is_cut_off_is_done(who: str) -> None:
         assert not cloud.at
         server = cloud.server(uuid)
         assert (server.vm_state, server.task_state, server.power_state) == (V.ACTIVE, None, PowerState.RUNNING)
+
+    story()
+
+
+@pytest.mark.spec("PER-81")
+@pytest.mark.parametrize("who", ["conductor0", "host0"])
+def test_a_reclaim_that_is_cut_off_is_done(who: str) -> None:
+    @in_cloud(options=KEEPING)
+    async def story(cloud: SmallCloud) -> None:
+        uuid = await cloud.build()
+        await deleted(cloud, uuid)
+
+        def kill(_process: str) -> None:
+            cloud.crash(who)
+            cloud.loop.call_later(3.0, lambda: cloud.wire.spawn(cloud.boot(who)))
+
+        cloud.at["remove guest/do/effect"] = kill
+        await asyncio.sleep(KEPT + 200.0)
+        await cloud.rest()
+        assert not cloud.at
+        cloud.gone(uuid)
 
     story()

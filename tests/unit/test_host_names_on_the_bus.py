@@ -17,6 +17,7 @@ from kilonova.domain.states import PowerState
 from kilonova.engine.commands import Command, Hosts, Reply
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
 from kilonova.hypervisor.guest import HostInventory
+from kilonova.operations.options import OperationOptions
 
 HOST = "rack1.example.org"
 
@@ -36,7 +37,7 @@ async def _known_hosts(speaks_as: str, says: str) -> list[str]:
     clock = SystemClock()
     inventory = await FakeDriver(FakeHypervisor(says), clock).inventory()
     report = HostReport(host=says, driver="fake", started=True, version="1", inventory=inventory, guests=())
-    reports = HostReports("cell1", database, Registry(), clock)
+    reports = HostReports("cell1", database, Registry(), clock, OperationOptions())
     await reports.on_report(from_host(speaks_as, "report"), msgspec.msgpack.encode(report))
     event = PowerReport(host=says, uuid="x", power_state=PowerState.RUNNING, transition="started")
     await reports.on_event(from_host(speaks_as, "event"), msgspec.msgpack.encode(event))

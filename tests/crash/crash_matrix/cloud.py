@@ -182,7 +182,7 @@ class OneCloud:
         environment = Environment(CELL, self.cell, networks, watched, clock, OPTIONS, images)
         self.conductor = Conductor(
             f"{random.getrandbits(64):x}@crash", environment, self.bus,
-            HostReports(CELL, self.cell, placing, clock), random, alone=True, ttl=600.0, poll=0.05,
+            HostReports(CELL, self.cell, placing, clock, OPTIONS), random, alone=True, ttl=600.0, poll=0.05,
             checkpoint=plan.checkpoint,
         )
         placed = PlacingEnvironment(

@@ -182,8 +182,7 @@ class World:
             self.images.client(process),
         )
         reports = HostReports(
-            CELL, database, placing, clock, resume_guests=self._resume_guests,
-            resize_confirm_window=self.options.resize_confirm_window,
+            CELL, database, placing, clock, self.options, resume_guests=self._resume_guests,
         )
         owner = f"{self.random.getrandbits(64):x}@{process.name}"
         return Conductor(
