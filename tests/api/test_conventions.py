@@ -201,10 +201,10 @@ async def test_route_outside_its_range(cloud: ComputeCloud) -> None:
 
 
 @pytest.mark.spec(
-    "API-018", "API-307", "API-308", "API-309", "API-310", "API-311", "API-312", "API-313", "API-314", "API-315",
-    "API-316", "API-317", "API-318", "API-319", "API-320", "API-321", "API-322", "API-323", "API-324", "API-325",
-    "API-326", "API-327", "API-328", "API-329", "API-330", "API-331", "API-332", "API-333", "API-334", "API-335",
-    "API-336", "API-337", "API-338", "API-339",
+    "API-018", "API-504", "API-512", "API-307", "API-308", "API-309", "API-310", "API-311", "API-312", "API-313",
+    "API-314", "API-315", "API-316", "API-317", "API-318", "API-319", "API-320", "API-321", "API-322", "API-323",
+    "API-324", "API-325", "API-326", "API-327", "API-328", "API-329", "API-330", "API-331", "API-332", "API-333",
+    "API-334", "API-335", "API-336", "API-337", "API-338", "API-339",
 )
 @pytest.mark.parametrize("route", """
     GET /os-agents|POST /os-agents|PUT /os-agents/1|DELETE /os-agents/1|GET /os-cells|POST /os-cells

@@ -48,7 +48,7 @@ async def listed(cloud: ComputeCloud, query: str = "", version: str = "2.80", as
     return [entry["uuid"] for entry in answer.json()["migrations"]]
 
 
-@pytest.mark.spec("API-456", "API-250")
+@pytest.mark.spec("API-456", "API-250", "API-559", "API-580")
 async def test_fields(cloud: ComputeCloud, known: list[str]) -> None:
     old = {
         "id": 1, "instance_uuid": SERVER, "status": "finished", "source_compute": "h1", "source_node": "n1",
@@ -66,7 +66,7 @@ async def test_fields(cloud: ComputeCloud, known: list[str]) -> None:
         assert answer.json()["migrations"][-1] == expected
 
 
-@pytest.mark.spec("API-250", "API-456")
+@pytest.mark.spec("API-250", "API-456", "API-580")
 @pytest.mark.parametrize(
     ("query", "places"),
     [
@@ -82,7 +82,7 @@ async def test_filters(cloud: ComputeCloud, known: list[str], query: str, places
     assert await listed(cloud, query) == [known[place] for place in places]
 
 
-@pytest.mark.spec("API-250")
+@pytest.mark.spec("API-250", "API-559")
 async def test_pages(cloud: ComputeCloud, known: list[str]) -> None:
     answer = (await cloud.get("/os-migrations?limit=2", version="2.59", as_="admin")).json()
     assert [entry["uuid"] for entry in answer["migrations"]] == known[:2]

@@ -14,6 +14,7 @@ from kilonova.api.compute.hostnames import hostname_from
 from kilonova.api.compute.quota_check import Limits
 from kilonova.db import keypairs
 from kilonova.db.keypairs import Keypair
+from kilonova.domain.flavor import Flavor
 from kilonova.domain.instance import BuildRequest
 from kilonova.domain.network import RequestedNetwork
 from kilonova.services.network import NetworkSummary, PortSummary
@@ -216,7 +217,7 @@ async def test_personality_ends(cloud: ComputeCloud) -> None:
     await refused(cloud, 400, 57, personality=[])
 
 
-@pytest.mark.spec("API-610")
+@pytest.mark.spec("API-610", "EMG-21", "EMP-09")
 async def test_image_and_flavor_must_fit(cloud: ComputeCloud) -> None:
     assert await refused(cloud, 400, imageRef=None) == "Invalid imageRef provided."
     assert await refused(cloud, 400, imageRef="") == "Invalid imageRef provided."
@@ -228,6 +229,9 @@ async def test_image_and_flavor_must_fit(cloud: ComputeCloud) -> None:
     assert "memory is too small" in await refused(cloud, 400, imageRef=cloud.images.add(min_ram=513).id)
     hidden = cloud.images.add(visibility="private", owner=OTHER_PROJECT).id
     assert await refused(cloud, 400, imageRef=hidden) == "Can not find requested image"
+    await cloud.flavor(Flavor(flavor_id="a", name="accelerated", vcpus=1, memory_mib=512, root_gib=1,
+                              extra_specs={"accel:device_profile": "gpu"}))
+    assert "accelerator" in await refused(cloud, 400, flavorRef="a")
     fixed = cloud.images.add(properties={"auto_disk_config": "disabled"}).id
     await refused(cloud, 400, imageRef=fixed, **{"OS-DCF:diskConfig": "AUTO"})
     assert await refused(cloud, 400, flavorRef="9") == "Flavor 9 could not be found."

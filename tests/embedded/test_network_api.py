@@ -127,13 +127,19 @@ async def test_extensions_are_those_that_work(cloud: Cloud) -> None:
     assert (await cloud.a.get("/extensions/segment", 404))["NeutronError"]["type"] == "ExtensionNotFound"
 
 
-@pytest.mark.spec("EMN-02", "EMN-04", "EMI-05")
+@pytest.mark.spec("EMN-02", "EMN-03", "EMN-04", "EMI-05")
 async def test_networks_belong_to_projects(cloud: Cloud) -> None:
     mine = await cloud.a.make("network", name="mine")
     assert (mine["status"], mine["shared"], mine["router:external"], mine["subnets"]) == ("ACTIVE", False, False, [])
     assert mine["project_id"] == mine["tenant_id"] == A and mine["port_security_enabled"] is True
     assert "provider:network_type" not in mine
-    assert await cloud.a.make("network", 403, shared=True) == "PolicyNotAuthorized"
+    assert "segments" not in mine
+    for forbidden in ({"shared": True}, {"router:external": True}):
+        assert await cloud.a.make("network", 403, **forbidden) == "PolicyNotAuthorized"
+        assert await cloud.a.put("network", mine["id"], 403, **forbidden) == "PolicyNotAuthorized"
+    outside = await cloud.admin.make("network", name="outside", **{"router:external": True})
+    assert outside["router:external"] is True
+    await cloud.admin.delete(f"/networks/{outside['id']}")
     shared = await cloud.admin.make("network", name="all", shared=True, **{"provider:network_type": "local"})
     assert shared["provider:network_type"] == "local"
     assert await cloud.admin.make("network", 400, **{"provider:network_type": "vlan"}) == "InvalidInput"

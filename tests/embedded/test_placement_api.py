@@ -101,7 +101,7 @@ async def test_media_types_and_cache_headers(cloud: Cloud) -> None:
 # --- Providers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.spec("EMP-04", "API-716", "API-719", "API-726")
+@pytest.mark.spec("EMP-04", "API-716", "API-719", "API-723", "API-726", "API-730")
 async def test_a_compute_host_is_a_root_provider(cloud: Cloud) -> None:
     host = await cloud.host("node-1")
     server = await cloud.claim(host)
@@ -123,6 +123,11 @@ async def test_a_compute_host_is_a_root_provider(cloud: Cloud) -> None:
     held = (await cloud.get(f"/allocations/{server}"))
     assert held["allocations"][host]["resources"] == SMALL
     assert (held["project_id"], held["user_id"], held["consumer_type"]) == ("p-alice", "alice", "INSTANCE")
+    await cloud.call("GET", f"/resource_providers/{host}/inventories/PCPU", status=404)
+    await cloud.call("GET", f"/resource_providers/{server}/inventories/VCPU", status=404)
+    await cloud.call("GET", f"/resource_providers/{server}/allocations", status=404)
+    old = await cloud.get(f"/resource_providers/{host}/allocations", version="1.27")
+    assert old["allocations"] == {server: {"resources": SMALL}}
     on_host = (await cloud.get(f"/resource_providers/{host}/allocations"))["allocations"]
     assert on_host == {server: {"resources": SMALL, "consumer_generation": held["consumer_generation"]}}
 
@@ -333,6 +338,44 @@ async def test_older_forms_of_allocations(cloud: Cloud) -> None:
     await cloud.call("PUT", f"/allocations/{server}", {**owned, "allocations": {}}, version="1.12", status=400)
     shown = await cloud.get(f"/allocations/{server}", version="1.11")
     assert set(shown) == {"allocations"}
+
+
+@pytest.mark.spec("API-750")
+async def test_capacity_is_rounded_down(cloud: Cloud) -> None:
+    host = await cloud.provider("p")
+    offer = {"total": 5, "reserved": 1, "allocation_ratio": 1.3}
+    body = {"inventories": {"VCPU": offer}, "resource_provider_generation": 0}
+    await cloud.call("PUT", f"/resource_providers/{host}/inventories", body, status=200)
+    path = f"/allocations/{uuid.uuid4()}"
+    await cloud.call("PUT", path, consumer_body(host, None, VCPU=6), status=409)
+    await cloud.call("PUT", path, consumer_body(host, None, VCPU=5), status=204)
+
+
+@pytest.mark.spec("API-705")
+async def test_error_codes(cloud: Cloud) -> None:
+    """What the other tests do not meet on their way, and one of each that they do."""
+    host = await cloud.host()
+    server = str(uuid.uuid4())
+    await cloud.claim(host)
+    nowhere = f"/resource_providers/{uuid.uuid4()}"
+    stale = {"total": 1, "resource_provider_generation": 99}
+    name = (await cloud.get(f"/resource_providers/{host}"))["name"]
+    await cloud.provider("child", parent=(parent := await cloud.provider("parent")))
+    for method, path, body, status, code in (
+        ("GET", nowhere, None, 404, "resource_provider.not_found"),
+        ("GET", "/allocation_candidates?resources=VCPU:1,VCPU:2", None, 400, "query.duplicate_key"),
+        ("GET", "/resource_providers?uuid=x", None, 400, "query.bad_value"),
+        ("GET", "/allocation_candidates", None, 400, "query.missing_value"),
+        ("GET", "/traits/CUSTOM_NONE", None, 404, "undefined_code"),
+        ("PUT", f"/allocations/{server}", consumer_body(host, None, VCPU=9999), 409, "undefined_code"),
+        ("PUT", f"/resource_providers/{host}/inventories/VCPU", stale, 409, "concurrent_update"),
+        ("DELETE", f"/resource_providers/{host}/inventories", None, 409, "inventory.inuse"),
+        ("POST", "/resource_providers", {"name": name}, 409, "duplicate_name"),
+        ("DELETE", f"/resource_providers/{host}", None, 409, "resource_provider.inuse"),
+        ("DELETE", f"/resource_providers/{parent}", None, 409, "resource_provider.cannot_delete_parent"),
+    ):
+        (error,) = (await cloud.call(method, path, body, status=status)).json()["errors"]
+        assert error["code"] == f"placement.{code}", path
 
 
 @pytest.mark.spec("API-738", "API-752")

@@ -141,7 +141,7 @@ async def send(cloud: ResourceCloud, case: schemathesis.Case, version: int, pers
     )
 
 
-@pytest.mark.spec("API-036")
+@pytest.mark.spec("API-036", "EMI-14")
 @pytest.mark.parametrize(("version", "operation"), OPERATIONS)
 def test_answers_are_as_described(version: int, operation: Any, runner: asyncio.Runner) -> None:
     cloud, known = runner.run(furnished())

@@ -29,6 +29,8 @@ TRUSTED_CERTS = Rule("servers:create:trusted_certs", Audience.MEMBER)
 
 _ALPHABET = string.ascii_letters + string.digits
 PASSWORD_LENGTH = 12
+DEVICE_PROFILE = "accel:device_profile"
+"""Extra spec of flavors with accelerators. Spec: EMP-09."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +92,8 @@ async def _plan(call: Call) -> Plan:
     if body.get("trusted_image_certificates"):
         call.require(TRUSTED_CERTS)
     flavor = await server_image.find_flavor(call, body["flavorRef"])
+    if DEVICE_PROFILE in flavor.extra_specs:
+        raise InvalidInput("The flavor asks for accelerators, and this cloud has no accelerator service.")
     image = await server_image.find_image(call, server_image.root_image(body, devices))
     server_image.check_fit(call, image, flavor)
     check_disk_config(body, image)

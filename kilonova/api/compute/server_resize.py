@@ -6,6 +6,7 @@ from kilonova.api.call import Call
 from kilonova.api.compute.action_checks import require_movable
 from kilonova.api.compute.quota_check import check_growth
 from kilonova.api.compute.server_actions import server_action
+from kilonova.api.compute.server_create import DEVICE_PROFILE
 from kilonova.api.compute.server_image import check_size, find_flavor
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.schema import Enum, Integer, Object, OneOf, Text, optional, required
@@ -23,8 +24,6 @@ CONFIRM = Rule("servers:confirm_resize", Audience.MEMBER)
 REVERT = Rule("servers:revert_resize", Audience.MEMBER)
 
 RESIZABLE = (VmState.ACTIVE, VmState.STOPPED)
-DEVICE_PROFILE = "accel:device_profile"
-"""Extra spec of flavors with accelerators."""
 
 BODY = Object({
     "flavorRef": required(OneOf(Text(1), Integer(0))),
