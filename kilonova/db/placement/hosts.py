@@ -13,20 +13,22 @@ from kilonova.db.placement.providers import (
     create_provider,
     delete_provider,
     find_provider,
+    inventories_of,
     lock_provider,
     set_aggregates,
     set_inventories,
     set_traits,
+    traits_of,
 )
 from kilonova.db.placement.tables import (
     change_number,
     hosts,
-    inventories,
     provider_aggregates,
     provider_traits,
     providers,
     stamp,
 )
+from kilonova.db.prepared import Prepared
 from kilonova.hypervisor.guest import HostInventory
 
 STATUS_DISABLED = "COMPUTE_STATUS_DISABLED"
@@ -48,6 +50,13 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
     reserved_host_cpus: int = 0
     reserved_host_memory_mb: int = 512
     reserved_host_disk_mb: int = 0
+
+
+_KNOWN = Prepared(
+    sa.select(hosts, providers.c.uuid)
+    .join(providers, providers.c.id == hosts.c.provider_id)
+    .where(hosts.c.host == sa.bindparam("host"), hosts.c.node == sa.bindparam("node"))
+)
 
 
 def provider_uuid(host: str, node: str) -> str:
@@ -93,11 +102,7 @@ def report(
         "supported": list(inventory.supported),
         "reported_traits": sorted(own_traits),
     }
-    known = connection.execute(
-        sa.select(hosts, providers.c.uuid)
-        .join(providers, providers.c.id == hosts.c.provider_id)
-        .where(hosts.c.host == host, hosts.c.node == node)
-    ).one_or_none()
+    known = _KNOWN.first(connection, host=host, node=node)
     if known is None:
         uuid_ = provider or provider_uuid(host, node)
         provider_id = create_provider(connection, uuid_, node, now=now)
@@ -130,22 +135,14 @@ def report(
             stamp(connection, [provider_id])
     offered = _inventories(connection, provider_id, inventory, settings or HostSettings())
     set_inventories(connection, uuid_, offered)
-    traits = set(
-        connection.execute(
-            sa.select(provider_traits.c.trait).where(provider_traits.c.provider_id == provider_id)
-        ).scalars()
-    )
-    set_traits(connection, uuid_, (traits - reported_before) | own_traits)
+    set_traits(connection, uuid_, (traits_of(connection, provider_id) - reported_before) | own_traits)
     return uuid_
 
 
 def _inventories(
     connection: sa.Connection, provider_id: int, inventory: HostInventory, settings: HostSettings
 ) -> dict[str, Inventory]:
-    present = {
-        row.resource_class: row
-        for row in connection.execute(sa.select(inventories).where(inventories.c.provider_id == provider_id))
-    }
+    present = inventories_of(connection, provider_id)
     wanted = {
         name: Inventory(**{field: getattr(row, field) for field in Inventory.__struct_fields__})
         for name, row in present.items()

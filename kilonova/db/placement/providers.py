@@ -7,6 +7,7 @@ server group, consumer, providers by id; then two transactions can wait for each
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -30,6 +31,7 @@ from kilonova.db.placement.tables import (
     providers,
     touch,
 )
+from kilonova.db.prepared import Prepared
 from kilonova.domain.errors import InvalidInput
 
 MAX_UNIT = 2**31 - 1
@@ -97,9 +99,7 @@ def lock_provider(connection: sa.Connection, uuid: str, generation: int | None =
     Raises:
         ProviderNotFound: there is none. ConcurrentUpdate: its generation is not the one the caller read.
     """
-    row = connection.execute(
-        sa.select(providers.c.id, providers.c.generation).where(providers.c.uuid == uuid).with_for_update()
-    ).one_or_none()
+    row = _LOCK.first(connection, uuid=uuid)
     if row is None:
         raise ProviderNotFound(uuid)
     if generation is not None and row.generation != generation:
@@ -108,6 +108,27 @@ def lock_provider(connection: sa.Connection, uuid: str, generation: int | None =
             hint="read the provider again and repeat the change",
         )
     return int(row.id)
+
+
+_LOCK = Prepared(
+    sa.select(providers.c.id, providers.c.generation)
+    .where(providers.c.uuid == sa.bindparam("uuid")).with_for_update()
+)
+_INVENTORIES = Prepared(sa.select(inventories).where(inventories.c.provider_id == sa.bindparam("provider")))
+_NAMES = {
+    column: Prepared(sa.select(column).where(column.table.c.provider_id == sa.bindparam("provider")))
+    for column in (provider_traits.c.trait, provider_aggregates.c.aggregate)
+}
+
+
+def inventories_of(connection: sa.Connection, provider_id: int) -> dict[str, Any]:
+    """The rows of `inventories` of a provider, by resource class."""
+    return {row.resource_class: row for row in _INVENTORIES.all(connection, provider=provider_id)}
+
+
+def traits_of(connection: sa.Connection, provider_id: int) -> set[str]:
+    """The traits of a provider."""
+    return set(_NAMES[provider_traits.c.trait].scalars(connection, provider=provider_id))
 
 
 def create_provider(connection: sa.Connection, uuid: str, name: str, *, parent: str | None = None, now: float) -> int:
@@ -225,10 +246,7 @@ def set_inventories(
             making one smaller than its use is allowed. Spec: API-748.
     """
     provider_id = lock_provider(connection, uuid, generation)
-    present = {
-        row.resource_class: row
-        for row in connection.execute(sa.select(inventories).where(inventories.c.provider_id == provider_id))
-    }
+    present = inventories_of(connection, provider_id)
     removed = [name for name in present if name not in wanted]
     in_use = sorted(name for name in removed if present[name].used)
     if in_use:
@@ -285,7 +303,7 @@ def _set_names(
     table = column.table
     assert isinstance(table, sa.Table)
     of_provider = table.c.provider_id == provider_id
-    present = set(connection.execute(sa.select(column).where(of_provider)).scalars())
+    present = set(_NAMES[column].scalars(connection, provider=provider_id))
     if present == wanted:
         return False
     if present - wanted:
