@@ -22,6 +22,11 @@ FILES = GuestFiles(
 )
 IMAGE = Image(id="f1c9a2f0-3c1d-4f6b-9a62-1f6f3c0f3c11")
 WINDOWS = {"os_type": "windows", "hw_firmware_type": "uefi", "hw_vif_model": "e1000e", "hw_video_model": "virtio"}
+DEVICES = {
+    "hw_watchdog_action": "reset", "hw_video_model": "qxl", "hw_video_ram": "32", "hw_sound_model": "ich9",
+    "hw_vif_multiqueue_enabled": "yes", "hw_virtio_packed_ring": "yes", "hw_serial_port_count": "2",
+    "hw_time_hpet": "true", "hw_viommu_model": "virtio",
+}
 LIMITS = {
     "quota:cpu_shares": "512", "quota:cpu_period": "20000", "quota:cpu_quota": "10000",
     "quota:disk_total_bytes_sec": "50000000", "quota:disk_total_iops_sec": "400",
@@ -39,7 +44,8 @@ def capabilities(virt: Virt = "qemu") -> HostCapabilities:
     return HostCapabilities(
         virt=virt, arch="x86_64", cpu_mode="host-model" if virt == "kvm" else "maximum",
         uefi=("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
-        hypervisor_type="QEMU", hypervisor_version=7002022, cpu_info=info, traits=(),
+        secure_uefi=("/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
+        hypervisor_type="QEMU", hypervisor_version=7002022, cpu_info=info, traits=frozenset(),
     )
 
 
@@ -84,6 +90,25 @@ GUESTS: dict[str, tuple[Virt, Guest]] = {
         config_drive=True, ephemeral_gib=2, properties={"hw_firmware_type": "uefi"},
         rescue=Image(id="rescue", properties={"hw_rescue_device": "cdrom", "hw_disk_bus": "ide"}),
     )),
+    "secure": ("qemu", guest(
+        properties={"hw_firmware_type": "uefi", "os_secure_boot": "required", "hw_boot_menu": "yes"},
+    )),
+    "stateless": ("qemu", guest(
+        image=None, properties={"hw_firmware_type": "uefi", "hw_firmware_stateless": "true",
+                                "os_secure_boot": "optional"},
+    )),
+    "devices": ("qemu", guest(
+        vcpus=4, vifs=(vif(1),), properties=DEVICES, ephemeral_gib=1,
+        extra_specs={"hw_rng:rate_bytes": "2048", "hw_rng:rate_period": "500", "hw_video:ram_max_mb": "64"},
+    )),
+    "touched": ("kvm", guest(
+        properties={"hw_pointer_model": "usbtablet", "hw_redirected_usb_ports": "2", "hw_viommu_model": "intel",
+                    "hw_virtio_packed_ring": "yes", "hw_disk_bus": "scsi"},
+    )),
+    "old": ("qemu", guest(
+        properties={"hw_machine_type": "pc", "hw_disk_type": "cdrom", "vmware_adaptertype": "lsilogic",
+                    "hw_input_bus": "virtio", "hw_usb_model": "nec-xhci"},
+    )),
     "usb": ("qemu", guest(properties={"hw_disk_bus": "usb"})),
 }
 
@@ -93,7 +118,7 @@ def domains(virt: Virt | None = None) -> dict[str, Domain]:
     return {
         name: Describer(
             host=capabilities(virt or own), installation="9b2f6f7e", cache="writeback" if name == "usb" else "none",
-            vnc_listen="127.0.0.1" if name != "kvm" else "10.0.0.5", spice=name == "kvm",
+            vnc_listen="127.0.0.1" if name != "kvm" else "10.0.0.5", spice=name in ("kvm", "touched"),
         ).describe(one, FILES)
         for name, (own, one) in GUESTS.items()
     }

@@ -10,7 +10,17 @@ import msgspec
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.states import PowerState
 
-INTERFACE_TRAITS = ("COMPUTE_NET_ATTACH_INTERFACE", "COMPUTE_NET_ATTACH_INTERFACE_WITH_TAG")
+TRAITS = (
+    "COMPUTE_NET_ATTACH_INTERFACE", "COMPUTE_NET_ATTACH_INTERFACE_WITH_TAG", "COMPUTE_FIRMWARE_BIOS",
+    "COMPUTE_FIRMWARE_UEFI", "COMPUTE_SECURITY_UEFI_SECURE_BOOT", "COMPUTE_SECURITY_STATELESS_FIRMWARE",
+    *(f"COMPUTE_STORAGE_BUS_{bus}" for bus in ("VIRTIO", "SCSI", "SATA", "IDE", "USB", "FDC")),
+    *(f"COMPUTE_NET_VIF_MODEL_{model}" for model in ("VIRTIO", "E1000", "E1000E", "RTL8139", "VMXNET3")),
+    *(f"COMPUTE_GRAPHICS_MODEL_{model}" for model in ("VGA", "VIRTIO", "CIRRUS", "QXL", "BOCHS", "NONE")),
+    *(f"COMPUTE_VIOMMU_MODEL_{model}" for model in ("INTEL", "VIRTIO")),
+    *(f"COMPUTE_USB_MODEL_{model}" for model in ("QEMU_XHCI", "NEC_XHCI")),
+    "COMPUTE_SOUND_MODEL_ICH9", "COMPUTE_NET_VIRTIO_PACKED",
+)
+"""What a host claims to be able to do."""
 
 
 class FakeDisks(msgspec.Struct, frozen=True):
@@ -86,7 +96,7 @@ class FakeHypervisor:
         self.vcpus = vcpus
         self.memory_mib = memory_mib
         self.local_gib = local_gib
-        self.traits = INTERFACE_TRAITS
+        self.traits = TRAITS
         self.faults = Faults()
         self.guests: dict[str, FakeGuest] = {}
         self.passwords: dict[tuple[str, str], str] = {}

@@ -45,11 +45,11 @@ class NoHostLeft(NoValidHost):
     """No host can take the server, or not all servers of the request.
 
     Args:
-        left: for each filter that had a say, its name and how many hosts it left.
+        left: for each filter that had a say, its name and how many hosts it left. reason: for the user, "" for none.
     """
 
-    def __init__(self, left: list[tuple[str, int]]) -> None:
-        super().__init__()
+    def __init__(self, left: list[tuple[str, int]], reason: str = "") -> None:
+        super().__init__(*([reason] if reason else []))
         self.left = tuple(left)
         self.hint = "hosts left: " + ", ".join(f"{count} after {name}" for name, count in left)
 
@@ -86,7 +86,7 @@ def decide(
             mine = list(left)
             rows = np.flatnonzero(_pass(view, demand, fixed, [f for f in FILTERS if f.each], mine))
             if not len(rows):
-                raise NoHostLeft(mine)
+                raise NoHostLeft(mine, _lacking(view, demand))
             ranked = _rank(view, demand, rows, 1 + alternates, random, preferences)
             selections.append(_selection(view, demand, ranked, alternates))
             chosen.append(ranked[0])
@@ -99,6 +99,13 @@ def decide(
             view.unhold(row, demand.resources)
         raise
     return selections
+
+
+def _lacking(view: HostView, demand: Demand) -> str:
+    """What is asked for that no host can do."""
+    lacking = [trait for trait in sorted(demand.required) if not np.any(view.with_trait(trait) & view.alive)]
+    asked = [f"{trait} ({demand.asked_by[trait]})" if trait in demand.asked_by else trait for trait in lacking]
+    return f"No host offers {', '.join(asked)}." if asked else ""
 
 
 def refusals(view: HostView, demand: Demand, host: str) -> list[str]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from kilonova.domain.grouping import Aggregate, GroupPolicy, ServerGroup
 from kilonova.domain.instance import RequestSpec
 from kilonova.shapes.resources import is_volume_backed, resources_of, traits_of
+from kilonova.shapes.shape import shape_of
+from kilonova.shapes.traits import needed_traits
 
 DEVICE_TAGGING = "COMPUTE_DEVICE_TAGGING"
 TRUSTED_CERTS = "COMPUTE_TRUSTED_CERTS"
@@ -18,7 +20,8 @@ class Demand:
     """A request as filters and weighers read it.
 
     Args:
-        resources: amounts by resource class. required, forbidden: traits.
+        resources: amounts by resource class. required, forbidden: traits. asked_by: what asks for a required trait,
+            where that is not the trait's own name.
         group: None without a server group, or one that no longer exists. Spec: BLD-20.
         members_on: how many other members of the group are on each host.
         hosts_of: the hosts of each server that the hints `same_host` and `different_host` name.
@@ -30,6 +33,7 @@ class Demand:
     resources: Mapping[str, int]
     required: frozenset[str]
     forbidden: frozenset[str]
+    asked_by: Mapping[str, str] = field(default_factory=dict)
     group: ServerGroup | None = None
     members_on: dict[str, int] = field(default_factory=dict)
     hosts_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -85,6 +89,7 @@ def demand_of(
         resources=resources_of(spec.flavor, spec.image, volume_backed=is_volume_backed(spec.block_devices)),
         required=traits.required | abilities,
         forbidden=traits.forbidden,
+        asked_by=needed_traits(shape_of(spec.flavor, spec.image)),
         group=group,
         members_on=members_on,
         hosts_of={instance: frozenset(hosts) for instance, hosts in hosts_of.items()},

@@ -8,6 +8,8 @@ from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.shapes.asked import Asked
 from kilonova.shapes.cpu import CpuShape, cpu_shape
+from kilonova.shapes.devices import Devices, devices_shape
+from kilonova.shapes.legacy import modern
 from kilonova.shapes.limits import Limits, limits_of
 from kilonova.shapes.memory import MemoryShape, memory_shape
 from kilonova.shapes.numa import GuestCell, asks_for_cells, guest_cells
@@ -25,6 +27,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     memory: MemoryShape
     cells: tuple[GuestCell, ...]
     limits: Limits
+    devices: Devices
 
 
 def shape_of(flavor: Flavor, image: Image | None) -> Shape:
@@ -33,9 +36,8 @@ def shape_of(flavor: Flavor, image: Image | None) -> Shape:
     Raises:
         InvalidInput: a value that is not understood, or flavor and image contradict each other or themselves.
     """
-    return read_shape(
-        flavor.vcpus, flavor.memory_mib, Asked(flavor.extra_specs, image.properties if image is not None else {})
-    )
+    properties = modern(image.properties) if image is not None else {}
+    return read_shape(flavor.vcpus, flavor.memory_mib, Asked(flavor.extra_specs, properties))
 
 
 def read_shape(vcpus: int, memory_mib: int, asked: Asked) -> Shape:
@@ -45,4 +47,4 @@ def read_shape(vcpus: int, memory_mib: int, asked: Asked) -> Shape:
     cells = guest_cells(cpu, memory_mib, asked)
     if not cells and (cpu.dedicated or memory.page_size is not None):
         cells = (GuestCell(cpus=frozenset(range(vcpus)), memory_mib=memory_mib),)
-    return Shape(cpu=cpu, memory=memory, cells=cells, limits=limits_of(asked))
+    return Shape(cpu=cpu, memory=memory, cells=cells, limits=limits_of(asked), devices=devices_shape(asked))

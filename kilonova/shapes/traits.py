@@ -13,7 +13,7 @@ _ADDRESSES = {"passthrough": "COMPUTE_ADDRESS_SPACE_PASSTHROUGH", "emulate": "CO
 
 def needed_traits(shape: Shape) -> dict[str, str]:
     """Traits, and for each the extra spec that asks for it."""
-    found: dict[str, str] = {}
+    found = dict(shape.devices.traits)
     if shape.memory.encryption is not None:
         found[_ENCRYPTION[shape.memory.encryption]] = "hw:mem_encryption"
     if shape.cpu.address_mode is not None:

@@ -436,3 +436,16 @@ async def test_block_device_fields(cloud: ComputeCloud, version: int, field: str
     ("system", 403)])
 async def test_who_may_create(cloud: ComputeCloud, as_: str, code: int) -> None:
     assert (await create(cloud, as_=as_)).status_code == code
+
+
+@pytest.mark.spec("EMG-34")
+@pytest.mark.parametrize(("properties", "named"), [
+    ({"hw_disk_bus": "floppy"}, "hw_disk_bus"), ({"hw_firmware_type": "coreboot"}, "hw_firmware_type"),
+    ({"hw_watchdog_action": "bark"}, "hw_watchdog_action"), ({"os_secure_boot": "required"}, "Secure boot"),
+    ({"hw_video_ram": "64"}, "hw_video:ram_max_mb"),
+])
+async def test_an_image_that_asks_for_what_cannot_be(
+    cloud: ComputeCloud, properties: dict[str, str], named: str
+) -> None:
+    image = cloud.images.add(properties=properties)
+    assert named in await refused(cloud, 400, imageRef=image.id)

@@ -217,7 +217,7 @@ def test_image_properties_need_a_hypervisor_that_fits() -> None:
         ({"img_hv_type": "KVM"}, {"h1", "h2"}), ({"hw_vm_mode": "xen"}, {"h3"}),
         ({"hw_architecture": "x86_64", "img_hv_type": "kvm", "hw_vm_mode": "hvm"}, {"h1"}),
         ({"img_hv_requested_version": ">=5.0, <8"}, {"h1", "h2"}), ({"hw_architecture": "sparc"}, set()),
-        ({"hw_disk_bus": "virtio"}, {"h1", "h2", "h3"}),
+        ({"hw_boot_menu": "yes"}, {"h1", "h2", "h3"}),
     ]
     for properties, expected in asked:
         assert able(view, request(properties=properties)) == expected, properties
@@ -440,3 +440,11 @@ def test_dedicated_cpus() -> None:
 def test_contradicting_traits_are_refused() -> None:
     with pytest.raises(InvalidInput):
         traits_of(flavor(extra_specs={"trait:A": "forbidden"}), Image(id="i", properties={"trait:A": "required"}))
+
+
+def test_what_no_host_can_do_is_named() -> None:
+    view = view_of(host(1), host(2))
+    with pytest.raises(NoHostLeft, match=r"COMPUTE_SECURITY_TPM_2_0 \(hw:tpm_version\)"):
+        chosen(view, request({"hw:tpm_version": "2.0"}))
+    with pytest.raises(NoHostLeft, match="not enough hosts"):
+        chosen(view, request(memory=1 << 20))

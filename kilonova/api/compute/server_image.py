@@ -16,6 +16,7 @@ from kilonova.domain.errors import FlavorNotFound, Forbidden, ImageNotFound, Inv
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BlockDevice
+from kilonova.shapes.shape import shape_of
 
 GIB = 1 << 30
 ZERO_DISK = Rule("servers:create:zero_disk_flavor", Audience.ADMIN)
@@ -52,14 +53,16 @@ async def find_image(call: Call, image_id: str) -> Image:
 
 
 def check_fit(call: Call, image: Image, flavor: Flavor) -> None:
-    """Whether the flavor is big enough for the image. Raises InvalidInput, Forbidden."""
+    """Whether the flavor is big enough for the image and they agree on the guest. Raises InvalidInput, Forbidden."""
     check_size(image, flavor)
     if flavor.root_gib == 0 and not call.allows(ZERO_DISK):
         raise Forbidden("Only volume-backed servers are allowed for flavors with zero disk.")
 
 
 def check_size(image: Image, flavor: Flavor) -> None:
-    """Whether the flavor has memory and disk for the image; no root disk takes any. Raises InvalidInput."""
+    """Whether the flavor has memory and disk for the image, no root disk takes any, and together they describe a guest
+    that can be. Raises InvalidInput. Spec: EMG-34."""
+    shape_of(flavor, image)
     if image.min_ram > flavor.memory_mib:
         raise InvalidInput("Flavor's memory is too small for requested image.")
     if flavor.root_gib == 0:

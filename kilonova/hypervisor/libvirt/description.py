@@ -23,19 +23,27 @@ from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.domain.element import Device
 from kilonova.hypervisor.libvirt.domain.entropy import Entropy
 from kilonova.hypervisor.libvirt.domain.features import Features
-from kilonova.hypervisor.libvirt.domain.firmware import Uefi
+from kilonova.hypervisor.libvirt.domain.firmware import Uefi, UefiVariables
 from kilonova.hypervisor.libvirt.domain.graphics import Spice, Video, Vnc
 from kilonova.hypervisor.libvirt.domain.interface import BridgeInterface
+from kilonova.hypervisor.libvirt.domain.iommu import IntelIommu, Iommu
 from kilonova.hypervisor.libvirt.domain.mark import Mark
+from kilonova.hypervisor.libvirt.domain.pointer import RedirectedUsbPort, Tablet
 from kilonova.hypervisor.libvirt.domain.serial import SerialConsole
 from kilonova.hypervisor.libvirt.domain.smbios import Smbios
+from kilonova.hypervisor.libvirt.domain.sound import Sound
+from kilonova.hypervisor.libvirt.domain.watchdog import Watchdog
 from kilonova.hypervisor.libvirt.host import HostCapabilities
 from kilonova.hypervisor.libvirt.properties import Hardware, hardware
+from kilonova.shapes.devices import Devices
+from kilonova.shapes.firmware import Firmware
 
 LEAST_ROOT_PORTS = 16
 SPARE_ROOT_PORTS = 8
 TB_CACHE_LEAST, TB_CACHE_MOST, TB_CACHE_PART = 32, 256, 8
 """MiB, MiB, and the divisor of the guest's memory. QEMU's own default may use a gigabyte per guest."""
+MOST_QUEUES = 256
+"""Pairs of queues that Linux gives a tap device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,72 +92,105 @@ class Describer:
             TryElsewhere: this host lacks what the guest needs.
         """
         wanted = hardware(rescue.hardware_properties(guest), guest.extra_specs)
-        translated = self.host.virt == "qemu"
+        asked, firmware = wanted.devices, self._firmware(guest, files, wanted.devices.firmware)
+        translated, windows = self.host.virt == "qemu", asked.machine.windows
         return Domain(
             virt=self.host.virt,
             name=domain_name(guest.uuid),
             uuid=guest.uuid,
             memory_mib=guest.memory_mib,
             arch=self.host.arch,
-            machine=wanted.machine,
+            machine=asked.firmware.machine,
             cpu=Cpu(mode=self.host.cpu_mode, vcpus=guest.vcpus),
             mark=Mark(
                 installation=self.installation, name=guest.name, project_id=guest.project_id, user_id=guest.user_id
             ),
             smbios=Smbios(version=__version__, uuid=guest.uuid),
-            firmware=self._firmware(guest, files) if wanted.uefi else None,
+            firmware=firmware,
+            boot_menu=asked.machine.boot_menu,
             features=Features(
-                tb_cache_mib=_tb_cache(guest.memory_mib) if translated else None, hyperv=wanted.windows
+                tb_cache_mib=_tb_cache(guest.memory_mib) if translated else None, hyperv=windows,
+                smm=firmware is not None and firmware.secure,
+                own_apic=asked.machine.iommu == "intel" and not translated,
             ),
-            clock=GuestClock(offset="localtime" if wanted.windows else "utc", hyperv=wanted.windows),
+            clock=GuestClock(
+                offset="localtime" if windows else "utc", hyperv=windows, hpet=asked.machine.hpet
+            ),
             cpu_limits=limits.cpu_limits(wanted.limits),
             devices=tuple(self._devices(guest, files, wanted)),
         )
 
     def interface(self, guest: Guest, vif: Vif) -> Device:
         """One more interface of a guest. Raises InvalidInput, NotSupported."""
-        return _interface(vif, hardware(guest.properties, guest.extra_specs))
+        return _interface(vif, hardware(guest.properties, guest.extra_specs), guest.vcpus)
 
     def _devices(self, guest: Guest, files: GuestFiles, wanted: Hardware) -> Iterator[Device]:
         disks = list(self._disks(guest, files, wanted))
         if wanted.pcie:
             needed = len(disks) + len(guest.vifs) + SPARE_ROOT_PORTS
             yield from (PcieRootPort(index=index) for index in range(1, max(LEAST_ROOT_PORTS, needed) + 1))
+        asked = wanted.devices
         if any(disk.bus == "scsi" for disk in disks):
-            yield ScsiController()
-        if all(disk.bus != "usb" for disk in disks):
+            yield ScsiController(model=asked.disks.scsi_model or "virtio-scsi", packed=_packed_controller(asked))
+        if asked.screens.usb not in (None, "none"):
+            yield UsbController(model=asked.screens.usb)
+        elif not asked.screens.needs_usb and all(disk.bus != "usb" for disk in disks):
             yield UsbController()
         yield from disks
-        yield from (_interface(vif, wanted) for vif in guest.vifs)
-        yield SerialConsole(socket=str(files.console_socket), log=str(files.console_log))
-        if wanted.agent:
+        yield from (_interface(vif, wanted, guest.vcpus) for vif in guest.vifs)
+        if asked.machine.serial_ports:
+            yield SerialConsole(socket=str(files.console_socket), log=str(files.console_log))
+        for port in range(1, asked.machine.serial_ports):
+            yield SerialConsole(socket=str(files.console_socket.with_suffix(f".{port}.sock")), port=port)
+        if asked.machine.agent:
             yield AgentChannel()
+        yield from self._screen(wanted)
+        if asked.machine.entropy:
+            yield Entropy(rate=asked.machine.entropy_rate)
+        if asked.machine.watchdog is not None:
+            yield Watchdog(action=asked.machine.watchdog)
+        if asked.machine.iommu == "intel":
+            yield IntelIommu(remaps=self.host.virt == "kvm")
+        elif asked.machine.iommu is not None:
+            yield Iommu(model=asked.machine.iommu)
+        yield Balloon()
+
+    def _screen(self, wanted: Hardware) -> Iterator[Device]:
+        """What there is to see, hear and touch. A port for a client's devices is one of SPICE."""
+        asked = wanted.devices.screens
+        if asked.redirected_ports and not (self.spice and wanted.video is not None):
+            raise TryElsewhere("This host offers no SPICE consoles, which redirect USB devices.")
         if wanted.video is not None:
             yield Vnc(listen=self.vnc_listen)
             if self.spice:
                 yield Spice(listen=self.vnc_listen)
-            yield Video(model=wanted.video)
-        if wanted.entropy:
-            yield Entropy()
-        yield Balloon()
+            yield Video(model=wanted.video, ram=asked.video_ram)
+        if asked.sound is not None:
+            yield Sound(model=asked.sound)
+        if asked.pointer is not None:
+            yield Tablet(bus=asked.pointer)
+        yield from (RedirectedUsbPort() for _ in range(asked.redirected_ports))
 
     def _disks(self, guest: Guest, files: GuestFiles, wanted: Hardware) -> Iterator[FileDisk]:
         """The guest's own disks keep their places in a stable rescue; in any other, the rescue disk comes first."""
         names = TargetNames()
-        bus = wanted.disk_bus
+        bus, packed = wanted.disk_bus, wanted.devices.interfaces.packed and wanted.disk_bus == "virtio"
+        cdrom = wanted.devices.disks.cdrom_root
+        root_bus = root_bus_of(wanted)
         stable = guest.rescue is not None and rescue.is_stable(guest.rescue)
         if guest.rescue is not None and not stable:
             yield self._rescue_disk(guest.rescue, files, wanted, names)
         if guest.image is not None:
             yield FileDisk(
-                path=str(files.root), format="qcow2", target=names.next(bus), bus=bus, cache=self.cache,
+                path=str(files.root), format="qcow2", target=names.next(root_bus), bus=root_bus, cache=self.cache,
                 boot_order=1 if guest.rescue is None else None, limits=limits.disk_limits(wanted.limits),
+                device="cdrom" if cdrom else "disk", packed=packed and not cdrom,
             )
         for size, path in ((guest.ephemeral_gib, files.ephemeral), (guest.swap_mib, files.swap)):
             if size:
                 yield FileDisk(
                     path=str(path), format="raw", target=names.next(bus), bus=bus, cache=self.cache,
-                    limits=limits.disk_limits(wanted.limits),
+                    limits=limits.disk_limits(wanted.limits), packed=packed,
                 )
         if guest.config_drive:
             cdrom_bus = wanted.cdrom_bus or _cdrom_bus(wanted)
@@ -168,35 +209,56 @@ class Describer:
             boot_order=1, limits=limits.disk_limits(wanted.limits),
         )
 
-    def _firmware(self, guest: Guest, files: GuestFiles) -> Uefi:
-        if self.host.uefi is None:
-            raise TryElsewhere("This host has no UEFI firmware.", hint="install it (Debian: ovmf)")
-        loader, template = self.host.uefi
-        variables = files.uefi_variables if guest.rescue is None else files.rescue_uefi_variables
-        return Uefi(loader=loader, template=template, variables=str(variables))
+    def _firmware(self, guest: Guest, files: GuestFiles, wanted: Firmware) -> Uefi | None:
+        """None for a BIOS."""
+        if not wanted.uefi:
+            return None
+        secure = wanted.secure_boot is not False and self.host.secure_uefi is not None
+        found = self.host.secure_uefi if secure else self.host.uefi
+        if found is None or (wanted.secure_boot is True and not secure):
+            what = "secure boot" if wanted.secure_boot is True else "UEFI"
+            raise TryElsewhere(f"This host has no firmware for {what}.", hint="install it (Debian: ovmf)")
+        loader, template = found
+        file = files.uefi_variables if guest.rescue is None else files.rescue_uefi_variables
+        variables = None if wanted.stateless else UefiVariables(template=template, file=str(file))
+        return Uefi(loader=loader, variables=variables, secure=secure)
 
 
 def root_device_name(guest: Guest) -> str:
     """The name of the first disk that is described. Raises InvalidInput. Spec: BDM-11."""
-    return "/dev/" + TargetNames().next(hardware(guest.properties, guest.extra_specs).disk_bus)
+    return "/dev/" + TargetNames().next(root_bus_of(hardware(guest.properties, guest.extra_specs)))
+
+
+def root_bus_of(wanted: Hardware) -> Bus:
+    """The bus of the root disk, which may be a CD-ROM."""
+    if wanted.devices.disks.cdrom_root and wanted.disk_bus == "virtio":
+        return wanted.cdrom_bus or _cdrom_bus(wanted)
+    return wanted.disk_bus
 
 
 def _cdrom_bus(wanted: Hardware) -> Bus:
     """SCSI, because the small kernels of cloud images lack SATA; except where the guest lacks SCSI drivers."""
     if not wanted.pcie:
         return "ide"
-    return "sata" if wanted.windows else "scsi"
+    return "sata" if wanted.devices.machine.windows else "scsi"
 
 
 def _tb_cache(memory_mib: int) -> int:
     return min(max(memory_mib // TB_CACHE_PART, TB_CACHE_LEAST), TB_CACHE_MOST)
 
 
-def _interface(vif: Vif, wanted: Hardware) -> BridgeInterface:
+def _packed_controller(asked: Devices) -> bool:
+    return asked.interfaces.packed and asked.disks.scsi_model in (None, "virtio-scsi")
+
+
+def _interface(vif: Vif, wanted: Hardware, vcpus: int) -> BridgeInterface:
+    """Queues and packed rings are those of virtio; other models do without."""
     if vif.vif_type != "bridge" or not vif.bridge:
         raise NotSupported(f"Port {vif.id} has the binding type {vif.vif_type!r}, which this host cannot plug.")
+    asked, virtio = wanted.devices.interfaces, wanted.vif_model == "virtio"
     return BridgeInterface(
         mac=vif.mac, bridge=vif.bridge, tap=vif.devname, model=wanted.vif_model, mtu=vif.mtu,
+        queues=min(vcpus, MOST_QUEUES) if asked.multiqueue and virtio else 1, packed=asked.packed and virtio,
         inbound=limits.bandwidth("inbound", wanted.limits.inbound),
         outbound=limits.bandwidth("outbound", wanted.limits.outbound),
     )

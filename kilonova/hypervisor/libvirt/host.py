@@ -35,6 +35,25 @@ UEFI_FIRMWARE = (
 )
 """Code without secure boot, and the variables that go with it, where distributions put them."""
 
+SECURE_FIRMWARE = (
+    ("/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.ms.fd", "/usr/share/OVMF/OVMF_VARS.ms.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"),
+)
+"""The same for secure boot: code that enforces it, and variables with the keys of those who sign boot loaders."""
+
+STATELESS_FIRMWARE = 8_006_000
+"""The libvirt that knows firmware without variables."""
+
+QEMU_DEVICES = (
+    "COMPUTE_SOUND_MODEL_SB16", "COMPUTE_SOUND_MODEL_ES1370", "COMPUTE_SOUND_MODEL_AC97",
+    "COMPUTE_SOUND_MODEL_ICH6", "COMPUTE_SOUND_MODEL_ICH9", "COMPUTE_SOUND_MODEL_USB", "COMPUTE_USB_MODEL_QEMU_XHCI",
+    "COMPUTE_USB_MODEL_NEC_XHCI", "COMPUTE_NET_VIRTIO_PACKED", "COMPUTE_VIOMMU_MODEL_INTEL",
+    "COMPUTE_VIOMMU_MODEL_VIRTIO", "CUSTOM_SCSI_MODEL_LSILOGIC", "CUSTOM_SCSI_MODEL_LSISAS1068",
+    "CUSTOM_SCSI_MODEL_LSISAS1078", "CUSTOM_SCSI_MODEL_VMPVSCSI", "COMPUTE_VIOMMU_MODEL_AUTO",
+)
+"""Devices of QEMU on x86 of which libvirt does not tell whether they are there."""
+
 TRAITS_OF_CPU_FEATURES = {
     "3dnow": ["3DNOW"], "abm": ["ABM"], "aes": ["AESNI"], "amd-ssbd": ["AMD_SSBD"], "amd-no-ssb": ["AMD_NO_SSB"],
     "avx": ["AVX"], "avx2": ["AVX2"], "avx512bitalg": ["AVX512BITALG"], "avx512bw": ["AVX512BW"],
@@ -64,6 +83,13 @@ ALWAYS = (
 """Traits of every QEMU that this driver runs, and of the driver."""
 
 
+OFFERED = {
+    "COMPUTE_STORAGE_BUS": "./devices/disk/enum[@name='bus']/value",
+    "COMPUTE_GRAPHICS_MODEL": "./devices/video/enum[@name='modelType']/value",
+}
+"""Traits that end with what libvirt offers, and where it does."""
+
+
 class CpuTopology(msgspec.Struct, frozen=True):
     cells: int
     sockets: int
@@ -86,7 +112,7 @@ class HostCapabilities:
     """What the host can do.
 
     Args:
-        uefi: the firmware's code and variables, None where it is not installed.
+        uefi, secure_uefi: the firmware's code and variables, None where it is not installed.
         hypervisor_version: as libvirt counts, major * 1000000 + minor * 1000 + release.
     """
 
@@ -94,34 +120,38 @@ class HostCapabilities:
     arch: str
     cpu_mode: CpuMode
     uefi: tuple[str, str] | None
+    secure_uefi: tuple[str, str] | None
     hypervisor_type: str
     hypervisor_version: int
     cpu_info: CpuInfo
-    traits: tuple[str, ...]
+    traits: frozenset[str]
 
 
 def capabilities(connection: libvirt.virConnect, virt: Virt) -> HostCapabilities:
     """Ask libvirt. Raises KilonovaError when it runs no guests of that kind."""
     arch = connection.getInfo()[0]
     try:
-        text = connection.getDomainCapabilities(None, arch, None, virt)
+        text = connection.getDomainCapabilities(None, arch, "q35" if arch == "x86_64" else None, virt)
     except libvirt.libvirtError as error:
         raise KilonovaError(
             f"libvirt runs no {virt} guests on this host: {error.get_error_message()}.",
             hint="install QEMU for this architecture (Debian: qemu-system-x86)",
         ) from error
     described = ET.fromstring(text)
-    uefi = next((pair for pair in UEFI_FIRMWARE if all(Path(file).exists() for file in pair)), None)
+    uefi, secure = _installed(UEFI_FIRMWARE), _installed(SECURE_FIRMWARE)
+    if described.find("./os/loader/enum[@name='secure'][value='yes']") is None:
+        secure = None
     info = _cpu_info(connection, described, virt)
     return HostCapabilities(
         virt=virt,
         arch=arch,
         cpu_mode=_cpu_mode(described, virt),
         uefi=uefi,
+        secure_uefi=secure,
         hypervisor_type=connection.getType(),
         hypervisor_version=connection.getVersion(),
         cpu_info=info,
-        traits=_traits(described, info, arch, uefi=uefi is not None),
+        traits=_traits(described, info, arch) | _firmware_traits(connection, uefi, secure),
     )
 
 
@@ -148,7 +178,7 @@ def inventory(connection: libvirt.virConnect, known: HostCapabilities, data: Pat
         disk_available_gib=disk.f_bavail * disk.f_frsize // GIB,
         architecture=known.arch,
         cpu_info=msgspec.json.encode(known.cpu_info).decode(),
-        traits=known.traits,
+        traits=tuple(sorted(known.traits)),
         supported=((known.arch, known.virt, "hvm"),),
         uptime=_uptime(),
     )
@@ -207,18 +237,30 @@ def _cpu_features(
     return tuple(sorted(one.get("name", "") for one in features if one.get("policy", "require") == "require"))
 
 
-def _traits(described: ET.Element, info: CpuInfo, arch: str, *, uefi: bool) -> tuple[str, ...]:
-    found = set(ALWAYS)
-    found.add(f"COMPUTE_ARCH_{arch.upper()}")
-    if uefi:
-        found.add("COMPUTE_FIRMWARE_UEFI")
-    for bus in described.findall("./devices/disk/enum[@name='bus']/value"):
-        found.add(f"COMPUTE_STORAGE_BUS_{(bus.text or '').upper()}")
-    for model in described.findall("./devices/video/enum[@name='modelType']/value"):
-        found.add(f"COMPUTE_GRAPHICS_MODEL_{(model.text or '').upper()}")
+def _installed(candidates: tuple[tuple[str, str], ...]) -> tuple[str, str] | None:
+    return next((pair for pair in candidates if all(Path(file).exists() for file in pair)), None)
+
+
+def _firmware_traits(
+    connection: libvirt.virConnect, uefi: tuple[str, str] | None, secure: tuple[str, str] | None
+) -> frozenset[str]:
+    can = {
+        "COMPUTE_FIRMWARE_UEFI": uefi is not None,
+        "COMPUTE_SECURITY_UEFI_SECURE_BOOT": secure is not None,
+        "COMPUTE_SECURITY_STATELESS_FIRMWARE": uefi is not None and connection.getLibVersion() >= STATELESS_FIRMWARE,
+    }
+    return frozenset(name for name, able in can.items() if able)
+
+
+def _traits(described: ET.Element, info: CpuInfo, arch: str) -> frozenset[str]:
+    standard = {f"COMPUTE_ARCH_{arch.upper()}"}
+    for prefix, place in OFFERED.items():
+        for value in described.findall(place):
+            standard.add(f"{prefix}_{(value.text or '').upper().replace('-', '_').replace('.', '_')}")
     for feature in info.features:
-        found.update(f"HW_CPU_X86_{name}" for name in TRAITS_OF_CPU_FEATURES.get(feature, ()))
-    return tuple(sorted(found & set(os_traits.get_traits())))
+        standard.update(f"HW_CPU_X86_{name}" for name in TRAITS_OF_CPU_FEATURES.get(feature, ()))
+    devices = QEMU_DEVICES if arch == "x86_64" else ()
+    return frozenset(standard & set(os_traits.get_traits())) | set(ALWAYS) | set(devices)
 
 
 def _uptime() -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 
-from kilonova.hypervisor.libvirt.domain.element import make
+from kilonova.hypervisor.libvirt.domain.element import add, make
+from kilonova.shapes.disks import ScsiModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +21,16 @@ class PcieRootPort:
 
 @dataclass(frozen=True, kw_only=True)
 class ScsiController:
-    model: str = "virtio-scsi"
+    """packed: its rings are packed, for virtio only."""
+
+    model: ScsiModel = "virtio-scsi"
+    packed: bool = False
 
     def element(self) -> ET.Element:
-        return make("controller", type="scsi", index=0, model=self.model)
+        controller = make("controller", type="scsi", index=0, model=self.model)
+        if self.packed:
+            add(controller, "driver", packed="on")
+        return controller
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ class FileDisk:
     Args:
         path: as QEMU finds it. target: its name in libvirt, unique in the guest.
         cache: `none` bypasses the host's cache. boot_order: 1 is tried first; None is never tried.
-        limits: None for a disk without.
+        limits: None for a disk without. packed: its rings are packed, for virtio only.
     """
 
     path: str
@@ -31,6 +31,7 @@ class FileDisk:
     device: Literal["disk", "cdrom"] = "disk"
     boot_order: int | None = None
     limits: DiskLimits | None = None
+    packed: bool = False
 
     def element(self) -> ET.Element:
         disk = make("disk", type="file", device=self.device)
@@ -41,6 +42,8 @@ class FileDisk:
             add(disk, "readonly")
         else:
             driver.set("discard", "unmap")
+        if self.packed:
+            driver.set("packed", "on")
         if self.boot_order is not None:
             add(disk, "boot", order=self.boot_order)
         if self.limits is not None:

@@ -15,6 +15,9 @@ from kilonova.hypervisor.libvirt.domain.limits import CpuLimits
 from kilonova.hypervisor.libvirt.domain.mark import Mark
 from kilonova.hypervisor.libvirt.domain.smbios import Smbios
 
+BOOT_MENU_TIMEOUT = 5000
+"""Milliseconds that the menu is shown."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
@@ -23,7 +26,7 @@ class Domain:
     Args:
         virt: `kvm`, or `qemu` where QEMU translates the guest's instructions.
         machine: as QEMU names it.
-        firmware: None for a BIOS.
+        firmware: None for a BIOS. boot_menu: it shows one.
     """
 
     virt: Literal["kvm", "qemu"]
@@ -36,6 +39,7 @@ class Domain:
     mark: Mark
     smbios: Smbios
     firmware: Uefi | None = None
+    boot_menu: bool = False
     features: Features = Features()
     clock: GuestClock = GuestClock()
     cpu_limits: CpuLimits | None = None
@@ -56,6 +60,8 @@ class Domain:
         add(os, "type", "hvm", arch=self.arch, machine=self.machine)
         if self.firmware is not None:
             self.firmware.add_to(os)
+        if self.boot_menu:
+            add(os, "bootmenu", enable=True, timeout=BOOT_MENU_TIMEOUT)
         add(os, "smbios", mode="sysinfo")
         domain.extend([self.features.element(), self.cpu.element(), self.clock.element()])
         for tag, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):

@@ -10,10 +10,19 @@ from kilonova.hypervisor.libvirt.domain.element import add, make
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """tb_cache_mib: MiB that the emulator may fill with translated code. hyperv: what makes Windows run well."""
+    """What the machine offers.
+
+    Args:
+        tb_cache_mib: MiB that the emulator may fill with translated code. hyperv: what makes Windows run well.
+        smm: the mode of the processor that secure boot needs. hidden: the guest is not told that KVM runs it.
+        own_apic: the I/O APIC is QEMU's.
+    """
 
     tb_cache_mib: int | None = None
     hyperv: bool = False
+    smm: bool = False
+    hidden: bool = False
+    own_apic: bool = False
 
     def element(self) -> ET.Element:
         features = make("features")
@@ -24,6 +33,12 @@ class Features:
             add(hyperv, "relaxed", state="on")
             add(hyperv, "vapic", state="on")
             add(hyperv, "spinlocks", state="on", retries=8191)
+        if self.hidden:
+            add(add(features, "kvm"), "hidden", state="on")
+        if self.smm:
+            add(features, "smm", state="on")
+        if self.own_apic:
+            add(features, "ioapic", driver="qemu")
         if self.tb_cache_mib is not None:
             add(add(features, "tcg"), "tb-cache", self.tb_cache_mib, unit="MiB")
         return features

@@ -9,13 +9,34 @@ from kilonova.hypervisor.libvirt.domain.element import add
 
 
 @dataclass(frozen=True, kw_only=True)
-class Uefi:
-    """loader: the firmware's code. template: its empty variables. variables: the guest's own copy of those."""
+class UefiVariables:
+    """template: what they are at first. file: the guest's own copy, which libvirt makes."""
 
-    loader: str
     template: str
-    variables: str
+    file: str
 
     def add_to(self, os: ET.Element) -> None:
-        add(os, "loader", self.loader, readonly=True, type="pflash")
-        add(os, "nvram", self.variables, template=self.template)
+        add(os, "nvram", self.file, template=self.template)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uefi:
+    """UEFI.
+
+    Args:
+        loader: the firmware's code. variables: None for a firmware that keeps none.
+        secure: nothing is started that is not signed.
+    """
+
+    loader: str
+    variables: UefiVariables | None
+    secure: bool = False
+
+    def add_to(self, os: ET.Element) -> None:
+        loader = add(os, "loader", self.loader, readonly=True, type="pflash")
+        if self.secure:
+            loader.set("secure", "yes")
+        if self.variables is None:
+            loader.set("stateless", "yes")
+        else:
+            self.variables.add_to(os)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from kilonova.hypervisor.libvirt.domain.element import add, make
 
-VideoModel = Literal["vga", "virtio", "cirrus", "qxl", "bochs"]
+VideoModel = Literal["vga", "virtio", "cirrus", "qxl", "bochs", "vmvga"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,12 @@ class Spice:
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
+    """ram: MiB, None for what the card has by itself."""
+
     model: VideoModel = "vga"
+    ram: int | None = None
 
     def element(self) -> ET.Element:
         video = make("video")
-        add(video, "model", type=self.model)
+        add(video, "model", type=self.model, vram=self.ram * 1024 if self.ram is not None else None)
         return video

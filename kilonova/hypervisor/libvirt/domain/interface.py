@@ -17,7 +17,8 @@ class BridgeInterface:
     """An interface whose tap device libvirt makes and puts into a bridge.
 
     Args:
-        mtu: bytes. inbound, outbound: limits, None for none.
+        mtu: bytes. queues: pairs of them. packed: its rings are packed. Both are for virtio only.
+        inbound, outbound: limits, None for none.
     """
 
     mac: str
@@ -27,6 +28,8 @@ class BridgeInterface:
     mtu: int | None = None
     inbound: Bandwidth | None = None
     outbound: Bandwidth | None = None
+    queues: int = 1
+    packed: bool = False
 
     def element(self) -> ET.Element:
         interface = make("interface", type="bridge")
@@ -34,6 +37,12 @@ class BridgeInterface:
         add(interface, "source", bridge=self.bridge)
         add(interface, "target", dev=self.tap)
         add(interface, "model", type=self.model)
+        if self.queues > 1 or self.packed:
+            driver = add(interface, "driver")
+            if self.queues > 1:
+                driver.set("queues", str(self.queues))
+            if self.packed:
+                driver.set("packed", "on")
         if self.mtu is not None:
             add(interface, "mtu", size=self.mtu)
         limits = [limit for limit in (self.inbound, self.outbound) if limit is not None]

@@ -1,0 +1,160 @@
+"""What a real guest finds of the firmware and the devices that its flavor and image ask for."""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import uvloop
+from domain_cases import vif
+from libvirt_installations import Installation, empty_guest, eventually, make_installation, remove_installation
+
+from kilonova.domain.states import PowerState
+from kilonova.guestimage.build import build
+from kilonova.hypervisor.guest import Guest
+from kilonova.hypervisor.libvirt.driver import LibvirtDriver
+from kilonova.shapes.asked import Asked
+from kilonova.shapes.devices import devices_shape
+
+BOOT_LIMIT = 240.0
+TELLS = """#!/bin/sh
+tell() { echo "FACT $1=$2." >/dev/console; }
+[ -d /sys/firmware/efi ] && tell firmware uefi || tell firmware bios
+tell rng "$(cat /sys/class/misc/hw_random/rng_current)"
+tell pci "$(cat /sys/bus/pci/devices/*/device | tr '\\n' ' ')"
+tell serial "$(grep -c 'uart:16550A' /proc/tty/driver/serial)"
+tell queues "$(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)"
+tell rings "$(cut -c 35 /sys/bus/virtio/drivers/virtio_net/virtio*/features)"
+echo FACTS TOLD >/dev/console
+"""
+PACKED_RING = 34
+"""The number of a bit; the feature bits are told as text, the first of them first."""
+
+WATCHDOG = "0x25ab"
+
+
+@pytest.fixture
+def bridge() -> Iterator[str]:
+    name = f"kn{secrets.token_hex(4)}"
+    subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
+    yield name
+    subprocess.run(["ip", "link", "del", name], check=True)
+
+
+@pytest.fixture
+def empty_disk(tmp_path: Path) -> Path:
+    path = tmp_path / "empty.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "1M"], check=True)
+    return path
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.spec("EMG-34")
+def test_a_guest_finds_what_was_asked_for(tmp_path: Path, bridge: str) -> None:
+    uvloop.run(_in_installation(_finds_devices, build(tmp_path / "guest.qcow2"), bridge))
+
+
+async def _finds_devices(installation: Installation, driver: LibvirtDriver, image: Path, bridge: str) -> None:
+    guest = _guest(installation, image, vcpus=2, memory_mib=256, properties={
+        "hw_firmware_type": "uefi", "hw_watchdog_action": "reset", "hw_serial_port_count": "2",
+        "hw_vif_multiqueue_enabled": "yes", "hw_virtio_packed_ring": "yes", "hw_rng_model": "virtio",
+        "hw_time_hpet": "yes", "hw_boot_menu": "no", "hw_video_model": "virtio",
+    }, extra_specs={"hw_rng:rate_bytes": "4096"}, vifs=(vif(1, bridge=bridge, devname=f"kt{secrets.token_hex(4)}"),))
+    await driver.create_disks(guest)
+    await driver.spawn(guest)
+    facts = await _facts(driver, guest)
+    assert facts["firmware"] == "uefi"
+    assert facts["rng"].startswith("virtio_rng")
+    assert WATCHDOG in facts["pci"].split()
+    assert facts["serial"] == "2"
+    assert facts["queues"] == "2"
+    assert facts["rings"] == "1"
+    await _leaves_nothing(installation, driver, guest)
+
+
+@pytest.mark.timeout(600)
+def test_secure_boot_starts_nothing_that_is_not_signed(tmp_path: Path) -> None:
+    uvloop.run(_in_installation(_refuses, build(tmp_path / "guest.qcow2"), ""))
+
+
+async def _refuses(installation: Installation, driver: LibvirtDriver, image: Path, _bridge: str) -> None:
+    guest = _guest(installation, image, memory_mib=256, properties={
+        "hw_firmware_type": "uefi", "os_secure_boot": "required", "hw_video_model": "none",
+    })
+    await driver.create_disks(guest)
+    await driver.spawn(guest)
+
+    async def refused() -> bool:
+        return b"Access Denied" in await driver.console_output(guest.uuid, 1 << 20)
+
+    await eventually(refused, BOOT_LIMIT)
+    await _leaves_nothing(installation, driver, guest)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("properties", [
+    {"hw_firmware_type": "uefi", "hw_firmware_stateless": "yes"},
+    *({"hw_sound_model": model} for model in ("sb16", "es1370", "ac97", "ich6", "ich9", "usb")),
+    *({"hw_disk_bus": "scsi", "hw_scsi_model": model}
+      for model in ("virtio-scsi", "lsilogic", "lsisas1068", "lsisas1078", "vmpvscsi")),
+    {"hw_input_bus": "usb"}, {"hw_input_bus": "virtio"}, {"hw_pointer_model": "usbtablet"},
+    {"hw_usb_model": "qemu-xhci"}, {"hw_usb_model": "nec-xhci", "hw_disk_bus": "usb"},
+    {"hw_viommu_model": "intel"}, {"hw_viommu_model": "virtio"}, {"hw_viommu_model": "auto"},
+    {"hw_video_model": "vmvga"}, {"hw_video_model": "qxl"}, {"hw_video_model": "cirrus"},
+    {"hw_video_model": "bochs"}, {"hw_disk_type": "cdrom"}, {"hw_machine_type": "pc", "hw_disk_bus": "ide"},
+    {"hw_disk_bus": "sata"}, {"hw_serial_port_count": "4"}, {"hw_serial_port_count": "0"}, {"hw_boot_menu": "yes"},
+    *({"hw_watchdog_action": action} for action in ("none", "pause", "poweroff", "disabled")),
+], ids=lambda one: "-".join(f"{key.removeprefix('hw_')}-{value}" for key, value in one.items()))
+async def test_libvirt_starts_a_guest_with(
+    driver: LibvirtDriver, shared_installation: Installation, empty_disk: Path, properties: dict[str, str]
+) -> None:
+    """What a host says it can do, it can."""
+    guest = empty_guest(image=shared_installation.images.add(empty_disk), properties=properties)
+    assert set(devices_shape(Asked({}, properties)).traits) <= set((await driver.inventory()).traits)
+    await driver.create_disks(guest)
+    await driver.spawn(guest)
+    assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+
+
+async def _in_installation(check: object, image: Path, bridge: str) -> None:
+    installation = make_installation()
+    driver = installation.driver()
+    await driver.start(lambda _event: None)
+    try:
+        await check(installation, driver, image, bridge)  # type: ignore[operator]
+    finally:
+        await driver.close()
+        await remove_installation(installation)
+
+
+def _guest(installation: Installation, image: Path, **changes: object) -> Guest:
+    guest = empty_guest(image=installation.images.add(image), root_gib=1, config_drive=True, **changes)
+    script = base64.b64encode(TELLS.encode()).decode()
+    return msgspec.structs.replace(guest, metadata=msgspec.structs.replace(guest.metadata, user_data=script))
+
+
+async def _facts(driver: LibvirtDriver, guest: Guest) -> dict[str, str]:
+    """What the guest tells of itself when it has booted."""
+
+    async def told() -> bool:
+        return b"FACTS TOLD" in await driver.console_output(guest.uuid, 1 << 20)
+
+    await eventually(told, BOOT_LIMIT)
+    console = await driver.console_output(guest.uuid, 1 << 20)
+    return {name.decode(): value.decode() for name, value in re.findall(rb"FACT (\w+)=([^\r\n]*)\.", console)}
+
+
+async def _leaves_nothing(installation: Installation, driver: LibvirtDriver, guest: Guest) -> None:
+    directory = installation.directory / "guests/instances" / guest.uuid
+    assert (directory / "uefi-variables.fd").exists()
+    await driver.destroy(guest.uuid)
+    assert (directory / "uefi-variables.fd").exists()
+    await driver.delete_disks(guest.uuid)
+    assert not directory.exists()
+    assert not list(installation.directory.rglob(f"*{guest.uuid}*"))
