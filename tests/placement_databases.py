@@ -19,6 +19,7 @@ TABLES = [
     tables.provider_aggregates,
     tables.consumers,
     tables.allocations,
+    tables.layouts,
     tables.custom_traits,
     tables.custom_classes,
     tables.hosts,

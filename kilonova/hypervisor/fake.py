@@ -46,11 +46,13 @@ class FakeDriver(FakeDiskCalls, FakeInterfaceCalls, FakePowerCalls, FakeGuestCal
     async def inventory(self) -> HostInventory:
         h = self.hypervisor
         return HostInventory(
-            hostname=h.host, hypervisor_type="fake", hypervisor_version=1000, vcpus=h.vcpus, memory_mib=h.memory_mib,
-            local_gib=h.local_gib, disk_available_gib=h.local_gib, memory_free_mib=h.memory_mib,
+            hostname=h.host, hypervisor_type="fake", hypervisor_version=1000, vcpus=h.vcpus, pcpus=h.pcpus,
+            memory_mib=h.memory_mib, local_gib=h.local_gib, disk_available_gib=h.local_gib,
+            memory_free_mib=h.memory_mib,
             cpu_info='{"arch":"x86_64","model":"fake","vendor":"fake","features":[],'
             '"topology":{"cores":1,"threads":1,"sockets":1}}',
             supported=(("x86_64", "fake", "hvm"),), traits=h.traits,
+            topology=h.topology,
             uptime=uptime(self._clock.now() - self._since, (0.0, 0.0, 0.0), self._clock.now()),
         )
 

@@ -7,6 +7,7 @@ from kilonova.domain.states import PowerState
 from kilonova.hypervisor.fake_calls import ON, FakeCalls
 from kilonova.hypervisor.fake_state import FakeGuest
 from kilonova.hypervisor.guest import Guest
+from kilonova.hypervisor.guest_shape import checked_shape
 
 
 class FakePowerCalls(FakeCalls):
@@ -100,5 +101,7 @@ class FakePowerCalls(FakeCalls):
 
 
 def define(record: FakeGuest, guest: Guest) -> None:
-    """The hypervisor knows the guest with the shape that it is given now."""
+    """The hypervisor knows the guest with the shape that it is given now. Raises KilonovaError, InvalidInput."""
+    checked_shape(guest)
+    record.layout = guest.layout
     record.defined, record.vcpus, record.memory_mib = True, guest.vcpus, guest.memory_mib

@@ -9,6 +9,7 @@ import msgspec
 
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.states import PowerState
+from kilonova.shapes.host import HostTopology, Layout
 
 TRAITS = (
     "COMPUTE_NET_ATTACH_INTERFACE", "COMPUTE_NET_ATTACH_INTERFACE_WITH_TAG", "COMPUTE_FIRMWARE_BIOS",
@@ -47,7 +48,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
         snapshots: ids of images being made of it.
         rescue: the image of its rescue disk, None without one. rescued: it was started from that.
         sizes: of its disks. kept: those of the disks that are kept, by the name under which they are.
-        vcpus, memory_mib: what it was last started with.
+        vcpus, memory_mib, layout: what it was last started with.
     """
 
     uuid: str
@@ -67,6 +68,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     kept: dict[str, Sizes] = {}
     vcpus: int = 0
     memory_mib: int = 0
+    layout: Layout | None = None
 
 
 class Faults(msgspec.Struct, kw_only=True):
@@ -88,12 +90,15 @@ class FakeHypervisor:
 
     Args:
         directory: where it is kept across processes, as a log of what each guest became; None keeps it in memory.
+        topology: its NUMA cells and CPUs, in place of `vcpus`; None for a host that does not tell.
     """
 
     def __init__(self, host: str, directory: Path | None = None, *, vcpus: int = 1000, memory_mib: int = 8_000_000,
-                 local_gib: int = 600_000) -> None:
+                 local_gib: int = 600_000, topology: HostTopology | None = None) -> None:
         self.host = host
-        self.vcpus = vcpus
+        self.topology = topology
+        self.vcpus = vcpus if topology is None else sum(len(cell.shared) for cell in topology.cells)
+        self.pcpus = 0 if topology is None else sum(len(cell.dedicated) for cell in topology.cells)
         self.memory_mib = memory_mib
         self.local_gib = local_gib
         self.traits = TRAITS

@@ -8,6 +8,7 @@ from kilonova.domain.image import Image
 from kilonova.domain.instance import InjectedFile
 from kilonova.domain.network import Vif
 from kilonova.domain.states import PowerState
+from kilonova.shapes.host import HostTopology, Layout
 
 
 class GuestMetadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +47,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
         properties: image properties (`hw_*`, `os_*`). extra_specs: those of the flavor.
         trusted_certs: ids of certificates that the image's signature must be checked against.
         rescue: the image of a rescue disk that the guest boots from, with its own disks beside it; None for its own.
+        layout: which CPUs, NUMA cells and pages of the host it has, None for a guest without a place of its own.
     """
 
     uuid: str
@@ -65,6 +67,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     extra_specs: dict[str, str] = {}
     trusted_certs: tuple[str, ...] = ()
     rescue: Image | None = None
+    layout: Layout | None = None
 
 
 class GuestOnHost(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,12 +80,18 @@ class GuestOnHost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host has. Memory in MiB, disk in GiB (local_gib the total, disk_available_gib the free part)."""
+    """What a host has. Memory in MiB, disk in GiB (local_gib the total, disk_available_gib the free part).
+
+    Args:
+        vcpus, pcpus: CPUs that guests share, and CPUs that are given to one guest at a time.
+        topology: where they are, None if the driver cannot tell.
+    """
 
     hostname: str
     hypervisor_type: str
     hypervisor_version: int
     vcpus: int
+    pcpus: int = 0
     memory_mib: int
     local_gib: int
     disk_available_gib: int
@@ -94,6 +103,7 @@ class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
     supported: tuple[tuple[str, str, str], ...] = ()
     """(architecture, hypervisor type, vm mode)"""
     uptime: str | None = None
+    topology: HostTopology | None = None
 
 
 class GuestEvent(msgspec.Struct, frozen=True, kw_only=True):

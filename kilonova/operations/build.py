@@ -37,6 +37,7 @@ from kilonova.operations.guests import guest_of
 from kilonova.operations.network_allocation import ALLOCATION_LIMIT, allocate, allocation_pause
 from kilonova.operations.records import fail, give_back, settle
 from kilonova.services.placement import Target
+from kilonova.shapes.host import Layout
 
 BUILD_TASKS = (
     TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.BLOCK_DEVICE_MAPPING, TaskState.SPAWNING, None,
@@ -67,9 +68,10 @@ class BuildServer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Allocated(msgspec.Struct, frozen=True):
-    """The interfaces of the server."""
+    """The interfaces of the server, and its place on the host."""
 
     vifs: tuple[Vif, ...]
+    layout: Layout | None = None
 
 
 def _target(run: Run[BuildServer]) -> Target:
@@ -80,8 +82,9 @@ def _guest(run: Run[BuildServer]) -> Guest:
     request = run.request
     target = _target(run)
     instance = msgspec.structs.replace(request.instance, availability_zone=target.availability_zone or None)
+    allocated = run.output(Allocated)
     return guest_of(
-        instance, run.output(Allocated).vifs, config_drive=request.config_drive,
+        instance, allocated.vifs, layout=allocated.layout, config_drive=request.config_drive,
         admin_password=request.admin_password, files=request.injected_files,
     )
 
@@ -162,7 +165,8 @@ def _leave_host(tx: Tx, run: Run[BuildServer]) -> None:
 
 async def _allocate(env: Environment, run: Run[BuildServer]) -> Allocated:
     target = _target(run)
-    return Allocated(await allocate(env.networks, run.request.spec, target.host, target.availability_zone))
+    vifs = await allocate(env.networks, run.request.spec, target.host, target.availability_zone)
+    return Allocated(vifs, await env.placement.layout(run.subject, target.host))
 
 
 async def _deallocate(env: Environment, run: Run[BuildServer]) -> None:

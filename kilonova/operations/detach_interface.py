@@ -51,7 +51,8 @@ def _look(tx: Tx, run: Run[DetachInterface]) -> Leaving:
     instance = instances.get(tx.conn, run.subject)
     vif = next(vif for vif in instance.network_info if vif.id == run.request.port_id)
     assert instance.host is not None
-    guest = guest_of(instance, instance.network_info, config_drive=instance.config_drive == "True")
+    config_drive = instance.config_drive == "True"
+    guest = guest_of(instance, instance.network_info, layout=None, config_drive=config_drive)
     return Leaving(vif, instance.host, guest)
 
 

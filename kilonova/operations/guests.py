@@ -16,6 +16,7 @@ from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest, GuestMetadata
 from kilonova.operations.environment import Environment
 from kilonova.operations.options import OperationOptions
+from kilonova.shapes.host import Layout
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -38,13 +39,14 @@ def wants_config_drive(instance: Instance, options: OperationOptions) -> bool:
 
 
 def guest_of(
-    instance: Instance, vifs: tuple[Vif, ...], *, config_drive: bool, admin_password: str = "",
+    instance: Instance, vifs: tuple[Vif, ...], *, config_drive: bool, layout: Layout | None, admin_password: str = "",
     files: tuple[InjectedFile, ...] = (),
 ) -> Guest:
     """Describe the guest of a record.
 
     Args:
         vifs: its interfaces as the network service tells them now.
+        layout: its place on its host.
         admin_password, files: secrets and files of a first boot; later boots have none.
     """
     metadata = metadata_of(instance, vifs, admin_password=admin_password, files=files)
@@ -67,6 +69,7 @@ def guest_of(
         extra_specs=instance.flavor.extra_specs,
         trusted_certs=instance.trusted_certs or (),
         rescue=instance.rescue.image if instance.vm_state is VmState.RESCUED and instance.rescue else None,
+        layout=layout,
     )
 
 
@@ -107,14 +110,23 @@ def find_host(tx: Tx, run: Run[msgspec.Struct]) -> Host:
 async def describe(env: Environment, run: Run[Any]) -> Described:
     """A step: the guest with its network information read anew. Spec: PWR-17, RBT-06."""
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
-    guest = await describe_with(env, run.subject, instance.flavor)
     assert instance.host is not None
+    guest = await describe_with(env, run.subject, instance.flavor, instance.host)
     return Described(guest, instance.host)
 
 
-async def describe_with(env: Environment, server: str, flavor: Flavor) -> Guest:
-    """The guest of a server with that flavor, its network information read anew."""
+async def describe_with(
+    env: Environment, server: str, flavor: Flavor, host: str, *, holder: str | None = None
+) -> Guest:
+    """The guest of a server with that flavor on that host, its network information read anew.
+
+    Args:
+        holder: the migration that holds its place there; None if the server does.
+    """
     instance = await env.database.read(lambda conn: instances.get(conn, server))
     vifs = await env.networks.vifs(server)
-    config_drive = wants_config_drive(instance, env.options)
-    return guest_of(msgspec.structs.replace(instance, flavor=flavor), vifs, config_drive=config_drive)
+    layout = await env.placement.layout(holder or server, host)
+    return guest_of(
+        msgspec.structs.replace(instance, flavor=flavor), vifs, layout=layout,
+        config_drive=wants_config_drive(instance, env.options),
+    )

@@ -124,7 +124,10 @@ async def _describe(env: Environment, run: Run[RebuildServer]) -> Anew:
     before, after = run.request.before, run.request.after
     if after.image is not None and (before.image, before.trusted_certs) != (after.image, after.trusted_certs):
         await env.placement.change_image(run.subject, instance.host, after.image, after.trusted_certs or ())
-    guest = guest_of(instance, instance.network_info, config_drive=wants_config_drive(instance, env.options))
+    guest = guest_of(
+        instance, instance.network_info, config_drive=wants_config_drive(instance, env.options),
+        layout=await env.placement.layout(run.subject, instance.host),
+    )
     return Anew(
         guest=guest, host=instance.host, vm_state=instance.vm_state, grace=grace_of(instance, env.options),
         interval=env.options.shutdown_retry_interval,

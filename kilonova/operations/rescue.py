@@ -63,9 +63,10 @@ async def _describe(env: Environment, run: Run[RescueServer]) -> Before:
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
     vifs = await env.networks.vifs(run.subject)
     assert instance.host is not None
+    layout = await env.placement.layout(run.subject, instance.host)
     return Before(
-        guest=guest_of(instance, vifs, config_drive=wants_config_drive(instance, env.options)), host=instance.host,
-        vm_state=instance.vm_state, grace=grace_of(instance, env.options),
+        guest=guest_of(instance, vifs, layout=layout, config_drive=wants_config_drive(instance, env.options)),
+        host=instance.host, vm_state=instance.vm_state, grace=grace_of(instance, env.options),
         interval=env.options.shutdown_retry_interval,
     )
 

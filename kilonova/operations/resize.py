@@ -117,15 +117,17 @@ def _claimed(tx: Tx, run: Run[ResizeServer]) -> None:
 
 async def _describe(env: Environment, run: Run[ResizeServer]) -> Shapes:
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
-    old = await describe_with(env, run.subject, run.output(Leaving).flavor)
-    new = await describe_with(env, run.subject, run.request.flavor)
+    leaving, target = run.output(Leaving), run.output(Destination).target
+    old = await describe_with(env, run.subject, leaving.flavor, leaving.host, holder=migration_of(run))
+    new = await describe_with(env, run.subject, run.request.flavor, target.host)
     grace = grace_of(instance, env.options)
     return Shapes(old=old, new=new, grace=grace, interval=env.options.shutdown_retry_interval)
 
 
 async def _connect(env: Environment, run: Run[ResizeServer]) -> NewGuest:
     """Spec: MIG-77."""
-    return NewGuest(guest=await describe_with(env, run.subject, run.request.flavor))
+    target = run.output(Destination).target
+    return NewGuest(guest=await describe_with(env, run.subject, run.request.flavor, target.host))
 
 
 def _power_off(run: Run[ResizeServer]) -> PowerOffArgs:

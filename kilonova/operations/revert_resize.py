@@ -72,7 +72,8 @@ def _look(tx: Tx, run: Run[RevertResize]) -> GoingBack:
 
 
 async def _describe(env: Environment, run: Run[RevertResize]) -> Former:
-    return Former(guest=await describe_with(env, run.subject, run.output(GoingBack).flavor))
+    back = run.output(GoingBack)
+    return Former(guest=await describe_with(env, run.subject, back.flavor, back.host, holder=back.migration))
 
 
 async def _return_claim(env: Environment, run: Run[RevertResize]) -> None:

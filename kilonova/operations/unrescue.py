@@ -52,8 +52,9 @@ async def _describe(env: Environment, run: Run[UnrescueServer]) -> Own:
     """With the network information read anew. A server that was in ERROR is started, too. Spec: RSC-19, RSC-24."""
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
     vifs = await env.networks.vifs(run.subject)
-    guest = guest_of(instance, vifs, config_drive=wants_config_drive(instance, env.options))
     assert instance.host is not None
+    layout = await env.placement.layout(run.subject, instance.host)
+    guest = guest_of(instance, vifs, layout=layout, config_drive=wants_config_drive(instance, env.options))
     stopped = instance.rescue is not None and instance.rescue.vm_state is V.STOPPED
     return Own(
         guest=msgspec.structs.replace(guest, rescue=None), host=instance.host,

@@ -45,11 +45,12 @@ class NoHostLeft(NoValidHost):
     """No host can take the server, or not all servers of the request.
 
     Args:
-        left: for each filter that had a say, its name and how many hosts it left. reason: for the user, "" for none.
+        left: for each filter that had a say, its name and how many hosts it left.
+        why: what the hosts lack, "" if that cannot be told.
     """
 
-    def __init__(self, left: list[tuple[str, int]], reason: str = "") -> None:
-        super().__init__(*([reason] if reason else []))
+    def __init__(self, left: list[tuple[str, int]], why: str = "") -> None:
+        super().__init__(*([why] if why else []))
         self.left = tuple(left)
         self.hint = "hosts left: " + ", ".join(f"{count} after {name}" for name, count in left)
 
@@ -86,7 +87,7 @@ def decide(
             mine = list(left)
             rows = np.flatnonzero(_pass(view, demand, fixed, [f for f in FILTERS if f.each], mine))
             if not len(rows):
-                raise NoHostLeft(mine, _lacking(view, demand))
+                raise NoHostLeft(mine, _why(view, demand, mine))
             ranked = _rank(view, demand, rows, 1 + alternates, random, preferences)
             selections.append(_selection(view, demand, ranked, alternates))
             chosen.append(ranked[0])
@@ -101,11 +102,10 @@ def decide(
     return selections
 
 
-def _lacking(view: HostView, demand: Demand) -> str:
-    """What is asked for that no host can do."""
-    lacking = [trait for trait in sorted(demand.required) if not np.any(view.with_trait(trait) & view.alive)]
-    asked = [f"{trait} ({demand.asked_by[trait]})" if trait in demand.asked_by else trait for trait in lacking]
-    return f"No host offers {', '.join(asked)}." if asked else ""
+def _why(view: HostView, demand: Demand, left: list[tuple[str, int]]) -> str:
+    """What the filter that left none has to say."""
+    last = next((name for name, count in left if count == 0), None)
+    return next((each.why(view, demand) for each in FILTERS if each.name == last and each.why is not None), "")
 
 
 def refusals(view: HostView, demand: Demand, host: str) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from kilonova.domain.grouping import Aggregate, GroupPolicy, ServerGroup
 from kilonova.domain.instance import RequestSpec
 from kilonova.shapes.resources import is_volume_backed, resources_of, traits_of
-from kilonova.shapes.shape import shape_of
+from kilonova.shapes.shape import Shape, shape_of
 from kilonova.shapes.traits import needed_traits
 
 DEVICE_TAGGING = "COMPUTE_DEVICE_TAGGING"
@@ -20,8 +20,8 @@ class Demand:
     """A request as filters and weighers read it.
 
     Args:
-        resources: amounts by resource class. required, forbidden: traits. asked_by: what asks for a required trait,
-            where that is not the trait's own name.
+        resources: amounts by resource class. required, forbidden: traits.
+        asked_by: what asks for a required trait, where that is not its own name.
         group: None without a server group, or one that no longer exists. Spec: BLD-20.
         members_on: how many other members of the group are on each host.
         hosts_of: the hosts of each server that the hints `same_host` and `different_host` name.
@@ -33,6 +33,7 @@ class Demand:
     resources: Mapping[str, int]
     required: frozenset[str]
     forbidden: frozenset[str]
+    shape: Shape
     asked_by: Mapping[str, str] = field(default_factory=dict)
     group: ServerGroup | None = None
     members_on: dict[str, int] = field(default_factory=dict)
@@ -72,6 +73,7 @@ def demand_of(
 
     Spec: BLD-32 (what only some hosts can do is demanded as a trait).
     """
+    shape = shape_of(spec.flavor, spec.image)
     traits = traits_of(spec.flavor, spec.image)
     tagged = any(device.tag for device in spec.block_devices) or any(
         network.tag for network in spec.requested_networks or ()
@@ -89,7 +91,8 @@ def demand_of(
         resources=resources_of(spec.flavor, spec.image, volume_backed=is_volume_backed(spec.block_devices)),
         required=traits.required | abilities,
         forbidden=traits.forbidden,
-        asked_by=needed_traits(shape_of(spec.flavor, spec.image)),
+        shape=shape,
+        asked_by=needed_traits(shape),
         group=group,
         members_on=members_on,
         hosts_of={instance: frozenset(hosts) for instance, hosts in hosts_of.items()},

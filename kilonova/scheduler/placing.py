@@ -11,6 +11,7 @@ from kilonova.db import build_requests
 from kilonova.db.database import Database
 from kilonova.db.placement import claims
 from kilonova.db.placement import hosts as placement_hosts
+from kilonova.db.placement.layouts import layout_of
 from kilonova.db.placement.tables import provider_aggregates, providers
 from kilonova.domain.errors import KilonovaError, NoValidHost, TryElsewhere
 from kilonova.domain.flavor import Flavor
@@ -21,7 +22,9 @@ from kilonova.hypervisor.guest import HostInventory
 from kilonova.scheduler.decision import HostChoice
 from kilonova.scheduler.scheduler import Groupings, NoGroupings, Scheduler
 from kilonova.services.placement import Target
+from kilonova.shapes.host import Layout
 from kilonova.shapes.resources import is_volume_backed, resources_of
+from kilonova.shapes.shape import shape_of
 
 ROUNDS = 5
 """How often the scheduler is asked again when others took what it had chosen."""
@@ -106,8 +109,12 @@ class Placing:
         if spec.server_group is not None:
             group = self._groupings.server_group(conn, spec.server_group)
         return claims.claim(
-            conn, spec.instance_uuid, provider, resources, spec.project_id, spec.user_id, group=group
+            conn, spec.instance_uuid, provider, resources, spec.project_id, spec.user_id, group=group,
+            shape=shape_of(spec.flavor, spec.image),
         )
+
+    async def layout(self, consumer: str, host: str) -> Layout | None:
+        return await self._database.read(lambda conn: layout_of(conn, consumer, host))
 
     async def count_build(self, target: Target, *, failed: bool) -> None:
         await self._database.write(

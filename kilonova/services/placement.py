@@ -9,6 +9,7 @@ import msgspec
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
+from kilonova.shapes.host import Layout
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +43,11 @@ class PlacementService(Protocol):
 
     async def note_image(self, instance: str, image: Image, trusted_certs: tuple[str, ...]) -> None:
         """Note, without a check, the image that a server is made from."""
+        ...
+
+    async def layout(self, consumer: str, host: str) -> Layout | None:
+        """Which CPUs, NUMA cells and pages of that host belong to a server, or to a migration; None for one without a
+        place of its own."""
         ...
 
     async def count_build(self, target: Target, *, failed: bool) -> None:

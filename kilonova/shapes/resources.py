@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -70,6 +70,12 @@ def resources_of(
     for name, amount in grouped.items():
         amounts[name] = amounts.get(name, 0) + amount
     return {name: amount for name, amount in amounts.items() if amount}
+
+
+def granular_groups(extra_specs: Mapping[str, str]) -> frozenset[str]:
+    """The suffixes of the groups that are asked for beside the one without a suffix."""
+    matches = (pattern.match(key) for key in extra_specs for pattern in (_AMOUNT, _TRAIT))
+    return frozenset(match["group"] for match in matches if match is not None and match["group"])
 
 
 def traits_of(flavor: Flavor, image: Image) -> Traits:

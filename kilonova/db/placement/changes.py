@@ -17,6 +17,7 @@ from kilonova.db.placement.tables import (
     highest,
     hosts,
     inventories,
+    layouts,
     provider_aggregates,
     provider_traits,
     providers,
@@ -32,6 +33,8 @@ class HostRow(msgspec.Struct, kw_only=True):
             max_unit, step_size). supported: (architecture, hypervisor type, vm mode) each.
         instances: how many consumers hold something here.
         seen_at: last sign of life, seconds since the epoch.
+        topology: JSON of a `HostTopology`, "" for none. layouts: a line of JSON for each guest that has a place of its
+            own (`layouts.py` reads both).
     """
 
     id: int
@@ -47,6 +50,8 @@ class HostRow(msgspec.Struct, kw_only=True):
     io_ops: int
     failed_builds: int
     seen_at: float
+    topology: str = ""
+    layouts: str | None = None
     instances: int = 0
     offers: dict[str, tuple[int, int, int, int, int]] = {}
     traits: frozenset[str] = frozenset()
@@ -113,6 +118,7 @@ def _names(column: sa.Column[str]) -> sa.ScalarSelect[str]:
     return sa.select(sa.func.aggregate_strings(column, comma)).where(owner == providers.c.id).scalar_subquery()
 
 
+_LINE_END: Any = sa.literal_column("'\n'")
 _HOSTS = Prepared(
     sa.select(
         hosts,
@@ -124,6 +130,10 @@ _HOSTS = Prepared(
         .where(allocations.c.provider_id == providers.c.id)
         .scalar_subquery()
         .label("instances"),
+        sa.select(sa.func.aggregate_strings(layouts.c.layout, _LINE_END))
+        .where(layouts.c.provider_id == providers.c.id)
+        .scalar_subquery()
+        .label("layouts"),
     )
     .join(providers, hosts.c.provider_id == providers.c.id)
     .where(providers.c.changed >= _SINCE)
@@ -169,6 +179,8 @@ def _read_hosts(connection: sa.Connection, since: int) -> list[HostRow]:
             io_ops=row.num_io_ops,
             failed_builds=row.failed_builds,
             seen_at=row.seen_at,
+            topology=row.topology,
+            layouts=row.layouts,
             instances=row.instances,
             offers=offers.get(row.id, {}),
             traits=parse(row.traits),

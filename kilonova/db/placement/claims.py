@@ -17,9 +17,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from kilonova.db.placement.errors import ConcurrentUpdate
+from kilonova.db.placement.layouts import find_place, forget_layout, hand_over_layouts, keeps_place
 from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers, touch
 from kilonova.db.prepared import Prepared
 from kilonova.domain.grouping import GroupPolicy, ServerGroup
+from kilonova.shapes.shape import Shape
 
 INSTANCE = "INSTANCE"
 MIGRATION = "MIGRATION"
@@ -32,6 +34,7 @@ class Claim(Enum):
     HELD = "the resources are held"
     FULL = "the host has not enough left"
     GROUP = "the policy of the server group does not allow this host"
+    UNFIT = "its NUMA cells, CPUs or memory pages do not fit"
     GONE = "the host no longer exists"
 
     def __bool__(self) -> bool:
@@ -56,6 +59,7 @@ def claim(
     user_id: str,
     *,
     group: ServerGroup | None = None,
+    shape: Shape | None = None,
 ) -> Claim:
     """Make the consumer hold exactly these resources of the provider, if there is room.
 
@@ -66,6 +70,7 @@ def claim(
         consumer: uuid of the instance. provider: uuid. resources: amounts by resource class.
         group: checked here too, because parallel decisions cannot see each other: whoever claims first
             stays. Spec: BLD-11 to BLD-14, BLD-17, BLD-18.
+        shape: of a guest that may need a place of its own on the host, which is decided here; None for none.
     """
     if group is not None:
         _lock_group(connection, group)
@@ -76,7 +81,7 @@ def claim(
     elif group is not None and not _group_allows(connection, group, consumer, provider_id):
         outcome = Claim.GROUP
     else:
-        outcome = _take(connection, consumer, provider_id, resources)
+        outcome = _take(connection, consumer, provider_id, resources, shape)
     if not outcome or not any(resources.values()):
         drop_consumer_without_allocations(connection, consumer)
     return outcome
@@ -135,6 +140,7 @@ def move(connection: sa.Connection, source: str, target: str, *, target_type: st
     origin = found[source]
     lock_consumer(connection, target, origin.project_id, origin.user_id, target_type, origin.instance)
     connection.execute(allocations.update().where(allocations.c.consumer == source).values(consumer=target))
+    hand_over_layouts(connection, source, target)
     raise_consumer_generation(connection, target)
     drop_consumer_without_allocations(connection, source)
     touch(connection, list(held))
@@ -150,17 +156,22 @@ def holdings(connection: sa.Connection, consumer: str) -> list[Holding]:
     return list(found.values())
 
 
-def _take(connection: sa.Connection, consumer: str, provider_id: int, resources: Mapping[str, int]) -> Claim:
+def _take(
+    connection: sa.Connection, consumer: str, provider_id: int, resources: Mapping[str, int], shape: Shape | None
+) -> Claim:
     """The provider is locked: what is read here stays true until the transaction ends."""
     offers = {
         row.resource_class: row for row in _OFFERS.all(connection, consumer=consumer, provider=provider_id)
     }
     held = {name: row.held for name, row in offers.items() if row.held}
     wanted = {name: amount for name, amount in resources.items() if amount > 0}
-    if held == wanted:
+    placed = shape is None or keeps_place(connection, consumer, provider_id, shape)
+    if held == wanted and placed:
         return Claim.HELD
     if any(name not in offers or not fits(offers[name], amount, held.get(name, 0)) for name, amount in wanted.items()):
         return Claim.FULL
+    if shape is not None and not placed and not find_place(connection, consumer, provider_id, shape):
+        return Claim.UNFIT
     change = {name: wanted.get(name, 0) - held.get(name, 0) for name in sorted(wanted.keys() | held.keys())}
     add_use(connection, provider_id, change)
     if held:
@@ -197,6 +208,7 @@ def _give_back(connection: sa.Connection, consumer: str, held: Mapping[int, Mapp
         add_use(connection, provider_id, {name: -amount for name, amount in held[provider_id].items()})
     for provider_id in held:
         _DEALLOCATE.run(connection, consumer=consumer, provider=provider_id)
+        forget_layout(connection, consumer, provider_id)
     touch(connection, list(held))
 
 

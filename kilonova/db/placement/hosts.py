@@ -101,6 +101,7 @@ def report(
         "cpu_info": inventory.cpu_info,
         "supported": list(inventory.supported),
         "reported_traits": sorted(own_traits),
+        "topology": msgspec.json.encode(inventory.topology).decode() if inventory.topology is not None else "",
     }
     known = _KNOWN.first(connection, host=host, node=node)
     if known is None:
@@ -149,6 +150,7 @@ def _inventories(
     }
     sizes = {
         "VCPU": (inventory.vcpus, settings.reserved_host_cpus, settings.initial_cpu_allocation_ratio),
+        "PCPU": (inventory.pcpus, 0, 1.0),
         "MEMORY_MB": (
             inventory.memory_mib,
             settings.reserved_host_memory_mb,

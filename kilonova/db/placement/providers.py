@@ -26,6 +26,7 @@ from kilonova.db.placement.tables import (
     deleted_providers,
     hosts,
     inventories,
+    layouts,
     provider_aggregates,
     provider_traits,
     providers,
@@ -229,7 +230,7 @@ def delete_provider(connection: sa.Connection, uuid: str) -> None:
     claimed = sa.select(allocations.c.consumer).where(allocations.c.provider_id == provider_id)
     if connection.execute(claimed).first():
         raise ProviderInUse(f"Unable to delete resource provider {uuid}: Resource provider has allocations.")
-    for table in (inventories, provider_traits, provider_aggregates, hosts):
+    for table in (inventories, provider_traits, provider_aggregates, layouts, hosts):
         connection.execute(table.delete().where(table.c.provider_id == provider_id))
     stamp = change_number(connection)
     connection.execute(deleted_providers.insert().values(id=provider_id, changed=stamp))

@@ -19,6 +19,7 @@ from kilonova.db.placement.claims import (
     raise_consumer_generation,
 )
 from kilonova.db.placement.errors import ConcurrentUpdate, PlacementConflict
+from kilonova.db.placement.layouts import forget_layouts_elsewhere
 from kilonova.db.placement.names import check_classes
 from kilonova.db.placement.tables import allocations, inventories, providers, touch
 from kilonova.domain.errors import InvalidInput
@@ -85,6 +86,7 @@ def _store(connection: sa.Connection, write: ConsumerWrite, holds: dict[int, dic
             ],
         )
         raise_consumer_generation(connection, write.uuid)
+    forget_layouts_elsewhere(connection, write.uuid, list(holds))
     drop_consumer_without_allocations(connection, write.uuid)
 
 

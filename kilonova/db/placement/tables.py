@@ -110,13 +110,25 @@ hosts = sa.Table(
     sa.Column("cpu_info", sa.Text, nullable=False),
     sa.Column("supported", Json(list[tuple[str, str, str]]), nullable=False),
     sa.Column("reported_traits", Json(list[str]), nullable=False),
+    sa.Column("topology", sa.Text, nullable=False, default=""),
     sa.Column("num_io_ops", sa.Integer, nullable=False, default=0),
     sa.Column("failed_builds", sa.Integer, nullable=False, default=0),
     sa.Column("seen_at", Timestamp, nullable=False),
     sa.Column("seen_changed", sa.BigInteger, nullable=False, index=True),
 )
-"""What the scheduler knows of a compute host beside its inventory. seen_at: the last sign of life; it changes
-all the time and is read by itself, so it has a change number of its own."""
+"""What the scheduler knows of a compute host beside its inventory. topology: JSON of a `HostTopology`, "" for none; it
+is kept as text, because few decisions read it. seen_at: the last sign of life; it changes all the time and is read by
+itself, so it has a change number of its own."""
+
+layouts = sa.Table(
+    "layouts",
+    api_metadata,
+    sa.Column("consumer", Uuid, primary_key=True),
+    sa.Column("provider_id", sa.ForeignKey("resource_providers.id"), primary_key=True, index=True),
+    sa.Column("layout", sa.Text, nullable=False),
+)
+"""Which CPUs, NUMA cells and pages of a host belong to a consumer, as JSON of a `Layout`. Written and removed together
+with its allocations; consumers that need none have no row."""
 
 
 def change_number(connection: sa.Connection) -> sa.ColumnElement[int]:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kilonova.scheduler.demand import Demand
-from kilonova.scheduler.filters import affinity, aggregates, capabilities, hosts, image, resources
+from kilonova.scheduler.filters import affinity, aggregates, capabilities, hosts, image, resources, shape
 from kilonova.scheduler.view import HostView, Mask
 
+Reason = Callable[[HostView, Demand], str]
 FilterFunction = Callable[[HostView, Demand], Mask | None]
 
 
@@ -23,6 +24,7 @@ class Filter:
         name: as operators know it; shown when no host is left.
         forced: whether it binds a host that an administrator has forced, too.
         each: whether its answer depends on the servers of the same request placed before.
+        why: says what the hosts lack if it leaves none; "" if it cannot tell.
         image: whether it also says if a server may get another image where it is.
     """
 
@@ -31,6 +33,7 @@ class Filter:
     forced: bool = False
     each: bool = False
     image: bool = False
+    why: Reason | None = None
 
 
 FILTERS: tuple[Filter, ...] = (
@@ -38,14 +41,16 @@ FILTERS: tuple[Filter, ...] = (
     Filter("RequestedHost", hosts.requested),
     Filter("IgnoredHosts", hosts.not_ignored, forced=True),
     Filter("EnabledStatus", resources.not_disabled, forced=True),
-    Filter("Traits", resources.traits, forced=True, image=True),
-    Filter("Resources", resources.room, forced=True, each=True),
+    Filter("Traits", resources.traits, forced=True, image=True, why=resources.why_no_traits),
+    Filter("Resources", resources.room, forced=True, each=True, why=resources.why_no_room),
     Filter("ComputeFilter", hosts.up),
     Filter("AvailabilityZone", aggregates.zone),
     Filter("AggregateInstanceExtraSpecsFilter", aggregates.extra_specs),
     Filter("ComputeCapabilitiesFilter", capabilities.capabilities),
     Filter("ImagePropertiesFilter", image.properties, image=True),
-    Filter("PciPassthroughFilter", resources.pci_devices),
+    Filter("PciPassthroughFilter", shape.pci_devices, forced=True, why=shape.why_no_devices),
+    Filter("GroupPolicy", shape.groups, forced=True, why=shape.why_no_groups),
+    Filter("NUMATopologyFilter", shape.place, forced=True, why=shape.why_no_place),
     Filter("SameHostFilter", affinity.same_host),
     Filter("DifferentHostFilter", affinity.different_host),
     Filter("ServerGroupAntiAffinityFilter", affinity.group_apart, each=True),

@@ -1,4 +1,4 @@
-"""Filters by what placement knows: room, traits, disabled hosts, devices."""
+"""Filters by what placement knows: room, traits, disabled hosts."""
 
 from __future__ import annotations
 
@@ -18,6 +18,17 @@ def room(view: HostView, demand: Demand) -> Mask | None:
     return _all(_has_room(view, name, amount) for name, amount in demand.resources.items())
 
 
+def why_no_room(view: HostView, demand: Demand) -> str:
+    """The resource classes that no host has."""
+    lacking = [name for name in sorted(demand.resources) if not np.any(view.alive & _has_any(view, name))]
+    return f"No host offers {', '.join(lacking)}." if lacking else ""
+
+
+def _has_any(view: HostView, name: str) -> Mask:
+    offers = view.offers.get(name)
+    return np.zeros(len(view.alive), np.bool_) if offers is None else np.asarray(offers.capacity > 0)
+
+
 def _has_room(view: HostView, name: str, amount: int) -> Mask:
     offers = view.offers.get(name)
     if offers is None:
@@ -34,14 +45,16 @@ def traits(view: HostView, demand: Demand) -> Mask | None:
     return _all([*wanted, *(~view.with_trait(trait) for trait in sorted(demand.forbidden))])
 
 
+def why_no_traits(view: HostView, demand: Demand) -> str:
+    """The required traits that no host has, and what asks for them."""
+    lacking = [trait for trait in sorted(demand.required) if not np.any(view.alive & view.with_trait(trait))]
+    told = [f"{trait} ({demand.asked_by[trait]})" if trait in demand.asked_by else trait for trait in lacking]
+    return f"No host offers {', '.join(told)}." if told else ""
+
+
 def not_disabled(view: HostView, demand: Demand) -> Mask:
     """Hosts that no operator has disabled."""
     return ~view.with_trait(STATUS_DISABLED)
-
-
-def pci_devices(view: HostView, demand: Demand) -> Mask | None:
-    """No host offers PCI devices, so a flavor that asks for one finds none."""
-    return np.zeros(len(view.alive), np.bool_) if "pci_passthrough:alias" in demand.spec.flavor.extra_specs else None
 
 
 def _all(masks: Iterable[Mask]) -> Mask:

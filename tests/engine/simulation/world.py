@@ -29,6 +29,7 @@ from kilonova.operations.service import ComputeOperations
 from kilonova.scheduler.placing import Placing
 from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import SchedulerService
+from kilonova.shapes.host import HostTopology
 from simulation.images import Shelf
 from simulation.loop import VirtualLoop
 from simulation.network import Net
@@ -68,8 +69,8 @@ class Databases:
 class WatchedHypervisor(FakeHypervisor):
     """Raises the alarm when a guest runs twice."""
 
-    def __init__(self, host: str, world: World) -> None:
-        super().__init__(host, vcpus=8, memory_mib=16384, local_gib=200)
+    def __init__(self, host: str, world: World, topology: HostTopology | None) -> None:
+        super().__init__(host, vcpus=8, memory_mib=16384, local_gib=200, topology=topology)
         self._world = world
 
     def keep(self, guest: FakeGuest) -> None:
@@ -79,6 +80,15 @@ class WatchedHypervisor(FakeHypervisor):
                 twin = other.guests.get(guest.uuid)
                 if other is not self and twin is not None and twin.power_state is PowerState.RUNNING:
                     self._world.violations.append(f"guest {guest.uuid} runs on {self.host} and {other.host}")
+            for neighbour in self.guests.values():
+                if neighbour.uuid != guest.uuid and neighbour.power_state is PowerState.RUNNING:
+                    both = _cpus_of(neighbour) & _cpus_of(guest)
+                    if both:
+                        self._world.violations.append(f"CPUs {sorted(both)} of {self.host} belong to two guests")
+
+
+def _cpus_of(guest: FakeGuest) -> frozenset[int]:
+    return guest.layout.taken() if guest.layout is not None else frozenset()
 
 
 class World:
@@ -86,12 +96,13 @@ class World:
 
     Args:
         checkpoint: called with the name of a process and of the journal boundary that it has reached.
+        topology: of each host, None for hosts that do not tell.
     """
 
     def __init__(
         self, loop: VirtualLoop, random: Random, databases: Databases, *, hosts: int, conductors: int,
         options: OperationOptions = OPTIONS, resume_guests: bool = False, max_concurrent_builds: int = 10,
-        max_concurrent_disk_ops: int = 0, max_concurrent_snapshots: int = 0,
+        max_concurrent_disk_ops: int = 0, max_concurrent_snapshots: int = 0, topology: HostTopology | None = None,
         checkpoint: Callable[[str, str], None] = lambda _process, _place: None,
     ) -> None:
         self.loop = loop
@@ -109,7 +120,7 @@ class World:
         self.violations: list[str] = []
         self.net = Net(random, self.trouble, self._announce)
         self.images = Shelf(random, self.trouble, IMAGE)
-        self.hypervisors = {f"host{i}": WatchedHypervisor(f"host{i}", self) for i in range(hosts)}
+        self.hypervisors = {f"host{i}": WatchedHypervisor(f"host{i}", self, topology) for i in range(hosts)}
         self.processes: dict[str, Process] = {}
         self.conductors: dict[str, Conductor] = {}
         self._ever: list[Any] = []

@@ -242,6 +242,15 @@ def upgrade() -> None:
     )
     op.create_index("ix_inventories_resource_class", "inventories", ["resource_class"], unique=False)
     op.create_table(
+        "layouts",
+        sa.Column("consumer", sa.String(length=36), nullable=False),
+        sa.Column("provider_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("layout", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["provider_id"], ["resource_providers.id"], name=op.f("fk_layouts_provider_id")),
+        sa.PrimaryKeyConstraint("consumer", "provider_id", name=op.f("pk_layouts")),
+    )
+    op.create_index(op.f("ix_layouts_provider_id"), "layouts", ["provider_id"], unique=False)
+    op.create_table(
         "resource_provider_aggregates",
         sa.Column("provider_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("aggregate", sa.String(length=36), nullable=False),
@@ -275,6 +284,7 @@ def upgrade() -> None:
         sa.Column("cpu_info", sa.Text(), nullable=False),
         sa.Column("supported", sa.Text(), nullable=False),
         sa.Column("reported_traits", sa.Text(), nullable=False),
+        sa.Column("topology", sa.Text(), nullable=False),
         sa.Column("num_io_ops", sa.Integer(), nullable=False),
         sa.Column("failed_builds", sa.Integer(), nullable=False),
         sa.Column("seen_at", sa.Double(), nullable=False),

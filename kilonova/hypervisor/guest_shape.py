@@ -1,0 +1,23 @@
+"""The shape of a guest, checked against the place that it was given."""
+
+from __future__ import annotations
+
+from kilonova.domain.errors import KilonovaError
+from kilonova.hypervisor.guest import Guest
+from kilonova.shapes.asked import Asked
+from kilonova.shapes.shape import Shape, read_shape
+
+
+def checked_shape(guest: Guest) -> Shape:
+    """What flavor and image ask of a guest.
+
+    Raises:
+        InvalidInput: they contradict each other. KilonovaError: it needs CPUs or NUMA cells of its own and has none; it
+            is not started on those of others. Spec: INI-030.
+    """
+    shape = read_shape(guest.vcpus, guest.memory_mib, Asked(guest.extra_specs, guest.properties))
+    if shape.cells and guest.layout is None:
+        raise KilonovaError(
+            f"Instance {guest.uuid} has no CPUs and NUMA cells on its host.", hint="resize it, or delete it"
+        )
+    return shape
