@@ -5,6 +5,7 @@ from __future__ import annotations
 from kilonova.domain.errors import KilonovaError
 from kilonova.hypervisor.guest import Guest
 from kilonova.shapes.asked import Asked
+from kilonova.shapes.legacy import modern
 from kilonova.shapes.shape import Shape, read_shape
 
 
@@ -15,7 +16,7 @@ def checked_shape(guest: Guest) -> Shape:
         InvalidInput: they contradict each other. KilonovaError: it needs CPUs or NUMA cells of its own and has none; it
             is not started on those of others. Spec: INI-030.
     """
-    shape = read_shape(guest.vcpus, guest.memory_mib, Asked(guest.extra_specs, guest.properties))
+    shape = read_shape(guest.vcpus, guest.memory_mib, Asked(guest.extra_specs, modern(guest.properties)))
     if shape.cells and guest.layout is None:
         raise KilonovaError(
             f"Instance {guest.uuid} has no CPUs and NUMA cells on its host.", hint="resize it, or delete it"

@@ -50,6 +50,11 @@ class Asked:
             )
         return image if flavor is None else flavor
 
+    def flavor_first(self, key: str, parse: Parse[T]) -> T | None:
+        """What the flavor asks for, else what the image does."""
+        flavor, image = self.of_flavor(key, parse), self.of_image(key, parse)
+        return image if flavor is None else flavor
+
     def image_first(self, key: str, parse: Parse[T]) -> T | None:
         """What the image asks for, else what the flavor does."""
         flavor, image = self.of_flavor(key, parse), self.of_image(key, parse)
