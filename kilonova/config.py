@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from kilonova.agent.image_cache import ImageCacheOptions
 from kilonova.domain.errors import InvalidInput
 from kilonova.operations.consoles import ConsoleOptions
 from kilonova.operations.options import OperationOptions
@@ -132,6 +133,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     agent: AgentOptions = AgentOptions()
     scheduler: SchedulerOptions = SchedulerOptions()
     operations: OperationOptions = OperationOptions()
+    image_cache: ImageCacheOptions = ImageCacheOptions()
     consoles: ConsoleOptions = ConsoleOptions()
 
     @property

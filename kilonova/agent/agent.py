@@ -11,6 +11,7 @@ import structlog
 
 import kilonova
 from kilonova.agent import queries
+from kilonova.agent.image_cache import DEFAULT, ImageCacheOptions, image_cache_rounds
 from kilonova.agent.reports import HostReport, PowerReport, Query
 from kilonova.agent.steps import ALL
 from kilonova.agent.steps.environment import HostEnvironment
@@ -51,6 +52,7 @@ class Agent:
     def __init__(self, host: str, driver: Driver, bus: Bus, journal: Database, clock: Clock, *,
                  images: ImageService | None = None, report_interval: float = 10.0, max_concurrent_builds: int = 10,
                  max_concurrent_disk_ops: int = 0, max_concurrent_snapshots: int = 0,
+                 image_cache: ImageCacheOptions = DEFAULT,
                  checkpoint: Callable[[str], None] = lambda _place: None) -> None:
         self.host = host
         self.executor = HostExecutor(
@@ -61,6 +63,7 @@ class Agent:
         self._bus = bus
         self._clock = clock
         self._report_interval = report_interval
+        self._cache = image_cache_rounds(driver, clock, image_cache)
         self._subscriptions: list[Subscription] = []
         self._changed: asyncio.Queue[GuestEvent] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
@@ -88,6 +91,7 @@ class Agent:
         for subject, handler in (("command", self.executor.handle), ("query", self._answer)):
             self._subscriptions.append(await self._bus.subscribe(to_host(self.host, subject), handler))
         self._tasks += [asyncio.create_task(self._report_loop()), asyncio.create_task(self._event_loop())]
+        self._cache.start()
         serving.set()
 
     async def _look(self, *, started: bool = False) -> HostReport:
@@ -157,6 +161,7 @@ class Agent:
             exit_.push_async_callback(self.executor.close)
             for subscription in self._subscriptions:
                 exit_.push_async_callback(subscription.unsubscribe)
+            exit_.push_async_callback(self._cache.close)
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -15,12 +15,12 @@ from kilonova.cells.heartbeat import Heartbeat
 from kilonova.conductor.console_tokens import forget_expired_tokens
 from kilonova.conductor.hosts import HostReports
 from kilonova.conductor.overdue import INTERVAL, OVERDUE, OverdueWork
-from kilonova.conductor.rounds import Round, Rounds
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import Clock
 from kilonova.domain.operation import ExternalEvent
 from kilonova.engine.commands import Hosts
+from kilonova.engine.rounds import Round, Rounds
 from kilonova.engine.runner import POLL, Runner
 from kilonova.engine.workshop import Workshop
 from kilonova.operations.catalogue import CELL_OPERATIONS

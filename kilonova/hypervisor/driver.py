@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from kilonova.domain.console import ConsoleAddress, ConsoleKind
+from kilonova.domain.image import Image
 from kilonova.domain.network import Vif
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
@@ -53,6 +54,20 @@ class Driver(Protocol):
         Raises:
             InvalidInput: the image is not what it claims, has a backing or data file, or is larger than the
                 flavor's disk. TryElsewhere: no space here.
+        """
+        ...
+
+    async def cache_image(self, image: Image) -> bool:
+        """Fetch an image into the cache. Returns False for one that is there. Raises as `create_disks`; NotSupported:
+        this driver keeps no images."""
+        ...
+
+    async def age_cache(self, *, minimum_age: float) -> list[str]:
+        """Remove the images from the cache that no disk here is made of, and that were neither fetched nor used for
+        `minimum_age` seconds. Returns their ids.
+
+        Raises:
+            KilonovaError: what the disks are made of cannot be told; nothing is removed. NotSupported.
         """
         ...
 

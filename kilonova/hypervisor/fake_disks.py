@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from kilonova.domain.errors import InvalidInput, KilonovaError, NotFound
+from kilonova.domain.image import Image
 from kilonova.domain.states import GUEST_OFF
 from kilonova.hypervisor.fake_calls import FakeCalls
 from kilonova.hypervisor.fake_state import FakeDisks, FakeGuest, Sizes
@@ -26,9 +27,32 @@ class FakeDiskCalls(FakeCalls):
         record = self._guest(guest.uuid)
         if not record.disks:
             record.uses = FakeDisks(_image_of(guest), 1)
+            self._use(_image_of(guest))
             record.sizes = sizes_of(guest)
         record.disks, record.name = True, guest.name
         self.hypervisor.keep(record)
+
+    async def cache_image(self, image: Image) -> bool:
+        await self._call("cache_image")
+        was_there = image.id in self.hypervisor.images
+        self._use(image.id)
+        return not was_there
+
+    async def age_cache(self, *, minimum_age: float) -> list[str]:
+        await self._call("age_cache")
+        used: set[str] = set()
+        for guest in self.hypervisor.guests.values():
+            used |= {disks.image for disks in (guest.uses, guest.prepared, guest.old) if disks is not None}
+            used |= {guest.rescue} if guest.rescue is not None else set()
+        oldest = self._clock.now() - minimum_age
+        unused = [id_ for id_, at in self.hypervisor.images.items() if id_ not in used and at <= oldest]
+        for id_ in unused:
+            del self.hypervisor.images[id_]
+        return unused
+
+    def _use(self, image_id: str) -> None:
+        if image_id:
+            self.hypervisor.images[image_id] = self._clock.now()
 
     def root_device_name(self, guest: Guest) -> str:
         return "/dev/vda"
@@ -46,6 +70,7 @@ class FakeDiskCalls(FakeCalls):
         await self._call("prepare_disks")
         record = self._guest(guest.uuid)
         record.disks = True
+        self._use(_image_of(guest))
         record.prepared = FakeDisks(_image_of(guest), record.uses.ephemeral + (not keep_ephemeral))
         self.hypervisor.keep(record)
 
@@ -79,6 +104,7 @@ class FakeDiskCalls(FakeCalls):
         assert guest.rescue is not None
         record = self._guest(guest.uuid)
         record.disks, record.rescue = True, guest.rescue.id
+        self._use(guest.rescue.id)
         self.hypervisor.keep(record)
 
     async def drop_rescue(self, uuid: str) -> None:

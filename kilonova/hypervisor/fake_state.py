@@ -104,6 +104,8 @@ class FakeHypervisor:
         self.traits = TRAITS
         self.faults = Faults()
         self.guests: dict[str, FakeGuest] = {}
+        self.images: dict[str, float] = {}
+        """When each image of the cache was last used. A new process finds none."""
         self.passwords: dict[tuple[str, str], str] = {}
         """By guest and user; never written to a file."""
         self._log = directory / "guests.jsonl" if directory is not None else None

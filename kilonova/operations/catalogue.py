@@ -15,6 +15,7 @@ from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO
 from kilonova.operations.password import CHANGE_PASSWORD
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER
 from kilonova.operations.place import BURY, PLACE
+from kilonova.operations.precache_images import PRECACHE_IMAGES
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER
 from kilonova.operations.rebuild import REBUILD
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER
@@ -40,5 +41,6 @@ CELL_OPERATIONS = Definitions(
     SNAPSHOT, BACKUP,
     RESIZE, CONFIRM_RESIZE, REVERT_RESIZE,
     SHELVE, UNSHELVE,
+    PRECACHE_IMAGES,
 )
 API_OPERATIONS = Definitions(PLACE, BURY)

@@ -6,11 +6,12 @@ ServiceUnavailable (409 and 503 texts as the Compute API has them). Nothing is w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
-from kilonova.cells.registry import Located
+from kilonova.cells.registry import Cell, Located
 from kilonova.domain.context import RequestContext
 from kilonova.domain.instance import BuildRequest
 from kilonova.domain.operation import ExternalEvent, OperationRecord
@@ -69,6 +70,12 @@ class Compute(Protocol):
 
     async def shelve(self, context: RequestContext, server: Located) -> None:
         """Switch a server off and keep an image of its disk. Raises InvalidInput: it has no disk of its own."""
+        ...
+
+    async def cache_images(
+        self, context: RequestContext, cell: Cell, aggregate: str, hosts: Sequence[str], images: Sequence[str]
+    ) -> None:
+        """Fetch images to hosts of a cell that are in an aggregate (its UUID)."""
         ...
 
     async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:

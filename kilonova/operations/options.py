@@ -51,6 +51,8 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     update_resources_interval: float = 60.0
     """Seconds after which what a host has is written to placement although it has not changed; 0 with each report, a
     negative number never. Spec: RSU-07."""
+    precache_concurrency: int = 1
+    """Hosts of an aggregate to which images are fetched at once. Spec: API-230."""
     reboot_timeout: float = 0.0
     """Seconds after which a soft reboot that has not ended is replaced by a hard one; 0 for never. Spec: PER-25,
     PER-26."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ import structlog
 
 from kilonova.agent.reports import ConsoleQuery
 from kilonova.bus.protocol import Bus
-from kilonova.cells.registry import Cells, Located
+from kilonova.cells.registry import Cell, Cells, Located
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.domain.clock import Clock
@@ -35,6 +35,7 @@ from kilonova.operations.image_asking import ImageAsking
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.password_setting import PasswordSetting
 from kilonova.operations.place import PLACE, PlaceServer
+from kilonova.operations.precache_images import PRECACHE_IMAGES, PrecacheImages
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER, RebootServer
 from kilonova.operations.shelve import SHELVE, shelve_request
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
@@ -149,6 +150,23 @@ class ComputeOperations:
 
     async def shelve(self, context: RequestContext, server: Located) -> None:
         await self.ask(context, server, SHELVE, shelve_request(context, server.instance, self._options))
+
+    async def cache_images(
+        self, context: RequestContext, cell: Cell, aggregate: str, hosts: Sequence[str], images: Sequence[str]
+    ) -> None:
+        """As many operations as hosts are to fetch at once, each with its share of the hosts."""
+        now, lanes = self._clock.now(), max(1, self._options.precache_concurrency)
+
+        def accept(conn: sa.Connection) -> None:
+            for share in (tuple(hosts[lane::lanes]) for lane in range(lanes)):
+                if share:
+                    request = PrecacheImages(hosts=share, images=tuple(images))
+                    submit.submit(
+                        Tx(conn, now), cell_journal, PRECACHE_IMAGES, aggregate, request, asked_by(context)
+                    )
+
+        await cell.database.write(accept)
+        self._acceptance.wake(cell)
 
     async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:
         """An operation that works on the server has lost it: it is asked to end and will leave the states alone.

@@ -183,7 +183,7 @@ def agent(
         host, driver, bus, journal, clock, images=images, report_interval=options.report_interval,
         max_concurrent_builds=options.max_concurrent_builds if options.driver == "libvirt" else 0,
         max_concurrent_disk_ops=options.max_concurrent_disk_ops,
-        max_concurrent_snapshots=options.max_concurrent_snapshots,
+        max_concurrent_snapshots=options.max_concurrent_snapshots, image_cache=config.image_cache,
     )
 
 

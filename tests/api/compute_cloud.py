@@ -407,6 +407,11 @@ class PatientCompute:
         await self._begin(server, BACKUP, BackupServer(image=image, backup_type=backup_type, rotation=rotation))
         return image.id
 
+    async def cache_images(
+        self, context: RequestContext, cell: Cell, aggregate: str, hosts: Sequence[str], images: Sequence[str]
+    ) -> None:
+        self.calls.append((f"cache {','.join(images)} in {cell.name} on {','.join(hosts)}", aggregate))
+
     async def shelve(self, context: RequestContext, server: Located) -> None:
         image = self._image(context, server, f"{server.instance.display_name}-shelved", "snapshot", {})
         await self.ask(context, server, SHELVE, ShelveServer(image=image, grace=60.0, interval=10.0))

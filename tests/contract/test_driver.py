@@ -564,3 +564,17 @@ async def test_a_rescue_disk_goes_with_the_guest(driver: Driver, guest: Guest, t
     await driver.drop_rescue(guest.uuid)
     await driver.drop_rescue(str(uuid.uuid4()))
     assert await driver.disks() == []
+
+
+@pytest.mark.spec("IMC-08", "IMC-12")
+async def test_an_image_is_cached_once_and_forgotten_when_no_disk_uses_it(driver: Driver, tiny: Image) -> None:
+    assert await driver.cache_image(tiny)
+    assert not await driver.cache_image(tiny)
+    assert tiny.id not in await driver.age_cache(minimum_age=1000.0)
+    made = msgspec.structs.replace(empty_guest(), image=tiny, root_gib=1)
+    await driver.create_disks(made)
+    await asyncio.sleep(0.01)
+    assert tiny.id not in await driver.age_cache(minimum_age=0.0)
+    await driver.delete_disks(made.uuid)
+    assert tiny.id in await driver.age_cache(minimum_age=0.0)
+    assert await driver.cache_image(tiny)

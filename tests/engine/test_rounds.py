@@ -11,7 +11,7 @@ from simulation.process import SimClock
 from small_cloud import SmallCloud, in_cloud
 from structlog.testing import capture_logs
 
-from kilonova.conductor.rounds import DEFAULT_INTERVAL, Round, Rounds
+from kilonova.engine.rounds import DEFAULT_INTERVAL, Round, Rounds
 
 
 @asynccontextmanager

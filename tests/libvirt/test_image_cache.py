@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import subprocess
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,10 +15,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from libvirt_installations import FileImages
+from libvirt_installations import FileImages, empty_guest
 
-from kilonova.domain.errors import InvalidInput, Retryable, TryElsewhere
+from kilonova.domain.errors import InvalidInput, KilonovaError, Retryable, TryElsewhere
 from kilonova.domain.image import Image
+from kilonova.hypervisor.libvirt.daemon import SystemDaemon
+from kilonova.hypervisor.libvirt.disks import GuestDisks
 from kilonova.hypervisor.libvirt.images import ImageCache
 
 MIB = 1 << 20
@@ -176,6 +181,93 @@ async def test_a_full_disk_sends_the_guest_elsewhere(images: FileImages, tmp_pat
                 await cache.get(image, None)
             assert raised.value.hint
         assert list((tmp_path / "small" / "cache").iterdir()) == []
+    workers.shutdown()
+
+
+def nothing() -> set[str]:
+    return set()
+
+
+@pytest.mark.spec("IMC-04")
+async def test_an_image_that_is_used_or_young_stays(cache: ImageCache, images: FileImages, tmp_path: Path) -> None:
+    used, young, old = (images.add(qcow2(tmp_path / name)) for name in "abc")
+    for image in (used, old):
+        assert await cache.fetch(image)
+        os.utime(tmp_path / "cache" / f"{image.id}.qcow2", (1000.0, 1000.0))
+    assert await cache.fetch(young)
+    assert not await cache.fetch(young)
+    (tmp_path / "cache" / "notes.txt").write_text("not an image")
+    removed = await cache.age(lambda: {f"{used.id}.qcow2"}, now=time.time(), minimum_age=100.0)
+    assert removed == [old.id]
+    assert cached(tmp_path) == sorted([f"{used.id}.qcow2", f"{young.id}.qcow2", "notes.txt"])
+    assert await cache.fetch(old)  # it comes again when it is needed
+
+
+@pytest.mark.spec("IMC-04")
+async def test_an_image_that_is_asked_for_is_young_again(
+    cache: ImageCache, images: FileImages, tmp_path: Path
+) -> None:
+    image = images.add(qcow2(tmp_path / "a"))
+    path = (await cache.get(image, None)).path
+    os.utime(path, (1000.0, 1000.0))
+    await cache.get(image, None)
+    assert await cache.age(nothing, now=time.time(), minimum_age=100.0) == []
+
+
+@pytest.mark.spec("IMC-04", "IMC-07")
+@pytest.mark.parametrize("moment", ["before", "during"])
+async def test_an_image_that_a_disk_is_being_made_of_stays(
+    cache: ImageCache, images: FileImages, tmp_path: Path, moment: str
+) -> None:
+    """Even if no age is asked for, and although its disk was not there when the disks were looked at."""
+    image = images.add(qcow2(tmp_path / "a"))
+    looked, made = threading.Event(), threading.Event()
+
+    def look() -> set[str]:
+        looked.set()
+        made.wait(10.0)
+        return set()
+
+    async def age() -> list[str]:
+        return await cache.age(look, now=time.time() + 1.0, minimum_age=0.0)
+
+    if moment == "before":
+        async with cache.using(image, None) as base:
+            ageing = asyncio.create_task(age())
+            await asyncio.to_thread(looked.wait, 10.0)
+    else:
+        ageing = asyncio.create_task(age())
+        await asyncio.to_thread(looked.wait, 10.0)
+        async with cache.using(image, None) as base:
+            pass
+    made.set()
+    assert await ageing == []
+    assert base.path.exists()
+    assert await cache.age(nothing, now=time.time() + 1.0, minimum_age=0.0) == [image.id]
+
+
+@pytest.mark.spec("IMC-04")
+async def test_what_disks_are_made_of_is_told_by_the_disks(tmp_path: Path, images: FileImages) -> None:
+    """Disks that were put aside count, other files do not, and a disk that cannot be understood ends the look."""
+    workers = ThreadPoolExecutor(4)
+    cache = ImageCache(tmp_path / "images", images, workers)
+    disks = GuestDisks(tmp_path, SystemDaemon(), cache, workers)
+    disks.make_directories()
+    guest, other = empty_guest(), empty_guest()
+    for one, image in ((guest, images.add(qcow2(tmp_path / "a"))), (other, images.add(qcow2(tmp_path / "b")))):
+        await disks.create(msgspec.structs.replace(one, image=image, root_gib=1))
+    await disks.delete(other.uuid)
+    aside = tmp_path / "instances" / guest.uuid / "old"
+    aside.mkdir()
+    (tmp_path / "instances" / guest.uuid / "disk").rename(aside / "disk")
+    os.mkfifo(tmp_path / "instances" / guest.uuid / "pipe")
+    removed = await disks.age_cache(now=time.time() + 1.0, minimum_age=0.0)
+    assert len(removed) == 1
+    assert len(list((tmp_path / "images").iterdir())) == 1
+    (aside / "disk").write_bytes(b"QFI\xfb" + b"\xff" * 100)
+    with pytest.raises(KilonovaError):
+        await disks.age_cache(now=time.time() + 1.0, minimum_age=0.0)
+    assert len(list((tmp_path / "images").iterdir())) == 1
     workers.shutdown()
 
 

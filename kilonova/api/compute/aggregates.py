@@ -81,7 +81,7 @@ async def create(call: Call) -> Any:
 
 
 async def show(call: Call) -> Any:
-    return _answer(call, await _find(call))
+    return _answer(call, await find_aggregate(call))
 
 
 async def update(call: Call) -> Any:
@@ -95,7 +95,7 @@ async def set_metadata(call: Call) -> Any:
 
 
 async def _change(call: Call, *, name: str | None = None, metadata: dict[str, str | None] | None = None) -> Any:
-    aggregate = await _find(call)
+    aggregate = await find_aggregate(call)
     if metadata is not None and ZONE in metadata:
         zone = metadata[ZONE]
         if zone is not None and (not zone.strip() or ":" in zone):
@@ -118,7 +118,7 @@ async def delete(call: Call) -> Any:
 
 
 async def add_host(call: Call) -> Any:
-    aggregate, host = await _find(call), call.body["add_host"]["host"]
+    aggregate, host = await find_aggregate(call), call.body["add_host"]["host"]
     await _check_host(call, host)
     if aggregate.zone is not None and host not in aggregate.hosts:
         await _check_pins(call, aggregate, host, aggregate.zone, "add host to")
@@ -129,7 +129,7 @@ async def add_host(call: Call) -> Any:
 
 
 async def remove_host(call: Call) -> Any:
-    aggregate, host = await _find(call), call.body["remove_host"]["host"]
+    aggregate, host = await find_aggregate(call), call.body["remove_host"]["host"]
     if aggregate.zone is not None and host in aggregate.hosts:
         everything = await call.cloud.cells.api.read(records.all_aggregates)
         left = [a.zone for a in everything if a.id != aggregate.id and a.zone is not None and host in a.hosts]
@@ -177,7 +177,7 @@ async def _servers(call: Call, hosts: Collection[str]) -> list[HostServer]:
     return found
 
 
-async def _find(call: Call) -> HostAggregate:
+async def find_aggregate(call: Call) -> HostAggregate:
     number = _id(call)
     return await call.cloud.cells.api.read(lambda conn: records.get(conn, number))
 

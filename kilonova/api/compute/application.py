@@ -9,6 +9,7 @@ from kilonova.api.application import Application
 from kilonova.api.cloud import ApiOptions, Cloud
 from kilonova.api.compute import (
     addresses,
+    aggregate_images,
     aggregates,
     availability_zones,
     baremetal_nodes,
@@ -78,8 +79,8 @@ RESOURCES = (
     baremetal_nodes, images,
     server_list, server_create, servers, server_actions, console_output, remote_consoles,
     server_metadata, server_tags, addresses, instance_actions, volumes_boot, extensions, limits, flavors, flavor_access,
-    flavor_extra_specs, keypairs, aggregates, availability_zones, hypervisors, services, os_hosts, quota_sets,
-    quota_class_sets, server_password, server_pause, server_diagnostics, server_injections,
+    flavor_extra_specs, keypairs, aggregates, aggregate_images, availability_zones, hypervisors, services, os_hosts,
+    quota_sets, quota_class_sets, server_password, server_pause, server_diagnostics, server_injections,
     server_interfaces, server_security_groups, server_fixed_ips, network_proxies, security_groups,
     server_deferred_delete, server_rebuild, server_rescue,
     server_groups,

@@ -17,12 +17,15 @@ import msgspec
 import structlog
 
 from kilonova.domain.errors import InvalidInput, KilonovaError
+from kilonova.domain.image import Image
 from kilonova.hypervisor.guest import Guest
 from kilonova.hypervisor.libvirt import console, kept_disks, qemu_img, replacement
 from kilonova.hypervisor.libvirt.daemon import SEARCH_PATH, Daemon
 from kilonova.hypervisor.libvirt.description import GuestFiles, domain_name
 from kilonova.hypervisor.libvirt.files import finished, remove_partials, whole
 from kilonova.hypervisor.libvirt.images import BaseImage, ImageCache
+from kilonova.imaging import qcow2
+from kilonova.imaging.inspect import inspect
 from kilonova.metadata.configdrive import build_iso
 
 log = structlog.get_logger(__name__)
@@ -104,8 +107,8 @@ class GuestDisks:
         await self.drop_rescue(guest.uuid)
         directory = self.of(guest.uuid)
         await self._run(self._make_directory, directory)
-        base = await self._cache.get(guest.rescue, None)
-        await self._run(self._overlay, directory / RESCUE, base, base.virtual_size)
+        async with self._cache.using(guest.rescue, None) as base:
+            await self._run(self._overlay, directory / RESCUE, base, base.virtual_size)
         if guest.config_drive:
             await self._run(self._config_drive, guest, directory / RESCUE_CONFIG)
 
@@ -159,6 +162,21 @@ class GuestDisks:
         """UUIDs of the instances that have files."""
         return await self._run(self._list)
 
+    async def cache_image(self, image: Image) -> bool:
+        """Fetch an image; False if it is here."""
+        return await self._cache.fetch(image)
+
+    async def age_cache(self, *, now: float, minimum_age: float) -> list[str]:
+        """Remove images that no disk is made of. Raises KilonovaError: a disk cannot be read."""
+        return await self._cache.age(self._bases, now=now, minimum_age=minimum_age)
+
+    def _bases(self) -> set[str]:
+        """Names of the images that the disks here are made of, those that were put aside or are kept included."""
+        bases = set()
+        for directory, _, names in os.walk(self._directory, onerror=_only_gone):
+            bases |= {_base_of(Path(directory, name)) for name in names}
+        return bases - {""}
+
     async def console_tail(self, uuid: str, limit: int) -> bytes:
         """Raises FileNotFoundError without a record."""
         return await self._run(console.tail, self.of(uuid) / CONSOLE_LOG, limit)
@@ -175,8 +193,8 @@ class GuestDisks:
     async def _root(self, guest: Guest, path: Path) -> None:
         assert guest.image is not None
         size = guest.root_gib * GIB
-        base = await self._cache.get(guest.image, size or None)
-        await self._run(self._overlay, path, base, size or base.virtual_size)
+        async with self._cache.using(guest.image, size or None) as base:
+            await self._run(self._overlay, path, base, size or base.virtual_size)
 
     def _overlay(self, path: Path, base: BaseImage, size: int) -> None:
         if path.exists():
@@ -220,6 +238,27 @@ class GuestDisks:
     async def _run(self, fn: Callable[..., T], *arguments: object) -> T:
         work = functools.partial(fn, *arguments)
         return await finished(asyncio.get_running_loop().run_in_executor(self._workers, work))
+
+
+def _only_gone(error: OSError) -> None:
+    """Raises KilonovaError: a directory cannot be read although it is there."""
+    if not isinstance(error, FileNotFoundError):
+        raise KilonovaError(f"The disks of guests cannot be listed: {error}.") from error
+
+
+def _base_of(path: Path) -> str:
+    """Name of the file that an overlay lies over, "" for what is none. Raises KilonovaError: it cannot be told."""
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            if file.read(len(qcow2.MAGIC)) != qcow2.MAGIC:
+                return ""
+        return Path(inspect(path).backing_file or "").name
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise KilonovaError(f"Disk {path} cannot be read: {error}.") from error
 
 
 def _make_sparse(path: Path, size: int) -> None:

@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -60,6 +61,9 @@ class ImageCache:
         self._workers = workers
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._fetches = asyncio.Semaphore(PARALLEL_FETCHES)
+        self._ageing = asyncio.Lock()
+        self._users: Counter[str] = Counter()
+        self._used_meanwhile: set[str] = set()
 
     def prepare(self) -> None:
         """Make the directory; forget what a killed process had half fetched."""
@@ -73,6 +77,8 @@ class ImageCache:
         Args:
             max_virtual_bytes: what the guest's disk can hold; None for any size.
 
+        Its time of change tells when it was last asked for.
+
         Raises:
             InvalidInput: it is not what it claims, depends on another file, or is too large for the disk.
             TryElsewhere: no space here. Retryable: it did not arrive whole.
@@ -82,12 +88,61 @@ class ImageCache:
         form: Literal["qcow2", "raw"] = "raw" if image.disk_format in RAW else "qcow2"
         path = self._directory / f"{image.id}.{form}"
         async with self._locked(image.id):
-            if not await self._run(path.exists):
-                async with self._fetches:
-                    await self._fetch(image, path)
+            await self._have(image, path)
+            await self._run(os.utime, path)
         declared = image.disk_format if image.disk_format in RAW else "qcow2"
         facts = await self._run(check, path, declared, max_virtual_bytes)
         return BaseImage(path, form, facts.virtual_size)
+
+    @asynccontextmanager
+    async def using(self, image: Image, max_virtual_bytes: int | None) -> AsyncIterator[BaseImage]:
+        """The same, for as long as it takes to make a disk of it: it is not removed meanwhile."""
+        self._users[image.id] += 1
+        self._used_meanwhile.add(image.id)
+        try:
+            yield await self.get(image, max_virtual_bytes)
+        finally:
+            self._users[image.id] -= 1
+
+    async def fetch(self, image: Image) -> bool:
+        """Have an image here. Returns whether it had to be fetched. Raises as `get`."""
+        before = await self._run(self._ids)
+        async with self.using(image, None):
+            return image.id not in before
+
+    async def age(self, in_use: Callable[[], set[str]], *, now: float, minimum_age: float) -> list[str]:
+        """Remove what nobody uses and nobody has used or fetched for a while; returns ids.
+
+        Args:
+            in_use: names of the files that disks are made of, called in a thread. Those of disks that are being made
+                now need not be among them. now, minimum_age: seconds.
+
+        Spec: IMC-04, IMC-07.
+        """
+        removed = []
+        async with self._ageing:
+            self._used_meanwhile = {id_ for id_, users in self._users.items() if users}
+            self._users += Counter()  # forgets those without users
+            used = await self._run(in_use)
+            for path in await self._run(self._files):
+                async with self._locked(path.stem):
+                    young = await self._run(_used_at, path) > now - minimum_age
+                    if not (young or path.name in used or path.stem in self._used_meanwhile):
+                        await self._run(path.unlink)
+                        removed.append(path.stem)
+        return removed
+
+    def _files(self) -> list[Path]:
+        return sorted(path for path in self._directory.iterdir() if path.suffix in (".raw", ".qcow2") and ID.fullmatch(
+            path.stem))
+
+    def _ids(self) -> set[str]:
+        return {path.stem for path in self._files()}
+
+    async def _have(self, image: Image, path: Path) -> None:
+        if not await self._run(path.exists):
+            async with self._fetches:
+                await self._fetch(image, path)
 
     @asynccontextmanager
     async def _locked(self, image_id: str) -> AsyncIterator[None]:
@@ -148,6 +203,10 @@ class ImageCache:
 
     async def _run(self, fn: Callable[..., T], *arguments: object) -> T:
         return await finished(asyncio.get_running_loop().run_in_executor(self._workers, fn, *arguments))
+
+
+def _used_at(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def _copy(source: Path, target: Path) -> None:

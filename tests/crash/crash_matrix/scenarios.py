@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
@@ -19,7 +19,7 @@ from kilonova.domain.operation import Asker
 from kilonova.domain.states import PowerState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
-from kilonova.hypervisor.fake import FakeGuest
+from kilonova.hypervisor.fake import DISK, FakeGuest
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
@@ -39,6 +39,7 @@ from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
+from kilonova.services.image import NewImage
 
 SERVER = "44444444-4444-4444-8444-444444444444"
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
@@ -172,6 +173,17 @@ async def _remove_leftover(cloud: OneCloud) -> None:
     cloud.conductor.wake()
 
 
+async def _data() -> AsyncIterator[bytes]:
+    yield DISK
+
+
+async def _precache_images(cloud: OneCloud) -> None:
+    (cell,) = cloud.cells.all
+    await cloud.images.create(NewImage(id=OTHER_IMAGE.id, name="early", owner=PROJECT))
+    await cloud.images.upload(OTHER_IMAGE.id, _data())
+    await cloud.compute.cache_images(CONTEXT, cell, SERVER, ["host0"], [OTHER_IMAGE.id])
+
+
 SOFTLY = SoftDeleteServer(grace=5.0, interval=1.0)
 
 SCENARIOS = {
@@ -206,6 +218,7 @@ SCENARIOS = {
     "delete": Scenario(("build",), _delete),
     "soft-delete": Scenario(("build",), _ask(SOFT_DELETE, SOFTLY)),
     "restore": Scenario(("build", "soft-delete"), _ask(RESTORE, RestoreServer())),
+    "precache-images": Scenario((), _precache_images, server=False),
     "remove-leftover": Scenario((), _remove_leftover, clean_up=_remove_leftover, server=False),
 }
 """By operation."""

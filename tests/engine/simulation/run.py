@@ -129,6 +129,7 @@ async def _until_hosts_known(world: World) -> None:
 # --- users ------------------------------------------------------------------------------------------
 
 
+AGGREGATE = "77777777-7777-4777-8777-777777777777"
 ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "unshelve": (UNSHELVE, UnshelveServer()),
     "start": (START, StartServer()),
@@ -167,7 +168,8 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
         except KilonovaError:
             continue
         action = random.choice((
-            "stop", "soft", "hard", "hard", "delete", "rebuild", "reset", "detach", "image", "backup", "shelve", *ASKED
+            "stop", "soft", "hard", "hard", "delete", "rebuild", "reset", "detach", "image", "backup", "shelve",
+            "cache", *ASKED
         ))
         calls: dict[str, Any] = {
             "stop": lambda at=located: world.compute.stop(CONTEXT, at),
@@ -175,6 +177,9 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
             "hard": lambda at=located: world.compute.reboot(CONTEXT, at, hard=True),
             "delete": lambda at=located: world.compute.delete(CONTEXT, at),
             "rebuild": lambda at=located: world.compute.ask(CONTEXT, at, REBUILD, _other_image(at.instance)),
+            "cache": lambda: world.compute.cache_images(
+                CONTEXT, world.cells.all[0], AGGREGATE, sorted(world.hypervisors), [IMAGE.id]
+            ),
             "shelve": lambda at=located: world.compute.shelve(CONTEXT, at),
             "image": lambda at=located: world.compute.create_image(CONTEXT, at, "snap", {}),
             "backup": lambda at=located: world.compute.create_backup(

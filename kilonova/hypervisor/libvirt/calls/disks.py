@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from kilonova.domain.errors import KilonovaError
+from kilonova.domain.image import Image
 from kilonova.domain.states import GUEST_OFF
 from kilonova.hypervisor.guest import Guest
 from kilonova.hypervisor.libvirt.calls.parts import Calls
@@ -22,6 +23,12 @@ class DiskCalls(Calls):
 
     async def create_disks(self, guest: Guest) -> None:
         await self._disks.create(guest)
+
+    async def cache_image(self, image: Image) -> bool:
+        return await self._disks.cache_image(image)
+
+    async def age_cache(self, *, minimum_age: float) -> list[str]:
+        return await self._disks.age_cache(now=self._clock.now(), minimum_age=minimum_age)
 
     def root_device_name(self, guest: Guest) -> str:
         return root_device_name(guest)
