@@ -23,6 +23,7 @@ from kilonova.engine.commands import Hosts
 from kilonova.engine.rounds import Round, Rounds
 from kilonova.engine.runner import POLL, Runner
 from kilonova.engine.workshop import Workshop
+from kilonova.notifications.deliverer import Deliverer
 from kilonova.operations.catalogue import CELL_OPERATIONS
 from kilonova.operations.environment import Environment
 
@@ -43,13 +44,13 @@ class Conductor:
         name: of this process; unique among the conductors of the cell, new at every start.
         alone: no other conductor can be alive (one-machine mode).
         ttl: seconds that a lease lasts. poll: seconds between looks at the journal when nothing wakes it.
-        checkpoint: see `Workshop`.
+        deliverer: of the cell's notifications, None if nobody is told. checkpoint: see `Workshop`.
     """
 
     def __init__(
         self, name: str, environment: Environment, bus: Bus, reports: HostReports, random: Random, *,
         alone: bool = False, ttl: float = 10.0, poll: float = POLL, concurrency: int = 256,
-        checkpoint: Callable[[str], None] = lambda _place: None,
+        deliverer: Deliverer | None = None, checkpoint: Callable[[str], None] = lambda _place: None,
     ) -> None:
         self.name = name
         self._environment = environment
@@ -68,6 +69,7 @@ class Conductor:
         self._subscriptions: list[Subscription] = []
         self._rounds = Rounds(environment.clock, self._periodic_work())
         self._heartbeat = Heartbeat(environment.database, environment.clock, "nova-conductor", name)
+        self._deliverer = deliverer
 
     def _periodic_work(self) -> tuple[Round, ...]:
         """All that this process does unasked."""
@@ -99,6 +101,8 @@ class Conductor:
         await self.runner.start()
         self._heartbeat.start()
         self._rounds.start()
+        if self._deliverer is not None:
+            await self._deliverer.start()
 
     async def _on_wake(self, _subject: str, payload: bytes) -> None:
         """Payload: empty, or the id of an operation that was asked to end."""
@@ -123,6 +127,8 @@ class Conductor:
         """Stop at once; operations go on with the next start or another conductor."""
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
+        if self._deliverer is not None:
+            await self._deliverer.close()
         await self._rounds.close()
         await self._heartbeat.close()
         await self.runner.close()

@@ -11,7 +11,7 @@ The two kinds are in `sqlite.py` and `postgres.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -31,13 +31,16 @@ class Database:
     engine: sa.Engine
 
     @staticmethod
-    def open(url: str, *, pool_size: int = 8, locked_limit: float = LOCKED_LIMIT) -> Database:
+    def open(
+        url: str, *, pool_size: int = 8, locked_limit: float = LOCKED_LIMIT, options: dict[str, Any] | None = None
+    ) -> Database:
         """Open a database.
 
         Args:
             url: `sqlite:///PATH`, `sqlite://` (in memory) or `postgresql://USER:PASSWORD@HOST/DATABASE`.
             pool_size: connections to PostgreSQL.
             locked_limit: seconds that a unit of work waits for a database that is locked or away.
+            options: what its connections carry for the units that use them (`execution_options` of SQLAlchemy).
 
         Raises:
             ServiceUnavailable: the SQLite file cannot be opened. InvalidInput: another kind of URL.
@@ -50,10 +53,10 @@ class Database:
         if url.startswith("sqlite"):
             from kilonova.db.sqlite import SqliteDatabase
 
-            return SqliteDatabase(url, locked_limit)
+            return SqliteDatabase(url, locked_limit, options or {})
         from kilonova.db.postgres import PostgresDatabase
 
-        return PostgresDatabase(url, pool_size, locked_limit)
+        return PostgresDatabase(url, pool_size, locked_limit, options or {})
 
     async def read(self, fn: Unit[T]) -> T:
         """Run `fn` on a snapshot and return its result.

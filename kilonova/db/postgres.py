@@ -45,14 +45,14 @@ class _Undecided(Exception):
 class PostgresDatabase(Database):
     """A PostgreSQL database; one thread and connection per running unit."""
 
-    def __init__(self, url: str, pool_size: int, locked_limit: float) -> None:
+    def __init__(self, url: str, pool_size: int, locked_limit: float, options: dict[str, Any]) -> None:
         self.url = url
         self._locked_limit = locked_limit
         # Without limits of its own a connection waits for a dead host, or for a lock, as long as it takes.
         self.engine = sa.create_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=30, connect_args={
             "connect_timeout": CONNECT_LIMIT, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
             "tcp_user_timeout": 20_000, "options": f"-c lock_timeout={max(1, round(locked_limit * 1000))}",
-        })
+        }, execution_options=options)
         self._snapshots = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._threads = ThreadPoolExecutor(pool_size, "postgres")
 

@@ -11,6 +11,7 @@ from kilonova.db import (
     journal,
     keypairs,
     migration_records,
+    outbox,
     placement,
     quotas,
     server_groups,
@@ -29,6 +30,6 @@ CELL = Schema("cell", cell_metadata, ("0001",))
 
 __all__ = (
     "API", "CELL", "aggregates", "api_metadata", "build_requests", "cell_metadata", "console_tokens", "flavors",
-    "instances", "journal", "keypairs", "migration_records", "placement", "placement_tables", "quotas",
+    "instances", "journal", "keypairs", "migration_records", "outbox", "placement", "placement_tables", "quotas",
     "server_groups", "services",
 )

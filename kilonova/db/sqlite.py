@@ -72,14 +72,14 @@ class _Queued:
 class SqliteDatabase(Database):
     """A SQLite file; with the URL `sqlite://`, a private database in memory without threads."""
 
-    def __init__(self, url: str, locked_limit: float) -> None:
+    def __init__(self, url: str, locked_limit: float, options: dict[str, Any]) -> None:
         self.url = url
         self._path = url.removeprefix("sqlite:///") if url != "sqlite://" else ""
         self._locked_limit = locked_limit
-        self.engine, self._writer, self._raw = _connect(self._path)
+        self.engine, self._writer, self._raw = _connect(self._path, options)
         self._reader_engine, self._reader, self._raw_reader = self.engine, self._writer, self._raw
         if self._path:
-            self._reader_engine, self._reader, self._raw_reader = _connect(self._path)
+            self._reader_engine, self._reader, self._raw_reader = _connect(self._path, options)
             self._raw_reader.execute("PRAGMA query_only=ON")
         self._committer = ThreadPoolExecutor(1, "commit") if self._path else None
         self._queue: deque[_Queued] = deque()
@@ -215,7 +215,7 @@ class SqliteDatabase(Database):
                 return
 
 
-def _connect(path: str) -> tuple[sa.Engine, sa.Connection, sqlite3.Connection]:
+def _connect(path: str, options: dict[str, Any]) -> tuple[sa.Engine, sa.Connection, sqlite3.Connection]:
     """Open one connection, which stays the only one of its engine."""
     try:
         raw = _connect_raw(path)
@@ -225,7 +225,7 @@ def _connect(path: str) -> tuple[sa.Engine, sa.Connection, sqlite3.Connection]:
         ) from error
     engine = sa.create_engine(
         "sqlite+one://", creator=lambda: raw, poolclass=StaticPool, isolation_level="AUTOCOMMIT"
-    ).execution_options(compiled_cache=COMPILED)
+    ).execution_options(compiled_cache=COMPILED, **options)
     return engine, engine.connect(), raw
 
 

@@ -18,6 +18,7 @@ from kilonova.domain.operation import Entry, EntryState, Failure, OperationRecor
 from kilonova.engine.failure import describe
 from kilonova.engine.operation import Await, Here, NoUndo, OnHost, Operation, Record, Step, Tx
 from kilonova.engine.run import Run
+from kilonova.engine.telling import Telling
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,7 @@ class Moves:
         self._journal = journal
         self._request = msgspec.json.decode(record.request, type=definition.request)
         self._types = definition.output_types()
+        self._telling = Telling(definition)
         self.deadline = definition.deadline(self.run(record))
 
     def run(self, record: OperationRecord) -> Run[Any]:
@@ -69,7 +71,10 @@ class Moves:
         Raises:
             RecordFailed: a `Record` step raised; nothing of this transaction may be kept.
         """
+        if not record.entries:
+            self._telling.begun(tx, self.run(record))
         while (step := self.current(record)) is not None:
+            self._telling.reached(tx, self.run(record), step.name)
             if isinstance(step, Record):
                 if (refusal := tx.refused.get((record.round, step.name))) is not None:
                     failed = _entry(record, step, tx.now, state=EntryState.FAILED, failure=refusal)
@@ -90,6 +95,7 @@ class Moves:
                     return self.turn_around(tx, record, outcome.failure)
             else:
                 return _append(record, _entry(record, step, tx.now, host=host if isinstance(step, OnHost) else None))
+            self._telling.passed(tx, self.run(record), step.name)
             record = msgspec.structs.replace(record, cursor=record.cursor + 1)
         return self._succeed(tx, record)
 
@@ -105,6 +111,7 @@ class Moves:
                 self.definition.ends(tx, self.run(record))
             except Exception as error:
                 raise RecordFailed(record.round, describe(error, END)) from error
+        self._telling.ended(tx, self.run(record))
         return self._finish(tx, record, OperationState.SUCCEEDED, None)
 
     def _do_record(self, tx: Tx, record: OperationRecord, step: Record) -> Entry:
@@ -126,6 +133,7 @@ class Moves:
                 step.recorded(tx, self.run(record))
             except Exception as error:
                 raise RecordFailed(record.round, describe(error, step.name)) from error
+        self._telling.passed(tx, self.run(record), step.name)
         return self.advance(tx, msgspec.structs.replace(record, cursor=record.cursor + 1))
 
     def step_failed(self, tx: Tx, record: OperationRecord, step: Step, failure: Failure) -> OperationRecord:
@@ -173,6 +181,7 @@ class Moves:
 
     def turn_around(self, tx: Tx, record: OperationRecord, failure: Failure) -> OperationRecord:
         """Begin to undo because of a failure: down to where another round begins, or all the way."""
+        self._telling.broken_off(tx, self.run(record), failure)
         back_to: int | None = None
         if self.definition.again_from is not None and failure.elsewhere:
             first = self.definition.position(self.definition.again_from)
@@ -193,6 +202,7 @@ class Moves:
                 else:
                     done = self.run(record).entry(step.name)
                     host = done.host if done is not None else None
+                    self._telling.reached(tx, self.run(record), step.name, undo=True)
                     return _append(record, _entry(record, step, tx.now, undo=True, host=host))
             record = msgspec.structs.replace(record, cursor=record.cursor - 1)
         if record.back_to is None:
@@ -231,6 +241,7 @@ class Moves:
                 self.definition.fails(tx, self.run(record), record.failure)
             except Exception as error:
                 raise RecordFailed(record.round, describe(error, UNDONE)) from error
+        self._telling.failed(tx, self.run(record), record.failure)
         state = OperationState.CANCELLED if record.failure.cancelled else OperationState.FAILED
         return self._finish(tx, record, state, record.failure)
 
@@ -270,6 +281,7 @@ class Moves:
                 step.undone(tx, self.run(record))
             except Exception as error:
                 raise RecordFailed(record.round, describe(error, place)) from error
+        self._telling.passed(tx, self.run(record), step.name, undo=True)
         return self.retreat(tx, msgspec.structs.replace(record, cursor=record.cursor - 1))
 
     def drop(self, tx: Tx, record: OperationRecord, failure: Failure) -> OperationRecord:

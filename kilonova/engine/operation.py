@@ -17,11 +17,12 @@ import math
 import typing
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
+from kilonova.domain.notification import Phase
 from kilonova.domain.operation import Failure
 from kilonova.engine.run import Run
 
@@ -172,6 +173,29 @@ Step: TypeAlias = Record | Here | OnHost | Await
 
 
 @dataclass(frozen=True)
+class During:
+    """A part of an operation: from one step to another, both included; or the undo of one step."""
+
+    first: str
+    last: str
+    undo: bool = False
+
+
+class Notice(Protocol):
+    """Tells others of an operation, or of a part of it, when it starts and when it ends.
+
+    It is called in the transaction that journals the start or end. What it raises is logged and changes nothing.
+    """
+
+    @property
+    def during(self) -> During | None:
+        """The part that it tells of; None for the whole operation."""
+        ...
+
+    def __call__(self, tx: Tx, run: AnyRun, phase: Phase, failure: Failure | None) -> None: ...
+
+
+@dataclass(frozen=True)
 class Operation:
     """A declared operation.
 
@@ -190,6 +214,7 @@ class Operation:
         scrub: takes secrets out of the request once the operation has ended.
         action: its name in os-instance-actions, "" to keep it out of there.
         event: its name among the events of that action.
+        notices: who is told, and of what. Every start is followed by one end or one error, whatever happens.
         max_crashes: how often a step may take its process down before it counts as failed.
         waited_for: it shows no task state, so who asks for another operation meanwhile waits for its end instead
             of being refused.
@@ -211,6 +236,7 @@ class Operation:
     scrub: Callable[[Any], msgspec.Struct] | None = None
     action: str = ""
     event: str = ""
+    notices: tuple[Notice, ...] = ()
     max_crashes: int = 5
     undo_retries: int = 8
     waited_for: bool = False
@@ -222,7 +248,8 @@ class Operation:
             if step.name in self._index:
                 raise ValueError(f"{self.name}: two steps are called {step.name!r}")
             self._index[step.name] = position
-        for name in (self.no_return, self.again_from):
+        told = [step for n in self.notices if n.during is not None for step in (n.during.first, n.during.last)]
+        for name in (self.no_return, self.again_from, *told):
             if name is not None and name not in self._index:
                 raise ValueError(f"{self.name}: no step is called {name!r}")
 

@@ -19,6 +19,7 @@ from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, T
 from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import Described, Host, describe, find_host
+from kilonova.operations.notices import announce
 from kilonova.operations.records import blame, check
 from kilonova.services.network import PortRequest
 
@@ -102,6 +103,7 @@ ATTACH_INTERFACE = Operation(
     name="attach-interface",
     action="attach_interface",
     event="compute_attach_interface",
+    notices=announce("interface_attach", older=None),
     request=AttachInterface,
     waited_for=True,
     begins=_begin,

@@ -15,6 +15,7 @@ from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, T
 from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import Host, find_host
+from kilonova.operations.notices import announce_image
 from kilonova.operations.records import give_back, take
 from kilonova.operations.server_images import CREATE_IMAGE, create_image, delete_image
 from kilonova.operations.snapshot import ALLOWED, COPY_AND_UPLOAD, SnapshotServer, failed, note_guest
@@ -80,6 +81,7 @@ BACKUP = Operation(
     name="backup",
     action="createBackup",
     event="compute_backup_instance",
+    notices=announce_image(),
     request=BackupServer,
     begins=_begin,
     no_return="rotate",

@@ -32,9 +32,12 @@ from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Await, Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
+from kilonova.notifications import payloads
+from kilonova.notifications.payloads import Payload
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of
 from kilonova.operations.network_allocation import ALLOCATION_LIMIT, allocate, allocation_pause
+from kilonova.operations.notices import announce, announce_part
 from kilonova.operations.records import fail, give_back, settle
 from kilonova.services.placement import Target
 from kilonova.shapes.host import Layout
@@ -254,10 +257,35 @@ def _without_secrets(request: BuildServer) -> BuildServer:
     return msgspec.structs.replace(request, admin_password="", injected_files=(), instance=instance)
 
 
+def _told(run: Run[BuildServer], instance: Instance) -> Payload:
+    """What notifications tell of a new server beside the usual."""
+    key = payloads.keypair(user_id=instance.user_id, name=instance.key_name or "", fingerprint="",
+                           public_key=instance.key_data or "")
+    certificates = run.request.spec.trusted_certs
+    return {
+        "keypairs": [key] if instance.key_name else [], "tags": list(instance.tags),
+        "trusted_image_certificates": list(certificates) or None, "instance_name": instance.display_name,
+    }
+
+
+def _told_as_usage(run: Run[BuildServer], _instance: Instance) -> Payload:
+    """Spec: BLD-83, BLD-84."""
+    failure = run.record.failure
+    return {
+        "image_name": run.request.spec.image.name,
+        "message": failure.message if failure is not None else "Success" if run.record.entries else "",
+    }
+
+
 BUILD = Operation(
     name="build",
     action="create",
     event="compute__do_build_and_run_instance",
+    notices=(
+        *announce("create", host=lambda run, _instance: _target(run).host, fields=_told, usage=_told_as_usage,
+                  payload="InstanceCreatePayload", version="1.12"),
+        *announce_part("shutdown", "start guest", undo=True),
+    ),
     request=BuildServer,
     again_from="claim host",
     rounds=_rounds,

@@ -11,6 +11,7 @@ import msgspec
 from kilonova.agent.steps.resize import DROP_DISKS, DropDisksArgs
 from kilonova.db import instances, migration_records
 from kilonova.domain.errors import InstanceNotFound
+from kilonova.domain.instance import Instance
 from kilonova.domain.migration import MigrationStatus
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import PowerState, TaskState, VmState
@@ -18,6 +19,7 @@ from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, T
 from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
 from kilonova.operations.moves import DECIDABLE, DELETES, close, conclude, undecided
+from kilonova.operations.notices import announce
 from kilonova.operations.records import fail, give_back, take
 
 M = MigrationStatus
@@ -85,10 +87,17 @@ def _failed(tx: Tx, run: Run[ConfirmResize], failure: Failure) -> None:
     give_back(tx, run, owned=DELETES, vm_state=state)
 
 
+def _source(run: Run[ConfirmResize], instance: Instance) -> str | None:
+    """The host that the server comes from. Spec: RSZ-07."""
+    leftover = run.find(Leftover)
+    return leftover.host if leftover is not None and leftover.host is not None else instance.host
+
+
 CONFIRM_RESIZE = Operation(
     name="confirm-resize",
     action="confirmResize",
     event="compute_confirm_resize",
+    notices=announce("resize_confirm", older="resize.confirm", host=_source),
     request=ConfirmResize,
     begins=_begin,
     no_return="look",

@@ -12,6 +12,7 @@ from kilonova.domain.states import VmState
 from kilonova.engine.operation import NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.guests import Host, find_host
+from kilonova.operations.notices import announce
 from kilonova.operations.records import blame, check
 
 V = VmState
@@ -40,6 +41,7 @@ TRIGGER_CRASH_DUMP = Operation(
     name="trigger-crash-dump",
     action="trigger_crash_dump",
     event="compute_trigger_crash_dump",
+    notices=announce("trigger_crash_dump"),
     request=TriggerCrashDump,
     begins=_begin,
     steps=(

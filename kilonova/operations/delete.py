@@ -13,12 +13,14 @@ from kilonova.agent.steps.power import REMOVE, GuestRef
 from kilonova.db import instances
 from kilonova.domain.errors import InstanceNotFound, KilonovaError
 from kilonova.domain.migration import ON_THE_WAY, UNDECIDED, MigrationStatus
+from kilonova.domain.notification import Phase
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
 from kilonova.operations.moves import close
+from kilonova.operations.notices import announce, announce_part
 from kilonova.operations.records import fail
 from kilonova.operations.server_images import remove_image
 from kilonova.operations.shelve import IMAGE_KEY
@@ -43,6 +45,7 @@ class Remains(msgspec.Struct, frozen=True, kw_only=True):
     devnames: tuple[str, ...]
     keep_ports: tuple[str, ...]
     shelved_image: str = ""
+    gone: bool = False
 
 
 def _begin(tx: Tx, run: Run[DeleteServer]) -> None:
@@ -67,11 +70,11 @@ def _look(tx: Tx, run: Run[DeleteServer]) -> Remains:
     try:
         instance = instances.get(tx.conn, run.subject, deleted=True)
     except InstanceNotFound:
-        return Remains(host=None, devnames=(), keep_ports=run.request.keep_ports)
+        return Remains(host=None, devnames=(), keep_ports=run.request.keep_ports, gone=True)
     kept = {vif.id for vif in instance.network_info if vif.preserve_on_delete} | set(run.request.keep_ports)
     return Remains(
         host=instance.host, devnames=tuple(v.devname for v in instance.network_info), keep_ports=tuple(sorted(kept)),
-        shelved_image=instance.system_metadata.get(IMAGE_KEY, ""),
+        shelved_image=instance.system_metadata.get(IMAGE_KEY, ""), gone=instance.deleted_at is not None,
     )
 
 
@@ -139,10 +142,20 @@ def _failed(tx: Tx, run: Run[DeleteServer], failure: Failure) -> None:
     fail(tx, run, failure, owned=(TaskState.DELETING,), vm_state=left)
 
 
+def _finds_nothing(run: Run[DeleteServer], _phase: Phase) -> bool:
+    """Somebody else has deleted it, and told so. Spec: DEL-65."""
+    remains = run.find(Remains)
+    return remains is not None and remains.gone
+
+
 DELETE = Operation(
     name="delete",
     action="delete",
     event="compute_terminate_instance",
+    notices=(
+        *announce("delete", spares=_finds_nothing),
+        *announce_part("shutdown", "remove guest", spares=lambda run, _phase: run.output(Remains).host is None),
+    ),
     request=DeleteServer,
     preempts=("*",),
     begins=_begin,

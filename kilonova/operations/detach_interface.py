@@ -20,6 +20,7 @@ from kilonova.hypervisor.guest import Guest
 from kilonova.operations.attach_interface import STATES
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of
+from kilonova.operations.notices import announce
 from kilonova.operations.records import blame, check
 
 READS = NoUndo("changes nothing")
@@ -92,6 +93,7 @@ DETACH_INTERFACE = Operation(
     name="detach-interface",
     action="detach_interface",
     event="compute_detach_interface",
+    notices=announce("interface_detach", older=None),
     request=DetachInterface,
     waited_for=True,
     begins=_begin,

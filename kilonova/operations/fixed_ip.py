@@ -15,6 +15,7 @@ from kilonova.domain.operation import Failure
 from kilonova.engine.operation import Here, NoUndo, Operation, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
+from kilonova.operations.notices import announce
 from kilonova.operations.records import blame
 
 READS = NoUndo("changes nothing")
@@ -114,6 +115,7 @@ def _failed(tx: Tx, run: Run[msgspec.Struct], failure: Failure) -> None:
 
 ADD_FIXED_IP = Operation(
     name="add-fixed-ip",
+    notices=announce("", older="create_ip"),
     request=AddFixedIp,
     waited_for=True,
     begins=_begin_adding,
@@ -128,6 +130,7 @@ ADD_FIXED_IP = Operation(
 
 REMOVE_FIXED_IP = Operation(
     name="remove-fixed-ip",
+    notices=announce("", older="delete_ip"),
     request=RemoveFixedIp,
     waited_for=True,
     begins=_begin_removing,

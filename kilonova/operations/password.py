@@ -13,6 +13,7 @@ from kilonova.domain.operation import Failure, event_key
 from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import Await, Operation, Tx
 from kilonova.engine.run import Run
+from kilonova.operations.notices import ONLY_FAILURES
 from kilonova.operations.records import fail, settle, take
 
 OWNED = (TaskState.UPDATING_PASSWORD,)
@@ -56,6 +57,7 @@ CHANGE_PASSWORD = Operation(
     name="change-password",
     action="changePassword",
     event="compute_set_admin_password",
+    notices=ONLY_FAILURES,
     request=ChangePassword,
     begins=_begin,
     steps=(

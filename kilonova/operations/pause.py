@@ -14,6 +14,7 @@ from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.guests import Host, find_host
+from kilonova.operations.notices import announce
 from kilonova.operations.records import fail, left_after, observe, settle, take
 
 PAUSING, UNPAUSING = (TaskState.PAUSING,), (TaskState.UNPAUSING,)
@@ -82,6 +83,7 @@ PAUSE_SERVER = Operation(
     name="pause",
     action="pause",
     event="compute_pause_instance",
+    notices=announce("pause"),
     request=PauseServer,
     begins=_begin_pause,
     steps=(
@@ -97,6 +99,7 @@ UNPAUSE_SERVER = Operation(
     name="unpause",
     action="unpause",
     event="compute_unpause_instance",
+    notices=announce("unpause"),
     request=UnpauseServer,
     begins=_begin_unpause,
     steps=(

@@ -23,6 +23,7 @@ from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.guests import Described, Host, describe, find_host
+from kilonova.operations.notices import announce
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER
 from kilonova.operations.records import fail, observe, settle, take
@@ -132,6 +133,7 @@ SOFT_REBOOT_SERVER = Operation(
     name="soft-reboot",
     action="reboot",
     event="compute_reboot_instance",
+    notices=announce("reboot"),
     request=RebootServer,
     begins=_begin_soft,
     steps=(
@@ -153,6 +155,7 @@ HARD_REBOOT_SERVER = Operation(
     name=HARD_REBOOT_OPERATION,
     action="reboot",
     event="compute_reboot_instance",
+    notices=announce("reboot"),
     request=RebootServer,
     preempts=(
         SOFT_REBOOT_SERVER.name, PAUSE_SERVER.name, UNPAUSE_SERVER.name, SUSPEND_SERVER.name, RESUME_SERVER.name,

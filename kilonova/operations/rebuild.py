@@ -32,6 +32,7 @@ from kilonova.db.journal import cell_journal
 from kilonova.domain.errors import Conflict
 from kilonova.domain.image import Image
 from kilonova.domain.instance import InjectedFile, Instance
+from kilonova.domain.notification import Phase
 from kilonova.domain.operation import EntryState, Failure
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine import submit
@@ -40,6 +41,7 @@ from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of, wants_config_drive
+from kilonova.operations.notices import announce
 from kilonova.operations.records import fail, settle, take
 from kilonova.operations.stop import STOP, StopServer, grace_of
 
@@ -207,10 +209,20 @@ def _without_secrets(request: RebuildServer) -> RebuildServer:
     return msgspec.structs.replace(request, before=before, after=after, admin_password="", files=())
 
 
+def _original(run: Run[RebuildServer], instance: Instance) -> Instance:
+    """The server whose usage so far is told. Spec: RBD-21."""
+    return msgspec.structs.replace(instance, **run.request.before.fields())
+
+
 REBUILD = Operation(
     name="rebuild",
     action="rebuild",
     event="compute_rebuild_instance",
+    notices=announce(
+        "rebuild", payload="InstanceActionRebuildPayload", version="1.9", exists=Phase.START, was=_original,
+        fields=lambda run, _instance: {"trusted_image_certificates": run.request.after.trusted_certs},
+        usage=lambda run, _instance: {"image_name": run.request.after.image.name if run.request.after.image else ""},
+    ),
     request=RebuildServer,
     begins=_begin,
     steps=(

@@ -16,6 +16,7 @@ from kilonova.db import instances
 from kilonova.domain.errors import InstanceNotRescuable
 from kilonova.domain.image import Image
 from kilonova.domain.instance import Rescue
+from kilonova.domain.notification import Phase
 from kilonova.domain.operation import EntryState, Failure
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Tx
@@ -23,6 +24,7 @@ from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of, wants_config_drive
+from kilonova.operations.notices import announce
 from kilonova.operations.records import fail, left_after, settle, take
 from kilonova.operations.stop import grace_of
 
@@ -127,6 +129,11 @@ RESCUE = Operation(
     name="rescue",
     action="rescue",
     event="compute_rescue_instance",
+    notices=announce(
+        "rescue", payload="InstanceActionRescuePayload", version="1.3", exists=Phase.END,
+        fields=lambda run, _instance: {"rescue_image_ref": run.request.image.id},
+        usage=lambda run, _instance: {"rescue_image_name": run.request.image.name},
+    ),
     request=RescueServer,
     begins=_begin,
     steps=(

@@ -20,15 +20,20 @@ from kilonova.agent.steps.resize import (
 from kilonova.db import instances, migration_records
 from kilonova.domain.errors import InstanceNotReady, NoValidHost
 from kilonova.domain.flavor import Flavor
+from kilonova.domain.instance import Instance
 from kilonova.domain.migration import ON_THE_WAY, Migration, MigrationStatus, MigrationType
+from kilonova.domain.notification import Phase
 from kilonova.domain.operation import EntryState, Failure
 from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
+from kilonova.notifications import payloads
+from kilonova.notifications.payloads import Payload
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import describe_with
 from kilonova.operations.moves import migration_of, progress
+from kilonova.operations.notices import ONLY_FAILURES, announce_part
 from kilonova.operations.records import fail, settle, take
 from kilonova.operations.stop import grace_of
 from kilonova.services.placement import Target
@@ -196,10 +201,26 @@ def _why_off(run: Run[ResizeServer]) -> str:
     return brought.error if brought is not None else ""
 
 
+def _new_flavor(run: Run[ResizeServer], _instance: Instance) -> Payload:
+    return {"new_flavor": payloads.flavor(run.request.flavor)}
+
+
+def _new_type(run: Run[ResizeServer], _instance: Instance) -> Payload:
+    """Spec: MIG-49, MIG-50."""
+    return {"new_instance_type": run.request.flavor.name, "new_instance_type_id": run.request.flavor.id}
+
+
 RESIZE = Operation(
     name="resize",
     action="resize",
     event="compute_resize_instance",
+    notices=(
+        *announce_part("resize_prep", "claim", older="resize.prep", exists=Phase.START, fields=_new_flavor,
+                       usage=_new_type, payload="InstanceActionResizePrepPayload", version="1.3"),
+        *announce_part("resize", "power off", "resize disks"),
+        *announce_part("resize_finish", "connect", "start guest", older="finish_resize"),
+        *ONLY_FAILURES,
+    ),
     request=ResizeServer,
     begins=_begin,
     steps=(

@@ -13,6 +13,7 @@ from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.guests import Described, describe
+from kilonova.operations.notices import announce
 from kilonova.operations.records import fail, observe, settle, take
 
 V = VmState
@@ -76,6 +77,7 @@ RESTORE = Operation(
     name="restore",
     action="restore",
     event="compute_restore_instance",
+    notices=announce("restore"),
     request=RestoreServer,
     begins=_begin,
     steps=(

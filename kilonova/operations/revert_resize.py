@@ -13,6 +13,7 @@ from kilonova.agent.steps.resize import REVERT_DISKS, RevertDisksArgs
 from kilonova.db import migration_records
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.migration import MigrationStatus
+from kilonova.domain.notification import Phase
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
@@ -21,6 +22,7 @@ from kilonova.hypervisor.guest import Guest
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import describe_with
 from kilonova.operations.moves import DECIDABLE, DELETES, close, conclude, undecided
+from kilonova.operations.notices import announce
 from kilonova.operations.records import fail, give_back, take
 
 M = MigrationStatus
@@ -115,6 +117,7 @@ REVERT_RESIZE = Operation(
     name="revert-resize",
     action="revertResize",
     event="compute_revert_resize",
+    notices=announce("resize_revert", older="resize.revert", exists=Phase.START),
     request=RevertResize,
     begins=_begin,
     no_return="power off",

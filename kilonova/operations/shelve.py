@@ -17,6 +17,7 @@ from kilonova.db import instances
 from kilonova.domain.clock import iso_seconds
 from kilonova.domain.context import RequestContext
 from kilonova.domain.instance import Instance
+from kilonova.domain.notification import Phase
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import GUEST_OFF, PowerState, TaskState, VmState
 from kilonova.engine.debt import FOREVER
@@ -24,6 +25,7 @@ from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, T
 from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import Described, describe
+from kilonova.operations.notices import announce
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.records import fail, give_back, left_after, observe, settle, take
 from kilonova.operations.server_images import (
@@ -136,6 +138,7 @@ SHELVE = Operation(
     name="shelve",
     action="shelve",
     event="compute_shelve_instance",
+    notices=announce("shelve", exists=Phase.START),
     request=ShelveServer,
     begins=_begin,
     steps=(
@@ -196,6 +199,7 @@ UNSHELVE = Operation(
     name="unshelve",
     action="unshelve",
     event="compute_unshelve_instance",
+    notices=announce("unshelve"),
     request=UnshelveServer,
     begins=_begin_unshelve,
     no_return="drop image",

@@ -19,6 +19,7 @@ from kilonova.engine.debt import FOREVER
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.guests import Host, find_host
+from kilonova.operations.notices import announce_image
 from kilonova.operations.records import fail, observe, settle, take
 from kilonova.operations.server_images import CREATE_IMAGE, create_image, delete_image, find_image
 from kilonova.services.image import NewImage
@@ -96,6 +97,7 @@ SNAPSHOT = Operation(
     name="snapshot",
     action="createImage",
     event="compute_snapshot_instance",
+    notices=announce_image(),
     request=SnapshotServer,
     begins=_begin,
     steps=(

@@ -17,6 +17,7 @@ from kilonova.domain.operation import Failure
 from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
+from kilonova.operations.notices import announce
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.records import fail, observe, settle
 
@@ -94,6 +95,7 @@ SOFT_DELETE = Operation(
     name="soft-delete",
     action="delete",
     event="compute_soft_delete_instance",
+    notices=announce("soft_delete"),
     request=SoftDeleteServer,
     preempts=("*",),
     begins=_begin,

@@ -10,6 +10,7 @@ from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.guests import Described, describe
+from kilonova.operations.notices import announce
 from kilonova.operations.records import fail, observe, settle, take
 
 OWNED = (TaskState.POWERING_ON,)
@@ -41,6 +42,7 @@ START = Operation(
     name="start",
     action="start",
     event="compute_start_instance",
+    notices=announce("power_on"),
     request=StartServer,
     begins=_begin,
     steps=(

@@ -11,6 +11,7 @@ from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.guests import Host, find_host
+from kilonova.operations.notices import announce
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.records import fail, observe, settle, take
 
@@ -62,6 +63,7 @@ STOP = Operation(
     name="stop",
     action="stop",
     event="compute_stop_instance",
+    notices=announce("power_off"),
     request=StopServer,
     begins=_begin,
     steps=(

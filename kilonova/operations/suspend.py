@@ -16,6 +16,7 @@ from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.guests import Described, Host, describe, find_host
+from kilonova.operations.notices import announce
 from kilonova.operations.records import fail, left_after, observe, settle, take
 
 SUSPENDING, RESUMING = (TaskState.SUSPENDING,), (TaskState.RESUMING,)
@@ -96,6 +97,7 @@ SUSPEND_SERVER = Operation(
     name="suspend",
     action="suspend",
     event="compute_suspend_instance",
+    notices=announce("suspend"),
     request=SuspendServer,
     begins=_begin_suspend,
     steps=(
@@ -111,6 +113,7 @@ RESUME_SERVER = Operation(
     name="resume",
     action="resume",
     event="compute_resume_instance",
+    notices=announce("resume"),
     request=ResumeServer,
     begins=_begin_resume,
     steps=(

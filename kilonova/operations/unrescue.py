@@ -22,6 +22,7 @@ from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of, wants_config_drive
+from kilonova.operations.notices import announce
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.records import fail, settle, take
 
@@ -116,6 +117,7 @@ UNRESCUE = Operation(
     name="unrescue",
     action="unrescue",
     event="compute_unrescue_instance",
+    notices=announce("unrescue"),
     request=UnrescueServer,
     begins=_begin,
     steps=(

@@ -22,7 +22,7 @@ from kilonova.conductor.hosts import HostReports
 from kilonova.config import Config
 from kilonova.console.proxy import ConsoleProxy
 from kilonova.console.site import ConsoleSite
-from kilonova.db import flavors, upgrade
+from kilonova.db import flavors, outbox, upgrade
 from kilonova.db.aggregates import StoredGroupings
 from kilonova.db.database import Database
 from kilonova.db.placement.hosts import HostSettings
@@ -31,6 +31,9 @@ from kilonova.domain.clock import Clock
 from kilonova.embedded.schema import IDENTITY, IMAGE, NETWORK
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
+from kilonova.notifications.deliverer import Deliverer
+from kilonova.notifications.options import NotificationOptions
+from kilonova.notifications.sinks import LogSink, Sink
 from kilonova.operations.consoles import Consoles
 from kilonova.operations.environment import Environment, PlacingEnvironment
 from kilonova.operations.service import ComputeOperations
@@ -65,11 +68,13 @@ async def databases(config: Config, clock: Clock, stack: AsyncExitStack) -> tupl
     Raises:
         KilonovaError: a database does not answer, or has tables that this release cannot work with.
     """
-    api = Database.open(config.database_url("api"), pool_size=config.database.pool_size)
+    listeners = config.notifications.listeners(own_host(config))
+    options = {outbox.OPTION: listeners} if listeners is not None else None
+    api = Database.open(config.database_url("api"), pool_size=config.database.pool_size, options=options)
     stack.push_async_callback(api.close)
     cell = api
     if config.database_url("cell") != config.database_url("api"):
-        cell = Database.open(config.database_url("cell"), pool_size=config.database.pool_size)
+        cell = Database.open(config.database_url("cell"), pool_size=config.database.pool_size, options=options)
         stack.push_async_callback(cell.close)
     for schema in (API, IDENTITY, IMAGE, NETWORK):
         await upgrade.ensure(api, schema)
@@ -141,7 +146,20 @@ def conductor(
         resume_guests=config.agent.resume_guests_state_on_host_boot,
     )
     owner = f"{secrets.token_hex(8)}@{name or own_host(config)}"
-    return Conductor(owner, environment, ground.bus, reports, SystemRandom(), alone=alone, ttl=config.lease_seconds)
+    return Conductor(
+        owner, environment, ground.bus, reports, SystemRandom(), alone=alone, ttl=config.lease_seconds,
+        deliverer=_deliverer(ground, ground.cell, outbox.cell_outbox, owner, alone=alone),
+    )
+
+
+def _deliverer(ground: Ground, database: Database, of: outbox.Outbox, owner: str, *, alone: bool) -> Deliverer | None:
+    """What brings the notifications in a database to their sinks; None if nobody is told."""
+    options = ground.config.notifications
+    if not options.sinks:
+        return None
+    return Deliverer(
+        database, of, sinks(options), ground.clock, SystemRandom(), owner, retention=options.retention, alone=alone
+    )
 
 
 def scheduler(ground: Ground, placing_: Placing, wakes: Wakes, *, alone: bool) -> SchedulerService:
@@ -151,7 +169,8 @@ def scheduler(ground: Ground, placing_: Placing, wakes: Wakes, *, alone: bool) -
     )
     owner = f"{secrets.token_hex(8)}@{own_host(ground.config)}"
     return SchedulerService(
-        owner, ground.api, environment, ground.bus, SystemRandom(), alone=alone, ttl=ground.config.lease_seconds
+        owner, ground.api, environment, ground.bus, SystemRandom(), alone=alone, ttl=ground.config.lease_seconds,
+        deliverer=_deliverer(ground, ground.api, outbox.api_outbox, owner, alone=alone),
     )
 
 
@@ -185,6 +204,12 @@ def agent(
         max_concurrent_disk_ops=options.max_concurrent_disk_ops,
         max_concurrent_snapshots=options.max_concurrent_snapshots, image_cache=config.image_cache,
     )
+
+
+def sinks(options: NotificationOptions) -> dict[str, Sink]:
+    """The places that notifications go to, by name."""
+    makers: dict[str, Callable[[], Sink]] = {"log": LogSink}
+    return {name: makers[name]() for name in dict.fromkeys(options.sinks)}
 
 
 def fake_hosts(config: Config, directory: Path, clock: Clock) -> dict[str, Driver]:

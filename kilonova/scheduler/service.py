@@ -12,6 +12,7 @@ from kilonova.db.journal import api_journal
 from kilonova.engine.commands import Hosts
 from kilonova.engine.runner import POLL, Runner
 from kilonova.engine.workshop import Workshop
+from kilonova.notifications.deliverer import Deliverer
 from kilonova.operations.catalogue import API_OPERATIONS
 from kilonova.operations.environment import PlacingEnvironment
 
@@ -24,6 +25,7 @@ class SchedulerService:
 
     Args:
         name: of this process, new at every start. alone: no other scheduler can be alive.
+        deliverer: of the notifications in the API database, None if nobody is told.
         poll, checkpoint: see `Runner` and `Workshop`.
     """
 
@@ -38,6 +40,7 @@ class SchedulerService:
         alone: bool = False,
         ttl: float = 10.0,
         poll: float = POLL,
+        deliverer: Deliverer | None = None,
         checkpoint: Callable[[str], None] = lambda _place: None,
     ) -> None:
         clock = environment.clock
@@ -60,6 +63,7 @@ class SchedulerService:
             poll=poll,
         )
         self._heartbeat = Heartbeat(environment.cells.all[0].database, clock, "nova-scheduler", name)
+        self._deliverer = deliverer
         self._subscription: Subscription | None = None
 
     def wake(self) -> None:
@@ -70,6 +74,8 @@ class SchedulerService:
         self._subscription = await self._bus.subscribe(WAKE, self._on_wake)
         await self.runner.start()
         self._heartbeat.start()
+        if self._deliverer is not None:
+            await self._deliverer.start()
 
     async def _on_wake(self, _subject: str, payload: bytes) -> None:
         if payload:
@@ -79,5 +85,7 @@ class SchedulerService:
     async def close(self) -> None:
         if self._subscription is not None:
             await self._subscription.unsubscribe()
+        if self._deliverer is not None:
+            await self._deliverer.close()
         await self._heartbeat.close()
         await self.runner.close()

@@ -426,16 +426,18 @@ def _true(holds: Callable[[], Any]) -> bool:
 Story = Callable[..., Awaitable[None]]
 
 
-def in_cloud(*, hosts: int = 1, conductors: int = 1, **settings: Any) -> Callable[[Story], Callable[..., None]]:
+def in_cloud(
+    *, hosts: int = 1, conductors: int = 1, told: bool = False, **settings: Any
+) -> Callable[[Story], Callable[..., None]]:
     """Make a story a test.
 
     Args:
-        settings: further ones of `World`.
+        told: others are told of what happens. settings: further ones of `World`.
     """
 
     def decorate(story: Story) -> Callable[..., None]:
         def test(*arguments: Any, **parameters: Any) -> None:
-            play(story, hosts=hosts, conductors=conductors, settings=settings, parameters=parameters)
+            play(story, hosts=hosts, conductors=conductors, told=told, settings=settings, parameters=parameters)
 
         signature = inspect.signature(story)
         rest = [p for name, p in signature.parameters.items() if name != "cloud"]
@@ -446,10 +448,12 @@ def in_cloud(*, hosts: int = 1, conductors: int = 1, **settings: Any) -> Callabl
     return decorate
 
 
-def play(story: Story, *, hosts: int, conductors: int, settings: dict[str, Any], parameters: dict[str, Any]) -> None:
+def play(
+    story: Story, *, hosts: int, conductors: int, told: bool, settings: dict[str, Any], parameters: dict[str, Any]
+) -> None:
     """Run a story to its end, in virtual time."""
     loop = VirtualLoop(Random(1))
-    databases = _databases()
+    databases = _databases(told)
 
     async def run() -> None:
         await databases.empty()
@@ -470,12 +474,12 @@ def play(story: Story, *, hosts: int, conductors: int, settings: dict[str, Any],
         abandon(loop)
 
 
-_kept: list[Databases] = []
+_kept: dict[bool, Databases] = {}
 
 
-def _databases() -> Databases:
-    if not _kept:
-        _kept.append(Databases())
-    return _kept[0]
+def _databases(told: bool) -> Databases:
+    if told not in _kept:
+        _kept[told] = Databases(told=told)
+    return _kept[told]
 
 

@@ -27,18 +27,19 @@ FIRST = int(os.environ.get("KILONOVA_SIMULATION_FIRST", "0"))
 LIMIT = 360.0
 """Seconds that 10,000 seeds may take on two cores."""
 
-_databases: Databases | None = None
+TOLD = 8
+"""Of so many seeds one has listeners."""
+
+_databases: list[Databases] = []
 
 
 def _begin() -> None:
-    global _databases
     quiet()
-    _databases = Databases()
+    _databases.extend((Databases(told=True), Databases()))
 
 
 def _one(seed: int) -> Result:
-    assert _databases is not None
-    return simulate(seed, _databases)
+    return simulate(seed, _databases[seed % TOLD != 0])
 
 
 def _describe(failed: list[Result]) -> str:

@@ -17,6 +17,7 @@ from invariants import is_resized
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.db.migration_records import migrations
+from kilonova.db.outbox import api_outbox, cell_outbox
 from kilonova.db.placement.tables import allocations, consumers, inventories
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InvalidInput, KilonovaError, Retryable, TryElsewhere
@@ -46,6 +47,7 @@ from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
+from simulation.listeners import unheard
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
 from simulation.world import IMAGE, Databases, World
@@ -101,6 +103,8 @@ async def _run(loop: VirtualLoop, random: Random, databases: Databases, result: 
     if _violations(world, Result(result.seed, [])):
         await asyncio.sleep(REPORTED)
         await _settle(world)
+    if databases.told:
+        await _until_told(world)
     result.violations = world.violations + world.wire.defects + _violations(world, result)
 
 
@@ -292,6 +296,18 @@ async def _settle(world: World) -> None:
             return
 
 
+async def _until_told(world: World) -> None:
+    """Until everybody has heard everything, or nobody will."""
+    deadline = world.loop.time() + SETTLE
+    while world.loop.time() < deadline:
+        for database, of in ((world.databases.api, api_outbox), (world.databases.cell, cell_outbox)):
+            if await database.read(lambda conn, of=of: conn.execute(sa.select(of.rows.c.id).limit(1)).first()):
+                break
+        else:
+            return
+        await asyncio.sleep(2.0)
+
+
 ACTIVE = (OperationState.RUNNING, OperationState.UNDOING, OperationState.QUEUED, OperationState.HELD)
 
 
@@ -325,6 +341,7 @@ def _violations(world: World, result: Result) -> list[str]:
         undecided = set(conn.execute(sa.select(migrations.c.instance_uuid).where(
             migrations.c.status.in_([status.value for status in (*ON_THE_WAY, *UNDECIDED)])
         )).scalars())
+    unheard_of = unheard(world.ears, operations) if world.databases.told else []
     with world.databases.api.engine.connect() as conn:
         operations += api_journal.select(conn, limit=1000)
         held = {row.uuid: row.instance for row in conn.execute(sa.select(consumers.c.uuid, consumers.c.instance))}
@@ -338,7 +355,7 @@ def _violations(world: World, result: Result) -> list[str]:
         used = conn.execute(counters).all()
         waiting = conn.execute(sa.select(build_requests.build_requests.c.uuid)).all()
         mapped = {r.uuid: r.cell for r in conn.execute(sa.select(build_requests.instance_mappings))}
-    found: list[str] = []
+    found: list[str] = unheard_of
     for operation in operations:
         result.states[operation.state.value] = result.states.get(operation.state.value, 0) + 1
         if operation.state in (*ACTIVE, OperationState.STRANDED):

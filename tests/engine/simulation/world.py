@@ -14,15 +14,18 @@ from kilonova.agent.agent import Agent
 from kilonova.cells.registry import Cell, Cells
 from kilonova.conductor.conductor import Conductor
 from kilonova.conductor.hosts import HostReports
+from kilonova.db import outbox
 from kilonova.db.aggregates import StoredGroupings
 from kilonova.db.database import Database
 from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.image import Image
+from kilonova.domain.notification import Listeners
 from kilonova.domain.operation import ExternalEvent
 from kilonova.domain.states import PowerState
 from kilonova.engine.host import host_metadata
 from kilonova.hypervisor.fake import FakeDriver, FakeGuest, FakeHypervisor
+from kilonova.notifications.deliverer import Deliverer
 from kilonova.operations.environment import Environment, PlacingEnvironment
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.service import ComputeOperations
@@ -31,6 +34,7 @@ from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import SchedulerService
 from kilonova.shapes.host import HostTopology
 from simulation.images import Shelf
+from simulation.listeners import LISTENERS, Ears
 from simulation.loop import VirtualLoop
 from simulation.network import Net
 from simulation.process import Process, SimBus, SimClock, SimDatabase, Trouble, Wire
@@ -46,11 +50,17 @@ OPTIONS = OperationOptions(
 
 
 class Databases:
-    """Databases that are opened once per worker and emptied between runs (making tables costs more than a run)."""
+    """Databases that are opened once per worker and emptied between runs (making tables costs more than a run).
 
-    def __init__(self) -> None:
-        self.api = Database.open("sqlite://")
-        self.cell = Database.open("sqlite://")
+    Args:
+        told: others are told of what happens in them.
+    """
+
+    def __init__(self, *, told: bool = False) -> None:
+        self.told = told
+        options = {outbox.OPTION: Listeners(sinks=LISTENERS, host="here")} if told else None
+        self.api = Database.open("sqlite://", options=options)
+        self.cell = Database.open("sqlite://", options=options)
         self.hosts: list[Database] = [Database.open("sqlite://") for _ in range(4)]
         self._made = False
 
@@ -119,6 +129,7 @@ class World:
         self.wire = Wire(random, self.trouble)
         self.violations: list[str] = []
         self.net = Net(random, self.trouble, self._announce)
+        self.ears = Ears(random, self.trouble)
         self.images = Shelf(random, self.trouble, IMAGE)
         self.hypervisors = {f"host{i}": WatchedHypervisor(f"host{i}", self, topology) for i in range(hosts)}
         self.processes: dict[str, Process] = {}
@@ -198,7 +209,16 @@ class World:
         owner = f"{self.random.getrandbits(64):x}@{process.name}"
         return Conductor(
             owner, environment, SimBus(self.wire, process), reports, self.random, ttl=TTL, poll=POLL,
+            deliverer=self._deliverer(process, database, outbox.cell_outbox, owner),
             checkpoint=partial(self._checkpoint, process.name),
+        )
+
+    def _deliverer(self, process: Process, database: Database, of: outbox.Outbox, owner: str) -> Deliverer | None:
+        if not self.databases.told:
+            return None
+        clock = SimClock(self.loop, process)
+        return Deliverer(
+            database, of, self.ears.sinks(process), clock, self.random, owner, retention=86400.0
         )
 
     def _scheduler(self, process: Process) -> SchedulerService:
@@ -214,6 +234,7 @@ class World:
         owner = f"{self.random.getrandbits(64):x}@{process.name}"
         return SchedulerService(
             owner, cells.api, environment, bus, self.random, ttl=TTL, poll=POLL,
+            deliverer=self._deliverer(process, cells.api, outbox.api_outbox, owner),
             checkpoint=partial(self._checkpoint, process.name),
         )
 

@@ -21,6 +21,29 @@ def upgrade() -> None:
         sa.UniqueConstraint("uuid", name=op.f("uq_aggregates_uuid")),
     )
     op.create_table(
+        "api_notification_sinks",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("name", sa.String(length=32), nullable=False),
+        sa.Column("lease_owner", sa.String(length=64), nullable=True),
+        sa.Column("lease_until", sa.Double(), nullable=True),
+        sa.Column("dropped", sa.Integer(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_api_notification_sinks")),
+        sa.UniqueConstraint("name", name=op.f("uq_api_notification_sinks_name")),
+    )
+    op.create_table(
+        "api_notifications",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("sink", sa.String(length=32), nullable=False),
+        sa.Column("subject", sa.String(length=255), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_api_notifications")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("api_notifications_created", "api_notifications", ["created_at"], unique=False)
+    op.create_index("api_notifications_sink", "api_notifications", ["sink", "id"], unique=False)
+    op.create_table(
         "api_operations",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("kind", sa.String(length=64), nullable=False),

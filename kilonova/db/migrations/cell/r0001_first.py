@@ -120,6 +120,29 @@ def upgrade() -> None:
     op.create_index("migrations_destination", "migrations", ["dest_compute", "status"], unique=False)
     op.create_index("migrations_instance", "migrations", ["instance_uuid", "status"], unique=False)
     op.create_table(
+        "notification_sinks",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("name", sa.String(length=32), nullable=False),
+        sa.Column("lease_owner", sa.String(length=64), nullable=True),
+        sa.Column("lease_until", sa.Double(), nullable=True),
+        sa.Column("dropped", sa.Integer(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_notification_sinks")),
+        sa.UniqueConstraint("name", name=op.f("uq_notification_sinks_name")),
+    )
+    op.create_table(
+        "notifications",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("sink", sa.String(length=32), nullable=False),
+        sa.Column("subject", sa.String(length=255), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_notifications")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("notifications_created", "notifications", ["created_at"], unique=False)
+    op.create_index("notifications_sink", "notifications", ["sink", "id"], unique=False)
+    op.create_table(
         "operations",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("kind", sa.String(length=64), nullable=False),

@@ -1,0 +1,1 @@
+"""Telling other services what happens: what notifications say, and where they go."""
