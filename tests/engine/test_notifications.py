@@ -129,7 +129,10 @@ def names(messages: list[Notification], *about: str) -> list[str]:
 
 def test_every_operation_says_of_what_others_are_told() -> None:
     """One that nobody is told of is named here, with the reason."""
-    silent = {"inject-network-info": "no notification is known for it", "remove-leftover": "it is about no server"}
+    silent = {
+        "inject-network-info": "no notification is known for it", "remove-leftover": "it is about no server",
+        "precache-images": "it is about an aggregate",
+    }
     told = {o.name: [n for n in o.notices if isinstance(n, notices.InstanceAction)] for o in CELL_OPERATIONS}
     assert {name for name, actions in told.items() if not actions} == {*silent, "change-password"}
     assert {*REQUESTS, *OF_PARTS, *silent, "change-password", "build"} == set(told)
