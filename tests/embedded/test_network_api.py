@@ -428,7 +428,10 @@ async def test_quotas_have_defaults_and_hold(cloud: Cloud) -> None:
     assert details == {"limit": 1, "used": 1, "reserved": 0}
     await cloud.admin.delete(f"/quotas/{A}")
     await cloud.a.make("network")
-    await cloud.admin.call("PUT", f"/quotas/{A}", 400, {"quota": {"network": "many"}})
+    for refused in ({"network": "many"}, {"network": 1, "check_limit": True}, {"colour": 1}):
+        await cloud.admin.call("PUT", f"/quotas/{A}", 400, {"quota": refused})
+    await cloud.admin.call("PUT", f"/quotas/{A}", 200, {"quota": {"network": 2, "check_limit": True}})
+    await cloud.admin.call("PUT", f"/quotas/{A}", 200, {"quota": {"network": 1}})
 
 
 async def test_tags_are_kept_and_filter(cloud: Cloud) -> None:

@@ -24,6 +24,7 @@ EXTENSIONS = {
     "port-security": "Port Security",
     "project-id": "Project ID",
     "provider": "Provider Network",
+    "quota-check-limit": "Quota Limits That Are Checked",
     "quota_details": "Quota Details",
     "quotas": "Quota Management",
     "router": "Routers",

@@ -131,6 +131,7 @@ class SmallCalls:
         if not isinstance(values, dict):
             raise InvalidInput("Body must contain 'quota'.")
         values = {key: value for key, value in values.items() if key not in ("project_id", "tenant_id")}
+        checked = values.pop("check_limit", False) is True
         for key, value in values.items():
             if key not in quotas.DEFAULTS:
                 raise InvalidInput(f"Unrecognized attribute(s) '{key}'")
@@ -138,6 +139,8 @@ class SmallCalls:
                 raise InvalidInput(f"Invalid input for {key}: '{value}' is not -1 or more.")
 
         def write(conn: sa.Connection) -> dict[str, int]:
+            if checked:
+                quotas.check_unused(conn, project, values)
             quotas.set_limits(conn, project, values)
             return quotas.limits(conn, project)
 

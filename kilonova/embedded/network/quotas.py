@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from kilonova.db.prepared import Prepared
+from kilonova.domain.errors import InvalidInput
 from kilonova.embedded.network import schema
 from kilonova.embedded.network.errors import NetworkOverQuota
 
@@ -46,6 +47,13 @@ def check(conn: sa.Connection, project_id: str, resource: str, more: int = 1) ->
     limit = limits(conn, project_id)[resource]
     if limit >= 0 and used(conn, project_id, resource) + more > limit:
         raise NetworkOverQuota(resource)
+
+
+def check_unused(conn: sa.Connection, project_id: str, values: dict[str, int]) -> None:
+    """Raises InvalidInput for a limit below what the project has."""
+    for resource, limit in values.items():
+        if 0 <= limit < (number := used(conn, project_id, resource)):
+            raise InvalidInput(f"Quota limit {limit} of {resource} is lower than what is in use, {number}.")
 
 
 def set_limits(conn: sa.Connection, project_id: str, values: dict[str, int]) -> None:
