@@ -23,6 +23,13 @@ PATIENCE = 30.0
 FEWEST = 150
 
 
+class _Terminal(io.StringIO):
+    """Where nobody types: the client reads no image from a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[RealCloud]:
     with real_cloud("fake") as running:
@@ -70,6 +77,7 @@ def test_every_command_exits_as_it_should(
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(cloud.directory / "clouds.yaml"))
     monkeypatch.setenv("OS_CLOUD", "kilonova")
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("sys.stdin", _Terminal())
     (tmp_path / "image").write_bytes(b"\0" * 4096)
     known = {"FILE": str(tmp_path / "image"), "CLOUD": str(tmp_path)}
     known["PROJECT"] = _run("token issue -f value -c project_id")[1].strip()
