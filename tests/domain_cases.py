@@ -25,7 +25,7 @@ WINDOWS = {"os_type": "windows", "hw_firmware_type": "uefi", "hw_vif_model": "e1
 DEVICES = {
     "hw_watchdog_action": "reset", "hw_video_model": "qxl", "hw_video_ram": "32", "hw_sound_model": "ich9",
     "hw_vif_multiqueue_enabled": "yes", "hw_virtio_packed_ring": "yes", "hw_serial_port_count": "2",
-    "hw_time_hpet": "true", "hw_viommu_model": "virtio",
+    "hw_time_hpet": "true", "hw_viommu_model": "virtio", "hw_tpm_version": "2.0", "hw_tpm_model": "tpm-crb",
 }
 LIMITS = {
     "quota:cpu_shares": "512", "quota:cpu_period": "20000", "quota:cpu_quota": "10000",

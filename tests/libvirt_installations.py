@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import tempfile
 import uuid
@@ -12,11 +13,12 @@ from pathlib import Path
 
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import ImageNotFound
+from kilonova.domain.errors import ImageNotFound, NotFound
 from kilonova.domain.image import Image
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestMetadata
 from kilonova.hypervisor.libvirt.daemon import PrivateDaemon
 from kilonova.hypervisor.libvirt.driver import LibvirtDriver
+from kilonova.services.secrets import Purpose
 
 
 class FileImages:
@@ -57,19 +59,39 @@ class FileImages:
         self.files.pop(image_id, None)
 
 
+class MemorySecrets:
+    """Secrets as long as the test runs."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, Purpose], str] = {}
+        self.owners: list[str] = []
+
+    async def make(self, instance: str, purpose: Purpose, owner: str) -> None:
+        if (instance, purpose) not in self.values:
+            self.values[instance, purpose] = secrets.token_hex(32)
+            self.owners.append(owner)
+
+    async def value(self, instance: str, purpose: Purpose) -> str:
+        if (instance, purpose) not in self.values:
+            raise NotFound(f"Instance {instance} has no secret for its {purpose}.")
+        return self.values[instance, purpose]
+
+
 @dataclass
 class Installation:
     """A directory with a private libvirtd and the guests of one test run."""
 
     directory: Path
     images: FileImages = field(default_factory=FileImages)
+    secrets: MemorySecrets = field(default_factory=MemorySecrets)
 
     def daemon(self) -> PrivateDaemon:
         return PrivateDaemon(self.directory / "libvirt", self.directory / "guests", SystemClock())
 
     def driver(self, *, installation: str = "tests") -> LibvirtDriver:
         return LibvirtDriver(
-            self.directory / "guests", self.daemon(), self.images, SystemClock(), installation=installation
+            self.directory / "guests", self.daemon(), self.images, SystemClock(), installation=installation,
+            secrets=self.secrets,
         )
 
     def libvirtd_pid(self) -> int:

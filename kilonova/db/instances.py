@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.db import console_tokens
+from kilonova.db import console_tokens, secrets
 from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
 from kilonova.db.prepared import Prepared
@@ -196,6 +196,8 @@ def update(
     _UPDATE.run(conn, **row)
     if _loses_guest(current, changed):
         console_tokens.revoke(conn, uuid)
+    if changed.deleted_at is not None and current.deleted_at is None:
+        secrets.forget(conn, uuid)
     return changed
 
 

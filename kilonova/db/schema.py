@@ -14,6 +14,7 @@ from kilonova.db import (
     outbox,
     placement,
     quotas,
+    secrets,
     server_groups,
     services,
 )
@@ -31,5 +32,5 @@ CELL = Schema("cell", cell_metadata, ("0001",))
 __all__ = (
     "API", "CELL", "aggregates", "api_metadata", "build_requests", "cell_metadata", "console_tokens", "flavors",
     "instances", "journal", "keypairs", "migration_records", "outbox", "placement", "placement_tables", "quotas",
-    "server_groups", "services",
+    "secrets", "server_groups", "services",
 )

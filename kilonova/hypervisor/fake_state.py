@@ -19,6 +19,9 @@ TRAITS = (
     *(f"COMPUTE_GRAPHICS_MODEL_{model}" for model in ("VGA", "VIRTIO", "CIRRUS", "QXL", "BOCHS", "NONE")),
     *(f"COMPUTE_VIOMMU_MODEL_{model}" for model in ("INTEL", "VIRTIO")),
     *(f"COMPUTE_USB_MODEL_{model}" for model in ("QEMU_XHCI", "NEC_XHCI")),
+    *(f"COMPUTE_SECURITY_TPM_{name}" for name in (
+        "1_2", "2_0", "TIS", "CRB", "SECRET_SECURITY_USER", "SECRET_SECURITY_HOST", "SECRET_SECURITY_DEPLOYMENT",
+    )),
     "COMPUTE_SOUND_MODEL_ICH9", "COMPUTE_NET_VIRTIO_PACKED",
 )
 """What a host claims to be able to do."""

@@ -51,6 +51,14 @@ def installation(directory: Path) -> Installation:
     return made
 
 
+def secrets_key(directory: Path) -> bytes:
+    """The key that the secrets of servers are encrypted with; made at the first call. Without it they are lost."""
+    file = directory / "secrets.key"
+    if not file.exists():
+        write_private(file, secrets.token_hex(32))
+    return bytes.fromhex(file.read_text())
+
+
 def client_files(directory: Path, made: Installation, public_url: str) -> tuple[Path, Path]:
     """Write `clouds.yaml` and `openrc` for the administrator; returns their paths."""
     auth_url = f"{public_url}/identity/v3"

@@ -16,6 +16,7 @@ from kilonova.db.database import Database
 from kilonova.domain.clock import Clock, SystemClock
 from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.schema import HOST
+from kilonova.embedded.secrets import EmbeddedSecrets
 from kilonova.hypervisor.driver import Driver
 from kilonova.roles import assembly, credentials, embedded
 from kilonova.roles.assembly import Ground, Progress, Wakes
@@ -128,6 +129,7 @@ class OneMachine:
         await self._daemon_started
         return LibvirtDriver(
             self._guests, self._daemon, images, ground.clock, installation=made.id,
+            secrets=EmbeddedSecrets(ground.cell, credentials.secrets_key(self._directory), ground.clock),
             spice=self.config.consoles.spice_enabled,
         )
 

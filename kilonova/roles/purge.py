@@ -16,10 +16,11 @@ from kilonova.domain.errors import ImageNotFound, KilonovaError
 from kilonova.domain.image import Image
 from kilonova.roles import assembly, credentials
 from kilonova.roles.assembly import Progress
+from kilonova.services.secrets import NoSecrets
 
 OWN = (
-    "kilonova.db*", "agent.db*", "images", "guests", "libvirt", "network", "fake", "token-keys", "clouds.yaml",
-    "openrc", "state.json", "kilonova.log", "installation.json", "kilonova.pid",
+    "kilonova.db*", "agent.db*", "images", "guests", "libvirt", "network", "fake", "token-keys", "secrets.key",
+    "clouds.yaml", "openrc", "state.json", "kilonova.log", "installation.json", "kilonova.pid",
 )
 """What an installation keeps in its directory; what users put there (`kilonova.toml`) is left."""
 
@@ -78,11 +79,13 @@ async def _remove_guests(config: Config, made: credentials.Installation) -> None
     data = config.directory / "guests"
     private = PrivateDaemon(config.directory / "libvirt", data, SystemClock())
     daemon = SystemDaemon(config.agent.libvirt_uri) if config.agent.libvirt_uri else private
-    driver = LibvirtDriver(data, daemon, _NoImages(), SystemClock(), installation=made.id)
+    driver = LibvirtDriver(data, daemon, _NoImages(), SystemClock(), installation=made.id, secrets=NoSecrets())
     await driver.start(lambda _event: None)
     try:
         for guest in await driver.guests():
             await driver.destroy(guest.uuid)
+        for uuid in await driver.disks():
+            await driver.delete_disks(uuid)
     finally:
         await driver.close()
     if daemon is private:

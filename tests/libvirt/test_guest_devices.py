@@ -9,12 +9,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import libvirt
 import msgspec
 import pytest
 import uvloop
 from domain_cases import vif
 from libvirt_installations import Installation, empty_guest, eventually, make_installation, remove_installation
 
+from kilonova.domain.errors import NotFound, TryElsewhere
 from kilonova.domain.states import PowerState
 from kilonova.guestimage.build import build
 from kilonova.hypervisor.guest import Guest
@@ -30,6 +32,7 @@ tell rng "$(cat /sys/class/misc/hw_random/rng_current)"
 tell pci "$(cat /sys/bus/pci/devices/*/device | tr '\\n' ' ')"
 tell serial "$(grep -c 'uart:16550A' /proc/tty/driver/serial)"
 tell queues "$(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)"
+tell tpm "$(cat /sys/class/tpm/tpm0/tpm_version_major)"
 tell rings "$(cut -c 35 /sys/bus/virtio/drivers/virtio_net/virtio*/features)"
 echo FACTS TOLD >/dev/console
 """
@@ -76,6 +79,59 @@ async def _finds_devices(installation: Installation, driver: LibvirtDriver, imag
     assert facts["queues"] == "2"
     assert facts["rings"] == "1"
     await _leaves_nothing(installation, driver, guest)
+
+
+@pytest.mark.timeout(600)
+def test_a_guest_has_a_tpm_whose_state_is_encrypted(tmp_path: Path) -> None:
+    uvloop.run(_in_installation(_has_tpm, build(tmp_path / "guest.qcow2"), ""))
+
+
+async def _has_tpm(installation: Installation, driver: LibvirtDriver, image: Path, _bridge: str) -> None:
+    """Its state outlives the guest's definition, is of no use without the secret, and goes with the disks."""
+    guest = _guest(installation, image, memory_mib=128, properties={"hw_video_model": "none"}, extra_specs={
+        "hw:tpm_version": "2.0", "hw:tpm_model": "tpm-crb",
+    })
+    with pytest.raises(NotFound, match="tpm"):
+        await driver.spawn(guest)  # a secret is made with the disks, and never by a start
+    await driver.create_disks(guest)
+    await driver.spawn(guest)
+    assert (await _facts(driver, guest))["tpm"] == "2"
+    assert installation.secrets.owners == [guest.user_id]
+    await driver.suspend(guest.uuid)
+    await driver.wake(guest.uuid)
+    assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+
+    (state,) = (installation.directory / "libvirt/lib/swtpm" / guest.uuid).rglob("tpm2-00.permall")
+    await driver.destroy(guest.uuid)
+    kept = state.read_bytes()
+    await driver.spawn(guest)
+    await driver.power_off(guest.uuid, grace=0, interval=0)
+    assert state.read_bytes()[:16] == kept[:16]
+    right = installation.secrets.values.copy()
+    installation.secrets.values = dict.fromkeys(right, "another")
+    with pytest.raises(TryElsewhere):
+        await driver.power_on(guest)
+    installation.secrets.values = right
+    await driver.power_on(guest)
+    assert _libvirt_secrets(installation) == []
+    assert not any(value.encode() in path.read_bytes() for value in right.values() for path in _files(installation))
+    await driver.destroy(guest.uuid)
+    await driver.delete_disks(guest.uuid)
+    assert not list(installation.directory.rglob(f"*{guest.uuid}*"))
+    assert not list((installation.directory / "libvirt/tpm-log").rglob("*-swtpm.log"))
+
+
+def _libvirt_secrets(installation: Installation) -> list[str]:
+    connection = libvirt.open(installation.daemon().uri)
+    try:
+        return [secret.UUIDString() for secret in connection.listAllSecrets()]
+    finally:
+        connection.close()
+
+
+def _files(installation: Installation) -> list[Path]:
+    """What the host has on its disk of guests; their memory is not among it."""
+    return [path for path in installation.directory.rglob("*") if path.is_file() and path.stat().st_size < 1 << 20]
 
 
 @pytest.mark.timeout(600)

@@ -8,6 +8,7 @@ import msgspec
 
 from kilonova.api.call import Answer, Call
 from kilonova.api.compute import quota_check, server_image, server_records
+from kilonova.api.compute.feature_blocks import refuse_with_tpm
 from kilonova.api.compute.personality import check_files, injected_files
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.compute.server_create import check_disk_config, find_keypair, generate_password, image_metadata
@@ -34,6 +35,7 @@ _IMAGE_PREFIX = "image_"
 async def rebuild(call: Call) -> Answer:
     body: dict[str, Any] = call.body["rebuild"]
     server = call.server
+    refuse_with_tpm(server.instance, "rebuild")
     server_records.check_lock(call, server.instance)
     server_records.check_state(server.instance, "rebuild", REBUILDABLE)
     if body.get("trusted_image_certificates"):

@@ -7,6 +7,7 @@ from typing import Any
 
 from kilonova.api.call import Call
 from kilonova.api.compute import server_image, server_records
+from kilonova.api.compute.feature_blocks import refuse_with_tpm
 from kilonova.api.compute.field_types import UUID
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.compute.server_create import generate_password
@@ -22,6 +23,7 @@ from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
 async def rescue(call: Call) -> dict[str, str]:
     body: dict[str, Any] = call.body["rescue"] or {}
     instance = call.server.instance
+    refuse_with_tpm(instance, "rescue")
     server_records.check_lock(call, instance)
     server_records.check_state(instance, "rescue", RESCUABLE)
     if "rescue_image_ref" in body:

@@ -28,6 +28,8 @@ START_LIMIT = 30.0
 """Seconds in which a private libvirtd must accept connections."""
 STOP_LIMIT = 20.0
 POLL = 0.02
+TPM_STATES = "swtpm"
+"""Where libvirt keeps the state of TPMs, in its directory for state."""
 LONGEST_SOCKET_PATH = 107
 QEMU_USERS = ("libvirt-qemu", "qemu")
 """Accounts that distributions make for guests, the first that exists is used."""
@@ -47,8 +49,12 @@ class Daemon(Protocol):
         """How QEMU names a file of the data directory."""
         ...
 
-    def guest_log(self, name: str) -> Path | None:
-        """The log that libvirtd keeps of the domain of that name, if it is this product's to remove."""
+    def guest_logs(self, name: str) -> tuple[Path, ...]:
+        """The logs that libvirtd keeps of the domain of that name, as far as they are this product's to remove."""
+        ...
+
+    def tpm_state(self, uuid: str) -> Path:
+        """The directory with the state of the TPM of a guest."""
         ...
 
     @property
@@ -73,8 +79,11 @@ class SystemDaemon:
     def guest_path(self, path: Path) -> Path:
         return path
 
-    def guest_log(self, name: str) -> Path | None:
-        return None
+    def guest_logs(self, name: str) -> tuple[Path, ...]:
+        return ()
+
+    def tpm_state(self, uuid: str) -> Path:
+        return supervisor.STATE["lib"] / TPM_STATES / uuid
 
     @property
     def guest_owner(self) -> tuple[int, int] | None:
@@ -103,8 +112,14 @@ class PrivateDaemon:
     def guest_path(self, path: Path) -> Path:
         return supervisor.GUEST_FILES / path.absolute().relative_to(self._data)
 
-    def guest_log(self, name: str) -> Path | None:
-        return self._directory / "log" / "qemu" / f"{name}.log"
+    def guest_logs(self, name: str) -> tuple[Path, ...]:
+        return (
+            self._directory / "log" / "qemu" / f"{name}.log",
+            self._directory / "tpm-log" / "libvirt" / "qemu" / f"{name}-swtpm.log",
+        )
+
+    def tpm_state(self, uuid: str) -> Path:
+        return self._directory / "lib" / TPM_STATES / uuid
 
     @property
     def guest_owner(self) -> tuple[int, int] | None:
@@ -193,6 +208,8 @@ class PrivateDaemon:
         for name in supervisor.STATE:
             (self._directory / name).mkdir(exist_ok=True)
             (self._directory / name).chmod(0o755)
+        if self._account is not None:
+            os.chown(self._directory / "tpm-ca", self._account.pw_uid, self._account.pw_gid)
         etc = self._directory / "etc"
         (etc / "libvirtd.conf").write_text(_configuration(self._daemon_options()))
         (etc / "qemu.conf").write_text(_configuration(self._qemu_options()))
@@ -221,6 +238,9 @@ class PrivateDaemon:
         if self._account is not None:
             options["user"] = self._account.pw_name
             options["group"] = f"+{self._account.pw_gid}"
+            # Else QEMU may not use the socket of the program that emulates its TPM.
+            options["swtpm_user"] = self._account.pw_name
+            options["swtpm_group"] = f"+{self._account.pw_gid}"
         return options
 
     def _host_uuid(self) -> str:

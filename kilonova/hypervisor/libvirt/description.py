@@ -32,9 +32,12 @@ from kilonova.hypervisor.libvirt.domain.pointer import RedirectedUsbPort, Tablet
 from kilonova.hypervisor.libvirt.domain.serial import SerialConsole
 from kilonova.hypervisor.libvirt.domain.smbios import Smbios
 from kilonova.hypervisor.libvirt.domain.sound import Sound
+from kilonova.hypervisor.libvirt.domain.tpm import Tpm
 from kilonova.hypervisor.libvirt.domain.watchdog import Watchdog
 from kilonova.hypervisor.libvirt.host import HostCapabilities
 from kilonova.hypervisor.libvirt.properties import Hardware, hardware
+from kilonova.hypervisor.libvirt.secrets import secret_id
+from kilonova.services.secrets import Purpose
 from kilonova.shapes.devices import Devices
 from kilonova.shapes.firmware import Firmware
 
@@ -147,6 +150,9 @@ class Describer:
         yield from self._screen(wanted)
         if asked.machine.entropy:
             yield Entropy(rate=asked.machine.entropy_rate)
+        if asked.tpm is not None:
+            secret = secret_id(guest.uuid, Purpose.TPM)
+            yield Tpm(model=asked.tpm.model, version=asked.tpm.version, secret=secret)
         if asked.machine.watchdog is not None:
             yield Watchdog(action=asked.machine.watchdog)
         if asked.machine.iommu == "intel":

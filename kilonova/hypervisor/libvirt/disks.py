@@ -154,8 +154,8 @@ class GuestDisks:
     async def delete(self, uuid: str) -> None:
         """Remove every file of an instance; none is fine."""
         await self._run(_remove_tree, self.of(uuid))
-        guest_log = self._daemon.guest_log(domain_name(uuid))
-        if guest_log is not None:
+        await self._run(_remove_tree, self._daemon.tpm_state(str(uuids.UUID(uuid))))
+        for guest_log in self._daemon.guest_logs(domain_name(uuid)):
             await self._run(functools.partial(guest_log.unlink, missing_ok=True))
 
     async def owners(self) -> list[str]:

@@ -26,6 +26,7 @@ from kilonova.hypervisor.libvirt.events import Events, power_state
 from kilonova.hypervisor.libvirt.images import ImageCache
 from kilonova.hypervisor.libvirt.snapshots import Snapshots
 from kilonova.services.image import ImageSource
+from kilonova.services.secrets import SecretStore
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,7 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
         daemon: the libvirtd to use. With a `PrivateDaemon`, `directory` is its `data`.
         images: where images come from.
         installation: id of the installation; only guests marked with it are touched.
+        secrets: where the keys of TPMs and encrypted disks are kept.
         vnc_listen: address of the guests' screens. spice: show them by SPICE as well as by VNC.
     """
 
@@ -51,12 +53,13 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
 
     def __init__(
         self, directory: Path, daemon: Daemon, images: ImageSource, clock: Clock, *, installation: str,
-        vnc_listen: str = "127.0.0.1", spice: bool = False,
+        secrets: SecretStore, vnc_listen: str = "127.0.0.1", spice: bool = False,
     ) -> None:
         self._directory = directory
         self._daemon = daemon
         self._clock = clock
         self._installation = installation
+        self._secrets = secrets
         self._vnc_listen = vnc_listen
         self._spice = spice
         self._libvirt_threads = ThreadPoolExecutor(LIBVIRT_THREADS, "libvirt")

@@ -259,6 +259,12 @@ def _traits(described: ET.Element, info: CpuInfo, arch: str) -> frozenset[str]:
             standard.add(f"{prefix}_{(value.text or '').upper().replace('-', '_').replace('.', '_')}")
     for feature in info.features:
         standard.update(f"HW_CPU_X86_{name}" for name in TRAITS_OF_CPU_FEATURES.get(feature, ()))
+    tpms = described.findall("./devices/tpm[@supported='yes']/enum[@name='backendModel'][value='emulator']/..")
+    for value in (value for tpm in tpms for value in tpm.findall("enum/value")):
+        name = (value.text or "").removeprefix("tpm-").upper().replace(".", "_")
+        standard.add(f"COMPUTE_SECURITY_TPM_{name}")
+    if tpms:
+        standard.update(f"COMPUTE_SECURITY_TPM_SECRET_SECURITY_{who}" for who in ("USER", "HOST", "DEPLOYMENT"))
     devices = QEMU_DEVICES if arch == "x86_64" else ()
     return frozenset(standard & set(os_traits.get_traits())) | set(ALWAYS) | set(devices)
 

@@ -14,7 +14,8 @@ UNDEFINE = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-    | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM  # a file of the instance, which goes with its disks
+    | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM  # files of the instance, which go with its disks
+    | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM
 )
 
 
@@ -26,6 +27,12 @@ def find(connection: libvirt.virConnect, uuid: str) -> libvirt.virDomain | None:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise
+
+
+def defined(connection: libvirt.virConnect, uuid: str) -> str:
+    """The definition of a guest. Raises libvirtError for one that is not known."""
+    described: str = connection.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    return described
 
 
 def state(connection: libvirt.virConnect, uuid: str) -> PowerState:

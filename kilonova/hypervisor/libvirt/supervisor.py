@@ -46,6 +46,8 @@ STATE = {
     "lib": Path("/var/lib/libvirt"),
     "cache": Path("/var/cache/libvirt"),
     "log": Path("/var/log/libvirt"),
+    "tpm-log": Path("/var/log/swtpm"),
+    "tpm-ca": Path("/var/lib/swtpm-localca"),
     "etc": Path("/etc/libvirt"),
 }
 """Directories of the installation, and what they take the place of."""

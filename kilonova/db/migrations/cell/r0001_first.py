@@ -178,6 +178,15 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_operations_events_subject"), "operations_events", ["subject"], unique=False)
     op.create_table(
+        "secrets",
+        sa.Column("instance_uuid", sa.String(length=36), nullable=False),
+        sa.Column("purpose", sa.String(length=16), nullable=False),
+        sa.Column("owner", sa.String(length=64), nullable=False),
+        sa.Column("sealed", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("instance_uuid", "purpose", name=op.f("pk_secrets")),
+    )
+    op.create_table(
         "services",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
         sa.Column("uuid", sa.String(length=36), nullable=False),

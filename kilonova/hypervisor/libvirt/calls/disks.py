@@ -10,7 +10,9 @@ from kilonova.domain.states import GUEST_OFF
 from kilonova.hypervisor.guest import Guest
 from kilonova.hypervisor.libvirt.calls.parts import Calls
 from kilonova.hypervisor.libvirt.description import root_device_name
+from kilonova.hypervisor.libvirt.properties import hardware
 from kilonova.hypervisor.libvirt.snapshots import Snapshots
+from kilonova.services.secrets import Purpose
 
 
 class DiskCalls(Calls):
@@ -22,6 +24,7 @@ class DiskCalls(Calls):
         return await self._disks.owners()
 
     async def create_disks(self, guest: Guest) -> None:
+        await self._make_secrets(guest)
         await self._disks.create(guest)
 
     async def cache_image(self, image: Image) -> bool:
@@ -29,6 +32,13 @@ class DiskCalls(Calls):
 
     async def age_cache(self, *, minimum_age: float) -> list[str]:
         return await self._disks.age_cache(now=self._clock.now(), minimum_age=minimum_age)
+
+    async def _make_secrets(self, guest: Guest) -> None:
+        """What the guest's TPM and its disks are encrypted with."""
+        devices = hardware(guest.properties, guest.extra_specs).devices
+        if devices.tpm is not None:
+            owner = guest.user_id if devices.tpm.security == "user" else ""
+            await self._secrets.make(guest.uuid, Purpose.TPM, owner)
 
     def root_device_name(self, guest: Guest) -> str:
         return root_device_name(guest)
@@ -64,6 +74,7 @@ class DiskCalls(Calls):
 
     async def resize_disks(self, old: Guest, new: Guest, *, keep: str) -> None:
         await self._require_off(old.uuid)
+        await self._make_secrets(new)
         await self._disks.resize(old, new, keep=keep)
 
     async def revert_disks(self, old: Guest, *, keep: str) -> None:

@@ -12,6 +12,8 @@ from kilonova.hypervisor.libvirt.description import Describer
 from kilonova.hypervisor.libvirt.disks import GuestDisks
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.events import Events
+from kilonova.hypervisor.libvirt.secrets import needed
+from kilonova.services.secrets import Purpose, SecretStore
 
 
 class Calls:
@@ -23,6 +25,7 @@ class Calls:
     _disks: GuestDisks
     _events: Events
     _host: host.HostCapabilities
+    _secrets: SecretStore
     _ours: set[str]
     """UUIDs of the guests that this driver made or found."""
 
@@ -32,6 +35,10 @@ class Calls:
 
     def _describe(self, guest: Guest) -> Domain:
         return self._describer.describe(guest, self._disks.names_for_qemu(guest.uuid))
+
+    async def _values(self, uuid: str, described: str) -> dict[Purpose, str]:
+        """The secrets that the described guest cannot be started without."""
+        return {purpose: await self._secrets.value(uuid, purpose) for purpose in needed(uuid, described)}
 
     async def _require_no_guest(self, uuid: str) -> None:
         if await self._connection.call(lambda connection: power.find(connection, uuid) is not None, uuid=uuid):

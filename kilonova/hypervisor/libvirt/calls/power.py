@@ -8,7 +8,7 @@ import libvirt  # type: ignore[import-untyped]
 
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.guest import Guest
-from kilonova.hypervisor.libvirt import power
+from kilonova.hypervisor.libvirt import power, secrets
 from kilonova.hypervisor.libvirt.calls.parts import Calls
 
 SOFT_REBOOT_SIGNAL_INTERVAL = 5.0
@@ -24,9 +24,13 @@ class PowerCalls(Calls):
 
     async def spawn(self, guest: Guest, *, paused: bool = False) -> None:
         described = self._describe(guest)
-        await self._connection.call(
-            lambda connection: power.start(connection, described, paused=paused), uuid=guest.uuid
-        )
+        values = await self._values(guest.uuid, described.xml())
+
+        def start(connection: libvirt.virConnect) -> None:
+            with secrets.known(connection, guest.uuid, values):
+                power.start(connection, described, paused=paused)
+
+        await self._connection.call(start, uuid=guest.uuid)
         self._ours.add(guest.uuid)
 
     async def resume(self, uuid: str) -> None:
@@ -41,7 +45,14 @@ class PowerCalls(Calls):
         )
 
     async def wake(self, uuid: str) -> None:
-        await self._connection.call(lambda connection: power.wake(connection, uuid), uuid=uuid, limit=MEMORY_LIMIT)
+        described = await self._connection.call(lambda connection: power.defined(connection, uuid), uuid=uuid)
+        values = await self._values(uuid, described)
+
+        def wake(connection: libvirt.virConnect) -> None:
+            with secrets.known(connection, uuid, values):
+                power.wake(connection, uuid)
+
+        await self._connection.call(wake, uuid=uuid, limit=MEMORY_LIMIT)
         self._ours.add(uuid)
 
     async def destroy(self, uuid: str) -> None:
@@ -67,10 +78,12 @@ class PowerCalls(Calls):
 
     async def hard_reboot(self, guest: Guest) -> None:
         described = self._describe(guest)
+        values = await self._values(guest.uuid, described.xml())
 
         def reboot(connection: libvirt.virConnect) -> None:
             power.cut(connection, guest.uuid)
-            power.start(connection, described, paused=False)
+            with secrets.known(connection, guest.uuid, values):
+                power.start(connection, described, paused=False)
 
         await self._connection.call(reboot, uuid=guest.uuid)
         self._ours.add(guest.uuid)

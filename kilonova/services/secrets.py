@@ -1,0 +1,44 @@
+"""Secrets of servers as a host needs them: what the state of a TPM or a disk is encrypted with."""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+from kilonova.domain.errors import NotFound, NotSupported
+
+
+class Purpose(enum.StrEnum):
+    """What a secret of a server is for; a server has at most one of each."""
+
+    TPM = "tpm"
+    DISKS = "disks"
+
+
+class SecretStore(Protocol):
+    """A store that encrypts what it keeps. All calls may be repeated."""
+
+    async def make(self, instance: str, purpose: Purpose, owner: str) -> None:
+        """Make a secret of a server at random, unless it has one.
+
+        Args:
+            owner: the id of the user whose it is, "" for the deployment's own.
+
+        Raises:
+            InstanceNotFound: there is no such server, or no more. NotSupported: nothing is kept here.
+        """
+        ...
+
+    async def value(self, instance: str, purpose: Purpose) -> str:
+        """The secret, as text. Raises NotFound."""
+        ...
+
+
+class NoSecrets:
+    """The store of a host that reaches none."""
+
+    async def make(self, instance: str, purpose: Purpose, owner: str) -> None:
+        raise NotSupported("This host reaches no store of secrets.")
+
+    async def value(self, instance: str, purpose: Purpose) -> str:
+        raise NotFound(f"The secret of instance {instance} for its {purpose} is not known on this host.")
