@@ -95,6 +95,9 @@ class ApiProcessOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """URL under which clients reach it; empty for the address and port it listens on."""
     policy_file: str = ""
     """Overrides of policy rules; empty for `policy.yaml` in the data directory."""
+    quota_limits: Literal["records", "identity"] = "records"
+    """Where the quotas on servers come from: what operators set in the Compute API, or the unified limits of service
+    `nova` in the identity service."""
 
 
 class SchedulerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kilonova.api.compute.application import ComputeApi
+from kilonova.api.compute.identity_quotas import IdentityQuotas
 from kilonova.api.compute.service_hosts import ServiceHosts
 from kilonova.api.compute.stored_quotas import StoredQuotas
 from kilonova.audit.auditor import Auditor
@@ -161,11 +162,17 @@ def _compute(ground: Ground, services: Embedded, wakes: Wakes, consoles: Console
         images=services.images, networks=services.networks, actions=History(ground.cells),
         consoles=consoles, clock=ground.clock,
         identity_url=services.auth_url, policy_file=Path(config.api.policy_file or config.directory / "policy.yaml"),
-        quotas=StoredQuotas(ground.cells), hosts=ServiceHosts(
+        quotas=_quotas(ground, services), hosts=ServiceHosts(
             ground.cells, ground.clock, service_down_time=config.scheduler.service_down_time,
             default_availability_zone=config.scheduler.default_availability_zone,
         ),
     )
+
+
+def _quotas(ground: Ground, services: Embedded) -> StoredQuotas:
+    if ground.config.api.quota_limits == "identity":
+        return IdentityQuotas(ground.cells, services.identity)
+    return StoredQuotas(ground.cells)
 
 
 def _auditor(ground: Ground, services: Embedded, wakes: Wakes) -> Auditor:

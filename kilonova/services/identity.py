@@ -58,6 +58,15 @@ class IdentityService(Protocol):
 
     async def project_exists(self, project_id: str) -> bool: ...
 
+    async def limits(self, service: str, project_id: str | None) -> dict[str, int]:
+        """The unified limits of a service, by resource.
+
+        Args:
+            service: its name in the catalogue. project_id: whose own limits replace the registered ones; None for
+                the registered ones alone.
+        """
+        ...
+
 
 async def authenticate(
     identity: IdentityService, token: str, service_token: str, request: ServiceRequest

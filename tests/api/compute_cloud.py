@@ -121,6 +121,7 @@ class KnownIdentity:
     def __init__(self) -> None:
         self.failure: Exception | None = None
         self.allowed: set[ServiceRequest] | None = None
+        self.unified: dict[str | None, dict[str, int]] = {}
 
     async def validate(
         self, token: str, *, request: ServiceRequest | None = None, allow_expired: bool = False
@@ -135,6 +136,11 @@ class KnownIdentity:
 
     async def project_exists(self, project_id: str) -> bool:
         return project_id in (PROJECT, OTHER_PROJECT)
+
+    async def limits(self, service: str, project_id: str | None) -> dict[str, int]:
+        """The registered ones are those of None."""
+        assert service == "nova"
+        return self.unified.get(None, {}) | self.unified.get(project_id, {})
 
 
 class ShelfOfImages:

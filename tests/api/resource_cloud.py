@@ -18,6 +18,7 @@ from compute_cloud import IDENTITY_URL, ComputeCloud
 import kilonova.db.schema  # noqa: F401 - registers every table
 from kilonova.api.cloud import ApiOptions
 from kilonova.api.compute.application import ComputeApi
+from kilonova.api.compute.identity_quotas import IdentityQuotas
 from kilonova.api.compute.quota_check import Limits
 from kilonova.api.compute.service_hosts import ServiceHosts
 from kilonova.api.compute.stored_quotas import StoredQuotas
@@ -39,11 +40,12 @@ class ResourceCloud(ComputeCloud):
     """The API with nothing made up about hosts and quotas. `broken`: cells (by name) that do not answer.
 
     Args:
-        limits: configured quotas. second_cell: add an empty cell.
+        limits: configured quotas. identity_quotas: let the identity service hold them. second_cell: add an empty one.
     """
 
     def __init__(self, *, limits: Limits | None = None, second_cell: bool = False,
-                 options: ApiOptions | None = None, service_down_time: float = DOWN_TIME) -> None:
+                 identity_quotas: bool = False, options: ApiOptions | None = None,
+                 service_down_time: float = DOWN_TIME) -> None:
         super().__init__()
         self.all_cells = [self.cell]
         if second_cell:
@@ -53,11 +55,14 @@ class ResourceCloud(ComputeCloud):
         self.cells = Cells(self.cells.api, tuple(self.all_cells))
         self.compute.cells = self.cells
         self.service_hosts = ServiceHosts(self.cells, self.clock, service_down_time=service_down_time)
+        quotas = StoredQuotas(self.cells, limits)
+        if identity_quotas:
+            quotas = IdentityQuotas(self.cells, self.identity)
         self.app = ComputeApi(
             cells=self.cells, compute=self.compute, identity=self.identity, images=self.images,
             networks=self.networks, actions=self.actions, clock=self.clock,  # type: ignore[arg-type]
             consoles=self.consoles, identity_url=IDENTITY_URL, hosts=self.service_hosts, options=options,
-            quotas=StoredQuotas(self.cells, limits),
+            quotas=quotas,
         )
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=True, root_path="/compute"),

@@ -427,5 +427,27 @@ async def test_unified_limits(cloud: IdentityCloud) -> None:
     assert (await alice.call("POST", "/limits", {"limits": [own]})).status_code == 403
 
 
+@pytest.mark.spec("API-644", "EMI-25")
+async def test_unified_limits_of_a_project(cloud: IdentityCloud) -> None:
+    """What a project has of its own counts before what is registered, and a region's before all regions'."""
+    admin = await cloud.admin()
+    (nova,) = (await admin.get("/services?name=nova")).json()["services"]
+    project_id = (await admin.make("project", name="limited"))["id"]
+    assert await cloud.identity.limits("nova", project_id) == {}
+    of = {"service_id": nova["id"], "region_id": None}
+    here = of | {"region_id": "RegionOne"}
+    registered = [
+        here | {"resource_name": "servers", "default_limit": 5}, of | {"resource_name": "servers", "default_limit": 7},
+        of | {"resource_name": "class:VCPU", "default_limit": 9},
+    ]
+    answer = await admin.call("POST", "/registered_limits", {"registered_limits": registered})
+    assert answer.status_code == 201, answer.text
+    own = of | {"resource_name": "class:VCPU", "project_id": project_id, "resource_limit": 2}
+    assert (await admin.call("POST", "/limits", {"limits": [own]})).status_code == 201
+    assert await cloud.identity.limits("nova", project_id) == {"servers": 5, "class:VCPU": 2}
+    assert await cloud.identity.limits("nova", None) == {"servers": 5, "class:VCPU": 9}
+    assert await cloud.identity.limits("glance", project_id) == {}
+
+
 async def test_the_administrator_logs_in_with_the_password_given(cloud: IdentityCloud) -> None:
     assert (await cloud.authenticate(password("admin", ADMIN_PASSWORD))).status_code == 201

@@ -29,7 +29,8 @@ async def show(call: Call) -> Any:
 
 async def update(call: Call) -> Any:
     name, wanted = call.path["id"], call.body["quota_class_set"]
-    await call.cloud.cells.api.write(lambda conn: records.set_class_limits(conn, name, wanted))
+    if stored_quotas(call).changeable:
+        await call.cloud.cells.api.write(lambda conn: records.set_class_limits(conn, name, wanted))
     return {"quota_class_set": await _values(call, name)}
 
 

@@ -72,6 +72,8 @@ async def update(call: Call) -> Any:
     user_id = call.query.first("user_id")
     wanted = dict(call.body["quota_set"])
     force = wanted.pop("force", False)
+    if not stored_quotas(call).changeable:
+        return {"quota_set": _shown(call, await stored_quotas(call).values(project_id, user_id))}
     if not force:
         _check_usage(wanted, await _used(call, project_id, user_id))
     if user_id is not None:
@@ -82,6 +84,8 @@ async def update(call: Call) -> Any:
 
 async def delete(call: Call) -> Any:
     project_id, user_id = call.path["id"], call.query.first("user_id")
+    if not stored_quotas(call).changeable:
+        return None
     await call.cloud.cells.api.write(lambda conn: records.forget(conn, project_id, user_id))
     return None
 

@@ -57,6 +57,9 @@ class StoredQuotas:
         limits: what holds where nobody has set anything.
     """
 
+    changeable = True
+    """Whether requests of this API change the limits."""
+
     def __init__(self, cells: Cells, limits: Limits | None = None) -> None:
         self._cells = cells
         self._configured = {**msgspec.structs.asdict(limits or Limits()), **dict.fromkeys(NETWORK, UNLIMITED)}

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import NotFound, Unauthorized
-from kilonova.embedded.identity import access_paths, bootstrap
+from kilonova.embedded.identity import access_paths, bootstrap, unified_limits
 from kilonova.embedded.identity.api.application import application
 from kilonova.embedded.identity.authentication import Authenticator
 from kilonova.embedded.identity.bootstrap import BootstrapResult
@@ -66,6 +66,10 @@ class EmbeddedIdentity:
 
     async def project_exists(self, project_id: str) -> bool:
         return await self._realm.store.read(lambda conn: projects.find(conn, project_id)) is not None
+
+    async def limits(self, service: str, project_id: str | None) -> dict[str, int]:
+        """See `IdentityService.limits`."""
+        return await self._realm.store.read(lambda conn: unified_limits.of_service(conn, service, project_id))
 
     async def service_token(self, name: str) -> str:
         """A token of a service user, scoped to project service. Spec: EMI-51.
