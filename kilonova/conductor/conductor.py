@@ -14,6 +14,7 @@ from kilonova.bus.subjects import from_any_host
 from kilonova.cells.heartbeat import Heartbeat
 from kilonova.conductor.console_tokens import forget_expired_tokens
 from kilonova.conductor.hosts import HostReports
+from kilonova.conductor.leftovers import Leftovers
 from kilonova.conductor.overdue import INTERVAL, OVERDUE, OverdueWork
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
@@ -74,9 +75,15 @@ class Conductor:
     def _periodic_work(self) -> tuple[Round, ...]:
         """All that this process does unasked."""
         environment, options = self._environment, self._environment.options
+        leftovers = Leftovers(environment, self._bus, self._wake_for)
+        ignored = options.running_deleted_instance_action == "noop"
         return (
             Round("expired console tokens", partial(forget_expired_tokens, environment.database, environment.clock),
                   options.instance_delete_interval),
+            Round("guests of deleted servers", leftovers.guests,
+                  -1.0 if ignored else options.running_deleted_instance_poll_interval, at_start=True),
+            Round("files of deleted servers", leftovers.files, options.instance_delete_interval),
+            Round("failed migrations", leftovers.migrations, options.instance_delete_interval),
             Round("overdue servers", OverdueWork(environment, OVERDUE, self._wake_for).look, INTERVAL),
         )
 

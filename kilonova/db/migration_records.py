@@ -124,6 +124,12 @@ def finished_on(conn: sa.Connection, host: str, *, before: float) -> list[Migrat
     return [_migration(row) for row in conn.execute(query.order_by(migrations.c.id))]
 
 
+def in_error(conn: sa.Connection) -> list[Migration]:
+    """Migrations that failed and after which nobody has cleaned up. Oldest first."""
+    query = sa.select(migrations).where(migrations.c.status == MigrationStatus.ERROR.value).order_by(migrations.c.id)
+    return [_migration(row) for row in conn.execute(query)]
+
+
 def change(
     conn: sa.Connection, uuid: str, *, now: float, was: Collection[MigrationStatus], **changes: Any
 ) -> bool:

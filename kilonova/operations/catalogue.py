@@ -6,9 +6,11 @@ from kilonova.engine.operation import Definitions
 from kilonova.operations.attach_interface import ATTACH_INTERFACE
 from kilonova.operations.backup import BACKUP
 from kilonova.operations.build import BUILD
+from kilonova.operations.clean_migration import CLEAN_MIGRATION
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP
 from kilonova.operations.delete import DELETE
+from kilonova.operations.deleted_guest import POWER_OFF_DELETED, REAP_DELETED
 from kilonova.operations.detach_interface import DETACH_INTERFACE
 from kilonova.operations.fixed_ip import ADD_FIXED_IP, REMOVE_FIXED_IP
 from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO
@@ -41,6 +43,6 @@ CELL_OPERATIONS = Definitions(
     SNAPSHOT, BACKUP,
     RESIZE, CONFIRM_RESIZE, REVERT_RESIZE,
     SHELVE, UNSHELVE,
-    PRECACHE_IMAGES,
+    PRECACHE_IMAGES, POWER_OFF_DELETED, REAP_DELETED, CLEAN_MIGRATION,
 )
 API_OPERATIONS = Definitions(PLACE, BURY)

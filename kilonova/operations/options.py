@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -56,6 +58,14 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     reboot_timeout: float = 0.0
     """Seconds after which a soft reboot that has not ended is replaced by a hard one; 0 for never. Spec: PER-25,
     PER-26."""
+    running_deleted_instance_action: Literal["noop", "log", "shutdown", "reap"] = "reap"
+    """What is done about guests whose servers are deleted: nothing, told, switched off, or removed. Spec: PER-82."""
+    running_deleted_instance_poll_interval: float = 1800.0
+    """Seconds between looks for them; a negative number never looks."""
+    running_deleted_instance_timeout: float = 0.0
+    """Seconds for which a server must have been deleted. Spec: PER-85."""
+    maximum_instance_delete_attempts: int = 5
+    """How often the removal of what a deleted server left may fail until an operator has to look. Spec: PER-96."""
     instance_delete_interval: float = 300.0
     """Seconds between looks for what deleted servers and failed migrations have left on hosts, and for console tokens
     that have expired; a negative number never looks."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from small_cloud import FLAVOR, OPTIONS, SmallCloud, in_cloud
 from structlog.testing import capture_logs
 
+from kilonova.conductor import unconfirmed
+from kilonova.domain.errors import Conflict
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.migration import MigrationStatus
 from kilonova.domain.states import TaskState, VmState
@@ -117,3 +120,21 @@ async def test_a_revert_under_way_is_not_disturbed(cloud: SmallCloud) -> None:
     assert cloud.faults(uuid) == 0
 
 
+@pytest.mark.spec("PER-43")
+@in_cloud(options=SOON)
+async def test_a_confirm_that_is_refused_is_asked_for_again(
+    cloud: SmallCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uuid = await resized(cloud)
+    before = cloud.server(uuid)
+
+    def refuses(*_: object, **__: object) -> None:
+        raise Conflict("busy")
+
+    monkeypatch.setattr(unconfirmed, "submit", SimpleNamespace(submit=refuses))
+    with capture_logs() as logs:
+        await asyncio.sleep(2 * WINDOW)
+    assert {line["log_level"] for line in logs if line["event"] == "resize not confirmed"} == {"info"}
+    assert (cloud.server(uuid), status(cloud, uuid)) == (before, MigrationStatus.FINISHED)
+    monkeypatch.undo()
+    await cloud.until(lambda: cloud.server(uuid).vm_state is VmState.ACTIVE)

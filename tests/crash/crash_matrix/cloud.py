@@ -62,7 +62,8 @@ USERS_PORT = "33333333-3333-4333-8333-333333333333"
 """A port that the user made and gives to the server: it is never deleted."""
 CONTEXT = RequestContext(request_id="req-crash", user_id="u", project_id=PROJECT, is_admin=True)
 OPTIONS = OperationOptions(
-    shutdown_timeout=20.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=300.0, max_attempts=2
+    shutdown_timeout=20.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=300.0, max_attempts=2,
+    running_deleted_instance_action="noop", instance_delete_interval=-1.0,
 )
 SPEED = 20.0
 """How much faster than real the time of the cloud is."""

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
+import sqlalchemy as sa
 
 from crash_matrix.cloud import CONTEXT, PROJECT, USERS_PORT, OneCloud
 from kilonova.db import instances
@@ -16,13 +17,15 @@ from kilonova.domain.image import Image
 from kilonova.domain.instance import BuildRequest, Instance, RequestSpec
 from kilonova.domain.network import RequestedNetwork
 from kilonova.domain.operation import Asker
-from kilonova.domain.states import PowerState
+from kilonova.domain.states import PowerState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor.fake import DISK, FakeGuest
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
+from kilonova.operations.clean_migration import CLEAN_MIGRATION, CleanMigration
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
+from kilonova.operations.deleted_guest import POWER_OFF_DELETED, REAP_DELETED, DeletedGuest
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
 from kilonova.operations.fixed_ip import ADD_FIXED_IP, REMOVE_FIXED_IP, AddFixedIp, RemoveFixedIp
 from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO, InjectNetworkInfo
@@ -173,6 +176,31 @@ async def _remove_leftover(cloud: OneCloud) -> None:
     cloud.conductor.wake()
 
 
+def _of_deleted(operation: Operation, request: msgspec.Struct, *, guest: bool = True) -> Request:
+    """There is (or was, before its turn came) a guest of a server that is deleted."""
+
+    async def ask(cloud: OneCloud) -> None:
+        now = cloud.clock.now()
+        hypervisor = cloud.hypervisors["host0"]
+        hypervisor.keep(FakeGuest(uuid=SERVER, disks=guest, defined=guest, power_state=PowerState.RUNNING))
+        gone = Instance(
+            uuid=SERVER, project_id=PROJECT, user_id="u", display_name="vm", flavor=FLAVOR, created_at=now,
+            vm_state=VmState.DELETED, deleted_at=now,
+        )
+
+        def accept(conn: sa.Connection) -> None:
+            instances.insert(conn, gone)
+            submit.submit(Tx(conn, now), cell_journal, operation, SERVER, request, Asker())
+
+        await cloud.cell.write(accept)
+        cloud.conductor.wake()
+
+    return ask
+
+
+REAP = _of_deleted(REAP_DELETED, DeletedGuest(host="host0"))
+
+
 async def _data() -> AsyncIterator[bytes]:
     yield DISK
 
@@ -218,6 +246,14 @@ SCENARIOS = {
     "delete": Scenario(("build",), _delete),
     "soft-delete": Scenario(("build",), _ask(SOFT_DELETE, SOFTLY)),
     "restore": Scenario(("build", "soft-delete"), _ask(RESTORE, RestoreServer())),
+    "power-off-deleted": Scenario(
+        (), _of_deleted(POWER_OFF_DELETED, DeletedGuest(host="host0"), guest=False), clean_up=REAP, server=False
+    ),
+    "reap-deleted": Scenario((), REAP, clean_up=REAP, server=False),
+    "clean-migration": Scenario(
+        (), _of_deleted(CLEAN_MIGRATION, CleanMigration(migration=SERVER, source="host0", destination="host1")),
+        clean_up=REAP, server=False,
+    ),
     "precache-images": Scenario((), _precache_images, server=False),
     "remove-leftover": Scenario((), _remove_leftover, clean_up=_remove_leftover, server=False),
 }

@@ -45,8 +45,10 @@ POLL = 5.0
 """Virtual seconds after which a runner looks into its journal although nobody has woken it."""
 IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
 OPTIONS = OperationOptions(
-    shutdown_timeout=20.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=30.0, max_attempts=3
+    shutdown_timeout=20.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=30.0, max_attempts=3,
+    running_deleted_instance_action="noop", instance_delete_interval=-1.0,
 )
+"""Nothing looks for leftovers, so that they are found by the tests."""
 
 
 class Databases:
