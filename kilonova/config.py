@@ -80,6 +80,11 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Seconds between reports of a host."""
     fake_latency: float = 0.0
     """With the fake driver: seconds that every call takes."""
+    cpu_dedicated_set: str = ""
+    """CPUs of the host that are given to one guest at a time, for example `2-7,^4`; empty for none."""
+    cpu_shared_set: str = ""
+    """CPUs of the host on which guests without CPUs of their own run; empty for all, or none beside a
+    `cpu_dedicated_set`."""
     resume_guests_state_on_host_boot: bool = False
     """Start guests that ran when their host went down."""
 

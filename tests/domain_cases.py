@@ -10,6 +10,7 @@ from kilonova.hypervisor.guest import Guest, GuestMetadata
 from kilonova.hypervisor.libvirt.description import Describer, GuestFiles
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.host import CpuInfo, CpuTopology, HostCapabilities, Virt
+from kilonova.shapes.host import HostCell, HostTopology, Layout, Place
 
 UUID = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
 SEEN = Path("/var/lib/libvirt/kilonova/instances") / UUID
@@ -39,13 +40,33 @@ SPLIT_LIMITS = {
 }
 
 
-def capabilities(virt: Virt = "qemu") -> HostCapabilities:
+CELLS = HostTopology(cells=(
+    HostCell(id=0, memory_mib=8192, dedicated=(2, 3), shared=(0, 1), pages={4: 1572864, 2048: 1024}),
+    HostCell(id=1, memory_mib=8192, dedicated=(6, 7), shared=(4, 5), pages={4: 1572864, 2048: 1024}),
+))
+PINNED = Layout(
+    places=(
+        Place(host_cell=1, cpus=(0, 2), pins={0: 6, 2: 7}, memory_mib=512, page_kib=2048),
+        Place(host_cell=0, cpus=(1, 3), pins={3: 2}, floating=(0, 1), memory_mib=512, page_kib=2048),
+    ),
+    emulator=(3,), own_emulator=True,
+)
+MIXED = {
+    "hw:cpu_policy": "mixed", "hw:cpu_realtime": "yes", "hw:cpu_realtime_mask": "0,2-3", "hw:mem_page_size": "2MB",
+    "hw:emulator_threads_policy": "isolate", "hw:numa_nodes": "2", "hw:numa_cpus.0": "0,2", "hw:numa_cpus.1": "1,3",
+    "hw:numa_mem.0": "512", "hw:numa_mem.1": "512", "hw:cpu_sockets": "1", "hw:cpu_threads": "2",
+    "hw:maxphysaddr_mode": "emulate", "hw:maxphysaddr_bits": "42", "hide_hypervisor_id": "true",
+}
+
+
+def capabilities(virt: Virt = "qemu", *, divided: bool = False) -> HostCapabilities:
     info = CpuInfo("x86_64", "EPYC", "AMD", ("avx",), CpuTopology(1, 1, 2, 1))
     return HostCapabilities(
         virt=virt, arch="x86_64", cpu_mode="host-model" if virt == "kvm" else "maximum",
         uefi=("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
         secure_uefi=("/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
         hypervisor_type="QEMU", hypervisor_version=7002022, cpu_info=info, traits=frozenset(),
+        topology=CELLS, divided=divided,
     )
 
 
@@ -109,6 +130,11 @@ GUESTS: dict[str, tuple[Virt, Guest]] = {
         properties={"hw_machine_type": "pc", "hw_disk_type": "cdrom", "vmware_adaptertype": "lsilogic",
                     "hw_input_bus": "virtio", "hw_usb_model": "nec-xhci"},
     )),
+    "mixed": ("kvm", guest(vcpus=4, memory_mib=1024, extra_specs=MIXED, layout=PINNED)),
+    "locked": ("qemu", guest(
+        extra_specs={"hw:locked_memory": "true", "hw:mem_page_size": "small", "hw:pmu": "off"},
+        layout=Layout(places=(Place(host_cell=0, cpus=(0,), floating=(0, 1), memory_mib=256, page_kib=4),)),
+    )),
     "usb": ("qemu", guest(properties={"hw_disk_bus": "usb"})),
 }
 
@@ -117,7 +143,8 @@ def domains(virt: Virt | None = None) -> dict[str, Domain]:
     """The described guests. virt: describe all for that kind of host instead of their own."""
     return {
         name: Describer(
-            host=capabilities(virt or own), installation="9b2f6f7e", cache="writeback" if name == "usb" else "none",
+            host=capabilities(virt or own, divided=name == "bare"), installation="9b2f6f7e",
+            cache="writeback" if name == "usb" else "none",
             vnc_listen="127.0.0.1" if name != "kvm" else "10.0.0.5", spice=name in ("kvm", "touched"),
         ).describe(one, FILES)
         for name, (own, one) in GUESTS.items()

@@ -16,6 +16,7 @@ from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import ImageNotFound, NotFound
 from kilonova.domain.image import Image
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestMetadata
+from kilonova.hypervisor.libvirt.cells import CpuSets
 from kilonova.hypervisor.libvirt.daemon import PrivateDaemon
 from kilonova.hypervisor.libvirt.driver import LibvirtDriver
 from kilonova.services.secrets import Purpose
@@ -88,10 +89,11 @@ class Installation:
     def daemon(self) -> PrivateDaemon:
         return PrivateDaemon(self.directory / "libvirt", self.directory / "guests", SystemClock())
 
-    def driver(self, *, installation: str = "tests") -> LibvirtDriver:
+    def driver(self, *, installation: str = "tests", cpu_sets: CpuSets | None = None) -> LibvirtDriver:
         return LibvirtDriver(
             self.directory / "guests", self.daemon(), self.images, SystemClock(), installation=installation,
             secrets=self.secrets,
+            cpu_sets=cpu_sets,
         )
 
     def libvirtd_pid(self) -> int:

@@ -122,6 +122,7 @@ class OneMachine:
             await asyncio.gather(self._daemon_started, return_exceptions=True)
 
     async def _libvirt(self, ground: Ground, images: EmbeddedImage, made: credentials.Installation) -> Driver:
+        from kilonova.hypervisor.libvirt.cells import CpuSets
         from kilonova.hypervisor.libvirt.driver import LibvirtDriver
 
         assert self._daemon is not None
@@ -131,6 +132,7 @@ class OneMachine:
             self._guests, self._daemon, images, ground.clock, installation=made.id,
             secrets=EmbeddedSecrets(ground.cell, credentials.secrets_key(self._directory), ground.clock),
             spice=self.config.consoles.spice_enabled,
+            cpu_sets=CpuSets(dedicated=self.config.agent.cpu_dedicated_set, shared=self.config.agent.cpu_shared_set),
         )
 
     async def close(self) -> None:

@@ -128,6 +128,8 @@ def _address_space(asked: Asked) -> tuple[AddressMode | None, int | None]:
     bits = asked.agreed("hw:maxphysaddr_bits", whole(1, MOST_ADDRESS_BITS))
     if bits is not None and mode != "emulate":
         raise InvalidInput("hw:maxphysaddr_bits needs hw:maxphysaddr_mode = emulate.")
+    if bits is None and mode == "emulate":
+        raise InvalidInput("hw:maxphysaddr_mode = emulate needs hw:maxphysaddr_bits.")
     return mode, bits
 
 

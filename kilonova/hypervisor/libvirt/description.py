@@ -12,12 +12,12 @@ from kilonova.domain.errors import NotSupported, TryElsewhere
 from kilonova.domain.image import Image
 from kilonova.domain.network import Vif
 from kilonova.hypervisor.guest import Guest
-from kilonova.hypervisor.libvirt import limits, rescue
+from kilonova.hypervisor.guest_shape import checked_shape
+from kilonova.hypervisor.libvirt import limits, processors, rescue
 from kilonova.hypervisor.libvirt.domain.balloon import Balloon
 from kilonova.hypervisor.libvirt.domain.channel import AgentChannel
 from kilonova.hypervisor.libvirt.domain.clock import GuestClock
 from kilonova.hypervisor.libvirt.domain.controller import PcieRootPort, ScsiController, UsbController
-from kilonova.hypervisor.libvirt.domain.cpu import Cpu
 from kilonova.hypervisor.libvirt.domain.disk import Bus, FileDisk, TargetNames
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.domain.element import Device
@@ -92,9 +92,10 @@ class Describer:
         Raises:
             InvalidInput: a property has a value that is not known.
             NotSupported: an interface of a kind this driver cannot make.
-            TryElsewhere: this host lacks what the guest needs.
+            TryElsewhere: this host lacks what the guest needs. KilonovaError: it was given no place, but needs one.
         """
         wanted = hardware(rescue.hardware_properties(guest), guest.extra_specs)
+        shape = checked_shape(guest)
         asked, firmware = wanted.devices, self._firmware(guest, files, wanted.devices.firmware)
         translated, windows = self.host.virt == "qemu", asked.machine.windows
         return Domain(
@@ -104,7 +105,11 @@ class Describer:
             memory_mib=guest.memory_mib,
             arch=self.host.arch,
             machine=asked.firmware.machine,
-            cpu=Cpu(mode=self.host.cpu_mode, vcpus=guest.vcpus),
+            cpu=processors.cpu(self.host, shape, guest.layout),
+            cpuset=None if guest.layout is not None else processors.shared_cpus(self.host),
+            placement=processors.placement(shape, guest.layout),
+            memory_placement=processors.memory_placement(guest.layout),
+            backing=processors.memory_backing(self.host, shape, guest.layout),
             mark=Mark(
                 installation=self.installation, name=guest.name, project_id=guest.project_id, user_id=guest.user_id
             ),
@@ -114,6 +119,7 @@ class Describer:
             features=Features(
                 tb_cache_mib=_tb_cache(guest.memory_mib) if translated else None, hyperv=windows,
                 smm=firmware is not None and firmware.secure,
+                hidden=shape.cpu.hidden, pmu=False if shape.cpu.realtime else shape.cpu.pmu,
                 own_apic=asked.machine.iommu == "intel" and not translated,
             ),
             clock=GuestClock(

@@ -18,6 +18,7 @@ from kilonova.hypervisor.libvirt.calls.disks import DiskCalls
 from kilonova.hypervisor.libvirt.calls.guests import GuestCalls
 from kilonova.hypervisor.libvirt.calls.interfaces import InterfaceCalls
 from kilonova.hypervisor.libvirt.calls.power import PowerCalls
+from kilonova.hypervisor.libvirt.cells import CpuSets
 from kilonova.hypervisor.libvirt.connection import Connection
 from kilonova.hypervisor.libvirt.daemon import Daemon
 from kilonova.hypervisor.libvirt.description import Describer, domain_name
@@ -47,13 +48,14 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
         installation: id of the installation; only guests marked with it are touched.
         secrets: where the keys of TPMs and encrypted disks are kept.
         vnc_listen: address of the guests' screens. spice: show them by SPICE as well as by VNC.
+        cpu_sets: CPUs of the host that guests may have; None for all of them, shared.
     """
 
     name = "libvirt"
 
     def __init__(
         self, directory: Path, daemon: Daemon, images: ImageSource, clock: Clock, *, installation: str,
-        secrets: SecretStore, vnc_listen: str = "127.0.0.1", spice: bool = False,
+        secrets: SecretStore, vnc_listen: str = "127.0.0.1", spice: bool = False, cpu_sets: CpuSets | None = None,
     ) -> None:
         self._directory = directory
         self._daemon = daemon
@@ -62,6 +64,7 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
         self._secrets = secrets
         self._vnc_listen = vnc_listen
         self._spice = spice
+        self._cpu_sets = cpu_sets or CpuSets()
         self._libvirt_threads = ThreadPoolExecutor(LIBVIRT_THREADS, "libvirt")
         self._file_threads = ThreadPoolExecutor(FILE_THREADS, "guest-files")
         cache = ImageCache(directory / "images", images, self._file_threads)
@@ -95,7 +98,9 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
         if not verdict.usable:
             log.warning("guests are emulated and slow, because KVM is not usable", reason=verdict.reason)
         virt: host.Virt = "kvm" if verdict.usable else "qemu"
-        self._host = await self._connection.call(lambda connection: host.capabilities(connection, virt))
+        self._host = await self._connection.call(
+            lambda connection: host.capabilities(connection, virt, self._cpu_sets)
+        )
         direct = await loop.run_in_executor(self._file_threads, host.direct_io, self._directory)
         self._describer = Describer(
             host=self._host, installation=self._installation, cache="none" if direct else "writeback",

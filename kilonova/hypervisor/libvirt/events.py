@@ -16,6 +16,9 @@ from kilonova.domain.errors import Retryable
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.guest import GuestEvent
 
+CANCEL_PAUSE = 0.2
+"""Seconds."""
+
 log = structlog.get_logger(__name__)
 
 POWER_STATES = {
@@ -139,8 +142,9 @@ class Events:
             del self._changed[uuid]
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        while not self._task.done():  # a cancel that meets the end of a call to libvirt is lost
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=CANCEL_PAUSE)
 
     def _arrived(
         self, _connection: libvirt.virConnect, domain: libvirt.virDomain, event: int, detail: int, _opaque: None

@@ -19,7 +19,9 @@ import os_traits  # type: ignore[import-untyped]
 
 from kilonova.domain.errors import KilonovaError
 from kilonova.hypervisor.guest import HostInventory
+from kilonova.hypervisor.libvirt.cells import CpuSets, topology
 from kilonova.hypervisor.uptime import uptime
+from kilonova.shapes.host import HostTopology
 
 Virt = Literal["kvm", "qemu"]
 CpuMode = Literal["host-model", "host-passthrough", "maximum"]
@@ -113,6 +115,7 @@ class HostCapabilities:
 
     Args:
         uefi, secure_uefi: the firmware's code and variables, None where it is not installed.
+        topology: its cells, and the CPUs of each that guests may have. divided: an operator has said which.
         hypervisor_version: as libvirt counts, major * 1000000 + minor * 1000 + release.
     """
 
@@ -125,10 +128,16 @@ class HostCapabilities:
     hypervisor_version: int
     cpu_info: CpuInfo
     traits: frozenset[str]
+    topology: HostTopology
+    divided: bool = False
 
 
-def capabilities(connection: libvirt.virConnect, virt: Virt) -> HostCapabilities:
-    """Ask libvirt. Raises KilonovaError when it runs no guests of that kind."""
+def capabilities(connection: libvirt.virConnect, virt: Virt, sets: CpuSets) -> HostCapabilities:
+    """Ask libvirt.
+
+    Raises:
+        KilonovaError: it runs no guests of that kind. InvalidInput: the host has no such CPUs.
+    """
     arch = connection.getInfo()[0]
     try:
         text = connection.getDomainCapabilities(None, arch, "q35" if arch == "x86_64" else None, virt)
@@ -142,6 +151,7 @@ def capabilities(connection: libvirt.virConnect, virt: Virt) -> HostCapabilities
     if described.find("./os/loader/enum[@name='secure'][value='yes']") is None:
         secure = None
     info = _cpu_info(connection, described, virt)
+    cells = topology(connection, sets)
     return HostCapabilities(
         virt=virt,
         arch=arch,
@@ -151,7 +161,9 @@ def capabilities(connection: libvirt.virConnect, virt: Virt) -> HostCapabilities
         hypervisor_type=connection.getType(),
         hypervisor_version=connection.getVersion(),
         cpu_info=info,
-        traits=_traits(described, info, arch) | _firmware_traits(connection, uefi, secure),
+        traits=_traits(described, info, arch) | _firmware_traits(connection, uefi, secure) | _cpu_traits(cells, virt),
+        topology=cells,
+        divided=bool(sets.dedicated or sets.shared),
     )
 
 
@@ -171,7 +183,9 @@ def inventory(connection: libvirt.virConnect, known: HostCapabilities, data: Pat
         hostname=socket.gethostname(),
         hypervisor_type=known.hypervisor_type,
         hypervisor_version=known.hypervisor_version,
-        vcpus=connection.getInfo()[2],
+        vcpus=sum(len(cell.shared) for cell in known.topology.cells),
+        pcpus=sum(len(cell.dedicated) for cell in known.topology.cells),
+        topology=known.topology,
         memory_mib=memory["total"] // 1024,
         memory_free_mib=usable_kib // 1024,
         local_gib=disk.f_blocks * disk.f_frsize // GIB,
@@ -267,6 +281,15 @@ def _traits(described: ET.Element, info: CpuInfo, arch: str) -> frozenset[str]:
         standard.update(f"COMPUTE_SECURITY_TPM_SECRET_SECURITY_{who}" for who in ("USER", "HOST", "DEPLOYMENT"))
     devices = QEMU_DEVICES if arch == "x86_64" else ()
     return frozenset(standard & set(os_traits.get_traits())) | set(ALWAYS) | set(devices)
+
+
+def _cpu_traits(cells: HostTopology, virt: Virt) -> frozenset[str]:
+    found = {"COMPUTE_ADDRESS_SPACE_EMULATED"}
+    if virt == "kvm":
+        found.add("COMPUTE_ADDRESS_SPACE_PASSTHROUGH")
+    if any(cell.siblings for cell in cells.cells):
+        found.add("HW_CPU_HYPERTHREADING")
+    return frozenset(found)
 
 
 def _uptime() -> str:

@@ -13,6 +13,8 @@ from kilonova.hypervisor.libvirt.domain.features import Features
 from kilonova.hypervisor.libvirt.domain.firmware import Uefi
 from kilonova.hypervisor.libvirt.domain.limits import CpuLimits
 from kilonova.hypervisor.libvirt.domain.mark import Mark
+from kilonova.hypervisor.libvirt.domain.memory import MemoryBacking
+from kilonova.hypervisor.libvirt.domain.placement import CpuPlacement, MemoryPlacement, cpu_list
 from kilonova.hypervisor.libvirt.domain.smbios import Smbios
 
 BOOT_MENU_TIMEOUT = 5000
@@ -26,6 +28,7 @@ class Domain:
     Args:
         virt: `kvm`, or `qemu` where QEMU translates the guest's instructions.
         machine: as QEMU names it.
+        cpuset: CPUs of the host on which the guest may run, None for all. placement, memory_placement: its own place.
         firmware: None for a BIOS. boot_menu: it shows one.
     """
 
@@ -43,6 +46,10 @@ class Domain:
     features: Features = Features()
     clock: GuestClock = GuestClock()
     cpu_limits: CpuLimits | None = None
+    cpuset: tuple[int, ...] | None = None
+    placement: CpuPlacement | None = None
+    memory_placement: MemoryPlacement | None = None
+    backing: MemoryBacking | None = None
     devices: tuple[Device, ...] = ()
 
     def element(self) -> ET.Element:
@@ -52,9 +59,16 @@ class Domain:
         add(domain, "metadata").append(self.mark.element())
         add(domain, "memory", self.memory_mib, unit="MiB")
         add(domain, "currentMemory", self.memory_mib, unit="MiB")
-        if self.cpu_limits is not None:
-            domain.append(self.cpu_limits.element())
-        add(domain, "vcpu", self.cpu.vcpus, placement="static")
+        if self.backing is not None:
+            domain.append(self.backing.element())
+        add(domain, "vcpu", self.cpu.vcpus, placement="static", cpuset=cpu_list(self.cpuset) if self.cpuset else None)
+        if self.cpu_limits is not None or self.placement is not None:
+            tune = add(domain, "cputune")
+            for part in (self.cpu_limits, self.placement):
+                if part is not None:
+                    part.add_to(tune)
+        if self.memory_placement is not None:
+            domain.append(self.memory_placement.element())
         domain.append(self.smbios.element())
         os = add(domain, "os")
         add(os, "type", "hvm", arch=self.arch, machine=self.machine)

@@ -15,6 +15,7 @@ class Features:
     Args:
         tb_cache_mib: MiB that the emulator may fill with translated code. hyperv: what makes Windows run well.
         smm: the mode of the processor that secure boot needs. hidden: the guest is not told that KVM runs it.
+        pmu: whether the guest may count events of its processor, None for what is usual.
         own_apic: the I/O APIC is QEMU's.
     """
 
@@ -23,6 +24,7 @@ class Features:
     smm: bool = False
     hidden: bool = False
     own_apic: bool = False
+    pmu: bool | None = None
 
     def element(self) -> ET.Element:
         features = make("features")
@@ -35,6 +37,8 @@ class Features:
             add(hyperv, "spinlocks", state="on", retries=8191)
         if self.hidden:
             add(add(features, "kvm"), "hidden", state="on")
+        if self.pmu is not None:
+            add(features, "pmu", state="on" if self.pmu else "off")
         if self.smm:
             add(features, "smm", state="on")
         if self.own_apic:

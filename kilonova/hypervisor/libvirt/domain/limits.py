@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Literal
 
-from kilonova.hypervisor.libvirt.domain.element import add, make
+from kilonova.hypervisor.libvirt.domain.element import add
 
 Way = Literal["inbound", "outbound"]
 
@@ -19,12 +19,10 @@ class CpuLimits:
     period: int | None = None
     quota: int | None = None
 
-    def element(self) -> ET.Element:
-        tune = make("cputune")
+    def add_to(self, tune: ET.Element) -> None:
         for tag in ("shares", "period", "quota"):
             if (value := getattr(self, tag)) is not None:
                 add(tune, tag, value)
-        return tune
 
 
 @dataclass(frozen=True, kw_only=True)
