@@ -125,6 +125,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     "hw:cpu_threads": ("2",), "hw:cpu_max_sockets": ("4",), "hw:cpu_max_cores": ("4",), "hw:cpu_max_threads": ("4",),
     "hw:serial_port_count": ("0", "2"),
     "hw:pci_numa_affinity_policy": ("required", "preferred", "legacy", "socket"),
+    "hw:maxphysaddr_mode": ("passthrough", "emulate"), "hw:maxphysaddr_bits": ("42",),
     "hw:mem_encryption_model": ("amd-sev", "amd-sev-es", "amd-sev-snp", "intel-tdx"),
     "hw:pmem": ("a", "a_1, b-2"), "hw:tpm_model": ("tpm-tis", "tpm-crb"), "hw:tpm_version": ("1.2", "2.0"),
     "hw:tpm_secret_security": ("user", "host", "deployment"),

@@ -83,6 +83,8 @@ EXACT: dict[str, Check] = {
     )},
     "hw:serial_port_count": _WHOLE,
     "hw:pci_numa_affinity_policy": _one_of("required", "preferred", "legacy", "socket"),
+    "hw:maxphysaddr_mode": _one_of("passthrough", "emulate"),
+    "hw:maxphysaddr_bits": _COUNT,
     "hw:mem_encryption_model": _one_of("amd-sev", "amd-sev-es", "amd-sev-snp", "intel-tdx"),
     "hw:pmem": _LABELS,
     "hw:tpm_model": _one_of("tpm-tis", "tpm-crb"),

@@ -16,9 +16,11 @@ from kilonova.domain.errors import FlavorNotFound, Forbidden, ImageNotFound, Inv
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BlockDevice
+from kilonova.shapes.resources import granular_groups
 from kilonova.shapes.shape import shape_of
 
 GIB = 1 << 30
+PCI_ALIAS = "pci_passthrough:alias"
 ZERO_DISK = Rule("servers:create:zero_disk_flavor", Audience.ADMIN)
 ATTACH_VOLUME = Rule("servers:create:attach_volume", Audience.MEMBER)
 
@@ -52,6 +54,34 @@ async def find_image(call: Call, image_id: str) -> Image:
     return image
 
 
+def check_groups(flavor: Flavor) -> None:
+    """Whether what a flavor asks for beside the guest's own shape is said completely, and is known here.
+
+    Raises:
+        InvalidInput: several granular groups without a policy, or a PCI alias; this cloud offers no PCI devices.
+    """
+    specs = flavor.extra_specs
+    if len(granular_groups(specs)) > 1 and "group_policy" not in specs:
+        raise InvalidInput("The flavor has more than one group of resources or traits, and so needs group_policy.")
+    if PCI_ALIAS in specs:
+        names = ", ".join(sorted({part.partition(":")[0].strip() for part in specs[PCI_ALIAS].split(",")}))
+        raise InvalidInput(f"PCI alias {names} is not defined.")
+
+
+def check_same_place(before: Image, after: Image, flavor: Flavor) -> None:
+    """Whether a server can be made from another image with the CPUs, NUMA cells and pages of its host that it has.
+
+    Raises:
+        InvalidInput: the images ask for different ones.
+    """
+    old, new = shape_of(flavor, before), shape_of(flavor, after)
+    same = (old.cells, old.cpu.dedicated, old.cpu.thread_policy, old.memory.page_size) == (
+        new.cells, new.cpu.dedicated, new.cpu.thread_policy, new.memory.page_size
+    )
+    if not same:
+        raise InvalidInput("An image's NUMA cells, CPU policy and page size cannot be changed by a rebuild.")
+
+
 def check_fit(call: Call, image: Image, flavor: Flavor) -> None:
     """Whether the flavor is big enough for the image and they agree on the guest. Raises InvalidInput, Forbidden."""
     check_size(image, flavor)
@@ -63,6 +93,7 @@ def check_size(image: Image, flavor: Flavor) -> None:
     """Whether the flavor has memory and disk for the image, no root disk takes any, and together they describe a guest
     that can be. Raises InvalidInput. Spec: EMG-34."""
     shape_of(flavor, image)
+    check_groups(flavor)
     if image.min_ram > flavor.memory_mib:
         raise InvalidInput("Flavor's memory is too small for requested image.")
     if flavor.root_gib == 0:

@@ -42,6 +42,8 @@ async def rebuild(call: Call) -> Answer:
         call.require(TRUSTED_CERTS)
     image = await server_image.find_image(call, body["imageRef"])
     server_image.check_fit(call, image, server.instance.flavor)
+    if server.instance.image is not None:
+        server_image.check_same_place(server.instance.image, image, server.instance.flavor)
     check_disk_config(body, image)
     await _check_quotas(call, server.instance, body)
     password = body.get("adminPass") or generate_password()
