@@ -92,6 +92,8 @@ class Deliverer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for way in self._ways:
+            await way.sink.close()
 
     # --- one sink --------------------------------------------------------------------------------
 

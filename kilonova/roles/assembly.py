@@ -32,11 +32,10 @@ from kilonova.embedded.schema import IDENTITY, IMAGE, NETWORK
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
 from kilonova.notifications.deliverer import Deliverer
-from kilonova.notifications.options import NotificationOptions
-from kilonova.notifications.sinks import LogSink, Sink
 from kilonova.operations.consoles import Consoles
 from kilonova.operations.environment import Environment, PlacingEnvironment
 from kilonova.operations.service import ComputeOperations
+from kilonova.roles import sinks
 from kilonova.scheduler.placing import Placing
 from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import WAKE, SchedulerService
@@ -158,7 +157,8 @@ def _deliverer(ground: Ground, database: Database, of: outbox.Outbox, owner: str
     if not options.sinks:
         return None
     return Deliverer(
-        database, of, sinks(options), ground.clock, SystemRandom(), owner, retention=options.retention, alone=alone
+        database, of, sinks.open_all(ground.config), ground.clock, SystemRandom(), owner,
+        retention=options.retention, alone=alone,
     )
 
 
@@ -204,12 +204,6 @@ def agent(
         max_concurrent_disk_ops=options.max_concurrent_disk_ops,
         max_concurrent_snapshots=options.max_concurrent_snapshots, image_cache=config.image_cache,
     )
-
-
-def sinks(options: NotificationOptions) -> dict[str, Sink]:
-    """The places that notifications go to, by name."""
-    makers: dict[str, Callable[[], Sink]] = {"log": LogSink}
-    return {name: makers[name]() for name in dict.fromkeys(options.sinks)}
 
 
 def fake_hosts(config: Config, directory: Path, clock: Clock) -> dict[str, Driver]:

@@ -131,7 +131,7 @@ class TestDependencies:
         assert sorted(explained) == sorted({name for names in self.declared().values() for name in names})
 
     @pytest.mark.parametrize(
-        ("lock", "groups"), [("runtime", {"", "client"}), ("dev", {"", "dev", "client", "cluster"})]
+        ("lock", "groups"), [("runtime", {"", "client"}), ("dev", {"", "dev", "client", "cluster", "messaging"})]
     )
     def test_each_is_locked(self, lock: str, groups: set[str]) -> None:
         locked = set(_locked(lock))
