@@ -78,6 +78,11 @@ class NetworkService(SecurityGroups, Protocol):
         """Networks the caller may use: all, or those among `ids` that exist (missing ones are left out)."""
         ...
 
+    async def automatic_network(self, project_id: str) -> str | None:
+        """The network that a project gets without having made one, made if it is missing; None if this cloud gives
+        none. Spec: EMN-16."""
+        ...
+
     async def port(self, context: RequestContext, port_id: str) -> PortSummary:
         """Raises PortNotFound."""
         ...

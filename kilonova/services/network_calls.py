@@ -92,6 +92,10 @@ class RemoteNetwork(_RemoteGroups):
         found: list[NetworkSummary] = await self._service.call("networks", context, ids)
         return found
 
+    async def automatic_network(self, project_id: str) -> str | None:
+        id_: str | None = await self._service.call("automatic_network", project_id)
+        return id_
+
     async def port(self, context: RequestContext, port_id: str) -> PortSummary:
         found: PortSummary = await self._service.call("port", context, port_id)
         return found

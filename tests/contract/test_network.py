@@ -19,7 +19,7 @@ from kilonova.domain.errors import (
     PortNotFound,
     ServiceUnavailable,
 )
-from kilonova.embedded.network import networks, quotas, routers, security
+from kilonova.embedded.network import networks, quotas, routers, security, subnet_pools
 from kilonova.embedded.network import ports as ports_module
 from kilonova.embedded.network.bodies import (
     GatewayBody,
@@ -29,6 +29,7 @@ from kilonova.embedded.network.bodies import (
     PortBody,
     RouterBody,
     SubnetBody,
+    SubnetPoolBody,
 )
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring
@@ -393,6 +394,24 @@ async def test_a_floating_ip_is_given_to_a_server_and_taken_back(
     await network.delete_floating_ip(context(), made.id)
     with pytest.raises(NotFound):
         await network.delete_floating_ip(context(), made.id)
+
+
+@pytest.mark.spec("EMN-16")
+async def test_a_project_is_given_a_network(network: EmbeddedNetwork, database: Database) -> None:
+    assert await network.automatic_network(OTHER) is None
+
+    def prepare(conn: Any) -> None:
+        admin = RequestContext(request_id="", user_id="", project_id=OWNER, roles=("service",))
+        public = networks.create_network(conn, admin, NetworkBody(name="public", external=True, is_default=True), 0.0)
+        networks.create_subnet(conn, admin, SubnetBody(network_id=public.id, cidr="203.0.113.0/24"), 0.0)
+        body = SubnetPoolBody(prefixes=["10.8.0.0/16"], default_prefixlen=26, shared=True, is_default=True)
+        subnet_pools.create(conn, admin, body, 0.0)
+
+    await database.write(prepare)
+    (made,) = {await network.automatic_network(OTHER) for _ in range(3)}
+    assert made is not None
+    (found,) = await network.networks(context(OTHER), (made,))
+    assert (found.project_id, found.has_subnets) == (OTHER, True)
 
 
 async def test_the_audit_sees_ports_of_servers_only(network: EmbeddedNetwork) -> None:

@@ -50,6 +50,20 @@ class SubnetBody(Body, kw_only=True):
     allocation_pools: list[Pool] | UnsetType = UNSET
     ipv6_ra_mode: str | UnsetType | None = UNSET
     ipv6_address_mode: str | UnsetType | None = UNSET
+    subnetpool_id: str | UnsetType | None = UNSET
+    prefixlen: int | UnsetType | None = UNSET
+    use_default_subnetpool: Flag = UNSET
+
+
+class SubnetPoolBody(Body, kw_only=True):
+    prefixes: list[str] | UnsetType = UNSET
+    min_prefixlen: int | UnsetType | None = UNSET
+    max_prefixlen: int | UnsetType | None = UNSET
+    default_prefixlen: int | UnsetType | None = UNSET
+    shared: Flag = UNSET
+    is_default: Flag = UNSET
+    default_quota: int | UnsetType | None = UNSET
+    address_scope_id: str | UnsetType | None = UNSET
 
 
 class FixedIpBody(msgspec.Struct, forbid_unknown_fields=True):

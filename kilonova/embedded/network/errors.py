@@ -13,6 +13,26 @@ class SubnetNotFound(NotFound):
         super().__init__(f"Subnet {subnet} could not be found.")
 
 
+class SubnetPoolNotFound(NotFound):
+    def __init__(self, pool: str) -> None:
+        super().__init__(f"Subnet pool {pool} could not be found.")
+
+
+class SubnetPoolInUse(Conflict):
+    def __init__(self, pool: str) -> None:
+        super().__init__(f"Unable to delete subnet pool {pool}: subnets have ranges of it.")
+
+
+class SubnetPoolQuotaExceeded(Conflict):
+    def __init__(self, pool: str) -> None:
+        super().__init__(f"Failed to allocate subnet: no range of that size is left in subnet pool {pool}.")
+
+
+class AutoAllocationFailure(Conflict):
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Deployment error: {reason}")
+
+
 class SecurityGroupNotFound(NotFound):
     def __init__(self, group: str) -> None:
         super().__init__(f"Security group {group} does not exist")

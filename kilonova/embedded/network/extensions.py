@@ -7,9 +7,11 @@ from typing import Any
 EXTENSIONS = {
     "agent": "Agents",
     "allowed-address-pairs": "Allowed Address Pairs",
+    "auto-allocated-topology": "Auto Allocated Topology Services",
     "availability_zone": "Availability Zone",
     "binding": "Port Binding",
     "binding-extended": "Port Bindings Extended",
+    "default-subnetpools": "Default Subnetpools",
     "dns-integration": "DNS Integration",
     "external-net": "External Network",
     "ext-gw-mode": "Router External Gateway Mode",
@@ -35,6 +37,7 @@ EXTENSIONS = {
     "standard-attr-revisions": "Resource Revision Numbers",
     "standard-attr-tag": "Resource Tags",
     "standard-attr-timestamp": "Resource Timestamps",
+    "subnet_allocation": "Subnet Allocation",
     "tag-ports-during-bulk-creation": "Tag Ports During Bulk Creation",
 }
 

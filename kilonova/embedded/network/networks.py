@@ -13,7 +13,7 @@ from msgspec import UNSET
 from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, InvalidInput
-from kilonova.embedded.network import access, addresses, quotas, schema
+from kilonova.embedded.network import access, addresses, quotas, schema, subnet_pools
 from kilonova.embedded.network.bodies import NetworkBody, SubnetBody, refuse_read_only, require_privilege, sent
 from kilonova.embedded.network.errors import NetworkInUse, SubnetInUse
 
@@ -89,14 +89,15 @@ def subnets_of(conn: sa.Connection, network_id: str) -> list[schema.Subnet]:
 
 def create_subnet(conn: sa.Connection, caller: RequestContext, body: SubnetBody, now: float,
                   id_: str | None = None) -> schema.Subnet:
-    """Spec: EMN-05, EMN-06, EMN-07."""
+    """Spec: EMN-05, EMN-06, EMN-07. Raises SubnetPoolNotFound, SubnetPoolQuotaExceeded."""
     if body.network_id is UNSET:
         raise InvalidInput("Invalid input: network_id is required.")
     network = access.network(conn, caller, body.network_id, change=True)
     project_id = access.target_project(caller, body)
     quotas.check(conn, project_id, "subnet")
     values = sent(body)
-    cidr = _checked_cidr(values)
+    pooled = subnet_pools.range_for(conn, caller, values)
+    cidr = _checked_cidr(values if pooled is None else values | {"cidr": pooled[1]})
     for other in subnets_of(conn, network.id):
         if ipaddress.ip_network(other.cidr).overlaps(cidr):
             raise InvalidInput(
@@ -113,7 +114,7 @@ def create_subnet(conn: sa.Connection, caller: RequestContext, body: SubnetBody,
         description=values.get("description", ""), tags=tuple(values.get("tags", ())), cidr=str(cidr),
         gateway=gateway, dhcp=values.get("enable_dhcp", True), dns=_checked_dns(values.get("dns_nameservers", [])),
         routes=tuple(values.get("host_routes", ())), pools=_checked_pools(pools, cidr, gateway),
-        cursor=0, **schema.stamp(now),
+        cursor=0, pool_id=pooled[0] if pooled else None, **schema.stamp(now),
     ))
     subnet = access.subnet(conn, caller, subnet_id)
     if subnet.dhcp:
@@ -125,7 +126,7 @@ def update_subnet(conn: sa.Connection, caller: RequestContext, id_: str, body: S
                   now: float) -> schema.Subnet:
     subnet = access.subnet(conn, caller, id_, change=True)
     refuse_read_only(body, "network_id", "project_id", "tenant_id", "tags", "cidr", "ip_version",
-                     "ipv6_ra_mode", "ipv6_address_mode")
+                     "ipv6_ra_mode", "ipv6_address_mode", "subnetpool_id", "prefixlen", "use_default_subnetpool")
     values = sent(body)
     cidr = IPv4Network(subnet.cidr)
     changes: dict[str, Any] = {name: values[name] for name in ("name", "description") if name in values}

@@ -15,7 +15,7 @@ DEFAULTS = {
 }
 
 _COUNTED = {
-    "network": schema.networks, "subnet": schema.subnets, "port": schema.ports,
+    "network": schema.networks, "subnet": schema.subnets, "subnetpool": schema.subnet_pools, "port": schema.ports,
     "router": schema.routers, "floatingip": schema.floating_ips, "security_group": schema.groups,
     "security_group_rule": schema.rules,
 }

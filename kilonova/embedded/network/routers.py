@@ -27,11 +27,12 @@ from kilonova.embedded.network.port_records import existing_port, ports_of_devic
 from kilonova.embedded.network.ports import remove
 
 
-def create_router(conn: sa.Connection, caller: RequestContext, body: RouterBody, now: float) -> schema.Router:
+def create_router(conn: sa.Connection, caller: RequestContext, body: RouterBody, now: float,
+                  id_: str | None = None) -> schema.Router:
     project_id = access.target_project(caller, body)
     quotas.check(conn, project_id, "router")
     values = sent(body)
-    id_ = str(uuid.uuid4())
+    id_ = id_ or str(uuid.uuid4())
     conn.execute(sa.insert(schema.routers).values(
         id=id_, project_id=project_id, name=values.get("name", ""), description=values.get("description", ""),
         tags=tuple(values.get("tags", ())), admin_state_up=values.get("admin_state_up", True),

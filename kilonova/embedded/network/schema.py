@@ -75,6 +75,20 @@ networks = sa.Table(
     *_stamped(),
 )
 
+subnet_pools = sa.Table(
+    "subnet_pools", metadata,
+    sa.Column("id", Uuid, primary_key=True),
+    sa.Column("project_id", sa.String(64), nullable=False, index=True),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("prefixes", Json(Strings), nullable=False),
+    sa.Column("min_length", sa.Integer, nullable=False),
+    sa.Column("max_length", sa.Integer, nullable=False),
+    sa.Column("default_length", sa.Integer, nullable=False),
+    sa.Column("shared", sa.Boolean, nullable=False),
+    sa.Column("is_default", sa.Boolean, nullable=False),
+    *_stamped(),
+)
+
 subnets = sa.Table(
     "subnets", metadata,
     sa.Column("id", Uuid, primary_key=True),
@@ -88,6 +102,7 @@ subnets = sa.Table(
     sa.Column("routes", Json(tuple[HostRoute, ...]), nullable=False),
     sa.Column("pools", Json(tuple[Pool, ...]), nullable=False),
     sa.Column("cursor", sa.BigInteger, nullable=False, default=0),
+    sa.Column("pool_id", Uuid, sa.ForeignKey("subnet_pools.id"), index=True),
     *_stamped(),
 )
 
@@ -228,8 +243,21 @@ class Network(Stamped, frozen=True, kw_only=True):
     segment: int
 
 
+class SubnetPool(Stamped, frozen=True, kw_only=True):
+    """min_length, max_length, default_length: of the prefixes of its subnets."""
+
+    name: str
+    prefixes: Strings
+    min_length: int
+    max_length: int
+    default_length: int
+    shared: bool
+    is_default: bool
+
+
 class Subnet(Stamped, frozen=True, kw_only=True):
-    """cursor: the address last given out, as a number, so that addresses are not reused at once."""
+    """cursor: the address last given out, as a number, so that addresses are not reused at once. pool_id: the pool
+    whose range it has."""
 
     network_id: str
     name: str
@@ -240,6 +268,7 @@ class Subnet(Stamped, frozen=True, kw_only=True):
     routes: tuple[HostRoute, ...]
     pools: tuple[Pool, ...]
     cursor: int
+    pool_id: str | None = None
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -314,7 +343,7 @@ class FloatingIp(Stamped, frozen=True, kw_only=True):
     router_id: str | None
 
 
-Record = TypeVar("Record", Network, Subnet, Port, Group, Rule, Router, FloatingIp)
+Record = TypeVar("Record", Network, SubnetPool, Subnet, Port, Group, Rule, Router, FloatingIp)
 
 
 def record(type_: type[Record], row: Any, **extra: Any) -> Record:

@@ -27,13 +27,16 @@ from kilonova.embedded.network import (
     schema,
     security,
     summaries,
+    topology,
 )
 from kilonova.embedded.network.bodies import FixedIpBody, NetworkBody, PortBody, SubnetBody
 from kilonova.embedded.network.datapath import Datapath, Effects
+from kilonova.embedded.network.errors import AutoAllocationFailure
 from kilonova.embedded.network.events import EventSender, OnEvent
 from kilonova.embedded.network.group_service import SecurityGroupCalls
 from kilonova.embedded.network.http_api import Records, ResourceRoutes, api_index, error_body, versions
 from kilonova.embedded.network.http_extra import SmallCalls
+from kilonova.embedded.network.pool_resources import SubnetPools, TopologyRoutes
 from kilonova.embedded.network.port_records import find_port, ports_of_device, ports_where
 from kilonova.embedded.network.resources import Groups, Networks, Ports, Resource, Rules, Subnets
 from kilonova.embedded.network.router_resources import FloatingIps, InterfaceRoutes, Routers
@@ -71,10 +74,12 @@ class EmbeddedNetwork(SecurityGroupCalls):
         """The ASGI application, to be mounted at the service's prefix."""
         resources: list[Resource] = [
             Networks(), Subnets(self._wiring), Ports(self._wiring), Groups(), Rules(), Routers(), FloatingIps(),
+            SubnetPools(),
         ]
         routes = [
             Route("/", versions), Route("/v2.0", api_index(resources)), Route("/v2.0/", api_index(resources)),
             *SmallCalls(self._records, self._wiring, resources).routes(), *InterfaceRoutes(self._records).routes(),
+            *TopologyRoutes(self._records).routes(),
         ]
         for resource in resources:
             routes += ResourceRoutes(resource, self._records).routes()
@@ -149,6 +154,13 @@ class EmbeddedNetwork(SecurityGroupCalls):
         return await self._database.read(
             lambda conn: [summaries.of_network(conn, network) for network in _visible(conn, context, ids)]
         )
+
+    async def automatic_network(self, project_id: str) -> str | None:
+        now = self._clock.now()
+        try:
+            return await self._change(lambda conn, effects: topology.ensure(conn, project_id, now, effects))
+        except AutoAllocationFailure:
+            return None
 
     async def port(self, context: RequestContext, port_id: str) -> PortSummary:
         return summaries.of_port(await self._database.read(lambda conn: access.port(conn, context, port_id)))

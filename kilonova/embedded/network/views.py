@@ -35,8 +35,16 @@ def subnet(item: schema.Subnet) -> dict[str, Any]:
     return _stamped(item) | {
         "name": item.name, "network_id": item.network_id, "ip_version": 4, "cidr": item.cidr,
         "gateway_ip": item.gateway, "enable_dhcp": item.dhcp, "dns_nameservers": list(item.dns),
-        "host_routes": item.routes, "allocation_pools": item.pools, "subnetpool_id": None, "ipv6_ra_mode": None,
+        "host_routes": item.routes, "allocation_pools": item.pools, "subnetpool_id": item.pool_id, "ipv6_ra_mode": None,
         "ipv6_address_mode": None, "service_types": [],
+    }
+
+
+def subnet_pool(item: schema.SubnetPool) -> dict[str, Any]:
+    return _stamped(item) | {
+        "name": item.name, "prefixes": list(item.prefixes), "ip_version": 4, "min_prefixlen": item.min_length,
+        "max_prefixlen": item.max_length, "default_prefixlen": item.default_length, "shared": item.shared,
+        "is_default": item.is_default, "default_quota": None, "address_scope_id": None,
     }
 
 

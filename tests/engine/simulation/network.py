@@ -139,6 +139,9 @@ class SimNetwork:
     async def networks(self, context: RequestContext, ids: tuple[str, ...] = ()) -> list[NetworkSummary]:
         return [NetworkSummary(id=NETWORK, name="private", project_id=context.project_id or "")]
 
+    async def automatic_network(self, project_id: str) -> str | None:
+        return None
+
     async def port(self, context: RequestContext, port_id: str) -> PortSummary:
         if port_id not in self._net.ports:
             raise PortNotFound(port_id)

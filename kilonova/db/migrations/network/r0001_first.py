@@ -52,6 +52,25 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_security_groups_project_id"), "security_groups", ["project_id"], unique=False)
     op.create_table(
+        "subnet_pools",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("prefixes", sa.Text(), nullable=False),
+        sa.Column("min_length", sa.Integer(), nullable=False),
+        sa.Column("max_length", sa.Integer(), nullable=False),
+        sa.Column("default_length", sa.Integer(), nullable=False),
+        sa.Column("shared", sa.Boolean(), nullable=False),
+        sa.Column("is_default", sa.Boolean(), nullable=False),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("tags", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("updated_at", sa.Double(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_subnet_pools")),
+    )
+    op.create_index(op.f("ix_subnet_pools_project_id"), "subnet_pools", ["project_id"], unique=False)
+    op.create_table(
         "ports",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("network_id", sa.String(length=36), nullable=False),
@@ -143,15 +162,18 @@ def upgrade() -> None:
         sa.Column("routes", sa.Text(), nullable=False),
         sa.Column("pools", sa.Text(), nullable=False),
         sa.Column("cursor", sa.BigInteger(), nullable=False),
+        sa.Column("pool_id", sa.String(length=36), nullable=True),
         sa.Column("description", sa.Text(), nullable=False),
         sa.Column("tags", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("updated_at", sa.Double(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["network_id"], ["networks.id"], name=op.f("fk_subnets_network_id")),
+        sa.ForeignKeyConstraint(["pool_id"], ["subnet_pools.id"], name=op.f("fk_subnets_pool_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_subnets")),
     )
     op.create_index(op.f("ix_subnets_network_id"), "subnets", ["network_id"], unique=False)
+    op.create_index(op.f("ix_subnets_pool_id"), "subnets", ["pool_id"], unique=False)
     op.create_index(op.f("ix_subnets_project_id"), "subnets", ["project_id"], unique=False)
     op.create_table(
         "addresses",
