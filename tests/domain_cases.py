@@ -135,6 +135,10 @@ GUESTS: dict[str, tuple[Virt, Guest]] = {
         extra_specs={"hw:locked_memory": "true", "hw:mem_page_size": "small", "hw:pmu": "off"},
         layout=Layout(places=(Place(host_cell=0, cpus=(0,), floating=(0, 1), memory_mib=256, page_kib=4),)),
     )),
+    "encrypted": ("qemu", guest(
+        ephemeral_gib=1, swap_mib=64, extra_specs={"hw:ephemeral_encryption": "true"},
+        properties={"hw_ephemeral_encryption_format": "luks"},
+    )),
     "usb": ("qemu", guest(properties={"hw_disk_bus": "usb"})),
 }
 

@@ -74,6 +74,8 @@ def disks_shape(asked: Asked) -> Disks:
 
 
 def _encryption(asked: Asked) -> EncryptionFormat | None:
+    if "hw_ephemeral_encryption_secret_uuid" in asked.properties:
+        raise InvalidInput("An image that is encrypted itself (hw_ephemeral_encryption_secret_uuid) cannot be used.")
     wanted = asked.agreed("hw:ephemeral_encryption", boolean)
     form = asked.agreed("hw:ephemeral_encryption_format", _FORMAT)
     return (form or "luks") if wanted else None

@@ -377,7 +377,8 @@ LOCAL = {"source_type": "image", "destination_type": "local", "uuid": CIRROS, "b
 
 @pytest.mark.spec("API-613", "API-610", "API-109")
 async def test_block_devices(cloud: ComputeCloud) -> None:
-    request = await accepted(cloud, block_device_mapping_v2=[LOCAL, {
+    await cloud.flavor(msgspec.structs.replace(TINY, flavor_id="d", name="d", ephemeral_gib=1, swap_mib=1))
+    request = await accepted(cloud, flavorRef="d", block_device_mapping_v2=[LOCAL, {
         "source_type": "blank", "destination_type": "local", "guest_format": "swap", "volume_size": 1,
         "boot_index": -1}])
     assert [(d.source_type, d.boot_index, d.guest_format) for d in request.spec.block_devices] == [
@@ -403,6 +404,7 @@ async def test_block_devices(cloud: ComputeCloud) -> None:
 
 @pytest.mark.spec("BDM-29", "BDM-30")
 async def test_where_a_block_device_is_to_be_is_said_and_not_guessed(cloud: ComputeCloud) -> None:
+    await cloud.flavor(msgspec.structs.replace(TINY, flavor_id="d", name="d", ephemeral_gib=1))
     volume = str(uuid.uuid4())
     sources = {"image": {"uuid": CIRROS, "boot_index": 0}, "blank": {"volume_size": 1, "boot_index": -1},
                "volume": {"uuid": volume, "boot_index": 0}, "snapshot": {"uuid": volume, "boot_index": 0}}
@@ -411,7 +413,7 @@ async def test_where_a_block_device_is_to_be_is_said_and_not_guessed(cloud: Comp
         assert "destination_type is missing" in message
         local = [{"source_type": source, "destination_type": "local", **rest}]
         if source in ("image", "blank"):
-            await accepted(cloud, block_device_mapping_v2=local)
+            await accepted(cloud, flavorRef="d", block_device_mapping_v2=local)
             cloud.compute.created.clear()
         else:
             message = await refused(cloud, 400, block_device_mapping_v2=local)
@@ -449,3 +451,31 @@ async def test_an_image_that_asks_for_what_cannot_be(
 ) -> None:
     image = cloud.images.add(properties=properties)
     assert named in await refused(cloud, 400, imageRef=image.id)
+
+
+@pytest.mark.parametrize(("disks", "named"), [
+    ([("swap", 64), ("swap", 64)], "More than one swap"), ([("swap", 129)], "Swap drive requested is larger"),
+    ([("ext4", 2), ("ext4", 3)], "larger than the flavor allows"), ([(None, 5)], "larger than the flavor allows"),
+    ([("ext4", 2), ("ext4", 2)], "sizes of the flavor"), ([("swap", 64)], "sizes of the flavor"),
+])
+async def test_local_disks_that_cannot_be(cloud: ComputeCloud, disks: list[tuple[str | None, int]], named: str) -> None:
+    await cloud.flavor(msgspec.structs.replace(TINY, flavor_id="d", name="d", ephemeral_gib=4, swap_mib=128))
+    mapping = [_root(), *(_blank(guest_format, size) for guest_format, size in disks)]
+    assert named in await refused(cloud, 400, flavorRef="d", block_device_mapping_v2=mapping)
+
+
+async def test_local_disks_of_the_flavor(cloud: ComputeCloud) -> None:
+    await cloud.flavor(msgspec.structs.replace(TINY, flavor_id="d", name="d", ephemeral_gib=4, swap_mib=128))
+    for sizes in ((4, 128), (None, None)):
+        mapping = [_root(), _blank("ext4", sizes[0]), _blank("swap", sizes[1])]
+        made = await accepted(cloud, flavorRef="d", block_device_mapping_v2=mapping)
+        assert [device.guest_format for device in made.spec.block_devices] == [None, "ext4", "swap"]
+
+
+def _root() -> dict[str, Any]:
+    return {"source_type": "image", "destination_type": "local", "uuid": CIRROS, "boot_index": 0}
+
+
+def _blank(guest_format: str | None, size: int | None) -> dict[str, Any]:
+    return {"source_type": "blank", "destination_type": "local", "guest_format": guest_format, "volume_size": size,
+            "boot_index": -1}

@@ -21,6 +21,8 @@ from kilonova.domain.states import PowerState
 from kilonova.guestimage.build import build
 from kilonova.hypervisor.guest import Guest
 from kilonova.hypervisor.libvirt.driver import LibvirtDriver
+from kilonova.imaging import qcow2
+from kilonova.imaging.facts import BoundedFile
 from kilonova.shapes.asked import Asked
 from kilonova.shapes.devices import devices_shape
 
@@ -34,10 +36,17 @@ tell serial "$(grep -c 'uart:16550A' /proc/tty/driver/serial)"
 tell queues "$(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)"
 tell tpm "$(cat /sys/class/tpm/tpm0/tpm_version_major)"
 tell rings "$(cut -c 35 /sys/bus/virtio/drivers/virtio_net/virtio*/features)"
+tell disks "$(cd /sys/block && for disk in vd*; do echo -n "$disk=$(($(cat $disk/size) / 2048)) "; done)"
+findfs LABEL=ephemeral0 >/dev/null 2>&1 && mkdir -p /tmp/e && mount -t ext4 $(findfs LABEL=ephemeral0) /tmp/e &&
+    echo MARK | rev >/tmp/e/mark && tell ephemeral yes
+[ -d /data ] && echo MARK | rev >/data/mark
+[ -b /dev/vdc ] && [ "$(dd if=/dev/vdc bs=1 skip=4086 count=10 2>/dev/null)" = SWAPSPACE2 ] && tell swap yes
+sync
 echo FACTS TOLD >/dev/console
 """
-PACKED_RING = 34
-"""The number of a bit; the feature bits are told as text, the first of them first."""
+MARK = "written by the guest and read by nobody else"
+TELLS = TELLS.replace("MARK", MARK)
+
 
 WATCHDOG = "0x25ab"
 
@@ -121,6 +130,44 @@ async def _has_tpm(installation: Installation, driver: LibvirtDriver, image: Pat
     assert not list((installation.directory / "libvirt/tpm-log").rglob("*-swtpm.log"))
 
 
+@pytest.mark.timeout(600)
+def test_the_disks_of_a_guest_are_encrypted(tmp_path: Path) -> None:
+    uvloop.run(_in_installation(_is_encrypted, build(tmp_path / "guest.qcow2"), ""))
+
+
+async def _is_encrypted(installation: Installation, driver: LibvirtDriver, image: Path, _bridge: str) -> None:
+    """What the guest writes is on no disk of the host, neither before nor after its disks have grown."""
+    guest = _guest(installation, image, memory_mib=128, ephemeral_gib=1, swap_mib=32, properties={
+        "hw_video_model": "none", "hw_ephemeral_encryption": "true",
+    }, extra_specs={"hw:ephemeral_encryption_format": "luks"})
+    directory = installation.directory / "guests/instances" / guest.uuid
+    await driver.create_disks(guest)
+    await driver.spawn(guest)
+    facts = await _facts(driver, guest)
+    assert facts["disks"].split() == ["vda=1024", "vdb=1024", "vdc=32"]
+    assert facts["ephemeral"] == facts["swap"] == "yes"
+    await driver.power_off(guest.uuid, grace=60, interval=5)
+    larger = msgspec.structs.replace(guest, root_gib=2, ephemeral_gib=2)
+    await driver.resize_disks(guest, larger, keep="before")
+    await driver.power_on(larger)
+
+    async def booted_again() -> bool:
+        return (await driver.console_output(guest.uuid, 1 << 20)).count(b"LOGIN READY") == 2
+
+    await eventually(booted_again, BOOT_LIMIT)
+    again = (await driver.console_output(guest.uuid, 1 << 20)).split(b"LOGIN READY")[1]
+    assert b"disks vda=2048MiB vdb=2048MiB vdc=32MiB" in again
+    assert b"data on /dev/vda2" in again  # which is found by what is written there
+    await driver.power_off(guest.uuid, grace=60, interval=5)
+    assert len(list(directory.glob("disk*"))) >= 6
+    for disk in directory.glob("disk*"):
+        assert disk.name.startswith("disk.config") or qcow2.parse(BoundedFile(disk)).encrypted, disk
+        assert MARK[::-1].encode() not in disk.read_bytes(), disk
+    await driver.destroy(guest.uuid)
+    await driver.delete_disks(guest.uuid)
+    assert not directory.exists()
+
+
 def _libvirt_secrets(installation: Installation) -> list[str]:
     connection = libvirt.open(installation.daemon().uri)
     try:
@@ -196,7 +243,7 @@ def _guest(installation: Installation, image: Path, **changes: object) -> Guest:
 
 
 async def _facts(driver: LibvirtDriver, guest: Guest) -> dict[str, str]:
-    """What the guest tells of itself when it has booted."""
+    """What the guest tells of itself when it has booted for the first time."""
 
     async def told() -> bool:
         return b"FACTS TOLD" in await driver.console_output(guest.uuid, 1 << 20)

@@ -255,7 +255,7 @@ async def test_what_disks_are_made_of_is_told_by_the_disks(tmp_path: Path, image
     disks.make_directories()
     guest, other = empty_guest(), empty_guest()
     for one, image in ((guest, images.add(qcow2(tmp_path / "a"))), (other, images.add(qcow2(tmp_path / "b")))):
-        await disks.create(msgspec.structs.replace(one, image=image, root_gib=1))
+        await disks.create(msgspec.structs.replace(one, image=image, root_gib=1), key=None)
     await disks.delete(other.uuid)
     aside = tmp_path / "instances" / guest.uuid / "old"
     aside.mkdir()

@@ -49,6 +49,7 @@ from kilonova.api.compute import (
     server_rescue,
     server_resize,
     server_security_groups,
+    server_shares,
     server_shelve,
     server_tags,
     servers,
@@ -84,7 +85,7 @@ RESOURCES = (
     server_interfaces, server_security_groups, server_fixed_ips, network_proxies, security_groups,
     server_deferred_delete, server_rebuild, server_rescue,
     server_groups,
-    server_backups, server_shelve,
+    server_backups, server_shelve, server_shares,
     server_resize, migrations,
 )
 """Modules with a list ROUTES. A new resource is one more name here."""

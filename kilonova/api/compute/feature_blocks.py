@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from kilonova.api.compute.server_create import DEVICE_PROFILE
 from kilonova.domain.errors import InvalidInput
+from kilonova.domain.flavor import Flavor
+from kilonova.domain.image import Image
 from kilonova.domain.instance import Instance
+from kilonova.shapes.disks import EncryptionFormat
 from kilonova.shapes.shape import shape_of
 
 
@@ -15,6 +18,23 @@ def refuse_with_tpm(instance: Instance, action: str) -> None:
     """Raises InvalidInput: its TPM holds what the action would lose, or lay open to others."""
     if shape_of(instance.flavor, instance.image).devices.tpm is not None:
         raise InvalidInput(f"Operation '{action}' is not supported for server {instance.uuid}, which has a vTPM.")
+
+
+def refuse_with_encrypted_disks(instance: Instance) -> None:
+    """Raises InvalidInput: an image of the server's disk would not be encrypted."""
+    if _encryption(instance.flavor, instance.image) is not None:
+        raise InvalidInput(f"The disks of server {instance.uuid} are encrypted, so no image can be made of them.")
+
+
+def refuse_other_encryption(instance: Instance, flavor: Flavor, image: Image | None) -> None:
+    """Raises InvalidInput: the disks that the server keeps are encrypted and its new ones would not be, or the other
+    way round."""
+    if _encryption(flavor, image) != _encryption(instance.flavor, instance.image):
+        raise InvalidInput(f"Whether the disks of server {instance.uuid} are encrypted cannot be changed.")
+
+
+def _encryption(flavor: Flavor, image: Image | None) -> EncryptionFormat | None:
+    return shape_of(flavor, image).devices.disks.encryption
 
 
 def refuse_saving_memory(instance: Instance) -> None:

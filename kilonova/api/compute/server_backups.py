@@ -6,6 +6,7 @@ from typing import Any
 
 from kilonova.api.call import Answer, Call
 from kilonova.api.compute import quota_check
+from kilonova.api.compute.feature_blocks import refuse_with_encrypted_disks
 from kilonova.api.compute.field_types import METADATA, NAME
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.policy import Audience, Rule
@@ -16,6 +17,7 @@ NO_METADATA_QUOTA = 39
 
 
 async def create_image(call: Call) -> Answer:
+    refuse_with_encrypted_disks(call.server.instance)
     asked: dict[str, Any] = call.body["createImage"]
     metadata = asked.get("metadata") or {}
     await _check_metadata(call, metadata)
@@ -24,6 +26,7 @@ async def create_image(call: Call) -> Answer:
 
 
 async def create_backup(call: Call) -> Answer:
+    refuse_with_encrypted_disks(call.server.instance)
     """The image of a backup that is kept by no rotation is not worth a link."""
     asked: dict[str, Any] = call.body["createBackup"]
     metadata, rotation = asked.get("metadata") or {}, asked["rotation"]

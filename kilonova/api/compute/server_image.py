@@ -160,6 +160,29 @@ def _device(entry: dict[str, Any]) -> BlockDevice:
     )
 
 
+def check_local_disks(devices: Sequence[BlockDevice], flavor: Flavor) -> None:
+    """Whether the flavor allows the blank local disks that are asked for: ephemeral ones of GiB, a swap disk of MiB.
+
+    A server gets those of its flavor, whole; a request for other sizes is refused, not ignored. Raises InvalidInput.
+    """
+    blank = [device for device in devices if device.source_type == "blank"]
+    swaps = [device.volume_size or flavor.swap_mib for device in blank if device.guest_format == "swap"]
+    ephemerals = [device.volume_size or flavor.ephemeral_gib for device in blank if device.guest_format != "swap"]
+    if len(swaps) > 1:
+        raise InvalidInput("Block Device Mapping is Invalid: More than one swap drive requested.")
+    if sum(swaps) > flavor.swap_mib:
+        raise InvalidInput("Block Device Mapping is Invalid: Swap drive requested is larger than flavor allows.")
+    if sum(ephemerals) > flavor.ephemeral_gib:
+        raise InvalidInput(
+            "Block Device Mapping is Invalid: Ephemeral disks requested are larger than the flavor allows."
+        )
+    if ephemerals not in ([], [flavor.ephemeral_gib]) or swaps not in ([], [flavor.swap_mib]):
+        raise InvalidInput(
+            f"Block Device Mapping is Invalid: local disks have the sizes of the flavor here ({flavor.ephemeral_gib} "
+            f"GiB, swap {flavor.swap_mib} MiB)."
+        )
+
+
 def _check_boot_order(devices: Sequence[BlockDevice], image_id: str) -> None:
     """Exactly one boot device, and an order without gaps."""
     order = sorted(device.boot_index for device in devices if device.boot_index is not None)

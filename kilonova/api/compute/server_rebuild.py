@@ -8,7 +8,7 @@ import msgspec
 
 from kilonova.api.call import Answer, Call
 from kilonova.api.compute import quota_check, server_image, server_records
-from kilonova.api.compute.feature_blocks import refuse_with_tpm
+from kilonova.api.compute.feature_blocks import refuse_other_encryption, refuse_with_tpm
 from kilonova.api.compute.personality import check_files, injected_files
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.compute.server_create import check_disk_config, find_keypair, generate_password, image_metadata
@@ -44,6 +44,7 @@ async def rebuild(call: Call) -> Answer:
     server_image.check_fit(call, image, server.instance.flavor)
     if server.instance.image is not None:
         server_image.check_same_place(server.instance.image, image, server.instance.flavor)
+    refuse_other_encryption(server.instance, server.instance.flavor, image)
     check_disk_config(body, image)
     await _check_quotas(call, server.instance, body)
     password = body.get("adminPass") or generate_password()

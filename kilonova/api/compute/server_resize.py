@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kilonova.api.call import Call
 from kilonova.api.compute.action_checks import require_movable
+from kilonova.api.compute.feature_blocks import refuse_other_encryption
 from kilonova.api.compute.quota_check import check_growth
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.compute.server_create import DEVICE_PROFILE
@@ -55,6 +56,7 @@ def _check_flavor(instance: Instance, flavor: Flavor) -> None:
     if flavor.root_gib == 0 and instance.flavor.root_gib != 0:
         raise InvalidInput("A server cannot be resized to a flavor without a root disk.")
     check_size(instance.image, flavor)
+    refuse_other_encryption(instance, flavor, instance.image)
 
 
 async def confirm(call: Call) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kilonova.api.call import Call
-from kilonova.api.compute.feature_blocks import refuse_with_tpm
+from kilonova.api.compute.feature_blocks import refuse_with_encrypted_disks, refuse_with_tpm
 from kilonova.api.compute.field_types import HOST
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.policy import Audience, Rule
@@ -17,6 +17,7 @@ TO_HOST = Rule("os-shelve:unshelve_to_host", Audience.ADMIN)
 
 async def shelve(call: Call) -> None:
     refuse_with_tpm(call.server.instance, "shelve")
+    refuse_with_encrypted_disks(call.server.instance)
     await call.cloud.compute.shelve(call.context, call.server)
 
 

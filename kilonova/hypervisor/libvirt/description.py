@@ -35,7 +35,7 @@ from kilonova.hypervisor.libvirt.domain.sound import Sound
 from kilonova.hypervisor.libvirt.domain.tpm import Tpm
 from kilonova.hypervisor.libvirt.domain.watchdog import Watchdog
 from kilonova.hypervisor.libvirt.host import HostCapabilities
-from kilonova.hypervisor.libvirt.properties import Hardware, hardware
+from kilonova.hypervisor.libvirt.properties import Hardware, hardware, is_encrypted
 from kilonova.hypervisor.libvirt.secrets import secret_id
 from kilonova.services.secrets import Purpose
 from kilonova.shapes.devices import Devices
@@ -190,19 +190,20 @@ class Describer:
         cdrom = wanted.devices.disks.cdrom_root
         root_bus = root_bus_of(wanted)
         stable = guest.rescue is not None and rescue.is_stable(guest.rescue)
+        secret = secret_id(guest.uuid, Purpose.DISKS) if is_encrypted(guest) else None
         if guest.rescue is not None and not stable:
             yield self._rescue_disk(guest.rescue, files, wanted, names)
         if guest.image is not None:
             yield FileDisk(
                 path=str(files.root), format="qcow2", target=names.next(root_bus), bus=root_bus, cache=self.cache,
                 boot_order=1 if guest.rescue is None else None, limits=limits.disk_limits(wanted.limits),
-                device="cdrom" if cdrom else "disk", packed=packed and not cdrom,
+                device="cdrom" if cdrom else "disk", packed=packed and not cdrom, secret=secret,
             )
         for size, path in ((guest.ephemeral_gib, files.ephemeral), (guest.swap_mib, files.swap)):
             if size:
                 yield FileDisk(
-                    path=str(path), format="raw", target=names.next(bus), bus=bus, cache=self.cache,
-                    limits=limits.disk_limits(wanted.limits), packed=packed,
+                    path=str(path), format="raw" if secret is None else "qcow2", target=names.next(bus), bus=bus,
+                    cache=self.cache, limits=limits.disk_limits(wanted.limits), packed=packed, secret=secret,
                 )
         if guest.config_drive:
             cdrom_bus = wanted.cdrom_bus or _cdrom_bus(wanted)

@@ -73,21 +73,25 @@ class GuestDisks:
             rescue_uefi_variables=seen / RESCUE_UEFI,
         )
 
-    async def create(self, guest: Guest) -> None:
-        """Make what is missing. The config drive is made anew, since its contents may have changed."""
-        await self._make(guest, "")
+    async def create(self, guest: Guest, *, key: str | None) -> None:
+        """Make what is missing. The config drive is made anew, since its contents may have changed.
 
-    async def prepare(self, guest: Guest, *, keep_ephemeral: bool) -> None:
+        Args:
+            key: what the disks are encrypted with, None for not at all.
+        """
+        await self._make(guest, "", key)
+
+    async def prepare(self, guest: Guest, *, keep_ephemeral: bool, key: str | None) -> None:
         """Make new disks beside those that are there. What an earlier attempt prepared is removed first."""
         await self._run(replacement.drop_prepared, self.of(guest.uuid))
         if keep_ephemeral:
             guest = msgspec.structs.replace(guest, ephemeral_gib=0, swap_mib=0)
-        await self._make(guest, replacement.PREPARED)
+        await self._make(guest, replacement.PREPARED, key)
 
-    async def replace(self, guest: Guest) -> None:
+    async def replace(self, guest: Guest, *, key: str | None) -> None:
         """Put the prepared disks in their place and the others aside, then make what is missing."""
         await self._run(replacement.put_in_place, self.of(guest.uuid))
-        await self.create(guest)
+        await self.create(guest, key=key)
 
     async def restore(self, uuid: str) -> None:
         """Put the disks that were put aside back."""
@@ -108,7 +112,7 @@ class GuestDisks:
         directory = self.of(guest.uuid)
         await self._run(self._make_directory, directory)
         async with self._cache.using(guest.rescue, None) as base:
-            await self._run(self._overlay, directory / RESCUE, base, base.virtual_size)
+            await self._run(self._overlay, directory / RESCUE, base, base.virtual_size, None)
         if guest.config_drive:
             await self._run(self._config_drive, guest, directory / RESCUE_CONFIG)
 
@@ -117,28 +121,28 @@ class GuestDisks:
         for name in (RESCUE, RESCUE_CONFIG, RESCUE_UEFI):
             await self._run(functools.partial((self.of(uuid) / name).unlink, missing_ok=True))
 
-    async def _make(self, guest: Guest, prefix: str) -> None:
+    async def _make(self, guest: Guest, prefix: str, key: str | None) -> None:
         directory = self.of(guest.uuid)
         await self._run(self._make_directory, directory)
         making: list[Awaitable[None]] = []
         if guest.config_drive:
             making.append(self._run(self._config_drive, guest, directory / f"{prefix}disk.config"))
         if guest.image is not None:
-            making.append(self._root(guest, directory / f"{prefix}disk"))
+            making.append(self._root(guest, directory / f"{prefix}disk", key))
         if guest.ephemeral_gib:
-            making.append(self._run(self._ephemeral, guest, directory / f"{prefix}disk.ephemeral"))
+            making.append(self._run(self._ephemeral, guest, directory / f"{prefix}disk.ephemeral", key))
         if guest.swap_mib:
-            making.append(self._run(self._swap, guest, directory / f"{prefix}disk.swap"))
+            making.append(self._run(self._swap, guest, directory / f"{prefix}disk.swap", key))
         # All are awaited before the first error is told, so that none goes on writing behind the caller's back.
         for result in await asyncio.gather(*making, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
 
-    async def resize(self, old: Guest, new: Guest, *, keep: str) -> None:
+    async def resize(self, old: Guest, new: Guest, *, keep: str, key: str | None) -> None:
         """Disks of the new shape; the old ones are kept. Raises as `kept_disks.resize`."""
-        make = functools.partial(kept_disks.resize, keep=keep, owner=self._daemon.guest_owner)
+        make = functools.partial(kept_disks.resize, keep=keep, owner=self._daemon.guest_owner, key=key)
         await self._run(make, self.of(old.uuid), old, new)
-        await self.create(new)
+        await self.create(new, key=key)
 
     async def revert(self, old: Guest, *, keep: str) -> None:
         """The disks that were kept instead of those made since."""
@@ -190,34 +194,49 @@ class GuestDisks:
         directory.chmod(0o711)
         remove_partials(directory)
 
-    async def _root(self, guest: Guest, path: Path) -> None:
+    async def _root(self, guest: Guest, path: Path, key: str | None) -> None:
         assert guest.image is not None
         size = guest.root_gib * GIB
         async with self._cache.using(guest.image, size or None) as base:
-            await self._run(self._overlay, path, base, size or base.virtual_size)
+            await self._run(self._overlay, path, base, size or base.virtual_size, key)
 
-    def _overlay(self, path: Path, base: BaseImage, size: int) -> None:
+    def _overlay(self, path: Path, base: BaseImage, size: int, key: str | None) -> None:
         if path.exists():
             return
         with whole(path, owner=self._daemon.guest_owner) as partial:
             # Relative, so that the directory may be found under another name.
             backing = os.path.relpath(base.path, path.parent)
-            qemu_img.create_overlay(partial, backing, base.format, size)
+            qemu_img.create_overlay(partial, backing, base.format, size, key=key)
 
-    def _ephemeral(self, guest: Guest, path: Path) -> None:
-        if path.exists():
-            return
-        with whole(path, owner=self._daemon.guest_owner) as partial:
+    def _ephemeral(self, guest: Guest, path: Path, key: str | None) -> None:
+        def make(partial: Path) -> None:
             _make_sparse(partial, guest.ephemeral_gib * GIB)
             if guest.properties.get("os_type", "").lower() != "windows":
                 _format("mkfs.ext4", "-q", "-F", "-L", "ephemeral0", str(partial))
 
-    def _swap(self, guest: Guest, path: Path) -> None:
+        self._blank(path, make, key)
+
+    def _swap(self, guest: Guest, path: Path, key: str | None) -> None:
+        def make(partial: Path) -> None:
+            _make_sparse(partial, guest.swap_mib * MIB)
+            _format("mkswap", "-q", str(partial))
+
+        self._blank(path, make, key)
+
+    def _blank(self, path: Path, make: Callable[[Path], None], key: str | None) -> None:
+        """A disk that holds nothing but what formats it: raw, or encrypted in a qcow2."""
         if path.exists():
             return
         with whole(path, owner=self._daemon.guest_owner) as partial:
-            _make_sparse(partial, guest.swap_mib * MIB)
-            _format("mkswap", "-q", str(partial))
+            if key is None:
+                make(partial)
+                return
+            plain = partial.with_name(f".{path.name}.plain.partial")
+            try:
+                make(plain)
+                qemu_img.encrypt(plain, partial, key)
+            finally:
+                plain.unlink(missing_ok=True)
 
     def _config_drive(self, guest: Guest, path: Path) -> None:
         with whole(path, owner=self._daemon.guest_owner) as partial:

@@ -25,9 +25,14 @@ CHUNK = 64 << 20
 """Bytes that are copied with one call."""
 
 
-def resize(directory: Path, old: Guest, new: Guest, *, keep: str, owner: tuple[int, int] | None) -> None:
+def resize(
+    directory: Path, old: Guest, new: Guest, *, keep: str, owner: tuple[int, int] | None, key: str | None
+) -> None:
     """Keep the files of the old shape and make those that the new one shares with it. What only the new one has is
     left to whoever makes disks.
+
+    Args:
+        key: of encrypted disks; whether they are does not change.
 
     Raises:
         InvalidInput: a disk would become smaller. TryElsewhere: no space. NotFound: the guest's disks are missing.
@@ -48,7 +53,7 @@ def resize(directory: Path, old: Guest, new: Guest, *, keep: str, owner: tuple[i
         if copied:
             with whole(file, owner=owner) as partial:
                 _copy(kept, partial)
-                _grow(partial, name, new)
+                _grow(partial, name, new, key)
 
 
 def restore(directory: Path, old: Guest, *, keep: str) -> None:
@@ -100,11 +105,13 @@ def _require_growth(directory: Path, old: Guest, new: Guest, keep: str) -> None:
         )
 
 
-def _grow(path: Path, name: str, new: Guest) -> None:
-    if name == ROOT and new.root_gib * GIB > _virtual_size(path):
-        qemu_img.resize(path, new.root_gib * GIB)
+def _grow(path: Path, name: str, new: Guest, key: str | None) -> None:
+    size = {ROOT: new.root_gib, EPHEMERAL: new.ephemeral_gib}.get(name, 0) * GIB
+    if name == ROOT or (key is not None and name == EPHEMERAL):
+        if size > _virtual_size(path):
+            qemu_img.resize(path, size, key=key)
     elif name == EPHEMERAL:
-        os.truncate(path, new.ephemeral_gib * GIB)
+        os.truncate(path, size)
 
 
 def _virtual_size(path: Path) -> int:

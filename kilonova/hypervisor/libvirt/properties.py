@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar, get_args
 
 from kilonova.domain.errors import TryElsewhere
+from kilonova.hypervisor.guest import Guest
 from kilonova.hypervisor.libvirt.domain.disk import Bus
 from kilonova.hypervisor.libvirt.domain.graphics import VideoModel
 from kilonova.hypervisor.libvirt.domain.interface import Model
@@ -59,6 +60,11 @@ def hardware(properties: Mapping[str, str], extra_specs: Mapping[str, str]) -> H
         video=None if screen == "none" else _offered("hw_video_model", screen, get_args(VideoModel)) or "vga",
         limits=limits_of(asked),
     )
+
+
+def is_encrypted(guest: Guest) -> bool:
+    """Whether the guest's own disks are encrypted. A rescue disk is not. Raises as `hardware`."""
+    return hardware(guest.properties, guest.extra_specs).devices.disks.encryption is not None
 
 
 def _offered(key: str, value: str | None, offered: tuple[T, ...]) -> T | None:

@@ -16,19 +16,23 @@ FLATTEN_SECONDS = 4 * 3600
 CREATE_SECONDS, CONVERT_SECONDS = 10, 600
 """Processor time; the time on the wall may be this many times more:"""
 PATIENCE = 6
+KEY = ("--object", "secret,id=key,file=/dev/stdin")
+ENCRYPTED = ("-o", "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10")
+"""A key is random, so that nothing is won by making it slow to derive another from it (milliseconds)."""
 NAMES = {"vhd": "vpc"}
 """Formats that qemu-img knows by another name than the image service."""
 
 
-def create_overlay(path: Path, backing: str, backing_format: str, size: int) -> None:
+def create_overlay(path: Path, backing: str, backing_format: str, size: int, *, key: str | None = None) -> None:
     """Make an empty qcow2 that reads through to `backing`. The backing file is not opened.
 
     Args:
-        backing: path relative to the overlay. size: bytes the guest sees.
+        backing: path relative to the overlay. size: bytes the guest sees. key: what is written there is encrypted.
     """
+    options = [] if key is None else [*KEY, *ENCRYPTED]
     _run(
-        ["create", "-q", "-f", "qcow2", "-u", "-b", backing, "-F", backing_format, str(path), str(size)],
-        CREATE_SECONDS,
+        ["create", "-q", *options, "-f", "qcow2", "-u", "-b", backing, "-F", backing_format, str(path), str(size)],
+        CREATE_SECONDS, key=key,
     )
 
 
@@ -37,9 +41,22 @@ def create_empty(path: Path, size: int) -> None:
     _run(["create", "-q", "-f", "qcow2", str(path), str(size)], CREATE_SECONDS)
 
 
-def resize(path: Path, size: int) -> None:
-    """Make a qcow2 larger. size: bytes the guest sees."""
-    _run(["resize", "-q", "-f", "qcow2", str(path), str(size)], CREATE_SECONDS)
+def resize(path: Path, size: int, *, key: str | None = None) -> None:
+    """Make a qcow2 larger. size: bytes the guest sees. key: of one that is encrypted."""
+    if key is None:
+        _run(["resize", "-q", "-f", "qcow2", str(path), str(size)], CREATE_SECONDS)
+        return
+    name = str(path).replace(",", ",,")
+    options = f"driver=qcow2,encrypt.format=luks,encrypt.key-secret=key,file.driver=file,file.filename={name}"
+    _run(["resize", "-q", *KEY, "--image-opts", options, str(size)], CREATE_SECONDS, key=key)
+
+
+def encrypt(source: Path, target: Path, key: str) -> None:
+    """Copy a raw disk into an encrypted qcow2."""
+    _run(
+        ["convert", "-q", *KEY, "-f", "raw", "-O", "qcow2", *ENCRYPTED, str(source), str(target)], CONVERT_SECONDS,
+        key=key,
+    )
 
 
 def convert_to_qcow2(source: Path, source_format: str, target: Path) -> None:
@@ -84,10 +101,10 @@ async def flatten(source: Path, target: Path) -> None:
         raise _failure(arguments[0], said.decode("utf-8", "replace"), running.returncode)
 
 
-def _run(arguments: list[str], cpu_seconds: int) -> None:
+def _run(arguments: list[str], cpu_seconds: int, *, key: str | None = None) -> None:
     try:
         ended = subprocess.run(
-            [*_limits(cpu_seconds), "qemu-img", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            [*_limits(cpu_seconds), "qemu-img", *arguments], input=key or "", capture_output=True, text=True,
             timeout=cpu_seconds * PATIENCE, check=False,
         )
     except FileNotFoundError as error:

@@ -24,8 +24,7 @@ class DiskCalls(Calls):
         return await self._disks.owners()
 
     async def create_disks(self, guest: Guest) -> None:
-        await self._make_secrets(guest)
-        await self._disks.create(guest)
+        await self._disks.create(guest, key=await self._make_secrets(guest))
 
     async def cache_image(self, image: Image) -> bool:
         return await self._disks.cache_image(image)
@@ -33,12 +32,16 @@ class DiskCalls(Calls):
     async def age_cache(self, *, minimum_age: float) -> list[str]:
         return await self._disks.age_cache(now=self._clock.now(), minimum_age=minimum_age)
 
-    async def _make_secrets(self, guest: Guest) -> None:
-        """What the guest's TPM and its disks are encrypted with."""
+    async def _make_secrets(self, guest: Guest) -> str | None:
+        """What the guest's TPM and its disks are encrypted with. Returns the key of the disks, if they are."""
         devices = hardware(guest.properties, guest.extra_specs).devices
         if devices.tpm is not None:
             owner = guest.user_id if devices.tpm.security == "user" else ""
             await self._secrets.make(guest.uuid, Purpose.TPM, owner)
+        if devices.disks.encryption is None:
+            return None
+        await self._secrets.make(guest.uuid, Purpose.DISKS, guest.user_id)
+        return await self._secrets.value(guest.uuid, Purpose.DISKS)
 
     def root_device_name(self, guest: Guest) -> str:
         return root_device_name(guest)
@@ -50,12 +53,13 @@ class DiskCalls(Calls):
         await self._disks.delete(uuid)
 
     async def prepare_disks(self, guest: Guest, *, keep_ephemeral: bool) -> None:
-        await self._disks.prepare(guest, keep_ephemeral=keep_ephemeral)
+        key = await self._make_secrets(guest)
+        await self._disks.prepare(guest, keep_ephemeral=keep_ephemeral, key=key)
 
     async def replace_disks(self, guest: Guest) -> None:
         """Never those of a guest that still exists. Raises KilonovaError for one."""
         await self._require_no_guest(guest.uuid)
-        await self._disks.replace(guest)
+        await self._disks.replace(guest, key=await self._make_secrets(guest))
 
     async def restore_disks(self, uuid: str) -> None:
         if await self._disks.has_old(uuid):
@@ -74,8 +78,7 @@ class DiskCalls(Calls):
 
     async def resize_disks(self, old: Guest, new: Guest, *, keep: str) -> None:
         await self._require_off(old.uuid)
-        await self._make_secrets(new)
-        await self._disks.resize(old, new, keep=keep)
+        await self._disks.resize(old, new, keep=keep, key=await self._make_secrets(new))
 
     async def revert_disks(self, old: Guest, *, keep: str) -> None:
         await self._require_off(old.uuid)

@@ -21,6 +21,7 @@ class FileDisk:
         path: as QEMU finds it. target: its name in libvirt, unique in the guest.
         cache: `none` bypasses the host's cache. boot_order: 1 is tried first; None is never tried.
         limits: None for a disk without. packed: its rings are packed, for virtio only.
+        secret: the name that libvirt knows the key of an encrypted disk by.
     """
 
     path: str
@@ -32,11 +33,14 @@ class FileDisk:
     boot_order: int | None = None
     limits: DiskLimits | None = None
     packed: bool = False
+    secret: str | None = None
 
     def element(self) -> ET.Element:
         disk = make("disk", type="file", device=self.device)
         driver = add(disk, "driver", name="qemu", type=self.format, cache=self.cache)
-        add(disk, "source", file=self.path)
+        source = add(disk, "source", file=self.path)
+        if self.secret is not None:
+            add(add(source, "encryption", format="luks"), "secret", type="passphrase", uuid=self.secret)
         add(disk, "target", dev=self.target, bus=self.bus)
         if self.device == "cdrom":
             add(disk, "readonly")
