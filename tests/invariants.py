@@ -146,7 +146,7 @@ def violations(cloud: Cloud, *, secret: bytes = b"s3cret-pass") -> list[str]:
         known = owner is not None and (owner.host is not None or port.id in {vif.id for vif in owner.network_info})
         if owner is None or not known:  # while it is on a host, its guest may hold what the record has lost
             found.append(f"port {port.id} of {port.device_id} is nobody's")
-        elif owner.host != port.host:
+        elif (owner.host or "") != port.host:
             found.append(f"port {port.id} of {port.device_id} is bound to {port.host}, its server is on {owner.host}")
     found += [f"allocation of {uuid} is nobody's" for uuid in cloud.claims if uuid not in alive]
     found += [f"build request {r.instance.uuid} still waits" for r in cloud.waiting
@@ -175,7 +175,10 @@ def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
         yield f"{name} has no cell"
     if server.uuid not in cloud.specs:
         yield f"{name} has no request spec"
-    if server.vm_state not in (*ENDED, VmState.ERROR):
+    if server.vm_state is VmState.SHELVED_OFFLOADED:
+        if server.host is not None or server.uuid in cloud.claims:
+            yield f"{name} has host {server.host} and {'a' if server.uuid in cloud.claims else 'no'} claim"
+    elif server.vm_state not in (*ENDED, VmState.ERROR):
         yield f"{name} is in a state it cannot end in"
     known = {port.id for port in cloud.ports if port.device_id == server.uuid}
     for vif in server.network_info:
@@ -195,7 +198,7 @@ def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
             yield f"{name} claims {cloud.claims.get(server.uuid)}"
         elif guest.power_state is not server.power_state:
             yield f"{name}: its guest is {guest.power_state.name}"
-        elif (server.image is not None and guest.uses.image != server.image.id) or guest.prepared or guest.old:
+        elif _is_foreign(guest, server) or guest.prepared or guest.old:
             yield f"{name} is of image {server.image_ref}, its guest is {guest}"
         elif not failed and (guest.rescue is not None, _from_rescue_disk(guest)) != (_is_rescued(server),) * 2:
             yield f"{name}: its guest is {guest}"
@@ -203,6 +206,11 @@ def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
             yield f"{name}: its guest has the interfaces {guest.devnames}"
     elif server.host is None and server.uuid in cloud.claims:
         yield f"{name} has a claim but no host"
+
+
+def _is_foreign(guest: FakeGuest, server: Instance) -> bool:
+    """Whether its disk was made of neither the server's image nor an image that was made of the server."""
+    return server.image is not None and server.image.id not in (guest.uses.image, guest.uses.base)
 
 
 def _is_rescued(server: Instance) -> bool:

@@ -21,7 +21,7 @@ from kilonova.domain.errors import KilonovaError
 from kilonova.domain.operation import Asker
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
-from kilonova.operations import reboot, soft_delete, unrescue
+from kilonova.operations import reboot, shelve_offload, soft_delete, unrescue
 from kilonova.operations.delete import DELETE, DeleteServer
 from kilonova.operations.environment import Environment
 from kilonova.operations.options import OperationOptions
@@ -56,6 +56,8 @@ OVERDUE = (
     Overdue("reclaim soft-deleted servers", soft_delete.overdue, DELETE, lambda _options: DeleteServer(reclaim=True)),
     Overdue("unrescue", unrescue.overdue, unrescue.UNRESCUE, lambda _options: unrescue.UnrescueServer()),
     Overdue("end a soft reboot", reboot.stuck, reboot.HARD_REBOOT_SERVER, lambda _options: reboot.RebootServer()),
+    Overdue("offload shelved servers", shelve_offload.overdue, shelve_offload.SHELVE_OFFLOAD,
+            lambda _options: shelve_offload.OffloadServer()),
 )
 """All of them. A new one is one more line here."""
 

@@ -146,6 +146,15 @@ def rescued(conn: sa.Connection) -> list[Instance]:
     return list(conn.execute(query).scalars())
 
 
+def shelved(conn: sa.Connection) -> list[Instance]:
+    """All servers that are shelved and at rest."""
+    query = sa.select(instances.c.body).where(
+        instances.c.vm_state == sa.literal_column(f"'{VmState.SHELVED.value}'"), instances.c.task_state.is_(None),
+        instances.c.deleted_at.is_(None),
+    )
+    return list(conn.execute(query).scalars())
+
+
 def soft_deleted(conn: sa.Connection) -> list[Instance]:
     """All servers that are soft-deleted and at rest."""
     query = sa.select(instances.c.body).where(

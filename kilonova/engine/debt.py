@@ -72,7 +72,7 @@ def payment(definition: Operation, request: DebtRequest, parent_run: Run[msgspec
         assert not isinstance(do, NoUndo)
         paid = OnHost(
             name=step.name, host=lambda _run: host, do=do, args=lambda _run: args(parent_run),
-            undo=NoUndo("a debt is only ever paid"), recorded=None if request.undo else step.paid,
+            undo=NoUndo("a debt is only ever paid"), recorded=step.undo_paid if request.undo else step.paid,
             timeout=FOREVER, retries=2**31,
         )
     else:

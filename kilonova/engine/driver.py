@@ -177,7 +177,7 @@ class Driver:
         record, moves = self.record, self._moves
         if self._persists(step):
             await self._strand(step, failure, undo=False)
-        elif isinstance(step, Here) and step.owed:
+        elif (isinstance(step, Here) and step.owed) or (isinstance(step, OnHost) and step.owed_anyway):
             await self._owe(step, entry, undo=False)
         else:
             if not failure.details and failure.kind not in ("Cancelled",):

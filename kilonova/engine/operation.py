@@ -131,8 +131,10 @@ class OnHost:
         do, args: the host step and its arguments from the run.
         undo, undo_args: how it is undone on that host; the arguments default to those of `do`.
         owed: if the host cannot be reached the step becomes a debt to it and the operation goes on.
+        owed_anyway: it becomes a debt also if the host answers but keeps failing.
         paid: written in the transaction that journals the result, if the step was owed and the operation has ended.
         undo_owed: the undo becomes a debt also if the host answers but keeps failing.
+        undo_paid: written in the transaction that journals an undo that was owed.
         binds: while its undo is owed, the operation begins on no other host.
     """
 
@@ -148,8 +150,10 @@ class OnHost:
     retries: int | Callable[[Any], int] = 3
     pause: Callable[[int], float] | None = None
     owed: bool = False
+    owed_anyway: bool = False
     paid: RecordFn | None = None
     undo_owed: bool = False
+    undo_paid: RecordFn | None = None
     binds: bool = False
 
 

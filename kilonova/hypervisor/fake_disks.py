@@ -26,7 +26,7 @@ class FakeDiskCalls(FakeCalls):
         await self._call("create_disks")
         record = self._guest(guest.uuid)
         if not record.disks:
-            record.uses = FakeDisks(_image_of(guest), 1)
+            record.uses = _made_of(guest, 1)
             self._use(_image_of(guest))
             record.sizes = sizes_of(guest)
         record.disks, record.name = True, guest.name
@@ -71,7 +71,7 @@ class FakeDiskCalls(FakeCalls):
         record = self._guest(guest.uuid)
         record.disks = True
         self._use(_image_of(guest))
-        record.prepared = FakeDisks(_image_of(guest), record.uses.ephemeral + (not keep_ephemeral))
+        record.prepared = _made_of(guest, record.uses.ephemeral + (not keep_ephemeral))
         self.hypervisor.keep(record)
 
     async def replace_disks(self, guest: Guest) -> None:
@@ -165,6 +165,11 @@ class FakeDiskCalls(FakeCalls):
 
 def sizes_of(guest: Guest) -> Sizes:
     return Sizes(guest.root_gib, guest.ephemeral_gib, guest.swap_mib)
+
+
+def _made_of(guest: Guest, ephemeral: int) -> FakeDisks:
+    base = guest.image.properties.get("base_image_ref", "") if guest.image is not None else ""
+    return FakeDisks(_image_of(guest), ephemeral, base)
 
 
 def _image_of(guest: Guest) -> str:

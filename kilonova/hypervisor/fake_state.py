@@ -29,10 +29,15 @@ TRAITS = (
 
 
 class FakeDisks(msgspec.Struct, frozen=True):
-    """The disks of a guest: the image that the first was made of, and a count of ephemeral disks ever made."""
+    """The disks of a guest: the image that the first was made of, and a count of ephemeral disks ever made.
+
+    Args:
+        base: the image of the server that this image was made of, "" for none.
+    """
 
     image: str
     ephemeral: int
+    base: str = ""
 
 
 class Sizes(msgspec.Struct, frozen=True):

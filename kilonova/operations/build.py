@@ -27,7 +27,7 @@ from kilonova.db import instances
 from kilonova.domain.errors import InstanceNotFound, Retryable, ServiceUnavailable, StaleState
 from kilonova.domain.instance import InjectedFile, Instance, RequestSpec
 from kilonova.domain.network import Vif
-from kilonova.domain.operation import EntryState, Failure, event_key
+from kilonova.domain.operation import EntryState, Failure
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Await, Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
@@ -39,6 +39,7 @@ from kilonova.operations.guests import guest_of
 from kilonova.operations.network_allocation import ALLOCATION_LIMIT, allocate, allocation_pause
 from kilonova.operations.notices import announce, announce_part
 from kilonova.operations.records import fail, give_back, settle
+from kilonova.operations.wiring import wired_events
 from kilonova.services.placement import Target
 from kilonova.shapes.host import Layout
 
@@ -200,13 +201,11 @@ def _spawning(tx: Tx, run: Run[BuildServer]) -> None:
 
 
 def _waits_for_wiring(run: Run[BuildServer]) -> bool:
-    return run.request.wiring_timeout > 0 and bool(run.output(Allocated).vifs)
+    return bool(_wired_events(run))
 
 
 def _wired_events(run: Run[BuildServer]) -> tuple[str, ...]:
-    if not _waits_for_wiring(run):
-        return ()
-    return tuple(event_key("network-vif-plugged", vif.id) for vif in run.output(Allocated).vifs)
+    return wired_events(run.output(Allocated).vifs, run.request.wiring_timeout)
 
 
 def _built(tx: Tx, run: Run[BuildServer]) -> None:

@@ -26,12 +26,14 @@ from kilonova.operations.resize import RESIZE
 from kilonova.operations.restore import RESTORE
 from kilonova.operations.revert_resize import REVERT_RESIZE
 from kilonova.operations.shelve import SHELVE, UNSHELVE
+from kilonova.operations.shelve_offload import SHELVE_OFFLOAD
 from kilonova.operations.snapshot import SNAPSHOT
 from kilonova.operations.soft_delete import SOFT_DELETE
 from kilonova.operations.start import START
 from kilonova.operations.stop import STOP
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER
 from kilonova.operations.unrescue import UNRESCUE
+from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED
 
 CELL_OPERATIONS = Definitions(
     BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER, REMOVE_LEFTOVER,
@@ -42,7 +44,7 @@ CELL_OPERATIONS = Definitions(
     REBUILD, RESCUE, UNRESCUE,
     SNAPSHOT, BACKUP,
     RESIZE, CONFIRM_RESIZE, REVERT_RESIZE,
-    SHELVE, UNSHELVE,
     PRECACHE_IMAGES, POWER_OFF_DELETED, REAP_DELETED, CLEAN_MIGRATION,
+    SHELVE, SHELVE_OFFLOAD, UNSHELVE, UNSHELVE_OFFLOADED,
 )
 API_OPERATIONS = Definitions(PLACE, BURY)

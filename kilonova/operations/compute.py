@@ -17,6 +17,7 @@ from kilonova.domain.instance import BuildRequest
 from kilonova.domain.operation import ExternalEvent, OperationRecord
 from kilonova.engine.operation import Operation
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
+from kilonova.services.placement import Pin
 
 
 class Compute(Protocol):
@@ -76,6 +77,16 @@ class Compute(Protocol):
         self, context: RequestContext, cell: Cell, aggregate: str, hosts: Sequence[str], images: Sequence[str]
     ) -> None:
         """Fetch images to hosts of a cell that are in an aggregate (its UUID)."""
+        ...
+
+    async def unshelve(
+        self, context: RequestContext, server: Located, *, host: str | None = None, pin: Pin | None = None
+    ) -> None:
+        """Start a shelved server again: where it is, or if it was offloaded, on a host that is chosen.
+
+        Args:
+            host: this one and no other. pin: a change of the zone that it is tied to. Only for an offloaded one.
+        """
         ...
 
     async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:

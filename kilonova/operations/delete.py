@@ -23,7 +23,7 @@ from kilonova.operations.moves import close
 from kilonova.operations.notices import announce, announce_part
 from kilonova.operations.records import fail
 from kilonova.operations.server_images import remove_image
-from kilonova.operations.shelve import IMAGE_KEY
+from kilonova.operations.shelf import IMAGE_KEY
 
 log = structlog.get_logger(__name__)
 

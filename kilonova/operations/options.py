@@ -18,6 +18,8 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Pause between shutdown signals."""
     wait_soft_reboot_seconds: float = 120.0
     """How long a guest may take to obey a soft reboot, before it is rebooted hard."""
+    shelved_offload_time: float = 0.0
+    """How long a shelved server stays on its host; 0 for not at all, less for ever. Spec: SHV-02, SHV-13, SHV-31."""
     rescue_timeout: float = 0.0
     """Seconds after which a server that is rescued is unrescued; 0 for never. Spec: PER-31, PER-32."""
     vif_plugging_timeout: float = 300.0

@@ -37,9 +37,11 @@ from kilonova.operations.password_setting import PasswordSetting
 from kilonova.operations.place import PLACE, PlaceServer
 from kilonova.operations.precache_images import PRECACHE_IMAGES, PrecacheImages
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER, RebootServer
-from kilonova.operations.shelve import SHELVE, shelve_request
+from kilonova.operations.shelve import SHELVE, UNSHELVE, UnshelveServer, shelve_request
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.stop import STOP, StopServer, grace_of
+from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveOffloaded
+from kilonova.services.placement import Pin
 
 log = structlog.get_logger(__name__)
 
@@ -167,6 +169,18 @@ class ComputeOperations:
 
         await cell.database.write(accept)
         self._acceptance.wake(cell)
+
+    async def unshelve(
+        self, context: RequestContext, server: Located, *, host: str | None = None, pin: Pin | None = None
+    ) -> None:
+        if server.instance.vm_state is not VmState.SHELVED_OFFLOADED:
+            await self.ask(context, server, UNSHELVE, UnshelveServer())
+            return
+        request = UnshelveOffloaded(
+            host=host, pin=pin, wiring_timeout=self._options.vif_plugging_timeout,
+            wiring_is_fatal=self._options.vif_plugging_is_fatal,
+        )
+        await self.ask(context, server, UNSHELVE_OFFLOADED, request)
 
     async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:
         """An operation that works on the server has lost it: it is asked to end and will leave the states alone.

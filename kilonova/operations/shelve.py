@@ -1,6 +1,8 @@
 """Shelve: switch a server off and keep an image of its disk. Unshelve starts it again and drops the image.
 
-A shelved server stays on its host. If it cannot be shelved, a guest that ran is started again and the image goes.
+If it cannot be shelved, a guest that ran is started again and the image goes. A shelved server stays on its host for
+the time that the option `shelved_offload_time` tells; if that is none, the offload takes over in the transaction that
+ends the shelving.
 """
 
 from __future__ import annotations
@@ -14,16 +16,16 @@ from kilonova.agent.steps.power import POWER_OFF, POWER_ON, GuestArgs, Powered, 
 from kilonova.agent.steps.shelve import START_AGAIN, StartAgainArgs
 from kilonova.agent.steps.snapshot import DISCARD, TAKE, UPLOAD
 from kilonova.db import instances
-from kilonova.domain.clock import iso_seconds
+from kilonova.db.journal import cell_journal
 from kilonova.domain.context import RequestContext
 from kilonova.domain.instance import Instance
 from kilonova.domain.notification import Phase
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import GUEST_OFF, PowerState, TaskState, VmState
+from kilonova.engine import submit
 from kilonova.engine.debt import FOREVER
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
-from kilonova.operations.environment import Environment
 from kilonova.operations.guests import Described, describe
 from kilonova.operations.notices import announce
 from kilonova.operations.options import OperationOptions
@@ -34,8 +36,9 @@ from kilonova.operations.server_images import (
     delete_image,
     describe_image,
     find_image,
-    remove_image,
 )
+from kilonova.operations.shelf import IMAGE_KEY, Shelved, drop_image, label, without_label
+from kilonova.operations.shelve_offload import SHELVE_OFFLOAD, OffloadServer
 from kilonova.operations.snapshot import ALLOWED, SnapshotServer, snapshot_args
 from kilonova.operations.stop import grace_of
 
@@ -45,16 +48,15 @@ TASKS = (T.SHELVING, T.SHELVING_IMAGE_PENDING_UPLOAD, T.SHELVING_IMAGE_UPLOADING
 UNSHELVING = (T.UNSHELVING,)
 SHELVED_NAME = 240
 """Letters of a server's name that the name of its shelved image has."""
-IMAGE_KEY = "shelved_image_id"
-KEYS = ("shelved_at", IMAGE_KEY, "shelved_host")
-"""What the system metadata of a shelved server tell: when, of which image, and where. Spec: SHV-04."""
 
 
 class ShelveServer(SnapshotServer, frozen=True, kw_only=True):
-    """grace: seconds for a clean shutdown, 0 for none. interval: seconds between signals."""
+    """grace: seconds for a clean shutdown, 0 for none. interval: seconds between signals. offload: take the server
+    from its host at once."""
 
     grace: float
     interval: float
+    offload: bool = False
 
 
 def shelve_request(context: RequestContext, instance: Instance, options: OperationOptions) -> ShelveServer:
@@ -63,7 +65,10 @@ def shelve_request(context: RequestContext, instance: Instance, options: Operati
         context, instance, options, image_id=str(uuid.uuid4()), name=f"{instance.display_name[:SHELVED_NAME]}-shelved",
         kind="snapshot", metadata={}, owner=instance.project_id,
     )
-    return ShelveServer(image=image, grace=grace_of(instance, options), interval=options.shutdown_retry_interval)
+    return ShelveServer(
+        image=image, grace=grace_of(instance, options), interval=options.shutdown_retry_interval,
+        offload=options.shelved_offload_time == 0,
+    )
 
 
 class UnshelveServer(msgspec.Struct, frozen=True):
@@ -75,12 +80,6 @@ class Before(msgspec.Struct, frozen=True):
 
     vm_state: VmState
     power_state: PowerState
-
-
-class Shelved(msgspec.Struct, frozen=True):
-    """The image of a shelved server, "" for none."""
-
-    image_id: str
 
 
 def _begin(tx: Tx, run: Run[ShelveServer]) -> None:
@@ -114,12 +113,16 @@ def _uploading(tx: Tx, run: Run[ShelveServer]) -> None:
 
 
 def _shelved(tx: Tx, run: Run[ShelveServer]) -> None:
-    """Spec: SHV-01, SHV-04, SHV-05, SHV-08."""
-    described = run.output(Described)
-    told = (iso_seconds(tx.now), run.request.image.id, described.host)
-    kept = {**instances.get(tx.conn, run.subject).system_metadata, **dict(zip(KEYS, told, strict=True))}
-    settle(tx, run, owned=(T.SHELVING_IMAGE_UPLOADING,), vm_state=V.SHELVED, task_state=None, system_metadata=kept,
-           power_state=run.output(PoweredOff).power_state)
+    """Spec: SHV-01, SHV-02, SHV-04, SHV-05, SHV-08."""
+    before = instances.get(tx.conn, run.subject).system_metadata
+    kept = label(before, now=tx.now, image_id=run.request.image.id, host=run.output(Described).host)
+    settle(tx, run, owned=(T.SHELVING_IMAGE_UPLOADING,), vm_state=V.SHELVED, task_state=None,
+           system_metadata=kept, power_state=run.output(PoweredOff).power_state)
+    if run.request.offload:
+        submit.follow(
+            tx, cell_journal, SHELVE_OFFLOAD, run.subject, OffloadServer(), run.record.asker,
+            operation_id=str(uuid.uuid5(uuid.UUID(run.id), "offload")),
+        )
 
 
 def _not_shelved(tx: Tx, run: Run[ShelveServer], failure: Failure) -> None:
@@ -171,14 +174,7 @@ def _runs_again(tx: Tx, run: Run[UnshelveServer]) -> None:
     before = instances.get(tx.conn, run.subject).system_metadata
     settle(tx, run, owned=UNSHELVING, vm_state=V.ACTIVE, power_state=run.output(Powered).power_state,
            network_info=run.output(Described).guest.vifs,
-           system_metadata={key: value for key, value in before.items() if key not in KEYS})
-
-
-async def _drop_image(env: Environment, run: Run[UnshelveServer]) -> None:
-    """Spec: PWR-21."""
-    image_id = run.output(Shelved).image_id
-    if image_id:
-        await remove_image(env, run.subject, image_id)
+           system_metadata=without_label(before))
 
 
 def _unshelved(tx: Tx, run: Run[UnshelveServer]) -> None:
@@ -210,7 +206,7 @@ UNSHELVE = Operation(
                lambda run: GuestArgs(run.output(Described).guest), recorded=_runs_again,
                undo=POWER_OFF, undo_args=lambda run: PowerOffArgs(uuid=run.subject, grace=0.0, interval=0.0),
                undo_owed=True),
-        Here("drop image", _drop_image, undo=NoUndo("the server runs from its disk"), owed=True),
+        Here("drop image", drop_image, undo=NoUndo("the server runs from its disk"), owed=True),
     ),
     ends=_unshelved,
     fails=_not_unshelved,

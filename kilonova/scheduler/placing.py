@@ -21,7 +21,7 @@ from kilonova.domain.instance import RequestSpec
 from kilonova.hypervisor.guest import HostInventory
 from kilonova.scheduler.decision import HostChoice
 from kilonova.scheduler.scheduler import Groupings, NoGroupings, Scheduler
-from kilonova.services.placement import Target
+from kilonova.services.placement import Pin, Target
 from kilonova.shapes.host import Layout
 from kilonova.shapes.resources import is_volume_backed, resources_of
 from kilonova.shapes.shape import shape_of
@@ -92,6 +92,25 @@ class Placing:
                 return zones[found]
         return self._default_zone
 
+    async def choose(
+        self, server: str, *, host: str | None, pin: Pin | None, alternates: int
+    ) -> tuple[RequestSpec, tuple[Target, ...]]:
+        """What an administrator forced when the server was made is forgotten."""
+        spec = await self._spec_of(server)
+        if pin is not None:
+            spec = msgspec.structs.replace(spec, availability_zone=pin.zone)
+        wanted = msgspec.structs.replace(spec, requested_host=host, force_host=None, force_node=None, ignore_hosts=())
+        (selection,) = await self._scheduler.select(wanted, count=1, alternates=alternates)
+        if pin is not None:
+            await self._database.write(lambda conn: build_requests.replace_spec(conn, spec))
+        return wanted, await self._with_zones([_target(choice) for choice in (selection, *selection.alternates)])
+
+    async def _spec_of(self, server: str) -> RequestSpec:
+        spec = await self._database.read(lambda conn: build_requests.spec_of(conn, server))
+        if spec is None:
+            raise KilonovaError(f"What was asked for server {server} is not known.")
+        return spec
+
     async def claim(self, spec: RequestSpec, target: Target) -> None:
         """Hold the resources on that host. Raises TryElsewhere with the reason. Spec: BLD-86, BLD-97."""
         resources = resources_of(spec.flavor, spec.image, volume_backed=is_volume_backed(spec.block_devices))
@@ -144,9 +163,7 @@ class Placing:
         """The scheduler looks at the host as for a new server, and the claim is taken in one transaction with handing
         over what is held. Spec: MIG-15, MIG-27.
         """
-        spec = await self._database.read(lambda conn: build_requests.spec_of(conn, server))
-        if spec is None:
-            raise KilonovaError(f"What was asked for server {server} is not known.")
+        spec = await self._spec_of(server)
         held = await self._database.read(lambda conn: claims.holdings(conn, migration))
         wanted = msgspec.structs.replace(
             spec, flavor=flavor, requested_host=host, force_host=None, force_node=None, ignore_hosts=()

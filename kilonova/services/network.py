@@ -108,6 +108,15 @@ class NetworkService(SecurityGroups, Protocol):
         """Take the port from the instance, keeping it. No error if it is gone or no longer the instance's."""
         ...
 
+    async def go_to_host(self, instance_uuid: str, host: str, *, availability_zone: str = "") -> None:
+        """Bind all ports of an instance to a host."""
+        ...
+
+    async def leave_host(self, instance_uuid: str, host: str) -> None:
+        """Unbind the ports of an instance that are bound to this host. They stay the instance's, with their
+        addresses."""
+        ...
+
     async def delete_port(self, port_id: str) -> None:
         """No error if it is gone."""
         ...

@@ -111,6 +111,12 @@ class RemoteNetwork(_RemoteGroups):
     async def unbind_port(self, port_id: str, instance_uuid: str) -> None:
         await self._service.call("unbind_port", port_id, instance_uuid)
 
+    async def go_to_host(self, instance_uuid: str, host: str, *, availability_zone: str = "") -> None:
+        await self._service.call("go_to_host", instance_uuid, host, availability_zone)
+
+    async def leave_host(self, instance_uuid: str, host: str) -> None:
+        await self._service.call("leave_host", instance_uuid, host)
+
     async def delete_port(self, port_id: str) -> None:
         await self._service.call("delete_port", port_id)
 

@@ -22,6 +22,12 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     failing: bool = False
 
 
+class Pin(msgspec.Struct, frozen=True):
+    """A change of the availability zone that a server is tied to. zone: None for no zone any more."""
+
+    zone: str | None
+
+
 class PlacementService(Protocol):
     """Claims. All calls may be repeated."""
 
@@ -30,6 +36,19 @@ class PlacementService(Protocol):
 
         Raises:
             TryElsewhere: there is no room left on it, or the policy of the server group forbids it.
+        """
+        ...
+
+    async def choose(
+        self, server: str, *, host: str | None, pin: Pin | None, alternates: int
+    ) -> tuple[RequestSpec, tuple[Target, ...]]:
+        """Choose hosts for a server that has none, best first, and tell what is to be claimed there.
+
+        Args:
+            host: this one and no other. pin: noted if there is a host. alternates: how many further hosts at most.
+
+        Raises:
+            NoValidHost: with the reason; nothing is noted. KilonovaError: nothing is known of the server.
         """
         ...
 

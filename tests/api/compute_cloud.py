@@ -63,11 +63,13 @@ from kilonova.operations.consoles import ConsoleOptions, Consoles
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.server_images import describe_image
-from kilonova.operations.shelve import SHELVE, ShelveServer
+from kilonova.operations.shelve import SHELVE, UNSHELVE, ShelveServer, UnshelveServer
 from kilonova.operations.snapshot import SNAPSHOT, SnapshotServer
+from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveOffloaded
 from kilonova.services.identity import ServiceRequest, Token
 from kilonova.services.image import NewImage
 from kilonova.services.network import FloatingIpSummary, NetworkSummary, PortSummary
+from kilonova.services.placement import Pin
 from kilonova.services.security_groups import GroupSummary
 
 PROJECT = "a" * 32
@@ -300,12 +302,16 @@ class ListedHosts:
     def __init__(self) -> None:
         self.known = {HOST: "UP"}
         self.empty_zones = {"mars"}
+        self.zones = {HOST: "nova"}
 
     async def statuses(self, hosts: Collection[str]) -> dict[str, str]:
         return {host: self.known[host] for host in hosts if host in self.known}
 
     async def zone_available(self, zone: str) -> bool:
         return zone not in self.empty_zones
+
+    async def zone_of(self, host: str) -> str | None:
+        return self.zones.get(host)
 
     async def exists(self, *, host: str | None, node: str | None) -> bool:
         return all(name in self.known for name in (host, node) if name)
@@ -421,6 +427,14 @@ class PatientCompute:
     async def shelve(self, context: RequestContext, server: Located) -> None:
         image = self._image(context, server, f"{server.instance.display_name}-shelved", "snapshot", {})
         await self.ask(context, server, SHELVE, ShelveServer(image=image, grace=60.0, interval=10.0))
+
+    async def unshelve(
+        self, context: RequestContext, server: Located, *, host: str | None = None, pin: Pin | None = None
+    ) -> None:
+        if server.instance.vm_state is VmState.SHELVED_OFFLOADED:
+            await self.ask(context, server, UNSHELVE_OFFLOADED, UnshelveOffloaded(host=host, pin=pin))
+        else:
+            await self.ask(context, server, UNSHELVE, UnshelveServer())
 
     def _image(
         self, context: RequestContext, server: Located, name: str, kind: str, metadata: dict[str, str]

@@ -229,6 +229,29 @@ async def test_ports_that_went_to_another_host_are_not_released_for_the_first(ne
     assert await network.ports_of(INSTANCE) == []
 
 
+async def test_all_ports_go_with_their_server_and_leave_one_host_only(network: EmbeddedNetwork) -> None:
+    net = await network.bootstrap(OWNER)
+    first = await network.create_port(wanted(net))
+    second = await network.create_port(wanted(net, "second"))
+    before = {port.id: (port.mac, port.addresses) for port in await network.ports_of(INSTANCE)}
+    await network.leave_host(INSTANCE, "there")
+    assert [port.binding_host for port in await network.ports_of(INSTANCE)] == ["here", "here"]
+    for _ in range(2):
+        await network.leave_host(INSTANCE, "here")
+        left = await network.ports_of(INSTANCE)
+        assert [(port.id, port.binding_host, port.status) for port in left] == [
+            (first, "", "DOWN"), (second, "", "DOWN")]
+        assert {port.device_owner for port in left} == {"compute:nova"}
+        assert {vif.vif_type for vif in await network.vifs(INSTANCE)} == {"unbound"}
+    for _ in range(2):
+        await network.go_to_host(INSTANCE, "there", availability_zone="moon")
+        gone = await network.ports_of(INSTANCE)
+        assert [(port.binding_host, port.device_owner) for port in gone] == [("there", "compute:moon")] * 2
+    await network.leave_host(INSTANCE, "here")
+    assert {port.id: (port.mac, port.addresses) for port in await network.ports_of(INSTANCE)} == before
+    assert {port.binding_host for port in await network.ports_of(INSTANCE)} == {"there"}
+
+
 async def test_unbinding_and_deleting_twice_is_no_error(network: EmbeddedNetwork) -> None:
     port = await network.create_port(wanted(await network.bootstrap(OWNER)))
     await network.unbind_port(port, SECOND)

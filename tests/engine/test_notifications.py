@@ -85,6 +85,8 @@ REQUESTS: dict[str, tuple[tuple[str, ...], Ask, str, str]] = {
     "backup": ((), backup, "snapshot", "snapshot"),
     "shelve": ((), shelve, "shelve", "shelve"),
     "unshelve": (("shelve",), asked("unshelve"), "unshelve", "unshelve"),
+    "shelve-offload": (("shelve",), asked("offload"), "shelve_offload", "shelve_offload"),
+    "unshelve-offloaded": (("shelve-offload",), asked("unshelve offloaded"), "unshelve", "unshelve"),
     "soft-delete": ((), asked("soft-delete"), "soft_delete", "soft_delete"),
     "restore": (("soft-delete",), asked("restore"), "restore", "restore"),
     "confirm-resize": (("resize",), asked("confirm"), "resize_confirm", "resize.confirm"),
@@ -139,6 +141,7 @@ def test_others_are_told_of_every_operation_that_users_see() -> None:
 @pytest.mark.spec(
     "BLD-43", "PWR-08", "PWR-19", "PWR-26", "RBT-07", "RBT-13", "SUS-01", "SUS-02", "SUS-15", "SNP-12", "SNP-15",
     "IFC-25", "IFC-32", "IFC-45", "RSZ-07", "RSZ-14", "RSZ-52", "RBD-34", "DEL-27", "FIP-01", "FIP-02", "SHV-03",
+    "SHV-19", "SHV-39",
 )
 @pytest.mark.parametrize("operation", REQUESTS)
 def test_an_operation_is_told_from_its_start_to_its_end(operation: str) -> None:
@@ -161,7 +164,9 @@ def test_an_operation_is_told_from_its_start_to_its_end(operation: str) -> None:
         assert names(others, f"compute.instance.{older}") == expected
         for message in [*messages, *others]:
             assert (message.subject, message.priority, message.request_id) == (uuid, "INFO", "req-1")
-            assert message.publisher_id in ("nova-compute:host0", "compute.host0")
+            homeless = operation == "unshelve-offloaded" and message.event_type.endswith(".start")
+            told_by = ("nova-api:", "api.") if homeless else ("nova-compute:host0", "compute.host0")
+            assert message.publisher_id.startswith(told_by)
 
     story()
 

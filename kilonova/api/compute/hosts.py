@@ -17,6 +17,10 @@ class Hosts(Protocol):
         """Whether an enabled host belongs to this availability zone."""
         ...
 
+    async def zone_of(self, host: str) -> str | None:
+        """The availability zone of a host; None for one of which nothing is known."""
+        ...
+
     async def exists(self, *, host: str | None, node: str | None) -> bool:
         """Whether there is such a host, with such a node if both are given."""
         ...
@@ -30,6 +34,9 @@ class UnknownHosts:
 
     async def zone_available(self, zone: str) -> bool:
         return True
+
+    async def zone_of(self, host: str) -> str | None:
+        return None
 
     async def exists(self, *, host: str | None, node: str | None) -> bool:
         return True

@@ -116,6 +116,11 @@ class ServiceHosts:
         agents, _ = await self.services(binary=COMPUTE)
         return any(agent.zone == zone and not agent.record.disabled for agent in agents)
 
+    async def zone_of(self, host: str) -> str | None:
+        """The availability zone of a host; None if there is no such host."""
+        agents, _ = await self.services(binary=COMPUTE, host=host)
+        return agents[0].zone if agents else None
+
     async def exists(self, *, host: str | None, node: str | None) -> bool:
         """Whether there is such a host, with such a node if both are given."""
         if node is None:

@@ -214,6 +214,17 @@ class EmbeddedNetwork(SecurityGroupCalls):
 
         await self._change(unit)
 
+    async def go_to_host(self, instance_uuid: str, host: str, *, availability_zone: str = "") -> None:
+        owner, now = _owner(availability_zone), self._clock.now()
+        for network in await self._change(lambda conn, effects: ports.go_to_host(
+            conn, instance_uuid, host, owner, now, self._wiring.serves, effects.ports
+        )):
+            await self._datapath.settle(network)
+
+    async def leave_host(self, instance_uuid: str, host: str) -> None:
+        now = self._clock.now()
+        await self._change(lambda conn, effects: ports.leave_host(conn, instance_uuid, host, now, effects.ports))
+
     async def delete_port(self, port_id: str) -> None:
         def unit(conn: sa.Connection, effects: Effects) -> None:
             before = find_port(conn, port_id)

@@ -38,10 +38,12 @@ from kilonova.operations.resize import RESIZE, ResizeServer
 from kilonova.operations.restore import RESTORE, RestoreServer
 from kilonova.operations.revert_resize import REVERT_RESIZE, RevertResize
 from kilonova.operations.shelve import UNSHELVE, UnshelveServer
+from kilonova.operations.shelve_offload import SHELVE_OFFLOAD, OffloadServer
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
+from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveOffloaded
 from kilonova.services.image import NewImage
 
 SERVER = "44444444-4444-4444-8444-444444444444"
@@ -242,6 +244,10 @@ SCENARIOS = {
     "confirm-resize": Scenario(("build", "resize"), _ask(CONFIRM_RESIZE, ConfirmResize())),
     "revert-resize": Scenario(("build", "resize"), _ask(REVERT_RESIZE, RevertResize())),
     "shelve": Scenario(("build",), _shelve),
+    "shelve-offload": Scenario(("build", "shelve"), _ask(SHELVE_OFFLOAD, OffloadServer())),
+    "unshelve-offloaded": Scenario(
+        ("build", "shelve", "shelve-offload"), _ask(UNSHELVE_OFFLOADED, UnshelveOffloaded())
+    ),
     "unshelve": Scenario(("build", "shelve"), _ask(UNSHELVE, UnshelveServer())),
     "delete": Scenario(("build",), _delete),
     "soft-delete": Scenario(("build",), _ask(SOFT_DELETE, SOFTLY)),

@@ -96,6 +96,17 @@ class Net:
         if known is not None and known.device_id == instance_uuid:
             self.ports[port_id] = msgspec.structs.replace(known, device_id="", binding_host="")
 
+    def go_to_host(self, instance: str, host: str) -> None:
+        for port in self.of(instance):
+            if port.binding_host != host:
+                self.ports[port.id] = msgspec.structs.replace(port, binding_host=host, status="DOWN")
+            self._wire(port.id)
+
+    def leave_host(self, instance: str, host: str) -> None:
+        for port in self.of(instance):
+            if port.binding_host == host:
+                self.ports[port.id] = msgspec.structs.replace(port, binding_host="", status="DOWN")
+
     def _wire(self, port_id: str) -> None:
         task = asyncio.get_running_loop().create_task(self._wire_later(port_id))
         self.tasks.add(task)
@@ -160,6 +171,12 @@ class SimNetwork:
 
     async def unbind_port(self, port_id: str, instance_uuid: str) -> None:
         await self._call("unbind_port", lambda: self._net.unbind(port_id, instance_uuid))
+
+    async def go_to_host(self, instance_uuid: str, host: str, *, availability_zone: str = "") -> None:
+        await self._call("go_to_host", lambda: self._net.go_to_host(instance_uuid, host))
+
+    async def leave_host(self, instance_uuid: str, host: str) -> None:
+        await self._call("leave_host", lambda: self._net.leave_host(instance_uuid, host))
 
     async def discard_port(self, key: str) -> None:
         await self._call("discard_port", lambda: self._net.ports.pop(port_of_key(key), None))

@@ -43,14 +43,16 @@ from kilonova.operations.resize import RESIZE, ResizeServer
 from kilonova.operations.restore import RESTORE, RestoreServer
 from kilonova.operations.revert_resize import REVERT_RESIZE, RevertResize
 from kilonova.operations.shelve import UNSHELVE, UnshelveServer
+from kilonova.operations.shelve_offload import SHELVE_OFFLOAD, OffloadServer
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
+from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveOffloaded
 from simulation.listeners import unheard
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
-from simulation.world import IMAGE, Databases, World
+from simulation.world import IMAGE, OPTIONS, Databases, World
 
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
 BIGGER = Flavor(flavor_id="2", name="bigger", vcpus=2, memory_mib=1024, root_gib=2, ephemeral_gib=1)
@@ -60,8 +62,8 @@ CHAOS = 40.0
 """Virtual seconds during which things go wrong."""
 SETTLE = 900.0
 """Virtual seconds after which everything must be at rest."""
-REPORTED = 40.0
-"""Virtual seconds after which the hosts have reported what their guests are."""
+REPORTED = 90.0
+"""Virtual seconds after which the hosts have reported what their guests are, and overdue work was looked for."""
 
 
 class Result(msgspec.Struct):
@@ -90,7 +92,10 @@ def simulate(seed: int, databases: Databases) -> Result:
 
 async def _run(loop: VirtualLoop, random: Random, databases: Databases, result: Result) -> None:
     await databases.empty()
-    world = World(loop, random, databases, hosts=random.randint(1, 3), conductors=random.randint(1, 2))
+    options = msgspec.structs.replace(OPTIONS, shelved_offload_time=random.choice((-1.0, 0.0, 5.0)))
+    world = World(
+        loop, random, databases, hosts=random.randint(1, 3), conductors=random.randint(1, 2), options=options
+    )
     for name in world.names:
         await world.boot(name)
     await _until_hosts_known(world)
@@ -136,6 +141,8 @@ async def _until_hosts_known(world: World) -> None:
 AGGREGATE = "77777777-7777-4777-8777-777777777777"
 ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "unshelve": (UNSHELVE, UnshelveServer()),
+    "offload": (SHELVE_OFFLOAD, OffloadServer()),
+    "unshelve offloaded": (UNSHELVE_OFFLOADED, UnshelveOffloaded(wiring_timeout=30.0)),
     "start": (START, StartServer()),
     "pause": (PAUSE_SERVER, PauseServer()),
     "crash dump": (TRIGGER_CRASH_DUMP, TriggerCrashDump()),
@@ -392,7 +399,11 @@ def _check_server(world: World, record: Instance, claimed: set[str], mapped: dic
         found.append(f"{name} has a task")
     if mapped.get(record.uuid) is None:
         found.append(f"{name} has no cell")
-    if record.vm_state not in (*LEGAL, VmState.ERROR):
+    if record.vm_state is VmState.SHELVED_OFFLOADED:
+        bound = [port.id for port in world.net.of(record.uuid) if port.binding_host]
+        if record.host is not None or record.uuid in claimed or bound:
+            found.append(f"{name} has host {record.host}, claim {record.uuid in claimed}, bound ports {bound}")
+    elif record.vm_state not in (*LEGAL, VmState.ERROR):
         found.append(f"{name} is in a state it cannot end in")
     guest = world.hypervisors[record.host].guests.get(record.uuid) if record.host else None
     if record.vm_state in LEGAL:
@@ -402,7 +413,7 @@ def _check_server(world: World, record: Instance, claimed: set[str], mapped: dic
             found.append(f"{name}: its guest is {guest}")
         elif guest.power_state is not record.power_state:
             found.append(f"{name}: its guest is {guest.power_state.name}")
-        elif guest.uses.image != record.image_ref or guest.prepared or guest.old:
+        elif record.image_ref not in (guest.uses.image, guest.uses.base) or guest.prepared or guest.old:
             found.append(f"{name} is of image {record.image_ref}, its guest is {guest}")
         elif guest.power_state is PowerState.RUNNING and guest.rescued is not (record.vm_state is VmState.RESCUED):
             found.append(f"{name}: its guest is {guest}")
