@@ -176,8 +176,9 @@ async def _describe(env: Environment, run: Run[UnshelveOffloaded]) -> Anew:
     from_image = msgspec.structs.replace(
         instance, image=run.output(FromImage).image, key_data=None, auto_disk_config=False
     )
+    layout = await env.placement.layout(run.subject, _host(run))
     config_drive = wants_config_drive(instance, env.options)
-    return Anew(guest_of(from_image, run.output(Connected).vifs, config_drive=config_drive))
+    return Anew(guest_of(from_image, run.output(Connected).vifs, layout=layout, config_drive=config_drive))
 
 
 def _guest(run: Run[UnshelveOffloaded]) -> Guest:
