@@ -126,6 +126,15 @@ class SchedulerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Disk of a host that guests may not have, in MiB."""
 
 
+class MetricsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a process counts and times, for Prometheus."""
+
+    listen: str = "127.0.0.1"
+    """Address of the page of metrics."""
+    port: int = 0
+    """Port of the page `/metrics`; 0 for none."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole tree."""
 
@@ -145,6 +154,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     image_cache: ImageCacheOptions = ImageCacheOptions()
     consoles: ConsoleOptions = ConsoleOptions()
     notifications: NotificationOptions = NotificationOptions()
+    metrics: MetricsOptions = MetricsOptions()
 
     @property
     def directory(self) -> Path:

@@ -19,7 +19,7 @@ from kilonova.conductor.overdue import INTERVAL, OVERDUE, OverdueWork
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import Clock
-from kilonova.domain.operation import ExternalEvent
+from kilonova.domain.operation import ExternalEvent, OperationRecord
 from kilonova.engine.commands import Hosts
 from kilonova.engine.rounds import Round, Rounds
 from kilonova.engine.runner import POLL, Runner
@@ -45,13 +45,14 @@ class Conductor:
         name: of this process; unique among the conductors of the cell, new at every start.
         alone: no other conductor can be alive (one-machine mode).
         ttl: seconds that a lease lasts. poll: seconds between looks at the journal when nothing wakes it.
-        deliverer: of the cell's notifications, None if nobody is told. checkpoint: see `Workshop`.
+        deliverer: of the cell's notifications, None if nobody is told. observe, checkpoint: see `Workshop`.
     """
 
     def __init__(
         self, name: str, environment: Environment, bus: Bus, reports: HostReports, random: Random, *,
         alone: bool = False, ttl: float = 10.0, poll: float = POLL, concurrency: int = 256,
-        deliverer: Deliverer | None = None, checkpoint: Callable[[str], None] = lambda _place: None,
+        deliverer: Deliverer | None = None, observe: Callable[[OperationRecord], None] = lambda _record: None,
+        checkpoint: Callable[[str], None] = lambda _place: None,
     ) -> None:
         self.name = name
         self._environment = environment
@@ -63,7 +64,7 @@ class Conductor:
             Workshop(
                 database=environment.database, journal=cell_journal, definitions=CELL_OPERATIONS,
                 environment=environment, hosts=Hosts(bus, environment.clock), clock=environment.clock, random=random,
-                owner=name, ttl=ttl, wake=self.wake, checkpoint=checkpoint,
+                owner=name, ttl=ttl, wake=self.wake, observe=observe, checkpoint=checkpoint,
             ),
             concurrency=concurrency, alone=alone, poll=poll,
         )

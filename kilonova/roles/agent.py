@@ -10,7 +10,7 @@ from kilonova.db.database import Database
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.errors import NotSupported
 from kilonova.embedded.schema import HOST
-from kilonova.roles import assembly, separate
+from kilonova.roles import assembly, separate, watching
 from kilonova.roles.assembly import Progress
 from kilonova.roles.running import take_directory
 
@@ -32,6 +32,7 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     stack.push_async_callback(journal.close)
     await upgrade.ensure(journal, HOST)
     bus = await separate.bus(config, stack)
+    await watching.serve(config, stack, None)
     for host, driver in assembly.fake_hosts(config, directory, clock).items():
         progress("agent", f"serve {host}")
         agent = assembly.agent(config, host, driver, bus, journal, clock)

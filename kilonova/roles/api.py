@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from kilonova.config import Config
 from kilonova.domain.clock import SystemClock
-from kilonova.roles import credentials, embedded, separate
+from kilonova.roles import credentials, embedded, separate, watching
 from kilonova.roles.assembly import Progress, Wakes
 from kilonova.roles.running import announce, public_url, take_directory
 from kilonova.roles.web import Prefixes, WebServer
@@ -25,6 +25,7 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     stack.push_async_callback(web.close)
     progress("database", "open")
     ground = await separate.ground(config, SystemClock(), stack)
+    await watching.serve(config, stack, ground)
     wakes = Wakes(ground.bus)
     services = await embedded.start(ground, wakes, made, public_url(config), stack, progress)
     for calls in (NetworkCalls(services.networks, ground.bus), ImageCalls(services.images, ground.bus)):

@@ -8,7 +8,7 @@ import socket
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import SystemRandom
 
@@ -28,9 +28,11 @@ from kilonova.db.database import Database
 from kilonova.db.placement.hosts import HostSettings
 from kilonova.db.schema import API, CELL
 from kilonova.domain.clock import Clock
+from kilonova.domain.operation import OperationRecord
 from kilonova.embedded.schema import IDENTITY, IMAGE, NETWORK
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
+from kilonova.metrics.measures import Metrics
 from kilonova.notifications.deliverer import Deliverer
 from kilonova.operations.consoles import Consoles
 from kilonova.operations.environment import Environment, PlacingEnvironment
@@ -54,6 +56,7 @@ class Ground:
     bus: Bus
     api: Database
     cell: Database
+    metrics: Metrics = field(default_factory=Metrics)
 
     @property
     def cells(self) -> Cells:
@@ -148,7 +151,13 @@ def conductor(
     return Conductor(
         owner, environment, ground.bus, reports, SystemRandom(), alone=alone, ttl=config.lease_seconds,
         deliverer=_deliverer(ground, ground.cell, outbox.cell_outbox, owner, alone=alone),
+        observe=_observer(ground),
     )
+
+
+def _observer(ground: Ground) -> Callable[[OperationRecord], None]:
+    """What counts operations, if somebody wants to know."""
+    return ground.metrics.observe if ground.config.metrics.port else lambda _record: None
 
 
 def _deliverer(ground: Ground, database: Database, of: outbox.Outbox, owner: str, *, alone: bool) -> Deliverer | None:
@@ -170,7 +179,7 @@ def scheduler(ground: Ground, placing_: Placing, wakes: Wakes, *, alone: bool) -
     owner = f"{secrets.token_hex(8)}@{own_host(ground.config)}"
     return SchedulerService(
         owner, ground.api, environment, ground.bus, SystemRandom(), alone=alone, ttl=ground.config.lease_seconds,
-        deliverer=_deliverer(ground, ground.api, outbox.api_outbox, owner, alone=alone),
+        deliverer=_deliverer(ground, ground.api, outbox.api_outbox, owner, alone=alone), observe=_observer(ground),
     )
 
 

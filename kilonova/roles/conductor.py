@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from kilonova.config import Config
 from kilonova.domain.clock import SystemClock
-from kilonova.roles import assembly, separate
+from kilonova.roles import assembly, separate, watching
 from kilonova.roles.assembly import Progress
 from kilonova.services.image_calls import RemoteImages
 from kilonova.services.network_calls import RemoteNetwork
@@ -16,6 +16,7 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     """Returns when it drives. The stack stops it."""
     progress("database", "open")
     ground = await separate.ground(config, SystemClock(), stack)
+    await watching.serve(config, stack, ground)
     networks, images = RemoteNetwork(ground.bus, ground.clock), RemoteImages(ground.bus, ground.clock)
     progress("conductor", "take up operations")
     conductor = assembly.conductor(ground, assembly.placing(ground), networks, images, alone=False)

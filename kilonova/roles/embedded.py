@@ -6,6 +6,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.types import ASGIApp
+
 from kilonova.api.compute.application import ComputeApi
 from kilonova.api.compute.identity_quotas import IdentityQuotas
 from kilonova.api.compute.service_hosts import ServiceHosts
@@ -31,6 +33,7 @@ from kilonova.operations.interface_refresh import CHANGED, refresh_interfaces
 from kilonova.roles import assembly
 from kilonova.roles.assembly import Ground, Progress, Wakes
 from kilonova.roles.credentials import Installation
+from kilonova.roles.watching import Timed
 from kilonova.roles.web import Prefixes, WebServer
 from kilonova.services.network import NetworkService
 
@@ -141,7 +144,7 @@ async def serve(
     consoles = assembly.consoles(ground, services.url)
     site = assembly.console_site(ground, consoles, services.url)
     prefixes.mount_sockets(site)
-    prefixes.mount({
+    applications: dict[str, ASGIApp] = {
         "/console": site,
         "/control": control,
         "/identity": identity.application(),
@@ -149,7 +152,10 @@ async def serve(
         "/network": services.networks.application(),
         "/placement": EmbeddedPlacement(ground.api, ground.clock, identity=identity, identity_url=auth_url),
         "/compute": _compute(ground, services, wakes, consoles),
-    })
+    }
+    if config.metrics.port:
+        applications = {p: Timed(of, p.removeprefix("/"), ground.metrics) for p, of in applications.items()}
+    prefixes.mount(applications)
     await web.start()
     stack.push_async_callback(web.close)
     stack.push_async_callback(control.close)

@@ -18,7 +18,7 @@ from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.schema import HOST
 from kilonova.embedded.secrets import EmbeddedSecrets
 from kilonova.hypervisor.driver import Driver
-from kilonova.roles import assembly, credentials, embedded
+from kilonova.roles import assembly, credentials, embedded, watching
 from kilonova.roles.assembly import Ground, Progress, Wakes
 from kilonova.roles.running import Running, announce, public_url, take_directory
 from kilonova.roles.web import Prefixes, WebServer
@@ -67,6 +67,7 @@ class OneMachine:
         bus = LocalBus()
         stack.push_async_callback(bus.close)
         ground = Ground(config, clock, bus, api, cell)
+        await watching.serve(config, stack, ground)
         wakes = Wakes(ground.bus)
         services = await embedded.start(ground, wakes, made, public_url(config), stack, self._progress)
         placing = assembly.placing(ground)

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from kilonova.config import Config
 from kilonova.domain.clock import SystemClock
-from kilonova.roles import assembly, separate
+from kilonova.roles import assembly, separate, watching
 from kilonova.roles.assembly import Progress, Wakes
 
 
@@ -14,6 +14,7 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     """Returns when it places. The stack stops it."""
     progress("database", "open")
     ground = await separate.ground(config, SystemClock(), stack)
+    await watching.serve(config, stack, ground)
     scheduler = assembly.scheduler(ground, assembly.placing(ground), Wakes(ground.bus), alone=False)
     await scheduler.start()
     stack.push_async_callback(scheduler.close)

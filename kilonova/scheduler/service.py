@@ -9,6 +9,7 @@ from kilonova.bus.protocol import Bus, Subscription
 from kilonova.cells.heartbeat import Heartbeat
 from kilonova.db.database import Database
 from kilonova.db.journal import api_journal
+from kilonova.domain.operation import OperationRecord
 from kilonova.engine.commands import Hosts
 from kilonova.engine.runner import POLL, Runner
 from kilonova.engine.workshop import Workshop
@@ -26,7 +27,7 @@ class SchedulerService:
     Args:
         name: of this process, new at every start. alone: no other scheduler can be alive.
         deliverer: of the notifications in the API database, None if nobody is told.
-        poll, checkpoint: see `Runner` and `Workshop`.
+        poll, observe, checkpoint: see `Runner` and `Workshop`.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class SchedulerService:
         ttl: float = 10.0,
         poll: float = POLL,
         deliverer: Deliverer | None = None,
+        observe: Callable[[OperationRecord], None] = lambda _record: None,
         checkpoint: Callable[[str], None] = lambda _place: None,
     ) -> None:
         clock = environment.clock
@@ -57,6 +59,7 @@ class SchedulerService:
                 owner=name,
                 ttl=ttl,
                 wake=self.wake,
+                observe=observe,
                 checkpoint=checkpoint,
             ),
             alone=alone,
