@@ -449,3 +449,21 @@ async def test_without_a_rotation_all_backups_are_kept(cloud: SmallCloud) -> Non
         )
         await cloud.rest()
     assert len(cloud.images.kept()) == 3
+
+
+@pytest.mark.spec("EMG-34")
+@in_cloud()
+async def test_an_image_that_demands_quiet_file_systems_is_taken_of_a_guest_that_is_off(cloud: SmallCloud) -> None:
+    uuid = await cloud.build(image=msgspec.structs.replace(IMAGE, properties={"os_require_quiesce": "yes"}))
+    image = await snapshot(cloud, uuid)
+    await cloud.rest()
+    assert image not in cloud.images.images
+    fault = cloud.fault(uuid)
+    assert fault is not None
+    assert "os_require_quiesce" in fault.message
+    untouched(cloud, uuid)
+    await cloud.compute.stop(CONTEXT, await cloud.located(uuid))
+    await cloud.rest()
+    image = await snapshot(cloud, uuid)
+    await cloud.rest()
+    assert cloud.images.images[image].status == "active"

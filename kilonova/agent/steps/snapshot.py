@@ -6,17 +6,30 @@ import msgspec
 
 from kilonova.agent.steps.environment import HostEnvironment
 from kilonova.domain.errors import NotSupported
+from kilonova.domain.states import PowerState
 from kilonova.engine.operation import HostStep
 
 
 class SnapshotArgs(msgspec.Struct, frozen=True, kw_only=True):
-    """uuid: of the guest. image_id: of the image that its disk becomes."""
+    """What to copy.
+
+    Args:
+        uuid: of the guest. image_id: of the image that its disk becomes.
+        quiet: only if no file system of the guest is in use.
+    """
 
     uuid: str
     image_id: str
+    quiet: bool = False
 
 
 async def _take(host: HostEnvironment, args: SnapshotArgs) -> None:
+    """File systems of a guest are quiet while it is off; nobody can hold them still yet while it runs."""
+    if args.quiet and await host.driver.power_state(args.uuid) in (PowerState.RUNNING, PowerState.PAUSED):
+        raise NotSupported(
+            f"The file systems of instance {args.uuid} cannot be held still while it runs, and its image demands that "
+            "(os_require_quiesce).", hint="stop it first",
+        )
     await host.driver.snapshot(args.uuid, args.image_id)
 
 
