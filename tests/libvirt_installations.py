@@ -89,11 +89,13 @@ class Installation:
     def daemon(self) -> PrivateDaemon:
         return PrivateDaemon(self.directory / "libvirt", self.directory / "guests", SystemClock())
 
-    def driver(self, *, installation: str = "tests", cpu_sets: CpuSets | None = None) -> LibvirtDriver:
+    def driver(
+        self, *, installation: str = "tests", cpu_sets: CpuSets | None = None, spice: bool = False
+    ) -> LibvirtDriver:
         return LibvirtDriver(
             self.directory / "guests", self.daemon(), self.images, SystemClock(), installation=installation,
             secrets=self.secrets,
-            cpu_sets=cpu_sets,
+            cpu_sets=cpu_sets, spice=spice,
         )
 
     def libvirtd_pid(self) -> int:

@@ -25,6 +25,7 @@ from kilonova.imaging import qcow2
 from kilonova.imaging.facts import BoundedFile
 from kilonova.shapes.asked import Asked
 from kilonova.shapes.devices import devices_shape
+from kilonova.shapes.screens import USB_REDIRECTION
 
 BOOT_LIMIT = 240.0
 TELLS = """#!/bin/sh
@@ -223,6 +224,29 @@ async def test_libvirt_starts_a_guest_with(
     await driver.create_disks(guest)
     await driver.spawn(guest)
     assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+
+
+async def test_usb_ports_are_redirected_where_there_is_spice(
+    shared_installation: Installation, empty_disk: Path
+) -> None:
+    guest = empty_guest(
+        image=shared_installation.images.add(empty_disk), properties={"hw_video_model": "vga"},
+        extra_specs={"hw:redirected_usb_ports": "2"},
+    )
+    for spice in (False, True):
+        driver = shared_installation.driver(spice=spice)
+        await driver.start(lambda _event: None)
+        assert (USB_REDIRECTION in (await driver.inventory()).traits) is spice
+        await driver.create_disks(guest)
+        if spice:
+            await driver.spawn(guest)
+            assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+        else:
+            with pytest.raises(TryElsewhere, match="SPICE"):
+                await driver.spawn(guest)
+        await driver.destroy(guest.uuid)
+        await driver.delete_disks(guest.uuid)
+        await driver.close()
 
 
 async def _in_installation(check: object, image: Path, bridge: str) -> None:

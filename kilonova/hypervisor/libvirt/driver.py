@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ from kilonova.hypervisor.libvirt.images import ImageCache
 from kilonova.hypervisor.libvirt.snapshots import Snapshots
 from kilonova.services.image import ImageSource
 from kilonova.services.secrets import SecretStore
+from kilonova.shapes.screens import USB_REDIRECTION
 
 log = structlog.get_logger(__name__)
 
@@ -101,6 +103,8 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
         self._host = await self._connection.call(
             lambda connection: host.capabilities(connection, virt, self._cpu_sets)
         )
+        if self._spice:
+            self._host = dataclasses.replace(self._host, traits=self._host.traits | {USB_REDIRECTION})
         direct = await loop.run_in_executor(self._file_threads, host.direct_io, self._directory)
         self._describer = Describer(
             host=self._host, installation=self._installation, cache="none" if direct else "writeback",
