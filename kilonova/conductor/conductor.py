@@ -14,6 +14,7 @@ from kilonova.bus.subjects import from_any_host
 from kilonova.cells.heartbeat import Heartbeat
 from kilonova.conductor.console_tokens import forget_expired_tokens
 from kilonova.conductor.hosts import HostReports
+from kilonova.conductor.interfaces import InterfaceHealing
 from kilonova.conductor.leftovers import Leftovers
 from kilonova.conductor.overdue import INTERVAL, OVERDUE, OverdueWork
 from kilonova.db.database import Database
@@ -21,12 +22,14 @@ from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import Clock
 from kilonova.domain.operation import ExternalEvent, OperationRecord
 from kilonova.engine.commands import Hosts
+from kilonova.engine.operation import Tx
 from kilonova.engine.rounds import Round, Rounds
 from kilonova.engine.runner import POLL, Runner
 from kilonova.engine.workshop import Workshop
 from kilonova.notifications.deliverer import Deliverer
 from kilonova.operations.catalogue import CELL_OPERATIONS
 from kilonova.operations.environment import Environment
+from kilonova.operations.told import take
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +86,8 @@ class Conductor:
                   options.instance_delete_interval),
             Round("guests of deleted servers", leftovers.guests,
                   -1.0 if ignored else options.running_deleted_instance_poll_interval, at_start=True),
+            Round("interfaces", InterfaceHealing(environment, self._wake_for).heal,
+                  options.heal_instance_info_cache_interval or -1.0),
             Round("files of deleted servers", leftovers.files, options.instance_delete_interval),
             Round("failed migrations", leftovers.migrations, options.instance_delete_interval),
             Round("overdue servers", OverdueWork(environment, OVERDUE, self._wake_for).look, INTERVAL),
@@ -119,16 +124,14 @@ class Conductor:
         self.wake()
 
     async def deliver(self, event: ExternalEvent) -> bool:
-        """Keep an external event for the operation that may wait for it; False if there is none.
+        """Take an external event; False if no operation may wait for it.
 
         Spec: EVT-04, EVT-06, EVT-08.
         """
         now = self._clock.now()
-        kept = await self._database.write(lambda conn: cell_journal.add_event(conn, event, now))
-        if kept:
+        kept, work = await self._database.write(lambda conn: take(Tx(conn, now), event))
+        if kept or work:
             self.wake()
-        else:
-            log.debug("nobody waits for an event", instance=event.subject, event_key=event.key)
         return kept
 
     async def close(self) -> None:

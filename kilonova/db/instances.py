@@ -132,6 +132,12 @@ def on_host(conn: sa.Connection, host: str) -> list[Instance]:
     return list(conn.execute(query).scalars())
 
 
+def hosts_in_use(conn: sa.Connection) -> list[str]:
+    """Hosts that records, not deleted, name."""
+    query = sa.select(instances.c.host).where(instances.c.host.is_not(None), instances.c.deleted_at.is_(None))
+    return list(conn.execute(query.distinct().order_by(instances.c.host)).scalars())
+
+
 def count_on_host(conn: sa.Connection, host: str) -> int:
     """How many records, not deleted, name this host."""
     return int(_COUNT_ON_HOST.scalar(conn, host=host))

@@ -68,6 +68,9 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Seconds for which a server must have been deleted. Spec: PER-85."""
     maximum_instance_delete_attempts: int = 5
     """How often the removal of what a deleted server left may fail until an operator has to look. Spec: PER-96."""
+    heal_instance_info_cache_interval: float = 60.0
+    """Seconds after which what the record of one more server of each host says of its interfaces is compared with the
+    network service; 0 for never. Spec: PER-09."""
     instance_delete_interval: float = 300.0
     """Seconds between looks for what deleted servers and failed migrations have left on hosts, and for console tokens
     that have expired; a negative number never looks."""

@@ -27,7 +27,7 @@ from kilonova.domain.states import TaskState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
-from kilonova.operations import diagnostics
+from kilonova.operations import diagnostics, told
 from kilonova.operations.acceptance import Acceptance, asked_by, respect_lock
 from kilonova.operations.delete import DELETE, DeleteServer
 from kilonova.operations.host_query import ask_host
@@ -238,10 +238,10 @@ class ComputeOperations:
         cell, now = server.cell, self._clock.now()
         if cell is None:
             raise InstanceNotReady(server.instance.uuid)
-        if await cell.database.write(lambda conn: cell_journal.add_event(conn, event, now)):
+
+        kept, work = await cell.database.write(lambda conn: told.take(Tx(conn, now), event))
+        if kept or work:
             self._wake_cell(cell.name, None)
-        else:
-            log.debug("nobody waits for an event", instance=event.subject, event_key=event.key)
 
     async def change_password(self, context: RequestContext, server: Located, password: str) -> None:
         await self._passwords.change(context, server, password)

@@ -16,7 +16,6 @@ from kilonova.audit.auditor import Auditor
 from kilonova.audit.embedded import EmbeddedDevices, EmbeddedImageData
 from kilonova.control.application import ControlApi
 from kilonova.db import instances
-from kilonova.db.journal import cell_journal
 from kilonova.domain.errors import InstanceNotFound, NotFound
 from kilonova.domain.operation import ExternalEvent
 from kilonova.embedded.identity.service import EmbeddedIdentity
@@ -24,12 +23,14 @@ from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring, Wiring
 from kilonova.embedded.placement import EmbeddedPlacement
+from kilonova.engine.operation import Tx
 from kilonova.hypervisor.guest import GuestMetadata
 from kilonova.metadata.service import Keep, Lookup, MetadataService
 from kilonova.operations.consoles import Consoles
 from kilonova.operations.guests import metadata_of
 from kilonova.operations.history import History
 from kilonova.operations.interface_refresh import CHANGED, refresh_interfaces
+from kilonova.operations.told import take
 from kilonova.roles import assembly
 from kilonova.roles.assembly import Ground, Progress, Wakes
 from kilonova.roles.credentials import Installation
@@ -126,7 +127,8 @@ class _Events:
         if name == CHANGED:
             await refresh_interfaces(ground.cell, self.networks, ground.clock, instance_uuid, tag)
         event = ExternalEvent(subject=instance_uuid, name=name, tag=tag, status=status)
-        if not await ground.cell.write(lambda conn: cell_journal.add_event(conn, event, now)):
+        kept, work = await ground.cell.write(lambda conn: take(Tx(conn, now), event))
+        if not (kept or work):
             raise NotFound(f"Instance {instance_uuid} awaits no event.")
         self._wakes.cell(ground.config.cell.name)
 

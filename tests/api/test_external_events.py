@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 from compute_cloud import ComputeCloud, create
+from structlog.testing import capture_logs
+
+from kilonova.api.compute import external_events
+from kilonova.domain.errors import NotFound, ServiceUnavailable
 
 EVENTS = "/os-server-external-events"
 PORT = "66666666-6666-4666-8666-666666666666"
@@ -81,3 +85,33 @@ async def test_bodies_that_are_refused(cloud: ComputeCloud) -> None:
     for events in ([], [{**good, "name": "rain"}], [{**good, "server_uuid": "x"}], [{**good, "status": "done"}],
                    [{**good, "tag": "x" * 256}], [{**good, "more": 1}]):
         assert (await send(cloud, *events)).status_code == 400
+
+
+@pytest.mark.spec("XEV-01")
+async def test_events_are_told_in_order_each_to_its_server(cloud: ComputeCloud) -> None:
+    one, two = (await cloud.boot()).uuid, (await cloud.boot()).uuid
+    sent = [(one, "network-vif-unplugged"), (two, "network-vif-plugged"), (one, "network-vif-plugged")]
+    answer = await send(cloud, *({"name": name, "server_uuid": uuid_, "tag": PORT} for uuid_, name in sent))
+    assert answer.status_code == 200
+    assert [(event.subject, event.name) for event in cloud.compute.told] == sent
+
+
+@pytest.mark.spec("XEV-02", "XEV-09")
+@pytest.mark.parametrize(("error", "level"), [(NotFound("gone"), "info"), (ServiceUnavailable("down"), "warning")])
+async def test_a_network_service_that_does_not_tell_keeps_no_event_away(
+    cloud: ComputeCloud, monkeypatch: pytest.MonkeyPatch, error: Exception, level: str
+) -> None:
+    server = (await cloud.boot()).uuid
+
+    async def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(external_events, "refresh_interfaces", fails)
+    with capture_logs() as logs:
+        answer = await send(
+            cloud, {"name": "network-changed", "server_uuid": server, "tag": PORT},
+            {"name": "network-vif-plugged", "server_uuid": server, "tag": PORT},
+        )
+    assert [entry["code"] for entry in answer.json()["events"]] == [200, 200]
+    assert [event.name for event in cloud.compute.told] == ["network-changed", "network-vif-plugged"]
+    assert [line["log_level"] for line in logs if line["event"] == "interfaces not read anew"] == [level]

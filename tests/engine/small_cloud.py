@@ -47,6 +47,7 @@ CONTEXT = RequestContext(request_id="req-1", user_id="user", project_id="project
 OPTIONS = OperationOptions(
     shutdown_timeout=20.0, shutdown_retry_interval=5.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=30.0,
     max_attempts=3, shelved_offload_time=-1.0, running_deleted_instance_action="noop",
+    heal_instance_info_cache_interval=0.0,
 )
 LIMIT = 120.0
 """Virtual seconds that anything awaited may take, unless a test says otherwise."""

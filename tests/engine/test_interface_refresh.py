@@ -8,6 +8,7 @@ from simulation.process import SimClock
 from small_cloud import SmallCloud, in_cloud
 
 from kilonova.domain.errors import ServiceUnavailable
+from kilonova.domain.network import Vif
 from kilonova.operations.interface_refresh import refresh_interfaces
 
 
@@ -64,3 +65,26 @@ async def test_a_server_that_is_gone_and_a_service_that_is_away(cloud: SmallClou
     await cloud.delete(uuid)
     await cloud.rest()
     await refresh(cloud, uuid)
+
+
+@pytest.mark.spec("PER-23")
+@in_cloud()
+async def test_what_was_read_before_another_change_does_not_replace_it(cloud: SmallCloud) -> None:
+    """An interface is taken away while the network service answers."""
+    uuid = await cloud.build(networks=2)
+    before = cloud.server(uuid).network_info
+    readdress(cloud, uuid)
+    client = cloud.net.client(cloud.processes["api"])
+    asked = client.vifs
+
+    async def slow(instance_uuid: str) -> tuple[Vif, ...]:
+        found = await asked(instance_uuid)
+        if len(cloud.server(uuid).network_info) == 2:
+            await cloud.change(uuid, network_info=before[1:])
+            readdress(cloud, uuid)
+        return found
+
+    client.vifs = slow  # type: ignore[method-assign]
+    await refresh_interfaces(cloud.databases.cell, client, SimClock(cloud.loop), uuid)
+    assert [vif.id for vif in cloud.server(uuid).network_info] == [before[1].id]
+    assert addresses(cloud, uuid) == ["10.0.0.21"]

@@ -16,7 +16,7 @@ from kilonova.db.outbox import cell_outbox
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.image import Image
 from kilonova.domain.notification import Notification
-from kilonova.domain.operation import OperationState
+from kilonova.domain.operation import ExternalEvent, OperationState
 from kilonova.domain.states import VmState
 from kilonova.notifications.sinks import Refused
 from kilonova.operations import notices
@@ -514,3 +514,29 @@ async def test_nothing_is_kept_if_nobody_listens(cloud: SmallCloud) -> None:
     await cloud.rest()
     assert cloud.cell(lambda conn: conn.execute(sa.select(cell_outbox.rows)).all()) == []
     assert cloud.ears.heard == {}
+
+
+@pytest.mark.spec("XEV-37", "XEV-39", "XEV-44")
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_power_update_is_told_from_its_start_to_its_end(cut: bool) -> None:
+    """Also if a delete takes the server away from it."""
+    @in_cloud(told=True)
+    async def story(cloud: SmallCloud) -> None:
+        uuid = await cloud.build()
+        await heard(cloud)
+        cloud.ears.heard.clear()
+        cloud.hypervisors["host0"].faults.latency = 5.0 if cut else 0.0
+        update = ExternalEvent(subject=uuid, name="power-update", tag="POWER_OFF")
+        await cloud.compute.tell(await cloud.located(uuid), update)
+        await cloud.until(lambda: cloud.calls("power_off"))
+        if cut:
+            await cloud.delete(uuid)
+        await cloud.rest()
+        told = names(await heard(cloud), "instance.power_off")
+        assert told[0] == "instance.power_off.start"
+        assert len(told) == 2
+        assert told[1].removeprefix("instance.power_off.") in (("end", "error") if cut else ("end",))
+        legacy = names(await heard(cloud, versioned=False), "compute.instance.power_off")
+        assert legacy[0] == "compute.instance.power_off.start"
+
+    story()

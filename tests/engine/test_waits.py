@@ -157,7 +157,7 @@ def waiting(story: Story) -> Callable[[], None]:
 # --- what satisfies a wait ----------------------------------------------------------------------------------
 
 
-@pytest.mark.spec("EVT-02", "EVT-20", "EVT-14", "EVT-04", "EVT-22")
+@pytest.mark.spec("EVT-02", "EVT-20", "EVT-14", "EVT-04", "EVT-22", "XEV-12")
 @waiting
 async def test_an_event_may_come_before_anybody_waits_for_it(there: Waiting) -> None:
     assert not await there.tell("plugged", "a")  # nobody can be waiting: it is not kept

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
+
 from kilonova.api.call import Answer, Call
 from kilonova.api.compute.answers import usage as answers
 from kilonova.api.compute.field_types import UUID
@@ -11,9 +13,12 @@ from kilonova.api.microversions import LATEST
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
 from kilonova.api.schema import Enum, ListOf, Object, Text, optional, required
-from kilonova.domain.errors import InstanceNotFound
+from kilonova.db.database import Database
+from kilonova.domain.errors import InstanceNotFound, KilonovaError, NotFound
 from kilonova.domain.operation import ExternalEvent
 from kilonova.operations.interface_refresh import CHANGED, refresh_interfaces
+
+log = structlog.get_logger(__name__)
 
 CREATE = Rule("os-server-external-events:create", Audience.SERVICE)
 
@@ -73,9 +78,19 @@ async def _told(call: Call, entry: dict[str, Any]) -> int:
         return 422
     event = ExternalEvent(subject=server.instance.uuid, name=name, tag=tag, status=entry["status"])
     if name == CHANGED:
-        await refresh_interfaces(server.cell.database, call.cloud.networks, call.cloud.clock, event.subject, tag)
+        await _refresh(call, server.cell.database, event)
     await call.cloud.compute.tell(server, event)
     return 200
+
+
+async def _refresh(call: Call, cell: Database, event: ExternalEvent) -> None:
+    """If the network service cannot be asked, the healing of interfaces does it later. Spec: XEV-02, XEV-09, XEV-14."""
+    try:
+        await refresh_interfaces(cell, call.cloud.networks, call.cloud.clock, event.subject, event.tag)
+    except NotFound as error:
+        log.info("interfaces not read anew", instance=event.subject, error=str(error))
+    except KilonovaError as error:
+        log.warning("interfaces not read anew", instance=event.subject, error=str(error))
 
 
 ROUTES = [

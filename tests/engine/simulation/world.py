@@ -47,6 +47,7 @@ IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
 OPTIONS = OperationOptions(
     shutdown_timeout=20.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=30.0, max_attempts=3,
     running_deleted_instance_action="noop", instance_delete_interval=-1.0,
+    heal_instance_info_cache_interval=0.0,
 )
 """Nothing looks for leftovers, so that they are found by the tests."""
 
