@@ -26,7 +26,7 @@ from kilonova.api.compute.quota_check import Limits, RecordQuotas
 from kilonova.bus.local import LocalBus
 from kilonova.bus.subjects import to_host
 from kilonova.cells.registry import Cell, Cells, Located
-from kilonova.db import build_requests, instances
+from kilonova.db import build_requests, instances, outbox
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.database import Database
@@ -51,6 +51,7 @@ from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BuildRequest, Fault, Instance
 from kilonova.domain.network import FixedIp, Subnet, Vif
+from kilonova.domain.notification import Listeners
 from kilonova.domain.operation import Asker, ExternalEvent, OperationRecord
 from kilonova.domain.states import PowerState, VmState
 from kilonova.engine import submit
@@ -506,7 +507,8 @@ class ComputeCloud:
 
     def __init__(self, *, policy_file: Path | None = None, options: ApiOptions | None = None,
                  limits: Limits | None = None, consoles: ConsoleOptions | None = None) -> None:
-        api, cell = Database.open("sqlite://"), Database.open("sqlite://")
+        told = {outbox.OPTION: Listeners(sinks=("listener",), host="here")}
+        api, cell = Database.open("sqlite://", options=told), Database.open("sqlite://")
         api_metadata.create_all(api.engine)
         cell_metadata.create_all(cell.engine)
         self.clock = SteppingClock()

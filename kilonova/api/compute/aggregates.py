@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ from kilonova.api.compute.service_hosts import known_hosts
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
 from kilonova.api.schema import MapOf, Object, Text, nullable, optional, required
+from kilonova.api.telling import PAIR, aggregate_told, tell_change
 from kilonova.cells.registry import Cell
 from kilonova.db import aggregates as records
 from kilonova.db import host_records, instance_list
@@ -74,9 +75,13 @@ async def index(call: Call) -> Any:
 
 async def create(call: Call) -> Any:
     body, now = call.body["aggregate"], call.cloud.clock.now()
-    made = await call.cloud.cells.api.write(
-        lambda conn: records.create(conn, body["name"], body.get("availability_zone"), now=now)
-    )
+
+    def make(conn: sa.Connection) -> HostAggregate:
+        made = records.create(conn, body["name"], body.get("availability_zone"), now=now)
+        _tell(call, conn, "create", made, *PAIR)
+        return made
+
+    made = await call.cloud.cells.api.write(make)
     return {"aggregate": view(made, call.version, brief=True)}
 
 
@@ -106,14 +111,21 @@ async def _change(call: Call, *, name: str | None = None, metadata: dict[str, st
                 hint="move the instances to hosts outside of the aggregate first",
             )
     now = call.cloud.clock.now()
-    return _answer(call, await call.cloud.cells.api.write(
-        lambda conn: records.change(conn, aggregate.id, name=name, metadata=metadata, now=now)
-    ))
+    what = "update_metadata" if name is None else "update_prop"
+    return _answer(call, await call.cloud.cells.api.write(_told(
+        call, what, aggregate, lambda conn: records.change(conn, aggregate.id, name=name, metadata=metadata, now=now)
+    )))
 
 
 async def delete(call: Call) -> Any:
     number = _id(call)
-    await call.cloud.cells.api.write(lambda conn: records.delete(conn, number))
+
+    def remove(conn: sa.Connection) -> None:
+        going = records.get(conn, number)
+        records.delete(conn, number)
+        _tell(call, conn, "delete", going, *PAIR)
+
+    await call.cloud.cells.api.write(remove)
     return Answer()
 
 
@@ -123,9 +135,9 @@ async def add_host(call: Call) -> Any:
     if aggregate.zone is not None and host not in aggregate.hosts:
         await _check_pins(call, aggregate, host, aggregate.zone, "add host to")
     now = call.cloud.clock.now()
-    return _answer(call, await call.cloud.cells.api.write(
-        lambda conn: records.add_host(conn, aggregate.id, host, now=now)
-    ))
+    return _answer(call, await call.cloud.cells.api.write(_told(
+        call, "add_host", aggregate, lambda conn: records.add_host(conn, aggregate.id, host, now=now)
+    )))
 
 
 async def remove_host(call: Call) -> Any:
@@ -136,9 +148,27 @@ async def remove_host(call: Call) -> Any:
         zone = left[0] if left else known_hosts(call).default_zone
         await _check_pins(call, aggregate, host, zone, "remove host from")
     now = call.cloud.clock.now()
-    return _answer(call, await call.cloud.cells.api.write(
-        lambda conn: records.remove_host(conn, aggregate.id, host, now=now)
-    ))
+    return _answer(call, await call.cloud.cells.api.write(_told(
+        call, "remove_host", aggregate, lambda conn: records.remove_host(conn, aggregate.id, host, now=now)
+    )))
+
+
+def _told(
+    call: Call, action: str, before: HostAggregate, change: Callable[[sa.Connection], HostAggregate]
+) -> Callable[[sa.Connection], HostAggregate]:
+    """The same change, of which others are told."""
+    def write(conn: sa.Connection) -> HostAggregate:
+        _tell(call, conn, action, before, "start")
+        changed = change(conn)
+        _tell(call, conn, action, changed, "end")
+        return changed
+
+    return write
+
+
+def _tell(call: Call, conn: sa.Connection, action: str, of: HostAggregate, *phases: str) -> None:
+    told = aggregate_told(number=of.id, uuid=of.uuid, name=of.name, hosts=of.hosts, metadata=of.metadata)
+    tell_change(call, conn, f"aggregate.{action}", of.uuid, told, phases=phases)
 
 
 async def _check_host(call: Call, host: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
+
+import sqlalchemy as sa
 
 from kilonova.api.call import Call
 from kilonova.api.compute.answers import catalogue as answers
@@ -29,10 +32,12 @@ from kilonova.api.schema import (
     optional,
     required,
 )
+from kilonova.api.telling import tell_change
 from kilonova.db import flavors as records
 from kilonova.db.flavors import SORT_KEYS, FlavorQuery
 from kilonova.domain.errors import FlavorNotFound, InvalidInput
 from kilonova.domain.flavor import Flavor
+from kilonova.notifications import payloads
 
 CREATE = Rule("os-flavor-manage:create", Audience.ADMIN)
 UPDATE = Rule("os-flavor-manage:update", Audience.ADMIN)
@@ -173,7 +178,7 @@ async def create(call: Call) -> Any:
         is_public=body.get("os-flavor-access:is_public", True),
         description=body.get("description"),
     )
-    made = await call.cloud.cells.api.write(lambda conn: records.create(conn, flavor, now=now))
+    made = await call.cloud.cells.api.write(_told(call, "create", lambda conn: records.create(conn, flavor, now=now)))
     return {"flavor": full(call, made)}
 
 
@@ -181,15 +186,33 @@ async def update(call: Call) -> Any:
     flavor_id, now = call.path["id"], call.cloud.clock.now()
     description = call.body["flavor"]["description"]
     changed = await call.cloud.cells.api.write(
-        lambda conn: records.describe(conn, flavor_id, description, now=now)
+        _told(call, "update", lambda conn: records.describe(conn, flavor_id, description, now=now))
     )
     return {"flavor": full(call, changed)}
 
 
 async def delete(call: Call) -> Any:
     flavor_id = call.path["id"]
-    await call.cloud.cells.api.write(lambda conn: records.delete(conn, flavor_id))
+
+    def remove(conn: sa.Connection) -> Flavor:
+        going = records.get(conn, flavor_id)
+        records.delete(conn, flavor_id)
+        return going
+
+    await call.cloud.cells.api.write(_told(call, "delete", remove))
     return None
+
+
+def _told(
+    call: Call, action: str, change: Callable[[sa.Connection], Flavor]
+) -> Callable[[sa.Connection], Flavor]:
+    """The same change, of which others are told."""
+    def write(conn: sa.Connection) -> Flavor:
+        changed = change(conn)
+        tell_change(call, conn, f"flavor.{action}", changed.flavor_id, payloads.flavor(changed))
+        return changed
+
+    return write
 
 
 ROUTES = [

@@ -17,10 +17,12 @@ from kilonova.api.policy import Audience, Rule, Target
 from kilonova.api.query import Param, Query
 from kilonova.api.routes import Route
 from kilonova.api.schema import Enum, Integer, Object, Text, optional, required
+from kilonova.api.telling import PAIR, tell_change
 from kilonova.db import keypairs as records
 from kilonova.db.keypairs import Keypair
 from kilonova.domain.clock import iso_microseconds
 from kilonova.domain.errors import InvalidInput, NotFound, OverQuota
+from kilonova.notifications import payloads
 
 INDEX = Rule("os-keypairs:index", Audience.USER)
 CREATE = Rule("os-keypairs:create", Audience.USER)
@@ -108,6 +110,7 @@ async def create(call: Call) -> Any:
     def store(conn: sa.Connection) -> Keypair:
         made = records.create(conn, keypair)
         _check_quota(conn, owner, limit, more=0)
+        _tell(call, conn, "import" if private_key is None else "create", made)
         return made
 
     stored = await call.cloud.cells.api.write(store)
@@ -139,7 +142,21 @@ async def show(call: Call) -> Any:
 
 async def delete(call: Call) -> None:
     owner, name = _owner(call, DELETE, call.query.first("user_id")), call.path["id"]
-    await call.cloud.cells.api.write(lambda conn: records.delete(conn, owner, name))
+
+    def remove(conn: sa.Connection) -> None:
+        going = records.get(conn, owner, name)
+        records.delete(conn, owner, name)
+        _tell(call, conn, "delete", going)
+
+    await call.cloud.cells.api.write(remove)
+
+
+def _tell(call: Call, conn: sa.Connection, action: str, keypair: Keypair) -> None:
+    told = payloads.keypair(
+        user_id=keypair.user_id, name=keypair.name, fingerprint=keypair.fingerprint,
+        public_key=keypair.public_key or "", type_=keypair.type,
+    )
+    tell_change(call, conn, f"keypair.{action}", f"{keypair.user_id}/{keypair.name}", told, phases=PAIR)
 
 
 _ALL, _ONE = "/os-keypairs", "/os-keypairs/{id}"

@@ -15,6 +15,7 @@ from kilonova.api.policy import Audience, Rule, Target
 from kilonova.api.query import Param, Query
 from kilonova.api.routes import Route
 from kilonova.api.schema import Anything, Enum, Integer, ListOf, Object, Text, optional, required
+from kilonova.api.telling import server_group_told, tell_change
 from kilonova.db import server_groups as records
 from kilonova.db.server_groups import GroupRecord
 from kilonova.domain.errors import InvalidInput, NotFound, OverQuota
@@ -80,6 +81,7 @@ async def create(call: Call) -> Any:
         if limit != UNLIMITED and records.count(conn, project) >= limit:
             raise OverQuota("Quota exceeded, too many server groups.")
         records.create(conn, group)
+        _tell(call, conn, "create", group)
 
     await call.cloud.cells.api.write(store)
     return {"server_group": view(group, call.version)}
@@ -98,7 +100,20 @@ async def show(call: Call) -> Any:
 
 async def delete(call: Call) -> None:
     group = await _find(call, DELETE)
-    await call.cloud.cells.api.write(lambda conn: records.delete(conn, group.uuid))
+
+    def remove(conn: sa.Connection) -> None:
+        records.delete(conn, group.uuid)
+        _tell(call, conn, "delete", group)
+
+    await call.cloud.cells.api.write(remove)
+
+
+def _tell(call: Call, conn: sa.Connection, action: str, group: GroupRecord) -> None:
+    told = server_group_told(
+        uuid=group.uuid, name=group.name, project_id=group.project_id, user_id=group.user_id,
+        policy=group.policy.value, max_per_host=group.max_per_host, members=group.members,
+    )
+    tell_change(call, conn, f"server_group.{action}", group.uuid, told)
 
 
 async def joined_group(call: Call, hints: dict[str, list[str]], limit: int, count: int) -> str | None:
