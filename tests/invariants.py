@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 import sqlalchemy as sa
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.db.migration_records import migrations
-from kilonova.db.placement.tables import allocations, consumers, inventories
+from kilonova.db.placement.tables import allocations, consumers, inventories, layouts
 from kilonova.domain.instance import BuildRequest, Instance
 from kilonova.domain.migration import ON_THE_WAY, UNDECIDED
 from kilonova.domain.operation import OperationRecord, OperationState
@@ -18,7 +18,9 @@ from kilonova.domain.states import PowerState, VmState
 from kilonova.embedded.image import schema as image
 from kilonova.embedded.network import schema as network
 from kilonova.hypervisor.fake import FakeGuest
+from kilonova.shapes.host import Layout
 from kilonova.shapes.resources import resources_of
+from kilonova.shapes.shape import shape_of
 
 ACTIVE = (OperationState.RUNNING, OperationState.UNDOING, OperationState.QUEUED, OperationState.HELD)
 """States of operations that somebody will go on with."""
@@ -48,6 +50,15 @@ class Port(msgspec.Struct, frozen=True):
     owned: bool
 
 
+class PlacedOn(msgspec.Struct, frozen=True):
+    """What a consumer has of a host. instance: None if the consumer holds nothing."""
+
+    consumer: str
+    instance: str | None
+    provider: int
+    layout: Layout
+
+
 class Cloud(msgspec.Struct):
     """Everything that is recorded about a cloud and everything that exists."""
 
@@ -64,6 +75,7 @@ class Cloud(msgspec.Struct):
     wrong_counters: list[str]
     moving: set[str]
     undecided: set[str]
+    layouts: list[PlacedOn]
 
     @property
     def alive(self) -> dict[str, Instance]:
@@ -102,6 +114,7 @@ def look(api: sa.Connection, cell: sa.Connection, guests: Guests) -> Cloud:
         specs=set(api.execute(sa.select(build_requests.request_specs.c.uuid)).scalars()),
         claims=claims,
         moving=moving,
+        layouts=places(api),
         undecided=set(cell.execute(live).scalars()),
         ports=[Port(*row) for row in api.execute(owned)],
         guests=guests,
@@ -109,6 +122,17 @@ def look(api: sa.Connection, cell: sa.Connection, guests: Guests) -> Cloud:
         events=len(cell.execute(sa.select(cell_journal.events.c.id)).all()),
         wrong_counters=list(_wrong_counters(api)),
     )
+
+
+def places(api: sa.Connection) -> list[PlacedOn]:
+    query = (
+        sa.select(layouts.c.consumer, consumers.c.instance, layouts.c.provider_id, layouts.c.layout)
+        .outerjoin(consumers, consumers.c.uuid == layouts.c.consumer)
+    )
+    return [
+        PlacedOn(row.consumer, row.instance, row.provider_id, msgspec.json.decode(row.layout, type=Layout))
+        for row in api.execute(query)
+    ]
 
 
 def _wrong_counters(api: sa.Connection) -> Iterator[str]:
@@ -156,9 +180,30 @@ def violations(cloud: Cloud, *, secret: bytes = b"s3cret-pass") -> list[str]:
     found += [f"server {uuid} has two claims and no resize, or the other way round" for uuid in resized ^ cloud.moving]
     found += [f"server {uuid} has a migration and no resize, or the other way round"
               for uuid in resized ^ cloud.undecided]
+    found += wrong_places(cloud.layouts, alive.values(), cloud.guests)
     if cloud.events:
         found.append(f"{cloud.events} events are kept though nobody waits for one")
     return found
+
+
+def wrong_places(placed: list[PlacedOn], servers: Iterable[Instance], guests: Guests) -> Iterator[str]:
+    """No CPU of a host belongs to two, every place has a claim, and a guest runs where its claim says."""
+    for number, one in enumerate(placed):
+        if one.instance is None:
+            yield f"place of {one.consumer} has no claim"
+        for other in placed[:number]:
+            if other.provider == one.provider and other.layout.taken() & one.layout.taken():
+                yield f"{one.consumer} and {other.consumer} have the same CPUs"
+    held = {one.consumer: one.layout for one in placed}
+    for server in servers:
+        if server.vm_state not in ENDED:
+            continue
+        place, needed = held.get(server.uuid), bool(shape_of(server.flavor, server.image).cells)
+        if (place is not None) != needed:
+            yield f"server {server.uuid} needs {'a' if needed else 'no'} place and has {place}"
+        guest = guests.get(server.host or "", {}).get(server.uuid)
+        if guest is not None and guest.power_state is PowerState.RUNNING and guest.layout != place:
+            yield f"server {server.uuid} has place {place}, its guest runs on {guest.layout}"
 
 
 def is_resized(server: Instance) -> bool:

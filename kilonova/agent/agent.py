@@ -12,14 +12,14 @@ import structlog
 import kilonova
 from kilonova.agent import queries
 from kilonova.agent.image_cache import DEFAULT, ImageCacheOptions, image_cache_rounds
-from kilonova.agent.reports import HostReport, PowerReport, Query
+from kilonova.agent.reports import REFUSED, HostReport, PowerReport, Query
 from kilonova.agent.steps import ALL
 from kilonova.agent.steps.environment import HostEnvironment
 from kilonova.bus.protocol import Bus, Subscription
 from kilonova.bus.subjects import from_host, to_host
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
-from kilonova.domain.errors import KilonovaError, Unreachable
+from kilonova.domain.errors import InvalidInput, KilonovaError, Unreachable
 from kilonova.engine.commands import REPLY_LIMIT
 from kilonova.engine.host import HostExecutor
 from kilonova.hypervisor.driver import Driver
@@ -72,17 +72,20 @@ class Agent:
         """Connect to the hypervisor, look at it, announce the host, then listen for commands.
 
         Returns when the host serves, or when no conductor has heard of it for a while; it goes on trying then. Raises
-        what the driver raises: a host that cannot be looked at does not begin to serve. Spec: INI-006, INI-022,
-        INI-023.
+        what the driver raises: a host that cannot be looked at does not begin to serve. Raises InvalidInput if a
+        conductor refuses the host; then it has closed everything. Spec: INI-006, INI-015, INI-022, INI-023.
         """
         await self._driver.start(self._changed.put_nowait)
-        serving = asyncio.Event()
-        self._tasks = [asyncio.create_task(self._serve(await self._look(started=True), serving))]
+        serving = asyncio.create_task(self._serve(await self._look(started=True)))
+        self._tasks = [serving]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REPLY_LIMIT):
-                await serving.wait()
+                await asyncio.wait({serving})
+        if serving.done() and serving.exception() is not None:
+            await self.close()
+            serving.result()
 
-    async def _serve(self, found: HostReport, serving: asyncio.Event) -> None:
+    async def _serve(self, found: HostReport) -> None:
         """No command is taken, and no event of a guest told, before conductors have begun to recover the servers.
 
         Spec: INI-016, INI-020, LCE-22.
@@ -92,7 +95,6 @@ class Agent:
             self._subscriptions.append(await self._bus.subscribe(to_host(self.host, subject), handler))
         self._tasks += [asyncio.create_task(self._report_loop()), asyncio.create_task(self._event_loop())]
         self._cache.start()
-        serving.set()
 
     async def _look(self, *, started: bool = False) -> HostReport:
         return HostReport(
@@ -117,13 +119,18 @@ class Agent:
                 log.warning("host not reported", host=self.host, error=str(error))
 
     async def _announce(self, found: HostReport) -> None:
-        """Say that the host is back until a conductor has taken note, because recovery begins with that."""
+        """Say that the host is back until a conductor has taken note, because recovery begins with that. Raises
+        InvalidInput if it refuses the host as it is configured."""
         while True:
             try:
-                await self._bus.request(from_host(self.host, "report"), _encode(found), timeout=REPLY_LIMIT)
-                return
+                answer = await self._bus.request(from_host(self.host, "report"), _encode(found), timeout=REPLY_LIMIT)
             except Unreachable:
                 await self._clock.sleep(min(ANNOUNCE_PAUSE, self._report_interval))
+            else:
+                if not answer.startswith(REFUSED):
+                    return
+                log.error("this host must not serve", host=self.host, reason=answer.removeprefix(REFUSED).decode())
+                raise InvalidInput(answer.removeprefix(REFUSED).decode())
             try:
                 found = await self._look(started=True)
             except KilonovaError as error:

@@ -9,6 +9,9 @@ from kilonova.domain.states import PowerState
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
 from kilonova.hypervisor.guest import GuestOnHost, HostInventory
 
+REFUSED = b"refused: "
+"""With this begins the answer to a host that must not serve; the reason follows."""
+
 
 class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     """Sent at start and every `report_interval` seconds.

@@ -12,8 +12,9 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 
-from kilonova.agent.reports import HostReport, PowerReport
+from kilonova.agent.reports import REFUSED, HostReport, PowerReport
 from kilonova.bus.subjects import speaker
+from kilonova.conductor.cpu_sets import objection, policies, warn_of_strays
 from kilonova.conductor.power_states import observe
 from kilonova.conductor.unconfirmed import confirm_overdue
 from kilonova.db import instances, services
@@ -32,6 +33,7 @@ from kilonova.operations.build import BUILD_TASKS
 from kilonova.operations.delete import DELETE, DeleteServer
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, RebootServer
+from kilonova.shapes.host import Layout
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +56,10 @@ class HostRegistry(Protocol):
 
     async def heartbeat(self, host: str, now: float) -> bool:
         """Record a sign of life. Returns False for a host that is not known."""
+        ...
+
+    async def layouts(self, host: str) -> dict[str, Layout]:
+        """The places of servers on a host."""
         ...
 
 
@@ -90,12 +96,28 @@ class HostReports:
         report = _decode_report(payload)
         if not _speaks_for_itself(subject, report.host):
             return None
+        refusal = await self._refusal(report) if report.started else ""
+        if refusal:
+            log.error("a host cannot serve its servers", host=report.host, reason=refusal)
+            return REFUSED + refusal.encode()
         now = self._clock.now()
         provider = await self._try_to_register(report, now)
         if provider is None:
             return None
         await self._database.write(lambda conn: self._record(conn, report, provider, now))
         return NOTED
+
+    async def _refusal(self, report: HostReport) -> str:
+        """Why a host that starts must not serve, "" if it may. Nothing was changed then. Spec: INI-015, INI-024,
+        INI-025, INI-033."""
+        topology = report.inventory.topology
+        if topology is None:
+            return ""
+        found = policies(await self._database.read(lambda conn: instances.on_host(conn, report.host)))
+        refusal = objection(topology, found)
+        if not refusal and any(policy != "shared" for policy in found.values()):
+            warn_of_strays(report.host, topology, await self._registry.layouts(report.host))
+        return refusal
 
     async def _try_to_register(self, report: HostReport, now: float) -> str | None:
         """The host's provider. If placement refuses what a host that serves has now, it is told again with the next

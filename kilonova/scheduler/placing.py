@@ -11,7 +11,7 @@ from kilonova.db import build_requests
 from kilonova.db.database import Database
 from kilonova.db.placement import claims
 from kilonova.db.placement import hosts as placement_hosts
-from kilonova.db.placement.layouts import layout_of
+from kilonova.db.placement.layouts import layout_of, layouts_on
 from kilonova.db.placement.tables import provider_aggregates, providers
 from kilonova.domain.errors import KilonovaError, NoValidHost, TryElsewhere
 from kilonova.domain.flavor import Flavor
@@ -131,6 +131,10 @@ class Placing:
             conn, spec.instance_uuid, provider, resources, spec.project_id, spec.user_id, group=group,
             shape=shape_of(spec.flavor, spec.image),
         )
+
+    async def layouts(self, host: str) -> dict[str, Layout]:
+        """By consumer."""
+        return await self._database.read(lambda conn: layouts_on(conn, host))
 
     async def layout(self, consumer: str, host: str) -> Layout | None:
         return await self._database.read(lambda conn: layout_of(conn, consumer, host))

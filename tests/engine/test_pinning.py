@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from host_cells import DEDICATED, TWO_CELLS
 from small_cloud import FLAVOR, SmallCloud, in_cloud
 from test_resize import confirm, resize, revert
 
@@ -10,13 +11,9 @@ from kilonova.db.placement.layouts import layout_of
 from kilonova.domain.errors import KilonovaError, TryElsewhere
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.states import VmState
-from kilonova.shapes.host import HostCell, HostTopology, Layout
+from kilonova.shapes.host import Layout
 
-TWO_CELLS = HostTopology(cells=(
-    HostCell(id=0, memory_mib=8192, dedicated=(1, 2, 3), shared=(0,), pages={4: 2097152}),
-    HostCell(id=1, memory_mib=8192, dedicated=(5, 6, 7), shared=(4,), pages={4: 2097152}),
-))
-PINNED = msgspec.structs.replace(FLAVOR, vcpus=2, extra_specs={"hw:cpu_policy": "dedicated"})
+PINNED = msgspec.structs.replace(FLAVOR, vcpus=2, extra_specs=DEDICATED)
 BIGGER = Flavor(flavor_id="3", name="bigger", vcpus=3, memory_mib=512, root_gib=1, extra_specs=PINNED.extra_specs)
 CELLS = msgspec.structs.replace(FLAVOR, vcpus=2, extra_specs={"hw:numa_nodes": "2"})
 
@@ -51,7 +48,9 @@ async def test_cells_of_the_guest(cloud: SmallCloud) -> None:
     uuid = await cloud.build(flavor=CELLS)
     found = layout(cloud, uuid)
     assert found is not None
-    assert [(place.host_cell, place.floating) for place in found.places] == [(0, (0,)), (1, (4,))]
+    assert [(place.host_cell, place.floating) for place in found.places] == [
+        (0, (0, 8, 9, 10)), (1, (4, 11, 12, 13))
+    ]
     assert cpus(cloud, uuid) == set()
 
 
@@ -62,6 +61,7 @@ async def test_no_host_can_take_it_and_the_fault_says_why(cloud: SmallCloud) -> 
         (msgspec.structs.replace(CELLS, vcpus=3, memory_mib=513, extra_specs={"hw:numa_nodes": "3"}), "host has 2"),
         (msgspec.structs.replace(PINNED, extra_specs={"hw:mem_page_size": "1GB"}), "pages"),
         (msgspec.structs.replace(FLAVOR, extra_specs={"pci_passthrough:alias": "gpu:1"}), "PCI devices"),
+        (msgspec.structs.replace(FLAVOR, extra_specs={"hw:pmem": "8GB"}), "persistent memory"),
         (msgspec.structs.replace(FLAVOR, extra_specs={"trait:CUSTOM_GOLD": "required"}), "CUSTOM_GOLD"),
         (msgspec.structs.replace(FLAVOR, extra_specs={"resources:CUSTOM_GOLD": "1"}), "No host offers CUSTOM_GOLD"),
         (msgspec.structs.replace(FLAVOR, extra_specs={

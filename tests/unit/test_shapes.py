@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from kilonova.api.compute.extra_spec_effects import EFFECTS
+from kilonova.api.compute.extra_spec_rules import EXACT
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
@@ -146,3 +148,11 @@ def test_limits() -> None:
     found = shape({"quota:cpu_quota": "-1", "quota:vif_inbound_average": "10", "quota:vif_outbound_peak": "1"}).limits
     assert found.cpu == CpuLimits(quota=-1)
     assert (found.inbound, found.outbound, found.disk) == (Bandwidth(average=10), None, None)
+
+
+def test_every_effect_that_is_documented_is_of_an_extra_spec() -> None:
+    known = {
+        *EXACT, "aggregate_instance_extra_specs:*", "capabilities:*", "hw:numa_cpus.N", "hw:numa_mem.N",
+        "resources[group]:CLASS", "trait[group]:TRAIT",
+    }
+    assert EFFECTS.keys() <= known

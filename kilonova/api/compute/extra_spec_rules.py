@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from kilonova.db.placement.names import STANDARD_CLASSES, standard_traits
 from kilonova.domain.errors import InvalidInput
 
-Check = Callable[[str], bool]
+
+@dataclass(frozen=True)
+class Check:
+    """Whether a value is one that a key takes. told: which values those are, for people."""
+
+    told: str
+    accepts: Callable[[str], bool]
+
+    def __call__(self, value: str) -> bool:
+        return self.accepts(value)
+
 
 LONGEST_KEY = 255
 _WORDS = frozenset({"1", "t", "true", "on", "y", "yes", "0", "f", "false", "off", "n", "no"})
 _INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
 
 
-def _text(value: str) -> bool:
-    return True
-
-
-def _boolean(value: str) -> bool:
-    return value.strip().lower() in _WORDS
+_text = Check("text", lambda _value: True)
+_boolean = Check("boolean", lambda value: value.strip().lower() in _WORDS)
 
 
 def _integer(least: int | None = None, most: int | None = None) -> Check:
@@ -30,22 +37,24 @@ def _integer(least: int | None = None, most: int | None = None) -> Check:
         number = int(value)
         return (least is None or number >= least) and (most is None or number <= most)
 
-    return check
+    if least is None:
+        return Check("integer", check)
+    return Check(f"integer from {least} to {most}" if most is not None else f"integer of at least {least}", check)
 
 
 def _one_of(*words: str) -> Check:
-    return lambda value: value in words
+    return Check(", ".join(words), lambda value: value in words)
 
 
-def _like(pattern: str) -> Check:
+def _like(told: str, pattern: str) -> Check:
     found = re.compile(pattern, re.ASCII).fullmatch
-    return lambda value: found(value) is not None
+    return Check(told, lambda value: found(value) is not None)
 
 
-_CPUS = _like(r"\^?\d+(-\d+)?(,\^?\d+(-\d+)?)*")
-_SIZE = _like(r"large|small|any|\d+([kKMGT]i?)?(b|bit|B)?")
-_LABELS = _like(r"[A-Za-z0-9_-]+(\s*,\s*[A-Za-z0-9_-]+)*")
-_ALIASES = _like(r"[^:,]+:\d+(\s*,\s*[^:,]+:\d+)*")
+_CPUS = _like("CPUs such as 0-3,^2", r"\^?\d+(-\d+)?(,\^?\d+(-\d+)?)*")
+_SIZE = _like("large, small, any, or a size such as 2MB", r"large|small|any|\d+([kKMGT]i?)?(b|bit|B)?")
+_LABELS = _like("labels", r"[A-Za-z0-9_-]+(\s*,\s*[A-Za-z0-9_-]+)*")
+_ALIASES = _like("name:count, several with commas", r"[^:,]+:\d+(\s*,\s*[^:,]+:\d+)*")
 _COUNT, _WHOLE, _ANY_INTEGER = _integer(1), _integer(0), _integer()
 
 _CAPABILITIES = """

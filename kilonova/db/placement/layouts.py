@@ -74,6 +74,15 @@ def layout_of(connection: sa.Connection, consumer: str, host: str | None = None)
     return _decode_layout(text) if text is not None else None
 
 
+def layouts_on(connection: sa.Connection, host: str) -> dict[str, Layout]:
+    """The places on a host, by consumer."""
+    query = (
+        sa.select(layouts.c.consumer, layouts.c.layout)
+        .join(hosts, hosts.c.provider_id == layouts.c.provider_id).where(hosts.c.host == host)
+    )
+    return {row.consumer: _decode_layout(row.layout) for row in connection.execute(query)}
+
+
 def forget_layout(connection: sa.Connection, consumer: str, provider_id: int) -> None:
     _FORGET.run(connection, consumer=consumer, provider=provider_id)
 

@@ -48,7 +48,7 @@ FILTERS: tuple[Filter, ...] = (
     Filter("AggregateInstanceExtraSpecsFilter", aggregates.extra_specs),
     Filter("ComputeCapabilitiesFilter", capabilities.capabilities),
     Filter("ImagePropertiesFilter", image.properties, image=True),
-    Filter("PciPassthroughFilter", shape.pci_devices, forced=True, why=shape.why_no_devices),
+    Filter("PciPassthroughFilter", shape.missing_devices, forced=True, why=shape.why_no_devices),
     Filter("GroupPolicy", shape.groups, forced=True, why=shape.why_no_groups),
     Filter("NUMATopologyFilter", shape.place, forced=True, why=shape.why_no_place),
     Filter("SameHostFilter", affinity.same_host),

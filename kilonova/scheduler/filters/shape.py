@@ -14,7 +14,7 @@ from kilonova.scheduler.view import HostView, Mask
 from kilonova.shapes.fitting import DoesNotFit, fit
 from kilonova.shapes.resources import granular_groups
 
-ALIAS = "pci_passthrough:alias"
+DEVICES = {"pci_passthrough:alias": "PCI devices", "hw:pmem": "persistent memory"}
 ISOLATE = "isolate"
 
 
@@ -65,10 +65,12 @@ def why_no_groups(_view: HostView, _demand: Demand) -> str:
     return "group_policy = isolate needs hosts whose devices are resource providers of their own; there are none."
 
 
-def pci_devices(view: HostView, demand: Demand) -> Mask | None:
-    """No host offers PCI devices, so a flavor that asks for one finds none."""
-    return np.zeros(len(view.alive), np.bool_) if ALIAS in demand.spec.flavor.extra_specs else None
+def missing_devices(view: HostView, demand: Demand) -> Mask | None:
+    """No host offers devices of these kinds, so a flavor that asks for one finds none."""
+    asked = DEVICES.keys() & demand.spec.flavor.extra_specs.keys()
+    return np.zeros(len(view.alive), np.bool_) if asked else None
 
 
 def why_no_devices(_view: HostView, demand: Demand) -> str:
-    return f"No host offers PCI devices ({ALIAS} = {demand.spec.flavor.extra_specs[ALIAS]})."
+    specs = demand.spec.flavor.extra_specs
+    return " ".join(f"No host offers {what} ({key} = {specs[key]})." for key, what in DEVICES.items() if key in specs)

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from host_cells import TWO_CELLS
 from invariants import ACTIVE, Cloud, look
 
 from crash_matrix import planting
@@ -119,7 +120,7 @@ class OneCloud:
         self.bus = CutBus()
         self.api, self.cell = self._open("api"), self._open("cell")
         self._hosts_journal = self._open("hosts")
-        self.hypervisors = {host: FakeHypervisor(host, directory / host) for host in HOSTS}
+        self.hypervisors = {host: FakeHypervisor(host, directory / host, topology=TWO_CELLS) for host in HOSTS}
         self.networks = EmbeddedNetwork(self.api, clock, None, "", FakeWiring(plugs_at_once=False), self._on_event)  # type: ignore[arg-type]
         self.images = EmbeddedImage(self.api, directory / "images", clock, None, "")  # type: ignore[arg-type]
         self._answered: set[tuple[int, str]] = set()

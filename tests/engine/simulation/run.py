@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 import structlog
-from invariants import is_resized
+from host_cells import DEDICATED, TWO_CELLS
+from invariants import is_resized, places, wrong_places
 
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
@@ -55,6 +56,7 @@ from simulation.network import NETWORK
 from simulation.world import IMAGE, OPTIONS, Databases, World
 
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
+PINNED = Flavor(flavor_id="3", name="pinned", vcpus=2, memory_mib=512, root_gib=1, extra_specs=DEDICATED)
 BIGGER = Flavor(flavor_id="2", name="bigger", vcpus=2, memory_mib=1024, root_gib=2, ephemeral_gib=1)
 OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333")
 CONTEXT = RequestContext(request_id="req-simulation", user_id="u", project_id="p", is_admin=True)
@@ -94,7 +96,8 @@ async def _run(loop: VirtualLoop, random: Random, databases: Databases, result: 
     await databases.empty()
     options = msgspec.structs.replace(OPTIONS, shelved_offload_time=random.choice((-1.0, 0.0, 5.0)))
     world = World(
-        loop, random, databases, hosts=random.randint(1, 3), conductors=random.randint(1, 2), options=options
+        loop, random, databases, hosts=random.randint(1, 3), conductors=random.randint(1, 2), options=options,
+        topology=TWO_CELLS,
     )
     for name in world.names:
         await world.boot(name)
@@ -115,13 +118,14 @@ async def _run(loop: VirtualLoop, random: Random, databases: Databases, result: 
 
 def _server(random: Random, number: int) -> BuildRequest:
     uuid_ = str(uuid.UUID(int=random.getrandbits(128), version=4))
+    flavor = random.choice((FLAVOR, FLAVOR, PINNED))
     instance = Instance(
-        uuid=uuid_, project_id="p", user_id="u", display_name=f"vm{number}", flavor=FLAVOR, image_ref=IMAGE.id,
+        uuid=uuid_, project_id="p", user_id="u", display_name=f"vm{number}", flavor=flavor, image_ref=IMAGE.id,
         image=IMAGE, created_at=1_700_000_000.0 + number,
     )
     networks = (RequestedNetwork(network_id=NETWORK),) if random.random() < 0.8 else ()
     spec = RequestSpec(
-        instance_uuid=uuid_, project_id="p", user_id="u", flavor=FLAVOR, image=IMAGE, requested_networks=networks
+        instance_uuid=uuid_, project_id="p", user_id="u", flavor=flavor, image=IMAGE, requested_networks=networks
     )
     return BuildRequest(instance=instance, spec=spec, admin_password="secret")
 
@@ -159,6 +163,7 @@ ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "rescue": (RESCUE, RescueServer(image=OTHER_IMAGE, admin_password="secret")),
     "unrescue": (UNRESCUE, UnrescueServer()),
     "resize": (RESIZE, ResizeServer(flavor=BIGGER)),
+    "pin": (RESIZE, ResizeServer(flavor=PINNED)),
     "shrink": (RESIZE, ResizeServer(flavor=FLAVOR)),
     "confirm": (CONFIRM_RESIZE, ConfirmResize()),
     "revert": (REVERT_RESIZE, RevertResize()),
@@ -361,6 +366,7 @@ def _violations(world: World, result: Result) -> list[str]:
         counters = sa.select(inventories.c.provider_id, inventories.c.resource_class, inventories.c.used)
         used = conn.execute(counters).all()
         waiting = conn.execute(sa.select(build_requests.build_requests.c.uuid)).all()
+        placed = places(conn)
         mapped = {r.uuid: r.cell for r in conn.execute(sa.select(build_requests.instance_mappings))}
     found: list[str] = unheard_of
     for operation in operations:
@@ -389,6 +395,8 @@ def _violations(world: World, result: Result) -> list[str]:
               if row.used != taken.get((row.provider_id, row.resource_class), 0)]
     found += [f"build request {row.uuid} still waits" for row in waiting]
     found += [f"event kept: {row}" for row in events]
+    guests = {host: hypervisor.guests for host, hypervisor in world.hypervisors.items()}
+    found += wrong_places(placed, alive.values(), guests)
     return found
 
 
