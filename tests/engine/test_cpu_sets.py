@@ -63,7 +63,7 @@ def _listens(cloud: SmallCloud) -> bool:
     return any(s.process.alive and s.process.name == "host0" for s in cloud.wire.subscribers)
 
 
-@pytest.mark.spec("INI-015", "INI-026")
+@pytest.mark.spec("INI-026")
 @in_cloud(topology=TWO_CELLS)
 async def test_a_refused_host_has_changed_nothing(cloud: SmallCloud) -> None:
     uuid = await cloud.build()
