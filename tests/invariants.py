@@ -198,7 +198,9 @@ def wrong_places(placed: list[PlacedOn], servers: Iterable[Instance], guests: Gu
     for server in servers:
         if server.vm_state not in ENDED:
             continue
-        place, needed = held.get(server.uuid), bool(shape_of(server.flavor, server.image).cells)
+        place, needed = held.get(server.uuid), False
+        if server.host is not None:  # one that is shelved away is nowhere
+            needed = bool(shape_of(server.flavor, server.image).cells)
         if (place is not None) != needed:
             yield f"server {server.uuid} needs {'a' if needed else 'no'} place and has {place}"
         guest = guests.get(server.host or "", {}).get(server.uuid)
