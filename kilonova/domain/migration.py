@@ -44,6 +44,12 @@ ON_THE_WAY = frozenset({MigrationStatus.PRE_MIGRATING, MigrationStatus.MIGRATING
 """The server has not arrived yet."""
 
 
+LIVE_IN_PROGRESS = frozenset(
+    {MigrationStatus.QUEUED, MigrationStatus.PREPARING, MigrationStatus.RUNNING, MigrationStatus.POST_MIGRATING}
+)
+"""Of a live migration: it is shown below its server."""
+
+
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """One migration record. Times are seconds since the epoch.
 

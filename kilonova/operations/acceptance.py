@@ -35,7 +35,7 @@ END_LIMIT = 120.0
 """Seconds that a request waits for the end of the operation that it asked for."""
 FIRST_LOOK, LONGEST_PAUSE = 0.01, 0.5
 """Seconds between looks at an operation whose end is waited for."""
-HIDES_LOCK = ("restore", "changePassword")
+HIDES_LOCK = ("restore", "changePassword", "abort live migration")
 """Actions that a locked server refuses with the words for an invalid state. Spec: API-064."""
 
 

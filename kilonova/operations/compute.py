@@ -13,10 +13,12 @@ import msgspec
 
 from kilonova.cells.registry import Cell, Located
 from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import NoValidHost
 from kilonova.domain.instance import BuildRequest
 from kilonova.domain.operation import ExternalEvent, OperationRecord
 from kilonova.engine.operation import Operation
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
+from kilonova.operations.refused_moves import Move
 from kilonova.services.placement import Pin
 
 
@@ -87,6 +89,10 @@ class Compute(Protocol):
         Args:
             host: this one and no other. pin: a change of the zone that it is tied to. Only for an offloaded one.
         """
+        ...
+
+    async def refuse_move(self, context: RequestContext, server: Located, move: Move) -> NoValidHost:
+        """Write down that a server was to be moved to another host, and why it is not; returns that."""
         ...
 
     async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:

@@ -13,8 +13,13 @@ from kilonova.domain.operation import TERMINAL, Entry, EntryState, Failure, Oper
 from kilonova.operations.action_log import Action, ActionEvent
 from kilonova.operations.catalogue import CELL_OPERATIONS
 
-OTHERS = {"reset-state": "resetState"}
-"""Actions that are done in one transaction and so have no declared operation."""
+OTHERS = {
+    "reset-state": ("resetState", ""),
+    "migrate": ("migrate", "cold_migrate"),
+    "live-migration": ("live-migration", "live_migrate"),
+    "evacuate": ("evacuate", "rebuild_server"),
+}
+"""Actions that are done in one transaction and so have no declared operation, with their event, "" for none."""
 
 
 class History:
@@ -61,13 +66,13 @@ class History:
 def _action(record: OperationRecord) -> Action | None:
     """One operation, or None if it is not shown."""
     definition = CELL_OPERATIONS.find(record.kind, record.version)
-    name = definition.action if definition is not None else OTHERS.get(record.kind, "")
+    name, event = (definition.action, definition.event) if definition is not None else OTHERS.get(record.kind, ("", ""))
     if not name:
         return None
     events: list[ActionEvent] = []
-    if definition is not None:
+    if event:
         events = [_event(record, entry) for entry in record.entries if _has_effect(entry)]
-        events.append(_whole(record, definition.event))
+        events.append(_whole(record, event))
         events.sort(key=lambda e: e.start_time or 0.0, reverse=True)
     failed = record.state in (OperationState.FAILED, OperationState.CANCELLED, OperationState.STRANDED)
     return Action(

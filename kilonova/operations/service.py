@@ -17,10 +17,7 @@ from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import (
-    InstanceNotFound,
-    InstanceNotReady,
-)
+from kilonova.domain.errors import InstanceNotFound, InstanceNotReady, NoValidHost
 from kilonova.domain.instance import BuildRequest
 from kilonova.domain.operation import ExternalEvent, OperationRecord, OperationState
 from kilonova.domain.states import TaskState, VmState
@@ -37,6 +34,7 @@ from kilonova.operations.password_setting import PasswordSetting
 from kilonova.operations.place import PLACE, PlaceServer
 from kilonova.operations.precache_images import PRECACHE_IMAGES, PrecacheImages
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER, RebootServer
+from kilonova.operations.refused_moves import Move, refuse_move
 from kilonova.operations.shelve import SHELVE, UNSHELVE, UnshelveServer, shelve_request
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.stop import STOP, StopServer, grace_of
@@ -181,6 +179,9 @@ class ComputeOperations:
             wiring_is_fatal=self._options.vif_plugging_is_fatal,
         )
         await self.ask(context, server, UNSHELVE_OFFLOADED, request)
+
+    async def refuse_move(self, context: RequestContext, server: Located, move: Move) -> NoValidHost:
+        return await refuse_move(self._clock, context, server, move)
 
     async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:
         """An operation that works on the server has lost it: it is asked to end and will leave the states alone.

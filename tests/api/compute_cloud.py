@@ -43,6 +43,7 @@ from kilonova.domain.errors import (
     InvalidInput,
     KilonovaError,
     NotFound,
+    NoValidHost,
     PortNotFound,
     Unauthorized,
     Unreachable,
@@ -63,6 +64,7 @@ from kilonova.operations.backup import BACKUP, BackupServer
 from kilonova.operations.consoles import ConsoleOptions, Consoles
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
+from kilonova.operations.refused_moves import Move, refuse_move
 from kilonova.operations.server_images import describe_image
 from kilonova.operations.shelve import SHELVE, UNSHELVE, ShelveServer, UnshelveServer
 from kilonova.operations.snapshot import SNAPSHOT, SnapshotServer
@@ -449,6 +451,9 @@ class PatientCompute:
         self._check(context, server, "reboot", states={VmState.ACTIVE, *([VmState.STOPPED] if hard else [])})
         self.calls.append(("reboot hard" if hard else "reboot soft", server.instance.uuid))
         await self._change(server, vm_state=VmState.ACTIVE)
+
+    async def refuse_move(self, context: RequestContext, server: Located, move: Move) -> NoValidHost:
+        return await refuse_move(self.clock, context, server, move)
 
     async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:
         state = VmState.ACTIVE if active else VmState.ERROR

@@ -222,7 +222,7 @@ async def test_a_guest_whose_record_cannot_be_saved_goes_again(cloud: SmallCloud
     def steal(_process: str) -> None:
         cloud.wire.spawn(cloud.change(uuid, task_state=TaskState.REBUILDING))
 
-    cloud.at["unshelve-offloaded/wait for wiring"] = steal
+    cloud.at["unshelve-offloaded/let guest run/do/before"] = steal
     await unshelve(cloud, uuid)
     await cloud.rest()
     assert cloud.guest(uuid) is None

@@ -43,6 +43,8 @@ from kilonova.api.compute import (
     server_interfaces,
     server_list,
     server_metadata,
+    server_migrations,
+    server_moves,
     server_password,
     server_pause,
     server_rebuild,
@@ -86,7 +88,7 @@ RESOURCES = (
     server_deferred_delete, server_rebuild, server_rescue,
     server_groups,
     server_backups, server_shelve, server_shares,
-    server_resize, migrations,
+    server_resize, migrations, server_moves, server_migrations,
 )
 """Modules with a list ROUTES. A new resource is one more name here."""
 

@@ -16,7 +16,7 @@ from kilonova.api.schema import Integer, Text
 from kilonova.db import migration_records
 from kilonova.db.migration_records import Wanted
 from kilonova.domain.errors import InvalidInput
-from kilonova.domain.migration import Migration
+from kilonova.domain.migration import LIVE_IN_PROGRESS, Migration, MigrationType
 
 INDEX = Rule("os-migrations:index", Audience.MANAGER)
 ALL_PROJECTS = Rule("os-migrations:index:all_projects", Audience.ADMIN)
@@ -49,6 +49,9 @@ def view(call: Call, migration: Migration) -> dict[str, Any]:
     }
     if call.version >= 23:
         shown["migration_type"] = migration.migration_type.value
+        if migration.migration_type is MigrationType.LIVE and migration.status in LIVE_IN_PROGRESS:
+            path = f"/servers/{migration.instance_uuid}/migrations/{migration.id}"
+            shown["links"] = call.links.pair(path)
     if call.version >= 59:
         shown["uuid"] = migration.uuid
     if call.version >= 80:

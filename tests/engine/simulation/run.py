@@ -407,6 +407,9 @@ def _check_server(world: World, record: Instance, claimed: set[str], mapped: dic
         found.append(f"{name} has a task")
     if mapped.get(record.uuid) is None:
         found.append(f"{name} has no cell")
+    deletion = record.soft_deletion
+    if deletion is not None and deletion.vm_state is VmState.ERROR:
+        return found  # nobody knows what the guest of a server in error is, and its delete changes nothing of that
     if record.vm_state is VmState.SHELVED_OFFLOADED:
         bound = [port.id for port in world.net.of(record.uuid) if port.binding_host]
         if record.host is not None or record.uuid in claimed or bound:

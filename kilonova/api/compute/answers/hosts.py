@@ -5,6 +5,7 @@ from __future__ import annotations
 from kilonova.api.answers import (
     BOOLEAN,
     INTEGER,
+    LINKS,
     MICROSECONDS,
     STRING,
     STRING_OR_NULL,
@@ -55,7 +56,7 @@ CHANGED_OS_HOST = shown({"host": STRING, "status": Enum("enabled", "disabled")})
 
 MIGRATIONS = page("migrations", shown({
     "id": INTEGER, "uuid": required(UUID, since=59), "instance_uuid": UUID, "status": STRING,
-    "migration_type": required(STRING, since=23),
+    "migration_type": required(STRING, since=23), "links": optional(LINKS, since=23),
     **dict.fromkeys(("source_compute", "source_node", "dest_compute", "dest_node", "dest_host"), STRING_OR_NULL),
     "old_instance_type_id": INTEGER, "new_instance_type_id": INTEGER, "created_at": MICROSECONDS,
     "updated_at": TIME_OR_NULL, "user_id": required(STRING_OR_NULL, since=80),

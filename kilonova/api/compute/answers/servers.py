@@ -107,6 +107,16 @@ CREATE = OneOf(
     shown({"reservation_id": STRING}),
 )
 
+_MIGRATION = shown({
+    "id": INTEGER, "uuid": required(UUID, since=59), "server_uuid": UUID, "status": STRING,
+    **dict.fromkeys(("source_compute", "source_node", "dest_compute", "dest_node", "dest_host"), STRING_OR_NULL),
+    **{f"{of}_{what}_bytes": nullable(INTEGER) for of in ("memory", "disk")
+       for what in ("total", "processed", "remaining")},
+    "created_at": MICROSECONDS, "updated_at": TIME_OR_NULL, "user_id": required(STRING_OR_NULL, since=80),
+    "project_id": required(STRING_OR_NULL, since=80),
+})
+MIGRATIONS = shown({"migrations": ListOf(_MIGRATION)})
+MIGRATION = shown({"migration": _MIGRATION})
 ADDRESSES = shown({"addresses": _BASIC_ADDRESSES})
 NETWORK_ADDRESSES = _BASIC_ADDRESSES
 METADATA = shown({"metadata": STRINGS})
