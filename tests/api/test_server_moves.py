@@ -155,7 +155,6 @@ async def test_live_migrations_of_a_server(cloud: ComputeCloud) -> None:
     assert [("links" in entry, entry["status"]) for entry in links] == [(True, "running"), (False, "error")]
 
 
-@pytest.mark.spec("API-166", "API-167", "API-522", "API-524", "API-565")
 async def test_what_is_not_in_progress_is_neither_ended_nor_sped_up(cloud: ComputeCloud) -> None:
     still = await cloud.boot()
     server = await cloud.boot(task_state=TaskState.MIGRATING)
