@@ -98,9 +98,10 @@ class RealCloud:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def upload(self, file: Path, name: str = "guest") -> str:
-        """Make an image of a qcow2 file; returns its id."""
+    def upload(self, file: Path, name: str = "guest", **properties: str) -> str:
+        """Make an image of a qcow2 file, unless the properties say what else it is; returns its id."""
         described = {"name": name, "disk_format": "qcow2", "container_format": "bare", "visibility": "public"}
+        described |= properties
         image: str = self.call("POST", "/image/v2/images", described).json()["id"]
         answer = self._http.put(
             f"/image/v2/images/{image}/file", content=file.read_bytes(),
@@ -110,7 +111,7 @@ class RealCloud:
         return image
 
     def network(self) -> str:
-        found: str = self.get("/network/v2.0/networks")["networks"][0]["id"]
+        found: str = self.get("/network/v2.0/networks?name=private")["networks"][0]["id"]
         return found
 
     def servers(self) -> list[dict[str, Any]]:

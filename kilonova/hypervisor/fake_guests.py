@@ -44,13 +44,16 @@ class FakeGuestCalls(FakeCalls):
         return text.encode()[-limit:]
 
     async def console(self, uuid: str, kind: ConsoleKind) -> ConsoleAddress:
-        """An address where nobody listens. As on a real host, a guest may get another port at each start."""
+        """As on a real host, a guest may get another port at each start."""
         await self._call("console")
         guest = self._guest(uuid)
         if not guest.defined:
             raise NotFound(f"Host {self.hypervisor.host} has no guest {uuid}.")
         if guest.power_state in GUEST_OFF:
             raise Conflict(f"The guest of instance {uuid} does not run.")
+        screens = self.hypervisor.screens
+        if kind is ConsoleKind.VNC and screens is not None:
+            return ConsoleAddress(host="127.0.0.1", port=await screens.port(uuid, guest.name, guest.starts))
         if kind is ConsoleKind.VNC:
             return ConsoleAddress(host="127.0.0.1", port=5900 + (zlib.crc32(uuid.encode()) + guest.starts) % 50_000)
         if kind is ConsoleKind.SERIAL:

@@ -8,7 +8,8 @@ from typing import BinaryIO
 import msgspec
 
 from kilonova.domain.errors import KilonovaError
-from kilonova.domain.states import PowerState
+from kilonova.domain.states import GUEST_OFF, PowerState
+from kilonova.hypervisor.fake_screen import FakeScreens
 from kilonova.shapes.host import HostTopology, Layout
 
 TRAITS = (
@@ -100,10 +101,12 @@ class FakeHypervisor:
     Args:
         directory: where it is kept across processes, as a log of what each guest became; None keeps it in memory.
         topology: its NUMA cells and CPUs, in place of `vcpus`; None for a host that does not tell.
+        screens: what its guests show; None for addresses where nobody listens.
     """
 
     def __init__(self, host: str, directory: Path | None = None, *, vcpus: int = 1000, memory_mib: int = 8_000_000,
-                 local_gib: int = 600_000, topology: HostTopology | None = None) -> None:
+                 local_gib: int = 600_000, topology: HostTopology | None = None,
+                 screens: FakeScreens | None = None) -> None:
         self.host = host
         self.topology = topology
         self.vcpus = vcpus if topology is None else sum(len(cell.shared) for cell in topology.cells)
@@ -111,6 +114,7 @@ class FakeHypervisor:
         self.memory_mib = memory_mib
         self.local_gib = local_gib
         self.traits = TRAITS
+        self.screens = screens
         self.faults = Faults()
         self.guests: dict[str, FakeGuest] = {}
         self.images: dict[str, float] = {}
@@ -127,6 +131,8 @@ class FakeHypervisor:
     def keep(self, guest: FakeGuest) -> None:
         """Write a guest down; one without disks and definition is forgotten."""
         self._become(guest)
+        if self.screens is not None and (guest.power_state in GUEST_OFF or not guest.defined):
+            self.screens.close(guest.uuid)
         if self._log is None:
             return
         if self._written is None:
@@ -140,7 +146,9 @@ class FakeHypervisor:
             self.guests.pop(guest.uuid, None)
 
     def rest(self) -> None:
-        """Keep no file open until something is written again."""
+        """Keep no file open until something is written again, and show nothing until somebody asks again."""
+        if self.screens is not None:
+            self.screens.close_all()
         if self._written is not None:
             self._written.close()
             self._written = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -32,10 +33,11 @@ class Described(msgspec.Struct, frozen=True):
     host: str
 
 
-def wants_config_drive(instance: Instance, options: OperationOptions) -> bool:
-    """A config drive is made on request, by image property, or for all by option."""
+def wants_config_drive(instance: Instance, options: OperationOptions, files: Sequence[InjectedFile] = ()) -> bool:
+    """A config drive is made on request, by image property, for all by option, and for files: they are nowhere else."""
     mandatory = instance.image is not None and instance.image.properties.get("img_config_drive") == "mandatory"
-    return options.force_config_drive or mandatory or instance.config_drive.lower() in ("true", "1", "yes", "on", "t")
+    asked = instance.config_drive.lower() in ("true", "1", "yes", "on", "t")
+    return options.force_config_drive or mandatory or asked or bool(files)
 
 
 def guest_of(

@@ -127,8 +127,8 @@ async def _describe(env: Environment, run: Run[RebuildServer]) -> Anew:
     if after.image is not None and (before.image, before.trusted_certs) != (after.image, after.trusted_certs):
         await env.placement.change_image(run.subject, instance.host, after.image, after.trusted_certs or ())
     guest = guest_of(
-        instance, instance.network_info, config_drive=wants_config_drive(instance, env.options),
-        layout=await env.placement.layout(run.subject, instance.host),
+        instance, instance.network_info, layout=await env.placement.layout(run.subject, instance.host),
+        config_drive=wants_config_drive(instance, env.options, run.request.files),
     )
     return Anew(
         guest=guest, host=instance.host, vm_state=instance.vm_state, grace=grace_of(instance, env.options),

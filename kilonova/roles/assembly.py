@@ -32,6 +32,7 @@ from kilonova.domain.operation import OperationRecord
 from kilonova.embedded.schema import IDENTITY, IMAGE, NETWORK
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
+from kilonova.hypervisor.fake_screen import FakeScreens
 from kilonova.metrics.measures import Metrics
 from kilonova.notifications.deliverer import Deliverer
 from kilonova.operations.consoles import Consoles
@@ -221,7 +222,7 @@ def fake_hosts(config: Config, directory: Path, clock: Clock) -> dict[str, Drive
     names = [base] if config.agent.hosts == 1 else [f"{base}-{n}" for n in range(1, config.agent.hosts + 1)]
     drivers: dict[str, Driver] = {}
     for name in names:
-        hypervisor = FakeHypervisor(name, directory / "fake" / name)
+        hypervisor = FakeHypervisor(name, directory / "fake" / name, screens=FakeScreens())
         hypervisor.faults.latency = config.agent.fake_latency
         drivers[name] = FakeDriver(hypervisor, clock)
     return drivers

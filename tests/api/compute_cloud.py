@@ -264,6 +264,9 @@ class DrawnNetworks(RealGroups):
         self, context: RequestContext, id_: str, port_id: str | None, fixed_address: str | None = None
     ) -> None:
         device = next((server for server, vifs in self.interfaces.items() if port_id in {v.id for v in vifs}), "")
+        others = {(f.port_id, f.fixed_address) for f in self.floating.values() if f.id != id_}
+        if port_id is not None and (port_id, fixed_address) in others:
+            raise Conflict(f"Address {fixed_address} has a floating IP already.")
         self.floating[id_] = msgspec.structs.replace(
             self.floating[id_], port_id=port_id, fixed_address=fixed_address, device_id=device)
 

@@ -78,9 +78,17 @@ async def test_floating_ips_of_a_server(cloud: ComputeCloud) -> None:
     assert await act(add) == 202
     shown = (await cloud.get(f"/os-floating-ips/{item['id']}")).json()["floating_ip"]
     assert (shown["fixed_ip"], shown["instance_id"]) == ("10.0.0.5", server.uuid)
-    assert await act(add) == 400
+    assert await act(add) == 202
+    second = (await cloud.post("/os-floating-ips", {})).json()["floating_ip"]
+    assert await act({"addFloatingIp": {"address": second["ip"]}}) == 400
     assert await act(remove) == 202
     assert await act({"addFloatingIp": {"address": item["ip"], "fixed_address": "10.0.0.5"}}) == 202
+    elsewhere = vif()
+    other = await cloud.boot(network_info=(elsewhere,))
+    cloud.networks.interfaces[other.uuid] = (elsewhere,)
+    assert await act(add, server_id=other.uuid) == 202  # it moves
+    assert await act(remove) == 409
+    assert await act(remove, server_id=other.uuid) == 202
     for bad, code in (
         ({"addFloatingIp": {"address": "203.0.113.99"}}, 404), ({"removeFloatingIp": {"address": "203.0.113.99"}}, 404),
         ({"addFloatingIp": {"address": "x"}}, 400), ({"removeFloatingIp": {}}, 400),

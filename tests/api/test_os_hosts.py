@@ -34,6 +34,7 @@ async def test_hosts_are_listed_and_disabled(cloud: ResourceCloud) -> None:
     _, found = await get(cloud, version=42)
     assert sorted(found["hosts"], key=str) == sorted(rows.values(), key=str)
     assert (await get(cloud, "?zone=internal"))[1] == {"hosts": [rows["c1"]]}
+    assert (await get(cloud, "?zone="))[1] == (await get(cloud))[1]
     for word, status in (("disable", "disabled"), ("Disable", "disabled"), ("enable", "enabled")):
         answer = await cloud.put("/os-hosts/h1", {"status": word}, as_="admin")
         assert (answer.status_code, answer.json()) == (200, {"host": "h1", "status": status})

@@ -113,6 +113,8 @@ async def test_rules(cloud: ComputeCloud) -> None:
     assert (anywhere["ip_protocol"], anywhere["ip_range"]) == ("udp", {"cidr": "0.0.0.0/0"})
     ping = await post(ip_protocol="icmp", from_port=-1, to_port=-1, cidr="2001:db8::/32")
     assert (ping["from_port"], ping["to_port"], ping["ip_range"]) == (-1, -1, {"cidr": "2001:db8::/32"})
+    inside = await post(**ssh, cidr="203.0.113.7/24")
+    assert inside["ip_range"] == {"cidr": "203.0.113.7/24"}
     echo = await post(ip_protocol="icmp", from_port=8, to_port=-1)
     assert echo["from_port"] == 8
     db = {"name": "db", "tenant_id": PROJECT}
@@ -125,7 +127,7 @@ async def test_rules(cloud: ComputeCloud) -> None:
     assert first in shown
 
     for bad in (
-        {**ssh, "cidr": "192.0.2.0/24"}, {**ssh, "cidr": "192.0.2.1/24"}, {**ssh, "ip_protocol": "gre"},
+        {**ssh, "cidr": "192.0.2.0/24"}, {**ssh, "cidr": "192.0.2.0/33"}, {**ssh, "ip_protocol": "gre"},
         {**ssh, "from_port": 24}, {**ssh, "from_port": 0}, {**ssh, "to_port": 65536}, {**ssh, "from_port": "x"},
         {"ip_protocol": "icmp", "from_port": 256, "to_port": -1}, {"cidr": "192.0.2.0/24"}, {}, {"ip_protocol": "tcp"},
         {**ssh, "parent_group_id": "7"}, {**ssh, "parent_group_id": None}, {**ssh, "group_id": "7"},

@@ -137,9 +137,11 @@ async def test_injected_files_reach_the_guest_as_bytes_whichever_host_builds_it(
     assert {host for host, _ in made} == {"host0", "host1"}
     for _, guest in made:
         assert guest.metadata.files == (InjectedFile("/etc/motd", encoded),)
+        assert guest.config_drive  # or the guest would never see them
         assert CONTENT in drive_files(guest.metadata, lambda n: bytes(n)).values()
     await cloud.build()
     assert cloud.guests_made[-1][2].metadata.files == ()
+    assert not cloud.guests_made[-1][2].config_drive
 
 
 @pytest.mark.spec("BLD-04")

@@ -135,10 +135,13 @@ def test_guest_adopts_its_config_drive_and_serves(image: Path, tmp_path: Path) -
 
         options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"]
         login = ["ssh", "-q", "-i", str(tmp_path / "key"), *options, "-p", str(ssh), "root@127.0.0.1"]
-        commands = "cat /etc/motd /opt/two; sudo blkid -t LABEL=config-2 -o device; lsblk -lb --nodeps"
+        found = "blkid -t LABEL=config-2 -o device; sudo blkid -L config-2"
+        commands = f"cat /etc/motd /opt/two; {found}; lsblk -lb --nodeps"
         seen = subprocess.run([*login, commands], capture_output=True, text=True, timeout=LIMIT, check=True).stdout
-        assert seen.startswith("firstsecond/dev/sr0\n")
-        assert "vda 254:0 0 69206016 0 disk" in seen
+        assert seen.startswith("firstsecond/dev/sr0\n/dev/sr0\n")
+        heading, first, *_ = seen.splitlines()[2:]
+        assert first.split() == ["vda", "254:0", "0", "69206016", "0", "disk"]
+        assert first.index("disk") == heading.index("TYPE")
 
         with connected(tmp_path / "qmp") as qmp:
             qmp.sendall(b'{"execute": "qmp_capabilities"}{"execute": "system_powerdown"}')

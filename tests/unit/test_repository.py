@@ -139,7 +139,7 @@ class TestDependencies:
         wanted = {name for group, names in self.declared().items() if group in groups for name in names}
         assert wanted - locked == set()
 
-    @pytest.mark.parametrize("lock", ["build", "runtime", "dev"])
+    @pytest.mark.parametrize("lock", ["build", "runtime", "dev", "tempest"])
     def test_locks_give_exact_versions_and_hashes(self, lock: str) -> None:
         text = (ROOT / f"requirements/{lock}.lock").read_text()
         for requirement in re.split(r"\n(?! )", text.strip()):

@@ -122,9 +122,10 @@ async def add_floating_ip(call: Call) -> None:
     ports = [port_id for address, port_id in fixed if address == wanted]
     if not ports:
         raise InvalidInput("Specified fixed address not assigned to instance")
-    if item.port_id is not None:
-        raise InvalidInput(f"Floating IP {item.address} is already associated.")
-    await call.cloud.networks.associate_floating_ip(call.context, item.id, ports[0], wanted)
+    try:
+        await call.cloud.networks.associate_floating_ip(call.context, item.id, ports[0], wanted)
+    except Conflict as error:
+        raise InvalidInput(error.message) from error
 
 
 async def remove_floating_ip(call: Call) -> None:

@@ -31,7 +31,7 @@ async def index(call: Call) -> Any:
     check_complete(call, silent)
     return {"hosts": [
         {"host_name": known.record.host, "service": known.record.binary.removeprefix(PREFIX), "zone": known.zone}
-        for known in found if not known.record.disabled and zone in (None, known.zone)
+        for known in found if not known.record.disabled and zone in (None, "", known.zone)
     ]}
 
 

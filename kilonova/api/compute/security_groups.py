@@ -114,9 +114,10 @@ def _ports(first: int, last: int) -> tuple[int, int]:
     return first, last
 
 
-def _prefix(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+def _prefix(text: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+    """An address within the range may stand for it, and is shown as it was given."""
     try:
-        return ipaddress.ip_network(text)
+        return ipaddress.ip_interface(text)
     except ValueError as error:
         raise InvalidInput(f"Invalid cidr {text}: {error}.") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-import zlib
 
 import sqlalchemy as sa
 from starlette.routing import Route
@@ -13,23 +12,22 @@ from kilonova.db.prepared import Prepared
 from kilonova.db.upgrade import ensure
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import NetworkNotFound
 from kilonova.domain.network import FixedIp, Vif
 from kilonova.embedded.http import EmbeddedService
 from kilonova.embedded.network import (
     access,
     addresses,
+    first_networks,
     floating,
     floating_calls,
     group_calls,
     networks,
     ports,
     schema,
-    security,
     summaries,
     topology,
 )
-from kilonova.embedded.network.bodies import FixedIpBody, NetworkBody, PortBody, SubnetBody
+from kilonova.embedded.network.bodies import FixedIpBody, PortBody
 from kilonova.embedded.network.datapath import Datapath, Effects
 from kilonova.embedded.network.errors import AutoAllocationFailure
 from kilonova.embedded.network.events import EventSender, OnEvent
@@ -111,22 +109,22 @@ class EmbeddedNetwork(SecurityGroupCalls):
             project_id: who owns it. cidr: by default a /24 of 10.64.0.0/10 that depends on the project, so that
                 two installations on one machine hardly ever collide.
         """
-        id_ = str(uuid.uuid5(schema.NAMESPACE, f"bootstrap/{project_id}/{name}"))
-        spread = zlib.crc32(project_id.encode())
-        chosen = cidr or f"10.{64 + spread % 64}.{spread // 64 % 256}.0/24"
-        admin = _service_caller(project_id)
         now = self._clock.now()
+        return await self._database.write(
+            lambda conn: first_networks.make_private(conn, _service_caller(project_id), name, cidr, now)
+        )
 
-        def unit(conn: sa.Connection) -> None:
-            if conn.execute(sa.select(schema.networks.c.id).where(schema.networks.c.id == id_)).first():
-                return
-            networks.create_network(conn, admin, NetworkBody(name=name, shared=True, is_default=True), now, id_)
-            body = SubnetBody(name=f"{name}-subnet", network_id=id_, cidr=chosen)
-            networks.create_subnet(conn, admin, body, now, str(uuid.uuid5(schema.NAMESPACE, f"subnet/{id_}")))
-            security.ensure_default_group(conn, project_id, now)
+    async def bootstrap_public(self, project_id: str, *, name: str = "external") -> str:
+        """Make an external network, from which projects take floating IPs, unless it was made before; returns its
+        id. This machine reaches it; whoever wants others to reach it leads its range here, or makes another.
 
-        await self._database.write(unit)
-        return id_
+        Args:
+            project_id: who owns it.
+        """
+        now = self._clock.now()
+        return await self._database.write(
+            lambda conn: first_networks.make_public(conn, _service_caller(project_id), name, now)
+        )
 
     async def plugged(self, port_id: str) -> None:
         """The agent has made the tap of a port: wire it if that has not happened by itself."""
@@ -181,7 +179,6 @@ class EmbeddedNetwork(SecurityGroupCalls):
                                    request.tag, now, self._wiring.serves)
                 effects.ports.append(pair)
                 return
-            _require_usable(conn, request.network_id, request.project_id)
             secured = access.network(conn, caller, request.network_id).port_security
             subnets = networks.subnets_of(conn, request.network_id)
             if not secured or not subnets:
@@ -338,10 +335,3 @@ def _service_caller(project_id: str) -> RequestContext:
 
 def _owner(availability_zone: str) -> str:
     return f"compute:{availability_zone or 'nova'}"
-
-
-def _require_usable(conn: sa.Connection, network_id: str, project_id: str) -> None:
-    """Raises NetworkNotFound for a network the project may not use."""
-    found = access.find_network(conn, network_id)
-    if found is None or not (found.project_id == project_id or found.shared or found.external):
-        raise NetworkNotFound(network_id)

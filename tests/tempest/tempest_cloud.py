@@ -1,0 +1,105 @@
+"""What Tempest is told of a fresh installation, and what is prepared there for it."""
+
+from __future__ import annotations
+
+import configparser
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from clouds import RealCloud
+
+from kilonova.embedded.network.extensions import EXTENSIONS
+
+Settings = dict[str, dict[str, object]]
+
+
+@dataclass(frozen=True)
+class Guests:
+    """Args: image: a bootable file. memory_mib: what a small guest gets. ssh: it can be logged into."""
+
+    image: Path
+    disk_format: str
+    memory_mib: int
+    ssh: bool
+
+
+def write_configuration(cloud: RealCloud, guests: Guests, directory: Path, own: Settings) -> Path:
+    """Upload images, make flavors, and write a configuration of Tempest that says what is offered.
+
+    Args:
+        own: what is set beside or instead of the usual.
+    """
+    images = [
+        cloud.upload(guests.image, name, disk_format=guests.disk_format, hw_qemu_guest_agent="yes")
+        for name in ("first", "second")
+    ]
+    for name, times in (("small", 1), ("larger", 2)):
+        flavor = {"id": name, "name": name, "ram": guests.memory_mib * times, "disk": times, "vcpus": 1}
+        assert cloud.call("POST", "/compute/v2.1/flavors", {"flavor": flavor}).status_code == 200
+    (public,) = cloud.get("/network/v2.0/networks?router:external=true")["networks"]
+    settings = _usual(cloud, guests, images, public["id"], public["name"], directory)
+    for section, options in own.items():
+        settings[section] = settings.get(section, {}) | options
+    parser = configparser.RawConfigParser()
+    for section, options in settings.items():
+        parser[section] = {key: _text(value) for key, value in options.items()}
+    path = directory / "tempest.conf"
+    with path.open("w") as file:
+        parser.write(file)
+    return path
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _usual(
+    cloud: RealCloud, guests: Guests, images: list[str], public_id: str, public_name: str, directory: Path
+) -> Settings:
+    """Spec: section 7.2 of the contract of the embedded services."""
+    auth = yaml.safe_load((cloud.directory / "clouds.yaml").read_text())["clouds"]["kilonova"]["auth"]
+    return {
+        "DEFAULT": {"log_file": "tempest.log"},
+        "oslo_concurrency": {"lock_path": directory / "locks"},
+        "auth": {
+            "use_dynamic_credentials": True, "create_isolated_networks": True,
+            "admin_username": auth["username"], "admin_password": auth["password"],
+            "admin_project_name": auth["project_name"], "admin_domain_name": "Default",
+            "default_credentials_domain_name": "Default",
+        },
+        "identity": {
+            "uri_v3": f"http://127.0.0.1:{cloud.port}/identity/v3", "auth_version": "v3", "region": "RegionOne",
+        },
+        "service_available": {
+            "nova": True, "glance": True, "neutron": True, "cinder": False, "swift": False, "horizon": False,
+        },
+        "enforce_scope": {"nova": True},
+        "compute": {
+            "image_ref": images[0], "image_ref_alt": images[1], "flavor_ref": "small", "flavor_ref_alt": "larger",
+            "min_compute_nodes": 1, "max_microversion": "latest", "shelved_offload_time": 0,
+            "build_timeout": 600, "build_interval": 1,
+        },
+        "compute-feature-enabled": {
+            "resize": True, "stable_rescue": True, "personality": True, "serial_console": True, "vnc_console": True,
+            "cold_migration": False, "live_migration": False, "attach_encrypted_volume": False,
+            "nova_policy_roles": "admin,manager,member,reader,service", "scheduler_enabled_filters": "all",
+            "hostname_fqdn_sanitization": True, "dhcp_domain": ".novalocal",
+        },
+        "placement": {"max_microversion": "latest"},
+        "image-feature-enabled": {"import_image": True, "os_glance_reserved": True},
+        "network": {
+            "public_network_id": public_id, "floating_network_name": public_name,
+            "project_network_cidr": f"10.{128 + cloud.port % 100}.0.0/16",  # not that of another installation here
+            "project_network_mask_bits": 28,
+        },
+        "network-feature-enabled": {
+            "api_extensions": ",".join(EXTENSIONS), "port_security": True, "floating_ips": True, "ipv6": False,
+        },
+        "validation": {
+            "run_validation": guests.ssh, "connect_method": "floating", "auth_method": "keypair",
+            "ssh_key_type": "ecdsa", "image_ssh_user": "root", "image_alt_ssh_user": "root",
+            "ssh_timeout": 300, "ping_timeout": 300,
+        },
+        "scenario": {"img_file": guests.image, "img_disk_format": guests.disk_format, "dhcp_client": "udhcpc"},
+    }
