@@ -22,6 +22,9 @@ from kilonova.scheduler.view import HostView
 
 log = structlog.get_logger(__name__)
 
+FIRST_REPORTS = 45.0
+"""Seconds after its start within which a scheduler believes that a silent host may still report: after an outage of the
+whole cloud all of them are silent."""
 HOLD_LIMIT = 5.0
 """Seconds after which a promised but never claimed host counts as free again."""
 
@@ -75,6 +78,7 @@ class Scheduler:
         self._preferences = preferences or Preferences()
         self._service_down_time = service_down_time
         self._default_zone = default_zone
+        self._began = clock.now()
         self._lock = asyncio.Lock()
         self.view = HostView()
 
@@ -90,6 +94,21 @@ class Scheduler:
         Raises:
             NoHostLeft: no host can take one of them. InvalidInput: the flavor contradicts itself.
         """
+        while True:
+            try:
+                return await self._select(spec, count, alternates)
+            except NoHostLeft:
+                if not self._may_report():
+                    raise
+            await self._clock.sleep(1.0)
+
+    def _may_report(self) -> bool:
+        """Whether a host is silent that may just not have reported yet."""
+        now = self._clock.now()
+        silent = self.view.alive & (self.view.seen_at < now - self._service_down_time)
+        return now < self._began + FIRST_REPORTS and bool(silent.any())
+
+    async def _select(self, spec: RequestSpec, count: int, alternates: int) -> list[Selection]:
         demand = await self._refresh(spec)
         try:
             return self._decide(demand, count, alternates)

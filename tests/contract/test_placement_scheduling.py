@@ -20,7 +20,7 @@ from kilonova.domain.grouping import Aggregate, GroupPolicy, ServerGroup
 from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
 from kilonova.hypervisor.guest import HostInventory
-from kilonova.scheduler.scheduler import Scheduler
+from kilonova.scheduler.scheduler import FIRST_REPORTS, Scheduler
 
 __all__ = ["placement_db"]
 
@@ -105,6 +105,23 @@ async def test_it_follows_what_happens(db: Database) -> None:
     await db.write(lambda c: placement.mark_down(c, "h2"))
     with pytest.raises(NoValidHost):
         await scheduler.select(request())
+
+
+async def test_after_an_outage_it_waits_for_hosts_to_report(db: Database) -> None:
+    class Waking(StillClock):
+        """A host reports while somebody sleeps."""
+
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            await db.write(lambda c: placement.heartbeat(c, "h1", self.time))
+
+    await report(db, "h1", now=1000.0 - 86400.0)
+    assert (await a_scheduler(db, Waking()).select(request()))[0].host == "h1"
+    patient = StillClock()
+    patient.time += 86400.0
+    with pytest.raises(NoValidHost):
+        await a_scheduler(db, patient).select(request())
+    assert 1000.0 + 86400.0 + FIRST_REPORTS <= patient.time < 1000.0 + 86400.0 + FIRST_REPORTS + 2.0
 
 
 async def test_zones_come_from_aggregates(db: Database) -> None:

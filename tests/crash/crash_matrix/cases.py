@@ -68,6 +68,8 @@ class Steps:
     @staticmethod
     def fails_for_good(step: Step) -> bool:
         """A step that is owed becomes a debt instead, a persistent one is tried until it succeeds."""
+        if isinstance(step, OnHost):
+            return not step.owed_anyway
         return not (isinstance(step, Here) and (step.owed or step.persistent))
 
     def point(self, step: Step | str, name: str, *, undo: bool = False) -> str:

@@ -408,8 +408,7 @@ def _check_server(world: World, record: Instance, claimed: set[str], mapped: dic
     if mapped.get(record.uuid) is None:
         found.append(f"{name} has no cell")
     deletion = record.soft_deletion
-    if deletion is not None and deletion.vm_state is VmState.ERROR:
-        return found  # nobody knows what the guest of a server in error is, and its delete changes nothing of that
+    from_error = deletion is not None and deletion.vm_state is VmState.ERROR
     if record.vm_state is VmState.SHELVED_OFFLOADED:
         bound = [port.id for port in world.net.of(record.uuid) if port.binding_host]
         if record.host is not None or record.uuid in claimed or bound:
@@ -417,7 +416,10 @@ def _check_server(world: World, record: Instance, claimed: set[str], mapped: dic
     elif record.vm_state not in (*LEGAL, VmState.ERROR):
         found.append(f"{name} is in a state it cannot end in")
     guest = world.hypervisors[record.host].guests.get(record.uuid) if record.host else None
-    if record.vm_state in LEGAL:
+    if from_error:  # nobody knows what its guest was, but it is off
+        if guest is not None and guest.power_state is PowerState.RUNNING:
+            found.append(f"{name}: its guest is {guest}")
+    elif record.vm_state in LEGAL:
         if record.host is None or record.uuid not in claimed:
             found.append(f"{name} has host {record.host} and {'a' if record.uuid in claimed else 'no'} claim")
         if guest is None or not guest.defined or guest.power_state not in LEGAL[record.vm_state]:
@@ -435,7 +437,7 @@ def _check_server(world: World, record: Instance, claimed: set[str], mapped: dic
             found.append(f"{name} lists {interfaces}, its guest has {guest.devnames}")
         if is_resized(record) and guest is not None and not guest.kept:
             found.append(f"{name}: its old disks are gone")
-    elif record.host is None and record.uuid in claimed:
+    if (record.vm_state not in LEGAL or from_error) and record.host is None and record.uuid in claimed:
         found.append(f"{name} has a claim but no host")
     return found
 
