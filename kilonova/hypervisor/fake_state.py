@@ -11,6 +11,7 @@ from kilonova.domain.errors import KilonovaError
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.fake_screen import FakeScreens
 from kilonova.shapes.host import HostTopology, Layout
+from kilonova.shapes.traits import LOCKED_MEMORY
 
 TRAITS = (
     "COMPUTE_NET_ATTACH_INTERFACE", "COMPUTE_NET_ATTACH_INTERFACE_WITH_TAG", "COMPUTE_FIRMWARE_BIOS",
@@ -24,7 +25,7 @@ TRAITS = (
         "1_2", "2_0", "TIS", "CRB", "SECRET_SECURITY_USER", "SECRET_SECURITY_HOST", "SECRET_SECURITY_DEPLOYMENT",
     )),
     "COMPUTE_EPHEMERAL_ENCRYPTION", "COMPUTE_EPHEMERAL_ENCRYPTION_LUKS", "COMPUTE_SOUND_MODEL_ICH9",
-    "COMPUTE_NET_VIRTIO_PACKED",
+    "COMPUTE_NET_VIRTIO_PACKED", LOCKED_MEMORY,
 )
 """What a host claims to be able to do."""
 

@@ -27,6 +27,7 @@ from kilonova.hypervisor.libvirt.driver import LibvirtDriver
 from kilonova.shapes.fitting import fit
 from kilonova.shapes.host import HostTopology, Layout, Place
 from kilonova.shapes.shape import shape_of
+from kilonova.shapes.traits import LOCKED_MEMORY
 
 LAST = max(os.sched_getaffinity(0))
 READY = b"LOGIN READY"
@@ -48,6 +49,21 @@ async def test_the_host_tells_its_cells(driver: LibvirtDriver) -> None:
     assert {cpu for cell in found.topology.cells for cpu in cell.shared} == set(range(os.cpu_count() or 0))
     assert all(4 in cell.pages for cell in found.topology.cells)
     assert "COMPUTE_ADDRESS_SPACE_EMULATED" in found.traits
+
+
+@pytest.mark.timeout(120)
+async def test_the_host_tells_whether_memory_can_be_locked(driver: LibvirtDriver) -> None:
+    found = await driver.inventory()
+    assert found.topology is not None
+    guest = placed(found.topology, extra_specs={"hw:locked_memory": "true", "hw:mem_page_size": "small"})
+    await driver.create_disks(guest)
+    try:
+        await driver.spawn(guest)
+        started = True
+    except KilonovaError as error:
+        assert "memory" in str(error)
+        started = False
+    assert started == (LOCKED_MEMORY in found.traits)
 
 
 @pytest.mark.timeout(120)

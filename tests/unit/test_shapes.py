@@ -13,6 +13,7 @@ from kilonova.shapes.cpu import CpuTopology
 from kilonova.shapes.limits import Bandwidth, CpuLimits
 from kilonova.shapes.resources import resources_of, traits_of
 from kilonova.shapes.shape import Shape, shape_of
+from kilonova.shapes.traits import LOCKED_MEMORY
 
 
 def shape(
@@ -142,6 +143,16 @@ def test_encryption_needs_a_host_that_can() -> None:
     image = Image(id="i", properties={"hw_firmware_type": "uefi"})
     assert resources_of(flavor, image)["MEM_ENCRYPTION_CONTEXT"] == 1
     assert traits_of(flavor, image).required >= {"HW_CPU_X86_AMD_SEV"}
+
+
+@pytest.mark.parametrize("specs", [
+    {"hw:locked_memory": "true", "hw:mem_page_size": "small"},
+    {"hw:cpu_policy": "dedicated", "hw:cpu_realtime": "yes", "hw:cpu_realtime_mask": "^0"},
+])
+def test_locked_memory_needs_a_host_that_can(specs: dict[str, str]) -> None:
+    flavor = Flavor(flavor_id="1", name="f", vcpus=2, memory_mib=512, root_gib=1, extra_specs=specs)
+    assert LOCKED_MEMORY in traits_of(flavor, Image(id="i")).required
+
 
 
 def test_limits() -> None:

@@ -22,6 +22,7 @@ from kilonova.hypervisor.guest import HostInventory
 from kilonova.hypervisor.libvirt.cells import CpuSets, topology
 from kilonova.hypervisor.uptime import uptime
 from kilonova.shapes.host import HostTopology
+from kilonova.shapes.traits import LOCKED_MEMORY
 
 Virt = Literal["kvm", "qemu"]
 CpuMode = Literal["host-model", "host-passthrough", "maximum"]
@@ -91,6 +92,10 @@ OFFERED = {
     "COMPUTE_GRAPHICS_MODEL": "./devices/video/enum[@name='modelType']/value",
 }
 """Traits that end with what libvirt offers, and where it does."""
+
+
+CAP_SYS_RESOURCE = 24
+"""Number of the capability that raises limits: capabilities(7)."""
 
 
 class CpuTopology(msgspec.Struct, frozen=True):
@@ -290,7 +295,16 @@ def _cpu_traits(cells: HostTopology, virt: Virt) -> frozenset[str]:
         found.add("COMPUTE_ADDRESS_SPACE_PASSTHROUGH")
     if any(cell.siblings for cell in cells.cells):
         found.add("HW_CPU_HYPERTHREADING")
+    if _may_lock_memory(Path("/proc/self/status").read_text()):
+        found.add(LOCKED_MEMORY)
     return frozenset(found)
+
+
+def _may_lock_memory(status: str) -> bool:
+    """Whether libvirt, which runs with our rights or as a service of the machine with more, may raise the limit on the
+    locked memory of a guest: within some containers root may not."""
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1]
+    return bool(int(effective, 16) >> CAP_SYS_RESOURCE & 1)
 
 
 def _uptime() -> str:
