@@ -8,6 +8,7 @@ import msgspec
 
 from kilonova.domain.errors import InvalidInput
 from kilonova.shapes.asked import Asked, Parse, boolean, word
+from kilonova.shapes.firmware import Firmware
 
 Bus = Literal["virtio", "scsi", "sata", "ide", "usb", "fdc", "nvme", "xen", "uml", "lxc"]
 """Buses that the API knows. What a host has of them, it tells by its traits."""
@@ -66,6 +67,9 @@ def disks_shape(asked: Asked) -> Disks:
         raise InvalidInput("hw_disk_type=lun needs a server that boots from a volume.")
     if "virtio" in (cdrom_bus, bus if kind == "cdrom" else None):
         raise InvalidInput("A CD-ROM cannot be attached to the bus virtio.")
+    machine = asked.properties.get("hw_machine_type", Firmware().machine)
+    if "ide" in (bus, cdrom_bus) and (not machine.startswith("pc") or "q35" in machine):
+        raise InvalidInput(f"The bus ide needs the machine type pc, not {machine}: set hw_machine_type.")
     return Disks(
         bus=bus, cdrom_bus=cdrom_bus, floppy_bus=asked.of_image("hw:floppy_bus", _BUS),
         scsi_model=asked.of_image("hw:scsi_model", _SCSI_MODEL), cdrom_root=kind == "cdrom",

@@ -59,6 +59,7 @@ def test_a_value_outside_the_set_is_refused_and_named(name: str, value: str) -> 
     ({"hw_serial_port_count": "2"}, {"hw:serial_port_count": "1"}),
     ({"hw_vif_multiqueue_enabled": "yes"}, {"hw:vif_multiqueue_enabled": "no"}),
     ({"hw_disk_type": "lun"}, {}), ({"hw_cdrom_bus": "virtio"}, {}),
+    ({"hw_disk_bus": "ide"}, {}), ({"hw_cdrom_bus": "ide", "hw_machine_type": "pc-q35-7.2"}, {}),
     ({"hw_usb_model": "none", "hw_input_bus": "usb"}, {}),
     ({"os_command_line": "quiet"}, {}),
     ({"hw_viommu_model": "intel", "hw_machine_type": "pc"}, {}),
@@ -117,7 +118,7 @@ def test_who_wins_where_flavor_and_image_differ() -> None:
 
 @pytest.mark.spec("EMG-35")
 def test_an_old_name_counts_where_the_new_one_is_absent() -> None:
-    assert devices({"vmware_adaptertype": "ide"}).disks.bus == "ide"
+    assert devices({"vmware_adaptertype": "ide", "hw_machine_type": "pc"}).disks.bus == "ide"
     assert devices({"vmware_adaptertype": "lsiLogicsas"}).disks.scsi_model == "lsisas1068"
     assert devices({"vmware_adaptertype": "ide", "hw_disk_bus": "sata"}).disks.bus == "sata"
     assert devices({"vmware_disktype": "thin", "hw_disk_type": "cdrom", "hw_disk_bus": "sata"}).disks.cdrom_root

@@ -145,14 +145,8 @@ def capabilities(connection: libvirt.virConnect, virt: Virt, sets: CpuSets) -> H
         KilonovaError: it runs no guests of that kind. InvalidInput: the host has no such CPUs.
     """
     arch = connection.getInfo()[0]
-    try:
-        text = connection.getDomainCapabilities(None, arch, "q35" if arch == "x86_64" else None, virt)
-    except libvirt.libvirtError as error:
-        raise KilonovaError(
-            f"libvirt runs no {virt} guests on this host: {error.get_error_message()}.",
-            hint="install QEMU for this architecture (Debian: qemu-system-x86)",
-        ) from error
-    described = ET.fromstring(text)
+    described = _described(connection, arch, virt, "q35" if arch == "x86_64" else None)
+    older = _offered(_described(connection, arch, virt, "pc")) if arch == "x86_64" else frozenset()
     uefi, secure = _installed(UEFI_FIRMWARE), _installed(SECURE_FIRMWARE)
     if described.find("./os/loader/enum[@name='secure'][value='yes']") is None:
         secure = None
@@ -167,10 +161,23 @@ def capabilities(connection: libvirt.virConnect, virt: Virt, sets: CpuSets) -> H
         hypervisor_type=connection.getType(),
         hypervisor_version=connection.getVersion(),
         cpu_info=info,
-        traits=_traits(described, info, arch) | _firmware_traits(connection, uefi, secure) | _cpu_traits(cells, virt),
+        traits=frozenset().union(
+            _traits(described, info, arch), older, _firmware_traits(connection, uefi, secure), _cpu_traits(cells, virt)
+        ),
         topology=cells,
         divided=bool(sets.dedicated or sets.shared),
     )
+
+
+def _described(connection: libvirt.virConnect, arch: str, virt: Virt, machine: str | None) -> ET.Element:
+    """What libvirt says of guests of a machine type."""
+    try:
+        return ET.fromstring(connection.getDomainCapabilities(None, arch, machine, virt))
+    except libvirt.libvirtError as error:
+        raise KilonovaError(
+            f"libvirt runs no {virt} guests on this host: {error.get_error_message()}.",
+            hint="install QEMU for this architecture (Debian: qemu-system-x86)",
+        ) from error
 
 
 def inventory(connection: libvirt.virConnect, known: HostCapabilities, data: Path) -> HostInventory:
@@ -273,10 +280,7 @@ def _firmware_traits(
 
 
 def _traits(described: ET.Element, info: CpuInfo, arch: str) -> frozenset[str]:
-    standard = {f"COMPUTE_ARCH_{arch.upper()}"}
-    for prefix, place in OFFERED.items():
-        for value in described.findall(place):
-            standard.add(f"{prefix}_{(value.text or '').upper().replace('-', '_').replace('.', '_')}")
+    standard = {f"COMPUTE_ARCH_{arch.upper()}"} | _offered(described)
     for feature in info.features:
         standard.update(f"HW_CPU_X86_{name}" for name in TRAITS_OF_CPU_FEATURES.get(feature, ()))
     tpms = described.findall("./devices/tpm[@supported='yes']/enum[@name='backendModel'][value='emulator']/..")
@@ -287,6 +291,15 @@ def _traits(described: ET.Element, info: CpuInfo, arch: str) -> frozenset[str]:
         standard.update(f"COMPUTE_SECURITY_TPM_SECRET_SECURITY_{who}" for who in ("USER", "HOST", "DEPLOYMENT"))
     devices = QEMU_DEVICES if arch == "x86_64" else ()
     return frozenset(standard & set(os_traits.get_traits())) | set(ALWAYS) | set(devices)
+
+
+def _offered(described: ET.Element) -> frozenset[str]:
+    """Buses and models that guests of a machine type can have, as far as there are traits of them."""
+    named = {
+        f"{prefix}_{(value.text or '').upper().replace('-', '_').replace('.', '_')}"
+        for prefix, place in OFFERED.items() for value in described.findall(place)
+    }
+    return frozenset(named & set(os_traits.get_traits()))
 
 
 def _cpu_traits(cells: HostTopology, virt: Virt) -> frozenset[str]:
