@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from pathlib import Path
 
 import libvirt
@@ -20,6 +21,7 @@ from libvirt_installations import (
 )
 
 from kilonova.domain.clock import SystemClock
+from kilonova.domain.console import ConsoleKind
 from kilonova.domain.errors import KilonovaError, Retryable
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.libvirt import daemon as daemon_module
@@ -33,6 +35,21 @@ async def answers(driver: LibvirtDriver, uuid: str) -> bool:
         return await driver.power_state(uuid) is PowerState.RUNNING
     except Retryable:
         return False
+
+
+async def test_screens_have_ports_of_the_installation(own_installation: Installation, listener: Listener) -> None:
+    """Two libvirtds that look for a free port at the same time do not find the same one."""
+    driver = own_installation.driver()
+    await driver.start(listener)
+    guest = empty_guest(properties={})
+    await driver.create_disks(guest)
+    await driver.spawn(guest)
+    screen = await driver.console(guest.uuid, ConsoleKind.VNC)
+    window = uuid.UUID((own_installation.directory / "libvirt/host_uuid").read_text().strip()).int % 26
+    assert screen.port is not None
+    assert 5900 + window * 1000 <= screen.port < 5900 + (window + 1) * 1000
+    await driver.destroy(guest.uuid)
+    await driver.close()
 
 
 async def test_guests_outlive_everything_but_their_own_end(

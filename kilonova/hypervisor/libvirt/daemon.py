@@ -30,6 +30,9 @@ STOP_LIMIT = 20.0
 POLL = 0.02
 TPM_STATES = "swtpm"
 """Where libvirt keeps the state of TPMs, in its directory for state."""
+FIRST_DISPLAY, DISPLAYS, DISPLAY_WINDOWS = 5900, 1000, 26
+"""Ports of screens: the first, how many an installation has, and how many installations can have their own below those
+that the kernel gives to clients."""
 LONGEST_SOCKET_PATH = 107
 QEMU_USERS = ("libvirt-qemu", "qemu")
 """Accounts that distributions make for guests, the first that exists is used."""
@@ -234,6 +237,7 @@ class PrivateDaemon:
             "remember_owner": 0,
             "namespaces": (),
             "vnc_listen": "127.0.0.1",
+            **self._display_ports(),
         }
         if self._account is not None:
             options["user"] = self._account.pw_name
@@ -242,6 +246,12 @@ class PrivateDaemon:
             options["swtpm_user"] = self._account.pw_name
             options["swtpm_group"] = f"+{self._account.pw_gid}"
         return options
+
+    def _display_ports(self) -> dict[str, str | int | tuple[str, ...]]:
+        """Ports of screens: installations on one machine, of which none knows the other's, hardly ever share them."""
+        window = uuid.UUID(self._host_uuid()).int % DISPLAY_WINDOWS
+        first = FIRST_DISPLAY + window * DISPLAYS
+        return {"remote_display_port_min": first, "remote_display_port_max": first + DISPLAYS - 1}
 
     def _host_uuid(self) -> str:
         """Chosen once: machines without DMI would otherwise be another host after each start."""
