@@ -71,7 +71,6 @@ async def start(
     networks = EmbeddedNetwork(ground.api, ground.clock, identity, auth_url, wiring, events.deliver)
     events.networks = networks
     await networks.bootstrap(realm.admin_project_id)
-    await networks.bootstrap_public(realm.admin_project_id)
     listener = None
     if ground.config.agent.driver == "libvirt":
         listener = MetadataService(networks.instance_at, _lookup(ground), _keep(ground))

@@ -13,6 +13,8 @@ from kilonova.embedded.network.extensions import EXTENSIONS
 
 Settings = dict[str, dict[str, object]]
 
+EXTERNAL = "external"
+
 
 @dataclass(frozen=True)
 class Guests:
@@ -37,8 +39,7 @@ def write_configuration(cloud: RealCloud, guests: Guests, directory: Path, own: 
     for name, times in (("small", 1), ("larger", 2)):
         flavor = {"id": name, "name": name, "ram": guests.memory_mib * times, "disk": times, "vcpus": 1}
         assert cloud.call("POST", "/compute/v2.1/flavors", {"flavor": flavor}).status_code == 200
-    (public,) = cloud.get("/network/v2.0/networks?router:external=true")["networks"]
-    settings = _usual(cloud, guests, images, public["id"], public["name"], directory)
+    settings = _usual(cloud, guests, images, _external_network(cloud), EXTERNAL, directory)
     for section, options in own.items():
         settings[section] = settings.get(section, {}) | options
     parser = configparser.RawConfigParser()
@@ -48,6 +49,16 @@ def write_configuration(cloud: RealCloud, guests: Guests, directory: Path, own: 
     with path.open("w") as file:
         parser.write(file)
     return path
+
+
+def _external_network(cloud: RealCloud) -> str:
+    """What an operator makes once, so that projects can take floating IPs; this machine reaches them."""
+    network = {"name": EXTERNAL, "router:external": True}
+    made: str = cloud.call("POST", "/network/v2.0/networks", {"network": network}).json()["network"]["id"]
+    cidr = f"172.{24 + cloud.port % 8}.{cloud.port // 8 % 256}.0/24"  # not that of another installation here
+    subnet = {"network_id": made, "ip_version": 4, "cidr": cidr, "enable_dhcp": False}
+    assert cloud.call("POST", "/network/v2.0/subnets", {"subnet": subnet}).status_code == 201
+    return made
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,5 @@
-"""The networks that a fresh installation has: one for servers, and one for the addresses by which they are reached."""
+"""The network that a fresh installation has. It has no external one: clients would give every new server a floating IP,
+which needs a router that only an operator can choose."""
 
 from __future__ import annotations
 
@@ -21,18 +22,6 @@ def make_private(conn: sa.Connection, owner: RequestContext, name: str, cidr: st
     chosen = cidr or f"10.{64 + spread % 64}.{spread // 64 % 256}.0/24"
     _make_subnet(conn, owner, SubnetBody(name=f"{name}-subnet", network_id=id_, cidr=chosen), now)
     security.ensure_default_group(conn, owner.project_id or "", now)
-    return id_
-
-
-def make_public(conn: sa.Connection, owner: RequestContext, name: str, now: float) -> str:
-    """An external network, with a /24 of 172.24.0.0/13."""
-    id_, spread = _id(owner, name), _spread(owner)
-    if _exists(conn, id_):
-        return id_
-    networks.create_network(conn, owner, NetworkBody(name=name, external=True), now, id_)
-    cidr = f"172.{24 + spread % 8}.{spread // 8 % 256}.0/24"
-    body = SubnetBody(name=f"{name}-subnet", network_id=id_, cidr=cidr, enable_dhcp=False)
-    _make_subnet(conn, owner, body, now)
     return id_
 
 

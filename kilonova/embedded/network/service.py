@@ -114,18 +114,6 @@ class EmbeddedNetwork(SecurityGroupCalls):
             lambda conn: first_networks.make_private(conn, _service_caller(project_id), name, cidr, now)
         )
 
-    async def bootstrap_public(self, project_id: str, *, name: str = "external") -> str:
-        """Make an external network, from which projects take floating IPs, unless it was made before; returns its
-        id. This machine reaches it; whoever wants others to reach it leads its range here, or makes another.
-
-        Args:
-            project_id: who owns it.
-        """
-        now = self._clock.now()
-        return await self._database.write(
-            lambda conn: first_networks.make_public(conn, _service_caller(project_id), name, now)
-        )
-
     async def plugged(self, port_id: str) -> None:
         """The agent has made the tap of a port: wire it if that has not happened by itself."""
         await self._wiring.plugged(port_id)
