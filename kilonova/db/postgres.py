@@ -1,15 +1,20 @@
 """PostgreSQL through psycopg: each unit in a thread of a bounded pool, in a transaction of its own.
 
 Deadlocks, serialization failures and lost connections are repeated. A connection that is lost at the commit
-leaves open whether the unit was done; the server is asked for that, so that no unit is done twice or dropped.
+leaves open whether the unit was done; the server is asked for that, so that no unit is done twice or dropped. Each
+unit leaves a mark in its own transaction for this: a server that has crashed gives the number of a transaction that
+it has lost to a new one, so what it knows of a number (`pg_xact_status`) may be another unit's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,17 +33,32 @@ AWAY = frozenset({"08", "53", "57"})
 
 LOCKED = "55P03"
 
+MARKS_LOCK = 0x6B696C75
+"""Key of the advisory lock that is held while the table of marks is made."""
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What a unit leaves in its transaction.
+
+    Args:
+        session: the connection. number: the transaction's.
+    """
+
+    session: str
+    number: str
+
 
 class _Undecided(Exception):
     """The connection was lost during the commit of a transaction.
 
     Args:
-        number: of the transaction. result: of the unit, if it turns out to be committed.
+        mark: of the unit. result: of the unit, if it turns out to be committed.
     """
 
-    def __init__(self, number: str, result: Any) -> None:
-        super().__init__(number)
-        self.number = number
+    def __init__(self, mark: _Mark, result: Any) -> None:
+        super().__init__(mark.number)
+        self.mark = mark
         self.result = result
 
 
@@ -55,6 +75,8 @@ class PostgresDatabase(Database):
         }, execution_options=options)
         self._snapshots = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._threads = ThreadPoolExecutor(pool_size, "postgres")
+        self._marks_made = False
+        self._making_marks = threading.Lock()
 
     async def read(self, fn: Unit[T]) -> T:
         return await self._run(lambda: self._read(fn))
@@ -98,42 +120,53 @@ class PostgresDatabase(Database):
         try:
             return self._transact(fn)
         except _Undecided as undecided:
-            if not self._committed(undecided.number):
+            if not self._committed(undecided.mark):
                 raise sa.exc.OperationalError(None, None, undecided.__cause__ or undecided) from undecided
             result: T = undecided.result
             return result
 
     def _transact(self, fn: Unit[T]) -> T:
+        self._make_marks()
         with self.engine.connect() as connection:
             transaction = connection.begin()
             try:
                 result = run_unit(fn, connection)
-                number = _transaction_number(connection)
+                mark = _leave_mark(connection)
             except BaseException:
                 transaction.rollback()
                 raise
             try:
                 transaction.commit()
             except sa.exc.DBAPIError as error:
-                if number is None or not _lost(error):
+                if mark is None or not _lost(error):
                     raise
-                raise _Undecided(number, result) from error.orig
+                raise _Undecided(mark, result) from error.orig
             return result
 
-    def _committed(self, number: str) -> bool:
-        """Whether a transaction was committed, once the server knows. Raises ServiceUnavailable."""
+    def _make_marks(self) -> None:
+        """Once: the table of marks. Those of connections that ended long ago are removed."""
+        if self._marks_made:
+            return
+        with self._making_marks:
+            with self.engine.begin() as connection:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MARKS_LOCK)))
+                connection.execute(_MAKE_MARKS)
+                connection.execute(_FORGET_MARKS)
+            self._marks_made = True
+
+    def _committed(self, mark: _Mark) -> bool:
+        """Whether a unit was committed, once the server knows. Raises ServiceUnavailable."""
         give_up = time.monotonic() + self._locked_limit
         pause = 0.02
         while time.monotonic() < give_up:
             try:
                 with self.engine.begin() as connection:
-                    status = connection.execute(_STATUS, {"number": number}).scalar()
+                    # In this order: a transaction holds its lock until others see what it has done.
+                    if not connection.execute(_GOES_ON, {"number": mark.number}).scalar():
+                        return bool(connection.execute(_MARKED, asdict(mark)).scalar())
             except sa.exc.DBAPIError as error:
                 if not _passing(error):
                     raise
-                status = "unreachable"
-            if status in ("committed", "aborted"):
-                return bool(status == "committed")
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
         raise ServiceUnavailable(
@@ -142,18 +175,34 @@ class PostgresDatabase(Database):
         )
 
 
-_STATUS = sa.text("SELECT pg_xact_status(CAST(:number AS xid8))")
+_MAKE_MARKS = sa.text(
+    "CREATE TABLE IF NOT EXISTS unit_marks"
+    " (session varchar(32) PRIMARY KEY, number xid8 NOT NULL, since timestamptz NOT NULL DEFAULT now())"
+)
+_FORGET_MARKS = sa.text("DELETE FROM unit_marks WHERE since < now() - interval '7 days'")
+_LEAVE_MARK = """
+    INSERT INTO unit_marks (session, number)
+    SELECT %s, pg_current_xact_id() WHERE pg_current_xact_id_if_assigned() IS NOT NULL
+    ON CONFLICT (session) DO UPDATE SET number = excluded.number, since = now()
+    RETURNING CAST(number AS text)
+"""
+_GOES_ON = sa.text(
+    "SELECT EXISTS (SELECT FROM pg_locks"
+    " WHERE locktype = 'transactionid' AND transactionid = xid(CAST(:number AS xid8)))"
+)
+_MARKED = sa.text("SELECT EXISTS (SELECT FROM unit_marks WHERE session = :session AND number = CAST(:number AS xid8))")
 
 
-def _transaction_number(connection: sa.Connection) -> str | None:
-    """What the server knows the transaction by; None if it has changed nothing."""
+def _leave_mark(connection: sa.Connection) -> _Mark | None:
+    """None if the transaction has changed nothing."""
+    session = connection.info.setdefault("session", uuid.uuid4().hex)
     cursor = connection.connection.cursor()
     try:
-        cursor.execute("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
+        cursor.execute(_LEAVE_MARK, (session,))
         row = cursor.fetchone()
     finally:
         cursor.close()
-    return None if row is None else row[0]
+    return None if row is None else _Mark(session, row[0])
 
 
 def _lost(error: sa.exc.DBAPIError) -> bool:

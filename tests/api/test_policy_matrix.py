@@ -134,7 +134,7 @@ def example(schema: dict[str, Any]) -> Any:
     if "enum" in schema:
         return schema["enum"][0]
     if "anyOf" in schema:
-        return example(schema["anyOf"][-1])
+        return None if {"type": "null"} in schema["anyOf"] else example(schema["anyOf"][-1])
     kind = schema.get("type")
     kind = kind[0] if isinstance(kind, list) else kind
     if kind == "object":

@@ -468,6 +468,32 @@ async def test_a_server_that_dies_and_comes_back_is_waited_for(mortal: PostgresS
     await database.close()
 
 
+@pytest.mark.servers
+async def test_a_unit_lost_by_a_server_that_crashed_is_not_taken_for_another(mortal: PostgresServer) -> None:
+    """The server gives the number of a transaction that it forgot to a new one."""
+    name = mortal.create_database()
+    database = await opened(mortal.url(name), locked_limit=LIMIT)
+    reused: list[bool] = []
+
+    def crash(connection: sa.Connection) -> None:
+        if reused:
+            return
+        number = connection.execute(sa.text("SELECT CAST(pg_current_xact_id() AS text)")).scalar_one()
+        mortal.process.send_signal(signal.SIGKILL)
+        mortal.process.wait()
+        restart(mortal)
+        with mortal.connect(name) as other:
+            again = [other.execute("SELECT CAST(pg_current_xact_id() AS text)").fetchone() for _ in range(5)]
+        reused.append((number,) in again)
+
+    sa.event.listen(database.engine, "commit", crash)
+    async with asyncio.timeout(2 * LIMIT):
+        await database.write(insert(1))
+    assert reused == [True]
+    assert await database.read(stored) == [1]
+    await database.close()
+
+
 def end_sessions(database: Database) -> None:
     """Have the server end every other session of this database."""
     with other_session(database) as session:

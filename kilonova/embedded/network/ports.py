@@ -41,6 +41,7 @@ _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
 _INSERT = Prepared(sa.insert(schema.ports).values({c.name: sa.bindparam(c.name) for c in schema.ports.columns}))
+_LOCK = Prepared(sa.select(schema.ports.c.id).where(schema.ports.c.id == sa.bindparam("id")).with_for_update())
 _DELETE = Prepared(sa.delete(schema.ports).where(schema.ports.c.id == sa.bindparam("port")))
 _LET_GO = Prepared(
     sa.update(schema.floating_ips).where(schema.floating_ips.c.fixed_port_id == sa.bindparam("port"))
@@ -228,6 +229,7 @@ def set_addresses(conn: sa.Connection, id_: str, wanted: tuple[str, ...],
 
 def set_status(conn: sa.Connection, id_: str, status: str, now: float) -> tuple[schema.Port, schema.Port] | None:
     """Record that a bound port was plugged or unplugged; None if nothing changed. Spec: EMN-28."""
+    _LOCK.first(conn, id=id_)  # else a port that is just being unbound would become active
     before = find_port(conn, id_)
     if before is None or before.status == status or (status == ACTIVE and not before.bound):
         return None
