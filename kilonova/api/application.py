@@ -24,6 +24,7 @@ from kilonova.api.policy import Policy, with_implied
 from kilonova.api.query import QueryValues
 from kilonova.api.routes import Endpoint, Route, Router, in_range
 from kilonova.api.schema import Reading, read_body
+from kilonova.domain import trail
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import BodyTooLarge, InvalidInput, KilonovaError, NotFound, Unauthorized
 from kilonova.services.identity import ServiceRequest, authenticate
@@ -33,7 +34,6 @@ log = structlog.get_logger(__name__)
 JSON_TYPES = frozenset({"", "application/json", "application/vnd.openstack.compute+json", "text/plain"})
 WITH_BODY = frozenset({"POST", "PUT"})
 PROJECT_ID = re.compile(r"[0-9a-f-]+")
-REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 Headers = list[tuple[bytes, bytes]]
 _encode = msgspec.json.Encoder().encode
@@ -53,7 +53,7 @@ class Documents(Protocol):
 class Request:
     """The parts of an ASGI scope that the edge looks at."""
 
-    __slots__ = ("base", "headers", "method", "path", "query", "receive")
+    __slots__ = ("base", "global_id", "headers", "method", "path", "query", "receive")
 
     def __init__(self, scope: Scope, receive: Receive, link_prefix: str) -> None:
         root: str = scope.get("root_path", "")
@@ -65,6 +65,7 @@ class Request:
         for name, value in scope["headers"]:
             text = value.decode("latin-1")
             self.headers[name] = f"{self.headers[name]},{text}" if name in self.headers else text
+        self.global_id = trail.global_request_id(self.headers.get(b"x-openstack-request-id"))
         scheme = self.headers.get(b"x-forwarded-proto", scope.get("scheme", "http"))
         server = scope.get("server") or ("localhost",)
         host = self.headers.get(b"host") or ":".join(str(part) for part in server)
@@ -143,6 +144,12 @@ class Application:
         headers: Headers = [
             (b"x-openstack-request-id", request_id.encode()), (b"x-compute-request-id", request_id.encode())
         ]
+        with trail.serving(request_id, request.global_id):
+            return await self._checked(request, request_id, root, segments, headers)
+
+    async def _checked(
+        self, request: Request, request_id: str, root: str, segments: list[str], headers: Headers
+    ) -> tuple[int, Headers, bytes]:
         compatible = root == "v2"
         try:
             version: int | KilonovaError = microversions.FIRST if compatible else _negotiate(request)
@@ -160,7 +167,7 @@ class Application:
                 body_ = _encode({"error": {"code": 401, "title": "Unauthorized", "message": error.message}})
             return status, headers + more + _version_headers(version, compatible), body_
         except Exception as error:
-            log.exception("request failed", path=request.path, method=request.method, request_id=request_id)
+            log.exception("request failed", path=request.path, method=request.method)
             text = f"The service failed on this request: {type(error).__name__}."
             return 500, headers + _version_headers(version, compatible), fault(500, text)
 
@@ -245,7 +252,6 @@ class Application:
         asked = ServiceRequest(service="compute", method=request.method, path=request.path)
         token = await authenticate(self._cloud.identity, secret, vouching, asked)
         roles = with_implied(token.roles)
-        global_id = request.headers.get(b"x-openstack-request-id", "")
         context = RequestContext(
             request_id=request_id,
             user_id=token.user_id,
@@ -257,7 +263,7 @@ class Application:
             roles=roles,
             system=token.system,
             token=secret,
-            global_request_id=global_id if REQUEST_ID.fullmatch(global_id) else None,
+            global_request_id=request.global_id,
         )
         return msgspec.structs.replace(context, is_admin=self._policy.is_admin(context))
 

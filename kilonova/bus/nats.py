@@ -23,6 +23,7 @@ from kilonova.bus import protocol
 from kilonova.bus.credentials import Credentials
 from kilonova.bus.protocol import Handler
 from kilonova.bus.subjects import REPLIES
+from kilonova.domain import trail
 from kilonova.domain.errors import Forbidden, InvalidInput, Unreachable
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ MAX_PAYLOAD = 8 * 1024 * 1024
 
 BUFFER_LIMIT = 16 * 1024 * 1024
 """Bytes of messages that wait for a connection; then the oldest are dropped."""
+
+TRAIL = "Kilonova-Trail"
+"""Header with what the log lines of whoever handles the message have in common with those of its sender."""
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
@@ -75,7 +79,7 @@ class NatsBus:
         self._subscribers: list[_Subscriber] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._link: Link | None = None
-        self._buffer: deque[tuple[str, bytes]] = deque()
+        self._buffer: deque[tuple[str, bytes, dict[str, str] | None]] = deque()
         self._buffered = 0
         self._dropped = 0
         self._connected = asyncio.Event()
@@ -117,10 +121,10 @@ class NatsBus:
     async def publish(self, subject: str, payload: bytes) -> None:
         _check_size(payload)
         if self._link is not None and self.connected:
-            if not await self._link.publish(subject, payload):
+            if not await self._link.publish(subject, payload, headers=_headers()):
                 log.warning("message dropped: too many wait to be sent", subject=subject)
             return
-        self._buffer.append((subject, payload))
+        self._buffer.append((subject, payload, _headers()))
         self._buffered += len(payload)
         while self._buffered > BUFFER_LIMIT:
             self._buffered -= len(self._buffer.popleft()[1])
@@ -130,7 +134,7 @@ class NatsBus:
         _check_size(payload)
         if self._link is None or not self.connected:
             raise Unreachable("There is no connection to the message bus.", hint="check that its server runs")
-        return await self._link.request(subject, payload, timeout)
+        return await self._link.request(subject, payload, timeout, headers=_headers())
 
     async def subscribe(
         self, subject: str, handler: Handler, *, group: str | None = None
@@ -205,9 +209,9 @@ class NatsBus:
             if not await self._register(link, missing):
                 return
         while self._buffer and not link.lost.is_set():
-            subject, payload = self._buffer.popleft()
+            subject, payload, headers = self._buffer.popleft()
             self._buffered -= len(payload)
-            await link.publish(subject, payload)
+            await link.publish(subject, payload, headers=headers)
         if self._dropped:
             log.warning("messages dropped while there was no connection to the message bus", messages=self._dropped)
             self._dropped = 0
@@ -246,8 +250,10 @@ async def _handle(link: Link, handler: Handler, message: Msg) -> None:
     from kilonova.bus.nats_link import FAILED
 
     headers = None
+    carried = message.headers or {}
     try:
-        reply = await handler(message.subject, message.data)
+        with trail.unpacked(carried.get(TRAIL, "")):
+            reply = await handler(message.subject, message.data)
     except Exception:
         log.exception("message handler failed", subject=message.subject)
         reply, headers = b"", FAILED
@@ -259,6 +265,12 @@ async def _handle(link: Link, handler: Handler, message: Msg) -> None:
         log.error("reply too large", subject=message.subject, bytes=len(reply))
         reply, headers = b"", FAILED
     await link.publish(message.reply, reply, headers=headers)
+
+
+def _headers() -> dict[str, str] | None:
+    """What a message carries beside its payload."""
+    carried = trail.packed()
+    return {TRAIL: carried} if carried else None
 
 
 def _checked(server: str) -> str:

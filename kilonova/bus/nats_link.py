@@ -167,12 +167,14 @@ class Link:
             return False
         return True
 
-    async def request(self, subject: str, payload: bytes, timeout: float) -> bytes:
+    async def request(
+        self, subject: str, payload: bytes, timeout: float, *, headers: dict[str, str] | None = None
+    ) -> bytes:
         """Send and wait for the reply. Raises Unreachable."""
         token = f"{next(self._tokens):x}"
         future = self._expect(token, subject)
         try:
-            if not await self.publish(subject, payload, reply=f"{self._inbox}.{token}"):
+            if not await self.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers):
                 raise Unreachable(f"The message to {subject} could not be sent.")
             async with asyncio.timeout(timeout):
                 return await future

@@ -57,7 +57,7 @@ def serve_role(role: str, config: Config, *, json: bool) -> None:
     """Run a role until a signal ends it."""
     import uvloop
 
-    from kilonova.cli.startup import log_to
+    from kilonova.cli.logs import log_to
 
     log_to(sys.stderr, config.log_level)
     uvloop.run(_until_stopped(role, config, json=json))

@@ -1,8 +1,7 @@
-"""What `kilonova up` shows while it comes up, and its log."""
+"""What `kilonova up` shows while it comes up."""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TextIO
 
 import msgspec
-import structlog
 
 from kilonova.domain.errors import KilonovaError
 
@@ -128,23 +126,3 @@ def summary(running: Running) -> str:
         f"  export OS_CLIENT_CONFIG_FILE={running.clouds_yaml} OS_CLOUD={running.cloud}\n"
         f"  openstack server list"
     )
-
-
-def log_to(stream: TextIO, level: str) -> None:
-    """Structured log lines: readable on a terminal, JSON elsewhere."""
-    number = getattr(logging, level.upper())
-    terminal = stream.isatty()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.format_exc_info,
-            *(() if terminal else (structlog.processors.JSONRenderer(),)),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(file=stream),
-        cache_logger_on_first_use=True,
-    )
-    logging.basicConfig(level=max(number, logging.WARNING), stream=stream, format="%(levelname)s %(name)s %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -50,7 +50,7 @@ def up(
 def _serve(config: Config, announcer: Announcer) -> None:
     import uvloop
 
-    from kilonova.cli.startup import log_to
+    from kilonova.cli.logs import log_to
 
     log_to(sys.stderr, config.log_level)
     uvloop.run(_until_stopped(config, announcer))

@@ -13,7 +13,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ import sqlalchemy as sa
 
 from kilonova.db.database import Database, T, Unit, run_unit, unavailable
 from kilonova.domain.errors import ServiceUnavailable
+from kilonova.domain.trail import Threads
 
 CONNECT_LIMIT = 5
 """Seconds that one attempt to connect may take."""
@@ -74,7 +74,7 @@ class PostgresDatabase(Database):
             "tcp_user_timeout": 20_000, "options": f"-c lock_timeout={max(1, round(locked_limit * 1000))}",
         }, execution_options=options)
         self._snapshots = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        self._threads = ThreadPoolExecutor(pool_size, "postgres")
+        self._threads = Threads(pool_size, "postgres")
         self._marks_made = False
         self._making_marks = threading.Lock()
 

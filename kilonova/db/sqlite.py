@@ -12,7 +12,8 @@ import os
 import sqlite3
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ registry.register("sqlite.one", __name__, OneDialect.__name__)
 class _Queued:
     fn: Unit[Any]
     future: asyncio.Future[Any]
+    context: Context = field(default_factory=copy_context)
     result: Any = None
     error: BaseException | None = None
 
@@ -168,7 +170,7 @@ class SqliteDatabase(Database):
         queued.result = queued.error = None
         raw.execute("SAVEPOINT unit")
         try:
-            queued.result = run_unit(queued.fn, self._writer)
+            queued.result = queued.context.run(run_unit, queued.fn, self._writer)
             if not raw.in_transaction:
                 raise ServiceUnavailable("The transaction was ended from within.")
         except BaseException as error:  # noqa: BLE001 - handed to the caller through its future

@@ -85,11 +85,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Asker(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asked for an operation, and in which request; empty for what the service does by itself."""
+    """Who asked for an operation, and in which request; empty for what the service does by itself.
+
+    Args:
+        global_request_id: what the caller calls its own request, of which this one may be a part.
+    """
 
     project_id: str = ""
     user_id: str = ""
     request_id: str = ""
+    global_request_id: str = ""
 
 
 class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):

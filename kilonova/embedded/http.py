@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kilonova.domain import trail
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import (
     BodyTooLarge,
@@ -144,25 +145,30 @@ class EmbeddedService:
                 message.setdefault("headers", []).append((b"x-openstack-request-id", request_id.encode()))
             await send(message)
 
+        global_id = trail.global_request_id(Request(scope).headers.get("x-openstack-request-id"))
+        with trail.serving(request_id, global_id):
+            await self._serve(scope, receive, with_request_id)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         called = f"{request.method} {path}"
         if not self._public.match(called):
             try:
-                scope["state"]["caller"] = await self._authenticate(request, path, request_id)
+                scope["state"]["caller"] = await self._authenticate(request, path)
             except KilonovaError as error:
-                await self._answer(error)(scope, receive, with_request_id)
+                await self._answer(error)(scope, receive, send)
                 return
         bounded = receive if self._streams.match(called) else _bounded(receive)
-        await self._app(scope, bounded, with_request_id)
+        await self._app(scope, bounded, send)
 
-    async def _authenticate(self, request: Request, path: str, request_id: str) -> RequestContext:
+    async def _authenticate(self, request: Request, path: str) -> RequestContext:
         secret, vouching = request.headers.get("x-auth-token", ""), request.headers.get("x-service-token", "")
         asked = ServiceRequest(service=self._service, method=request.method, path=path)
         token = await authenticate(self._identity, secret, vouching, asked)
         request.scope["state"]["vouched_for"] = bool(vouching)
         return RequestContext(
-            request_id=request_id,
+            request_id=request.state.request_id,
             user_id=token.user_id,
             user_name=token.user_name,
             user_domain_id=token.user_domain_id,
@@ -173,7 +179,7 @@ class EmbeddedService:
             system=token.system,
             is_admin="admin" in token.roles,
             token=secret,
-            global_request_id=request.headers.get("x-openstack-request-id"),
+            global_request_id=trail.global_request_id(request.headers.get("x-openstack-request-id")),
         )
 
     def _answer(self, error: KilonovaError) -> Response:
@@ -191,7 +197,7 @@ class EmbeddedService:
         return self._answer(NotFound("The resource could not be found."))
 
     async def _unexpected(self, request: Request, error: Exception) -> Response:
-        log.exception("request failed", path=request.url.path, request_id=request.state.request_id, exc_info=error)
+        log.exception("request failed", path=request.url.path, exc_info=error)
         failure = ServiceUnavailable(f"The service failed on this request: {type(error).__name__}.")
         return json_response(self._error_body(500, TITLES[500], failure.message), 500)
 

@@ -95,5 +95,5 @@ def payment(definition: Operation, request: DebtRequest, parent_run: Run[msgspec
 
     return Operation(
         name=KIND, request=DebtRequest, steps=(paid,), ends=_nothing, fails=_abandoned, exclusive=False,
-        scrub=without_secrets,
+        scrub=without_secrets, about=definition.about,
     )

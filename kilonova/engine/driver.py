@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from kilonova.db.journal import Owned
+from kilonova.domain import trail
 from kilonova.domain.errors import Fenced, Unreachable
 from kilonova.domain.operation import (
     TERMINAL,
@@ -54,8 +55,9 @@ class Driver:
         self._taken_up = 0.0
 
     def _at(self, step: str, *, undo: bool = False) -> None:
-        """From here on the boundaries are those of this step."""
+        """From here on the boundaries and the log lines are those of this step."""
         self._place = f"{self.record.kind}/{step}/{'undo' if undo else 'do'}"
+        trail.at_step(step, undo=undo)
 
     def _check(self, point: str) -> None:
         self._shop.checkpoint(f"{self._place}/{point}")
@@ -85,6 +87,7 @@ class Driver:
         Raises:
             Fenced: another process took the operation over; nothing more is done here.
         """
+        trail.driving(self.record, self._moves.definition.about)
         self._at(BEGIN)
         self._check("before")
         await self._adopt()
@@ -97,7 +100,7 @@ class Driver:
             if isinstance(step, Await) and not undo:
                 await self._await(step)
             elif undo and isinstance(step, Record):  # it was stranded and is resumed
-                await self._retreat()
+                await self._commit(lambda tx: self._moves.retreat(tx, self.record))
             elif undo:
                 await self._undo(step)
             else:
@@ -181,7 +184,7 @@ class Driver:
             await self._owe(step, entry, undo=False)
         else:
             if not failure.details and failure.kind not in ("Cancelled",):
-                log.info("step failed", operation=record.id, kind=record.kind, step=step.name, error=failure.message)
+                log.info("step failed", error=failure.message)
             await self._commit(lambda tx: moves.step_failed(tx, record, step, failure))
 
     async def _await(self, step: Await) -> None:
@@ -194,10 +197,6 @@ class Driver:
             await self._commit(lambda tx: moves.advance(tx, record))
 
     # --- backward --------------------------------------------------------------------------------
-
-    async def _retreat(self) -> None:
-        record, moves = self.record, self._moves
-        await self._commit(lambda tx: moves.retreat(tx, record))
 
     async def _undo(self, step: Step) -> None:
         record, moves = self.record, self._moves
@@ -325,7 +324,7 @@ class Driver:
             going = msgspec.structs.replace(record, back_to=None) if stays else record
             return move(tx, going, step, msgspec.Raw(b"null"), EntryState.OWED)
 
-        log.warning("owed", operation=record.id, kind=record.kind, step=step.name, host=entry.host, undo=undo)
+        log.warning("owed", host=entry.host)
         await self._commit(go_on)
 
     # --- journal ---------------------------------------------------------------------------------
@@ -356,8 +355,7 @@ class Driver:
         self._shop.observe(self.record)
         if self.record.state is OperationState.STRANDED:
             stopped = self.record.entries[-1]
-            log.error("operation stranded", operation=self.record.id, kind=self.record.kind, step=stopped.step,
-                      error=stopped.failure.message if stopped.failure is not None else "")
+            log.error("operation stranded", error=stopped.failure.message if stopped.failure is not None else "")
         if self._resting or self.record.state in TERMINAL:  # something else is due, or this at another time
             self._shop.wake()
 

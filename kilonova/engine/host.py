@@ -18,6 +18,7 @@ import structlog
 from kilonova.db.columns import Json, Timestamp, new_metadata
 from kilonova.db.database import Database
 from kilonova.db.prepared import Prepared
+from kilonova.domain import trail
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import Fenced, InvalidInput
 from kilonova.domain.operation import Failure
@@ -187,6 +188,7 @@ class HostExecutor:
         task = asyncio.current_task()
         assert task is not None
         task.set_name(step.name)
+        trail.on_host(self.host, step.name, command.fence)
         try:
             lock = self._subjects.setdefault(command.subject, asyncio.Lock())
             try:
@@ -219,8 +221,7 @@ class HostExecutor:
             return Reply(state="failed", failure=describe(error, step.name))
         except Exception as error:  # noqa: BLE001 - every failure of a step is answered and journaled
             failure = describe(error, step.name)
-            log.warning("host step failed", host=self.host, step=step.name, subject=command.subject,
-                        error=failure.message, details=failure.details)
+            log.warning("host step failed", error=failure.message, details=failure.details)
             return Reply(state="failed", failure=failure)
         return Reply(state="done", output=msgspec.json.encode(result))
 

@@ -220,6 +220,7 @@ class Operation:
         event: its name among the events of that action.
         notices: who is told, and of what. Every start is followed by one end or one error, whatever happens.
         max_crashes: how often a step may take its process down before it counts as failed.
+        about: what its subject is, as log lines name it.
         waited_for: it shows no task state, so who asks for another operation meanwhile waits for its end instead
             of being refused.
     """
@@ -244,6 +245,7 @@ class Operation:
     max_crashes: int = 5
     undo_retries: int = 8
     waited_for: bool = False
+    about: str = "instance"
     _index: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
     _types: dict[str, type[msgspec.Struct]] = field(init=False, repr=False, compare=False, default_factory=dict)
 

@@ -146,7 +146,10 @@ def _is_waited_for(holder: OperationRecord) -> bool:
 
 
 def asked_by(context: RequestContext) -> Asker:
-    return Asker(project_id=context.project_id or "", user_id=context.user_id, request_id=context.request_id)
+    return Asker(
+        project_id=context.project_id or "", user_id=context.user_id, request_id=context.request_id,
+        global_request_id=context.global_request_id or "",
+    )
 
 
 def respect_lock(context: RequestContext, server: Located, action: str) -> None:

@@ -91,6 +91,7 @@ PRECACHE_IMAGES = Operation(
     name="precache-images",
     request=PrecacheImages,
     exclusive=False,
+    about="aggregate",
     steps=(
         Here("describe images", _describe, undo=STAYS, pause=lambda _attempt: 3.0),
         OnHost("fetch images", lambda run: run.request.hosts[0], CACHE,

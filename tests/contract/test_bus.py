@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from nats_servers import bus_server
+from structlog.contextvars import get_contextvars
 
 from kilonova.bus.local import LocalBus
 from kilonova.bus.nats import NatsBus
 from kilonova.bus.protocol import Bus
+from kilonova.domain import trail
 from kilonova.domain.errors import Unreachable
 
 LIMIT = 10.0
@@ -122,6 +124,23 @@ async def test_a_receiver_that_fails_gives_no_reply_and_goes_on(ends: Ends) -> N
         await ends.here.request("kn.host.a.command", b"bad", timeout=LIMIT)
     assert time.monotonic() - started < QUICKLY
     assert await ends.here.request("kn.host.a.command", b"good", timeout=LIMIT) == b"good"
+
+
+async def test_the_trail_of_the_sender_goes_with_a_message(ends: Ends) -> None:
+    found: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+
+    async def look(_subject: str, _payload: bytes) -> bytes:
+        found.put_nowait(get_contextvars())
+        return b""
+
+    await ends.there.subscribe("kn.host.a.command", look)
+    with trail.serving("req-1"):
+        await ends.here.request("kn.host.a.command", b"", timeout=LIMIT)
+        await ends.here.publish("kn.host.a.command", b"")
+    await ends.here.request("kn.host.a.command", b"", timeout=LIMIT)
+    async with asyncio.timeout(LIMIT):
+        seen = [await found.get() for _ in range(3)]
+    assert seen == [{"request_id": "req-1"}, {"request_id": "req-1"}, {}]
 
 
 async def test_none_is_no_reply(ends: Ends) -> None:

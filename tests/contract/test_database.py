@@ -18,9 +18,11 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from servers import PostgresServer, postgres_server
+from structlog.contextvars import get_contextvars
 
 from kilonova.db.database import Database
 from kilonova.db.sqlite import COMPILED
+from kilonova.domain import trail
 from kilonova.domain.errors import InvalidInput, NotFound, ServiceUnavailable
 
 LIMIT = 30.0
@@ -140,6 +142,16 @@ async def test_many_writers_at_once_lose_nothing(database: Database) -> None:
     async with asyncio.timeout(LIMIT):
         await asyncio.gather(*(database.write(count_up) for _ in range(300)))
     assert await database.read(counted) == 300
+
+
+async def test_units_have_the_trail_of_who_wants_them(database: Database) -> None:
+    async def work(request: str) -> None:
+        with trail.serving(request):
+            for do in (database.write, database.read):
+                assert await do(lambda _conn: get_contextvars()) == {"request_id": request}
+
+    await asyncio.gather(*(work(f"req-{number}") for number in range(5)))
+    assert await database.write(lambda _conn: get_contextvars()) == {}
 
 
 async def test_a_writer_that_gives_up_stops_nobody(database: Database) -> None:

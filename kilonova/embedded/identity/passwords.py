@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+from kilonova.domain.trail import Threads
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -22,7 +23,7 @@ class Passwords:
     """A bounded set of threads that hash. A check takes about 25 ms and 12 MiB."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(THREADS, "password")
+        self._threads = Threads(THREADS, "password")
 
     async def hash(self, password: str) -> str:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._hash, password)

@@ -22,13 +22,13 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Set
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import msgspec
 import structlog
 
+from kilonova.domain.trail import Threads
 from kilonova.embedded.image.errors import TooLarge
 
 log = structlog.get_logger(__name__)
@@ -121,7 +121,7 @@ class ImageFiles:
     def __init__(self, directory: Path, keep_free: int) -> None:
         self._root = directory
         self._keep_free = keep_free
-        self._threads = ThreadPoolExecutor(4, "image-data")
+        self._threads = Threads(4, "image-data")
         self._partial, self._staged, self._data = (directory / name for name in ("partial", "staged", "data"))
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

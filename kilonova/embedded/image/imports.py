@@ -9,13 +9,13 @@ import asyncio
 import threading
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 import structlog
 
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, InvalidInput, KilonovaError
+from kilonova.domain.trail import Threads
 from kilonova.embedded.image import import_tasks, queries
 from kilonova.embedded.image.import_rules import ImportRules, check_uri
 from kilonova.embedded.image.records import ImageRecord, ImportMethod, ImportRequest, Status, Task, TaskStatus
@@ -37,7 +37,7 @@ class Imports:
         self._transfers = transfers
         self._rules = rules
         self._tasks: set[asyncio.Task[None]] = set()
-        self._threads = ThreadPoolExecutor(PARALLEL, "image-import")
+        self._threads = Threads(PARALLEL, "image-import")
 
     async def begin(self, context: RequestContext, record: ImageRecord, request: ImportRequest) -> Task:
         """Record an import and start it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import libvirt  # type: ignore[import-untyped]
@@ -13,6 +12,7 @@ import structlog
 
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import KilonovaError
+from kilonova.domain.trail import Threads
 from kilonova.hypervisor.guest import GuestEvent, GuestOnHost, HostInventory
 from kilonova.hypervisor.libvirt import host, kvm, power
 from kilonova.hypervisor.libvirt.calls.disks import DiskCalls
@@ -67,8 +67,8 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
         self._vnc_listen = vnc_listen
         self._spice = spice
         self._cpu_sets = cpu_sets or CpuSets()
-        self._libvirt_threads = ThreadPoolExecutor(LIBVIRT_THREADS, "libvirt")
-        self._file_threads = ThreadPoolExecutor(FILE_THREADS, "guest-files")
+        self._libvirt_threads = Threads(LIBVIRT_THREADS, "libvirt")
+        self._file_threads = Threads(FILE_THREADS, "guest-files")
         cache = ImageCache(directory / "images", images, self._file_threads)
         self._disks = GuestDisks(directory, daemon, cache, self._file_threads)
         self._snapshots = Snapshots(self._disks, daemon, clock, self._file_threads)
