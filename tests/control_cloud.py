@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,13 +133,16 @@ async def until(look: Callable[[], Any]) -> Any:
 
 
 @asynccontextmanager
-async def control_cloud(directory: Path, *, hosts: int = 2, latency: float = 0.0) -> AsyncIterator[ControlCloud]:
+async def control_cloud(
+    directory: Path, *, hosts: int = 2, latency: float = 0.0, options: Mapping[str, Any] | None = None
+) -> AsyncIterator[ControlCloud]:
+    """Args: options: further ones of the configuration, by name."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     base = directory / uuid.uuid4().hex[:8]
     config = load(None, {}, {
         "data_dir": str(base), "agent.driver": "fake", "agent.hosts": hosts, "agent.fake_latency": latency,
-        "agent.host": "host", "api.port": port,
+        "agent.host": "host", "api.port": port, **(options or {}),
     })
     machine = OneMachine(config, lambda _component, _doing: None)
     await machine.start()

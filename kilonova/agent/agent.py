@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import structlog
@@ -12,6 +14,7 @@ import structlog
 import kilonova
 from kilonova.agent import queries
 from kilonova.agent.image_cache import DEFAULT, ImageCacheOptions, image_cache_rounds
+from kilonova.agent.observed import Nobody, Observer
 from kilonova.agent.reports import REFUSED, HostReport, PowerReport, Query
 from kilonova.agent.steps import ALL
 from kilonova.agent.steps.environment import HostEnvironment
@@ -46,18 +49,20 @@ class Agent:
         images: the image service, None if it cannot be reached from here.
         report_interval: seconds between reports. max_concurrent_builds, max_concurrent_disk_ops,
             max_concurrent_snapshots: 0 for no limit.
-        checkpoint: see `HostExecutor`.
+        checkpoint: see `HostExecutor`. observer: counts steps and guests.
     """
 
     def __init__(self, host: str, driver: Driver, bus: Bus, journal: Database, clock: Clock, *,
                  images: ImageService | None = None, report_interval: float = 10.0, max_concurrent_builds: int = 10,
                  max_concurrent_disk_ops: int = 0, max_concurrent_snapshots: int = 0,
                  image_cache: ImageCacheOptions = DEFAULT,
-                 checkpoint: Callable[[str], None] = lambda _place: None) -> None:
+                 checkpoint: Callable[[str], None] = lambda _place: None, observer: Observer | None = None) -> None:
         self.host = host
+        self._observer = observer or Nobody()
         self.executor = HostExecutor(
             host, ALL, HostEnvironment(host, driver, clock, images), journal, clock, max_heavy=max_concurrent_builds,
             max_disk_work=max_concurrent_disk_ops, max_snapshots=max_concurrent_snapshots, checkpoint=checkpoint,
+            observe=partial(self._observer.host_step, host),
         )
         self._driver = driver
         self._bus = bus
@@ -97,7 +102,7 @@ class Agent:
         self._cache.start()
 
     async def _look(self, *, started: bool = False) -> HostReport:
-        return HostReport(
+        report = HostReport(
             host=self.host,
             driver=self._driver.name,
             started=started,
@@ -105,6 +110,8 @@ class Agent:
             inventory=await self._driver.inventory(),
             guests=tuple(await self._driver.guests()),
         )
+        self._observer.guests(self.host, Counter(guest.power_state.name.lower() for guest in report.guests))
+        return report
 
     async def _report_loop(self) -> None:
         ticks = 0

@@ -83,11 +83,13 @@ class HostExecutor:
         max_disk_work: concurrent steps of heavy work on disks, 0 for no limit. Spec: INI-004.
         max_snapshots: concurrent steps of snapshots, 0 or less for no limit. Spec: FND-55, SNP-07.
         checkpoint: called after every effect, before it is journaled, with the step's name, for crash tests.
+        observe: called with every attempt at a step: its name, `done` or `failed`, and how many seconds it took.
     """
 
     def __init__(self, host: str, steps: Mapping[str, HostStep], environment: Any, journal: Database, clock: Clock,
                  *, max_heavy: int = 10, max_disk_work: int = 0, max_snapshots: int = 0,
-                 checkpoint: Callable[[str], None] = lambda _place: None) -> None:
+                 checkpoint: Callable[[str], None] = lambda _place: None,
+                 observe: Callable[[str, str, float], None] = lambda _step, _outcome, _seconds: None) -> None:
         for option, limit in (("max_concurrent_builds", max_heavy), ("max_concurrent_disk_ops", max_disk_work)):
             if limit < 0:
                 raise InvalidInput(f"{option} must not be negative", hint="0 means no limit")
@@ -103,6 +105,7 @@ class HostExecutor:
         self._snapshots = asyncio.Semaphore(max_snapshots) if max_snapshots > 0 else None
         self._closing = False
         self._checkpoint = checkpoint
+        self._observe = observe
 
     async def handle(self, _subject: str, payload: bytes) -> bytes:
         """Answer one command message."""
@@ -193,7 +196,9 @@ class HostExecutor:
             lock = self._subjects.setdefault(command.subject, asyncio.Lock())
             try:
                 async with lock:
+                    began = self._clock.monotonic()
                     reply = await self._attempt(command, step, crashed=crashed)
+                    self._observe(step.name, reply.state, self._clock.monotonic() - began)
             finally:
                 if not lock.locked() and not getattr(lock, "_waiters", None):
                     self._subjects.pop(command.subject, None)

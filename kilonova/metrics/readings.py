@@ -9,6 +9,7 @@ from kilonova.db.database import Database
 from kilonova.db.instances import instances
 from kilonova.db.journal import Journal, api_journal, cell_journal
 from kilonova.db.outbox import Outbox, api_outbox, cell_outbox
+from kilonova.db.placement.tables import hosts, inventories
 from kilonova.domain.clock import Clock
 from kilonova.domain.operation import DRIVEN, TERMINAL
 from kilonova.metrics.measures import Metrics
@@ -32,11 +33,13 @@ class Readings:
         metrics = self._metrics
         for gauge in (
             metrics.unfinished, metrics.due, metrics.leases, metrics.host_up, metrics.host_servers,
+            metrics.host_capacity, metrics.host_used,
             metrics.told_pending, metrics.told_oldest, metrics.told_dropped,
         ):
             gauge.clear()
         now = self._clock.now()
         await self._api.read(lambda conn: self._journal(conn, "api", api_journal, api_outbox, now))
+        await self._api.read(self._resources)
         await self._cell_database.read(lambda conn: self._journal(conn, self._cell, cell_journal, cell_outbox, now))
         await self._cell_database.read(lambda conn: self._hosts(conn, now))
 
@@ -59,6 +62,18 @@ class Readings:
             self._metrics.told_pending.labels(name, sink.sink).set(sink.pending)
             self._metrics.told_oldest.labels(name, sink.sink).set(now - sink.oldest if sink.oldest else 0.0)
             self._metrics.told_dropped.labels(name, sink.sink).set(sink.dropped)
+
+    def _resources(self, conn: sa.Connection) -> None:
+        """Of all nodes of a host together."""
+        query = (
+            sa.select(hosts.c.host, inventories.c.resource_class, sa.func.sum(inventories.c.capacity),
+                      sa.func.sum(inventories.c.used))
+            .join(inventories, inventories.c.provider_id == hosts.c.provider_id)
+            .group_by(hosts.c.host, inventories.c.resource_class)
+        )
+        for host, resource, capacity, used in conn.execute(query):
+            self._metrics.host_capacity.labels(host, resource).set(capacity)
+            self._metrics.host_used.labels(host, resource).set(used)
 
     def _hosts(self, conn: sa.Connection, now: float) -> None:
         for service in services.all_services(conn, binary=services.COMPUTE):

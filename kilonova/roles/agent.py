@@ -10,6 +10,7 @@ from kilonova.db.database import Database
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.errors import NotSupported
 from kilonova.embedded.schema import HOST
+from kilonova.metrics.measures import Metrics
 from kilonova.roles import assembly, separate, watching
 from kilonova.roles.assembly import Progress
 from kilonova.roles.running import take_directory
@@ -32,9 +33,10 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     stack.push_async_callback(journal.close)
     await upgrade.ensure(journal, HOST)
     bus = await separate.bus(config, stack)
-    await watching.serve(config, stack, None)
+    metrics = Metrics()
+    await watching.serve(config, stack, metrics, None)
     for host, driver in assembly.fake_hosts(config, directory, clock).items():
         progress("agent", f"serve {host}")
-        agent = assembly.agent(config, host, driver, bus, journal, clock)
+        agent = assembly.agent(config, host, driver, bus, journal, clock, metrics)
         await agent.start()
         stack.push_async_callback(agent.close)

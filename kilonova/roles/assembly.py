@@ -122,7 +122,7 @@ def placing(ground: Ground) -> Placing:
     groupings = StoredGroupings()
     scheduler = Scheduler(
         ground.api, ground.clock, SystemRandom(), groupings=groupings, service_down_time=options.service_down_time,
-        default_zone=options.default_availability_zone,
+        default_zone=options.default_availability_zone, observer=_counter(ground.config, ground.metrics),
     )
     settings = HostSettings(
         initial_cpu_allocation_ratio=options.initial_cpu_allocation_ratio,
@@ -133,7 +133,8 @@ def placing(ground: Ground) -> Placing:
         reserved_host_disk_mb=options.reserved_host_disk_mb,
     )
     return Placing(
-        ground.api, scheduler, groupings=groupings, default_zone=options.default_availability_zone, settings=settings
+        ground.api, scheduler, groupings=groupings, default_zone=options.default_availability_zone, settings=settings,
+        observer=_counter(ground.config, ground.metrics),
     )
 
 
@@ -159,6 +160,11 @@ def conductor(
 def _observer(ground: Ground) -> Callable[[OperationRecord], None]:
     """What counts operations, if somebody wants to know."""
     return ground.metrics.observe if ground.config.metrics.port else lambda _record: None
+
+
+def _counter(config: Config, metrics: Metrics) -> Metrics | None:
+    """What counts all else, if somebody wants to know."""
+    return metrics if config.metrics.port else None
 
 
 def _deliverer(ground: Ground, database: Database, of: outbox.Outbox, owner: str, *, alone: bool) -> Deliverer | None:
@@ -203,7 +209,7 @@ def console_site(ground: Ground, judge: Consoles, url: str) -> ConsoleSite:
 
 
 def agent(
-    config: Config, host: str, driver: Driver, bus: Bus, journal: Database, clock: Clock,
+    config: Config, host: str, driver: Driver, bus: Bus, journal: Database, clock: Clock, metrics: Metrics,
     images: ImageService | None = None,
 ) -> Agent:
     """The agent of one host. images: None if it cannot reach the image service."""
@@ -213,6 +219,7 @@ def agent(
         max_concurrent_builds=options.max_concurrent_builds if options.driver == "libvirt" else 0,
         max_concurrent_disk_ops=options.max_concurrent_disk_ops,
         max_concurrent_snapshots=options.max_concurrent_snapshots, image_cache=config.image_cache,
+        observer=_counter(config, metrics),
     )
 
 

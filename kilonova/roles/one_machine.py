@@ -67,7 +67,7 @@ class OneMachine:
         bus = LocalBus()
         stack.push_async_callback(bus.close)
         ground = Ground(config, clock, bus, api, cell)
-        await watching.serve(config, stack, ground)
+        await watching.serve(config, stack, ground.metrics, ground)
         wakes = Wakes(ground.bus)
         services = await embedded.start(ground, wakes, made, public_url(config), stack, self._progress)
         placing = assembly.placing(ground)
@@ -96,7 +96,7 @@ class OneMachine:
         else:
             drivers = {assembly.own_host(self.config): await self._libvirt(ground, images, made)}
         for host, one in drivers.items():
-            agent = assembly.agent(self.config, host, one, ground.bus, journal, ground.clock, images)
+            agent = assembly.agent(self.config, host, one, ground.bus, journal, ground.clock, ground.metrics, images)
             self.agents.append(agent)
             await agent.start()
             self._stack.push_async_callback(agent.close)

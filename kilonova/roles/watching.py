@@ -40,7 +40,7 @@ class MetricsPage:
         await send({"type": "http.response.body", "body": body})
 
 
-async def serve(config: Config, stack: AsyncExitStack, ground: Ground | None) -> None:
+async def serve(config: Config, stack: AsyncExitStack, metrics: Metrics, ground: Ground | None) -> None:
     """Serve the metrics of this process, if an operator wants them; the stack stops it.
 
     Args:
@@ -49,7 +49,6 @@ async def serve(config: Config, stack: AsyncExitStack, ground: Ground | None) ->
     options = config.metrics
     if not options.port:
         return
-    metrics = ground.metrics if ground is not None else Metrics()
     refresh = None
     if ground is not None:
         refresh = Readings(

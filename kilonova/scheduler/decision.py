@@ -36,9 +36,15 @@ class HostChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Selection(HostChoice, frozen=True, kw_only=True):
-    """The host chosen for one server, and others of the same cell to try if it fails there, best first."""
+    """The host chosen for one server, and others of the same cell to try if it fails there, best first.
+
+    Args:
+        considered: hosts that there are. candidates: hosts that could take it.
+    """
 
     alternates: tuple[HostChoice, ...] = ()
+    considered: int = 0
+    candidates: int = 0
 
 
 class NoHostLeft(NoValidHost):
@@ -47,11 +53,14 @@ class NoHostLeft(NoValidHost):
     Args:
         left: for each filter that had a say, its name and how many hosts it left.
         why: what the hosts lack, "" if that cannot be told.
+
+    `refused_by` is the first filter that left none, "start" if there was none before any filter.
     """
 
     def __init__(self, left: list[tuple[str, int]], why: str = "") -> None:
         super().__init__(*([why] if why else []))
         self.left = tuple(left)
+        self.refused_by = next((name for name, count in left if count == 0), "")
         self.hint = "hosts left: " + ", ".join(f"{count} after {name}" for name, count in left)
 
 
@@ -89,7 +98,7 @@ def decide(
             if not len(rows):
                 raise NoHostLeft(mine, _why(view, demand, mine))
             ranked = _rank(view, demand, rows, 1 + alternates, random, preferences)
-            selections.append(_selection(view, demand, ranked, alternates))
+            selections.append(_selection(view, demand, ranked, alternates, (left[0][1], len(rows))))
             chosen.append(ranked[0])
             view.hold(ranked[0], demand.resources, demand.now)
             host = view.row(ranked[0]).host
@@ -143,7 +152,9 @@ def _rank(
     return order
 
 
-def _selection(view: HostView, demand: Demand, ranked: list[int], alternates: int) -> Selection:
+def _selection(
+    view: HostView, demand: Demand, ranked: list[int], alternates: int, counts: tuple[int, int]
+) -> Selection:
     best = view.row(ranked[0])
     others: list[HostChoice] = []
     for index in ranked[1:]:
@@ -151,7 +162,10 @@ def _selection(view: HostView, demand: Demand, ranked: list[int], alternates: in
             break
         if view.row(index).cell == best.cell:
             others.append(HostChoice(**_facts(view, demand, index)))  # type: ignore[arg-type]
-    return Selection(**_facts(view, demand, ranked[0]), alternates=tuple(others))  # type: ignore[arg-type]
+    return Selection(
+        **_facts(view, demand, ranked[0]),  # type: ignore[arg-type]
+        alternates=tuple(others), considered=counts[0], candidates=counts[1],
+    )
 
 
 def _facts(view: HostView, demand: Demand, index: int) -> dict[str, object]:

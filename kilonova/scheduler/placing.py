@@ -20,6 +20,7 @@ from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
 from kilonova.hypervisor.guest import HostInventory
 from kilonova.scheduler.decision import HostChoice
+from kilonova.scheduler.observed import Nobody, Observer
 from kilonova.scheduler.scheduler import Groupings, NoGroupings, Scheduler
 from kilonova.services.placement import Pin, Target
 from kilonova.shapes.host import Layout
@@ -30,12 +31,20 @@ ROUNDS = 5
 """How often the scheduler is asked again when others took what it had chosen."""
 
 
+class _Refused(NoValidHost):
+    """The one host that would do cannot be had."""
+
+    def __init__(self, outcome: claims.Claim, host: str) -> None:
+        super().__init__(f"Host {host} cannot be had: {outcome.value}.")
+        self.outcome = outcome
+
+
 class Placing:
     """Claims and choices over the API database.
 
     Args:
         groupings: aggregates give hosts their availability zone. default_zone: of hosts in none.
-        settings: what is kept back on hosts and how far they are overcommitted.
+        settings: what is kept back on hosts and how far they are overcommitted. observer: counts claims.
     """
 
     def __init__(
@@ -46,12 +55,14 @@ class Placing:
         groupings: Groupings | None = None,
         default_zone: str = "nova",
         settings: placement_hosts.HostSettings | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._database = database
         self._scheduler = scheduler
         self._groupings = groupings or NoGroupings()
         self._default_zone = default_zone
         self._settings = settings
+        self._observer = observer or Nobody()
 
     async def place(self, spec: RequestSpec, alternates: int) -> tuple[Target, ...]:
         """Choose a host and claim it. A server that holds a claim keeps it. Raises NoValidHost."""
@@ -119,7 +130,9 @@ class Placing:
             raise TryElsewhere(f"Host {target.host} cannot be had: {outcome.value}.")
 
     async def _claim(self, spec: RequestSpec, provider: str, resources: dict[str, int]) -> claims.Claim:
-        return await self._database.write(lambda conn: self._claim_now(conn, spec, provider, resources))
+        outcome = await self._database.write(lambda conn: self._claim_now(conn, spec, provider, resources))
+        self._observer.claimed(outcome.name.lower())
+        return outcome
 
     def _claim_now(
         self, conn: sa.Connection, spec: RequestSpec, provider: str, resources: dict[str, int]
@@ -178,15 +191,21 @@ class Placing:
             return Target(host=host, node=here.node or host, provider=here.provider)
         (selection,) = await self._scheduler.select(wanted, count=1)
 
-        def unit(conn: sa.Connection) -> None:
+        def unit(conn: sa.Connection) -> claims.Claim:
             if not claims.move(conn, server, migration, target_type=claims.MIGRATION):
                 raise KilonovaError(f"Server {server} holds nothing of host {host}.", hint="kilonova audit --heal")
             outcome = self._claim_now(conn, wanted, selection.provider, selection.resources)
             if not outcome:
-                raise NoValidHost(f"Host {host} cannot be had: {outcome.value}.")
+                raise _Refused(outcome, host)
             build_requests.replace_spec(conn, spec, flavor=flavor)
+            return outcome
 
-        await self._database.write(unit)
+        try:
+            outcome = await self._database.write(unit)
+        except _Refused as error:
+            self._observer.claimed(error.outcome.name.lower())
+            raise
+        self._observer.claimed(outcome.name.lower())
         return _target(selection)
 
     async def take_back(self, server: str, migration: str, flavor: Flavor) -> None:

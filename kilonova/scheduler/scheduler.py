@@ -18,6 +18,7 @@ from kilonova.domain.grouping import Aggregate, ServerGroup
 from kilonova.domain.instance import RequestSpec
 from kilonova.scheduler.decision import NoHostLeft, Preferences, Selection, decide, refusals
 from kilonova.scheduler.demand import Demand, demand_of, servers_of_interest
+from kilonova.scheduler.observed import Nobody, Observer
 from kilonova.scheduler.view import HostView
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,7 @@ class Scheduler:
     Args:
         db: the API database. random: makes the choice among equally good hosts.
         service_down_time: seconds of silence after which a host counts as dead.
-        default_zone: zone of hosts that are in none.
+        default_zone: zone of hosts that are in none. observer: counts decisions.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Scheduler:
         preferences: Preferences | None = None,
         service_down_time: float = 60.0,
         default_zone: str = "nova",
+        observer: Observer | None = None,
     ) -> None:
         self._db = db
         self._clock = clock
@@ -78,6 +80,7 @@ class Scheduler:
         self._preferences = preferences or Preferences()
         self._service_down_time = service_down_time
         self._default_zone = default_zone
+        self._observer = observer or Nobody()
         self._began = clock.now()
         self._lock = asyncio.Lock()
         self.view = HostView()
@@ -95,11 +98,16 @@ class Scheduler:
             NoHostLeft: no host can take one of them. InvalidInput: the flavor contradicts itself.
         """
         while True:
+            began = self._clock.monotonic()
             try:
-                return await self._select(spec, count, alternates)
-            except NoHostLeft:
+                chosen = await self._select(spec, count, alternates)
+            except NoHostLeft as error:
                 if not self._may_report():
+                    self._observer.decided(self._clock.monotonic() - began, error.left[0][1], 0, error.refused_by)
                     raise
+            else:
+                self._observer.decided(self._clock.monotonic() - began, chosen[0].considered, chosen[0].candidates, "")
+                return chosen
             await self._clock.sleep(1.0)
 
     def _may_report(self) -> bool:

@@ -14,13 +14,15 @@ from placement_databases import placement_db
 
 from kilonova.db import placement
 from kilonova.db.database import Database
-from kilonova.domain.errors import NoValidHost
+from kilonova.domain.errors import NoValidHost, TryElsewhere
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.grouping import Aggregate, GroupPolicy, ServerGroup
 from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
 from kilonova.hypervisor.guest import HostInventory
+from kilonova.scheduler.placing import Placing
 from kilonova.scheduler.scheduler import FIRST_REPORTS, Scheduler
+from kilonova.services.placement import Target
 
 __all__ = ["placement_db"]
 
@@ -105,6 +107,42 @@ async def test_it_follows_what_happens(db: Database) -> None:
     await db.write(lambda c: placement.mark_down(c, "h2"))
     with pytest.raises(NoValidHost):
         await scheduler.select(request())
+
+
+class Counted:
+    """Keeps what a scheduler tells of its work, but for how long it took."""
+
+    def __init__(self) -> None:
+        self.decisions: list[tuple[int, int, str]] = []
+        self.claims: list[str] = []
+
+    def decided(self, seconds: float, considered: int, candidates: int, refused_by: str) -> None:
+        assert seconds >= 0
+        self.decisions.append((considered, candidates, refused_by))
+
+    def claimed(self, outcome: str) -> None:
+        self.claims.append(outcome)
+
+
+async def test_decisions_and_conflicts_are_told(db: Database) -> None:
+    counted = Counted()
+    scheduler = Scheduler(db, StillClock(), Random(7), observer=counted)
+    placing = Placing(db, scheduler, observer=counted)
+    with pytest.raises(NoValidHost):
+        await placing.place(request(), alternates=0)
+    providers = {host: await report(db, host, memory=9000) for host in ("h1", "h2", "h3")}
+    await db.write(lambda c: placement.publish_status(c, "h3", disabled=True))
+    await placing.place(request(memory=5000), alternates=0)
+    with pytest.raises(NoValidHost):
+        await placing.place(request(memory=50_000), alternates=0)
+    refused_by = [name for _, _, name in counted.decisions]
+    assert [(considered, candidates) for considered, candidates, _ in counted.decisions] == [(0, 0), (3, 2), (3, 0)]
+    assert refused_by[0] == "start" and refused_by[1] == "" and refused_by[2] not in ("", "start")
+    assert counted.claims == ["held"]
+    target = Target(host="h1", node="h1", provider=providers["h1"])
+    with pytest.raises(TryElsewhere):
+        await placing.claim(request(memory=50_000), target)
+    assert counted.claims == ["held", "full"]
 
 
 async def test_after_an_outage_it_waits_for_hosts_to_report(db: Database) -> None:

@@ -62,7 +62,7 @@ async def test_the_page_is_served_on_a_port_of_its_own(tmp_path: Path) -> None:
     port = free_port()
     config = Config(data_dir=str(tmp_path), metrics=MetricsOptions(port=port))
     async with AsyncExitStack() as stack, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-        await watching.serve(config, stack, None)
+        await watching.serve(config, stack, Metrics(), None)
         answer = await client.get("/metrics")
         assert answer.status_code == 200 and "process_cpu_seconds_total" in answer.text
         assert (await client.get("/")).status_code == 404
