@@ -34,6 +34,7 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
         instance_name_template: name of the guest on the hypervisor; `%(uuid)s` is filled in.
         default_schedule_zone: zone of a server that asks for none; "" for any.
         list_records_by_skipping_down_cells: leave out a cell that does not answer instead of failing.
+        instance_usage_audit_period: see `kilonova.notifications.periods`.
     """
 
     max_limit: int = 1000
@@ -45,6 +46,7 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
     instance_name_template: str = "instance-%(uuid)s"
     default_schedule_zone: str = ""
     list_records_by_skipping_down_cells: bool = True
+    instance_usage_audit_period: str = "month"
 
 
 @dataclass(frozen=True, slots=True)

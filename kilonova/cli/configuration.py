@@ -7,7 +7,7 @@ import inspect
 import re
 import typing
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -118,6 +118,8 @@ def _plain(value: Any) -> Any:
 
 
 def _type_name(type_: Any) -> str:
+    if typing.get_origin(type_) is Annotated:
+        return _type_name(typing.get_args(type_)[0])
     if typing.get_origin(type_) is Literal:
         return " or ".join(str(one) for one in typing.get_args(type_))
     if typing.get_origin(type_) is tuple:

@@ -17,6 +17,8 @@ from kilonova.conductor.hosts import HostReports
 from kilonova.conductor.interfaces import InterfaceHealing
 from kilonova.conductor.leftovers import Leftovers
 from kilonova.conductor.overdue import INTERVAL, OVERDUE, OverdueWork
+from kilonova.conductor.usage_audit import INTERVAL as AUDIT_INTERVAL
+from kilonova.conductor.usage_audit import UsageAudit
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import Clock
@@ -49,13 +51,14 @@ class Conductor:
         alone: no other conductor can be alive (one-machine mode).
         ttl: seconds that a lease lasts. poll: seconds between looks at the journal when nothing wakes it.
         deliverer: of the cell's notifications, None if nobody is told. observe, checkpoint: see `Workshop`.
+        audit_period: period of usage that is audited, "" for none.
     """
 
     def __init__(
         self, name: str, environment: Environment, bus: Bus, reports: HostReports, random: Random, *,
         alone: bool = False, ttl: float = 10.0, poll: float = POLL, concurrency: int = 256,
         deliverer: Deliverer | None = None, observe: Callable[[OperationRecord], None] = lambda _record: None,
-        checkpoint: Callable[[str], None] = lambda _place: None,
+        checkpoint: Callable[[str], None] = lambda _place: None, audit_period: str = "",
     ) -> None:
         self.name = name
         self._environment = environment
@@ -72,6 +75,7 @@ class Conductor:
             concurrency=concurrency, alone=alone, poll=poll,
         )
         self._subscriptions: list[Subscription] = []
+        self._audit = UsageAudit(environment.database, environment.clock, audit_period) if audit_period else None
         self._rounds = Rounds(environment.clock, self._periodic_work())
         self._heartbeat = Heartbeat(environment.database, environment.clock, "nova-conductor", name)
         self._deliverer = deliverer
@@ -91,6 +95,7 @@ class Conductor:
             Round("files of deleted servers", leftovers.files, options.instance_delete_interval),
             Round("failed migrations", leftovers.migrations, options.instance_delete_interval),
             Round("overdue servers", OverdueWork(environment, OVERDUE, self._wake_for).look, INTERVAL),
+            *([Round("usage audit", self._audit.look, AUDIT_INTERVAL)] if self._audit is not None else ()),
         )
 
     def wake(self) -> None:

@@ -17,6 +17,7 @@ from kilonova.db import (
     secrets,
     server_groups,
     services,
+    usage_audits,
 )
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.cell_schema import cell_metadata
@@ -32,5 +33,5 @@ CELL = Schema("cell", cell_metadata, ("0001",))
 __all__ = (
     "API", "CELL", "aggregates", "api_metadata", "build_requests", "cell_metadata", "console_tokens", "flavors",
     "instances", "journal", "keypairs", "migration_records", "outbox", "placement", "placement_tables", "quotas",
-    "secrets", "server_groups", "services",
+    "secrets", "server_groups", "services", "usage_audits",
 )

@@ -54,7 +54,7 @@ class Listeners(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         sinks: names of the places that notifications go to. versioned, unversioned: which forms are told.
         host: name of the machine that tells, where the object that is told of has none.
-        usage_period: length of a period of usage: hour, day, month or year.
+        usage_period: the period of usage, see `kilonova.notifications.periods`.
     """
 
     sinks: tuple[str, ...]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from kilonova.domain.notification import Listeners
+from kilonova.notifications.periods import PERIOD
 
 SinkName = Literal["log", "webhook", "nats", "messaging"]
 
@@ -18,8 +19,11 @@ class NotificationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """Where notifications go: any of `log`, `webhook`, `nats`, `messaging`. None switches them off."""
     notification_format: Literal["both", "versioned", "unversioned"] = "both"
     """Which forms are sent: with versioned objects, the older one of plain names, or both."""
-    instance_usage_audit_period: Literal["hour", "day", "month", "year"] = "month"
-    """Period whose usage so far `exists` notifications tell."""
+    instance_usage_audit: bool = False
+    """Tell the usage of every server when a period has ended, as `exists` notifications. Spec: PER-58."""
+    instance_usage_audit_period: Annotated[str, msgspec.Meta(pattern=PERIOD)] = "month"
+    """Period whose usage `exists` notifications tell: `hour`, `day`, `month` or `year`. It begins later than the
+    calendar's with the minute, hour, day or month of that: `month@15`."""
     retention: float = 259200.0
     """Seconds after which a notification that its sink does not take is given up."""
     webhook_url: str = ""
@@ -44,6 +48,11 @@ class NotificationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """Topics of messages with versioned objects, for the sink `messaging`."""
     topics: tuple[str, ...] = ("notifications",)
     """Topics of messages in the older form, for the sink `messaging`."""
+
+    @property
+    def audit_period(self) -> str:
+        """The period that is audited, "" for none."""
+        return self.instance_usage_audit_period if self.instance_usage_audit else ""
 
     def listeners(self, host: str) -> Listeners | None:
         """Who is told; None if nobody is. host: name of this machine."""

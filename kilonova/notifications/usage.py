@@ -11,8 +11,6 @@ from typing import Any
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import Failure
 
-PERIODS = ("hour", "day", "month", "year")
-
 
 def usage(of: Instance, *, network: bool, fault: Failure | None, **more: Any) -> dict[str, Any]:
     """The usage of a server.
@@ -56,22 +54,6 @@ def usage(of: Instance, *, network: bool, fault: Failure | None, **more: Any) ->
 def image_url(image_ref: str) -> str:
     """An image, by its path at the image service."""
     return f"images/{image_ref}" if image_ref else ""
-
-
-def current_period(now: float, period: str) -> tuple[float, float]:
-    """Beginning and end, in seconds since the epoch, of what the current period has seen so far.
-
-    Args:
-        period: one of PERIODS.
-    """
-    at = datetime.datetime.fromtimestamp(now, datetime.UTC).replace(minute=0, second=0, microsecond=0)
-    if period != "hour":
-        at = at.replace(hour=0)
-    if period in ("month", "year"):
-        at = at.replace(day=1)
-    if period == "year":
-        at = at.replace(month=1)
-    return at.timestamp(), now
 
 
 def time_text(seconds: float) -> str:

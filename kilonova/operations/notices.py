@@ -15,17 +15,16 @@ from kilonova.db import instances
 from kilonova.db.outbox import cell_outbox, listeners
 from kilonova.domain.errors import InstanceNotFound
 from kilonova.domain.instance import Instance
-from kilonova.domain.notification import Listeners, Phase, Priority
+from kilonova.domain.notification import Phase, Priority
 from kilonova.domain.operation import Failure
 from kilonova.engine.operation import During, Notice, Tx
 from kilonova.engine.run import Run
 from kilonova.notifications import payloads
+from kilonova.notifications.exists import COMPUTE, tell_exists
 from kilonova.notifications.payloads import Payload
+from kilonova.notifications.periods import current
 from kilonova.notifications.tell import tell
-from kilonova.notifications.usage import current_period, time_text, usage
-
-COMPUTE = "nova-compute"
-"""The service by whose name what happens on a host is published."""
+from kilonova.notifications.usage import usage
 
 More: TypeAlias = Callable[[Run[Any], Instance], Payload]
 """Further fields of a payload, from the run and the record as it is at that moment."""
@@ -83,7 +82,10 @@ class InstanceAction:
             return
         host = self.host(run, instance)
         if phase is self.exists:
-            _tell_usage(tx, run, self.was(run, instance), to, publisher_host=host or to.host)
+            tell_exists(
+                tx.conn, self.was(run, instance), current(tx.now, to.usage_period), now=tx.now, host=host or to.host,
+                asker=run.record.asker,
+            )
         source = (COMPUTE, "compute", host) if host is not None else ("nova-api", "api", to.host)
         priority = Priority.ERROR if phase is Phase.ERROR else Priority.INFO
         asker = run.record.asker
@@ -132,28 +134,6 @@ class Failures:
             payload={"exception": failure.message, "args": args}, publisher_id=f"compute.{host}",
             asker=run.record.asker, priority=Priority.ERROR, versioned=False,
         )
-
-
-def _tell_usage(tx: Tx, run: Run[Any], instance: Instance, to: Listeners, *, publisher_host: str) -> None:
-    """What the current period has seen of a server before something changes it."""
-    begin, end = current_period(tx.now, to.usage_period)
-    older = usage(
-        instance, network=True, fault=None, bandwidth={}, audit_period_beginning=time_text(begin),
-        audit_period_ending=time_text(end),
-    )
-    tell(
-        tx.conn, cell_outbox, now=tx.now, subject=run.subject, event_type="compute.instance.exists", payload=older,
-        publisher_id=f"compute.{publisher_host}", asker=run.record.asker, versioned=False,
-    )
-    data = payloads.instance(instance, run.record.asker, None)
-    del data["fault"]
-    period = {"audit_period_beginning": payloads.time_of(begin), "audit_period_ending": payloads.time_of(end)}
-    data |= {"audit_period": payloads.versioned("AuditPeriodPayload", "1.0", period), "bandwidth": []}
-    tell(
-        tx.conn, cell_outbox, now=tx.now, subject=run.subject, event_type="instance.exists",
-        payload=payloads.versioned("InstanceExistsPayload", "1.3", data),
-        publisher_id=f"{COMPUTE}:{publisher_host}", asker=run.record.asker,
-    )
 
 
 FAILURES = Failures()

@@ -153,7 +153,7 @@ def conductor(
     return Conductor(
         owner, environment, ground.bus, reports, SystemRandom(), alone=alone, ttl=config.lease_seconds,
         deliverer=_deliverer(ground, ground.cell, outbox.cell_outbox, owner, alone=alone),
-        observe=_observer(ground),
+        observe=_observer(ground), audit_period=config.notifications.audit_period,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from kilonova.api.cloud import ApiOptions
 from kilonova.api.compute.application import ComputeApi
 from kilonova.api.compute.identity_quotas import IdentityQuotas
 from kilonova.api.compute.service_hosts import ServiceHosts
@@ -174,6 +175,7 @@ def _compute(ground: Ground, services: Embedded, wakes: Wakes, consoles: Console
             ground.cells, ground.clock, service_down_time=config.scheduler.service_down_time,
             default_availability_zone=config.scheduler.default_availability_zone,
         ),
+        options=ApiOptions(instance_usage_audit_period=config.notifications.instance_usage_audit_period),
     )
 
 

@@ -4,11 +4,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from compute_cloud import OTHER_PROJECT, PROJECT, ComputeCloud, link
 from resource_cloud import ResourceCloud, resource_cloud
 
+from kilonova.db import services, usage_audits
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.states import VmState
+from kilonova.notifications.periods import last_completed
 
 LIST = "/os-simple-tenant-usage"
 BIG = Flavor(flavor_id="2", name="big", vcpus=4, memory_mib=2048, root_gib=10, ephemeral_gib=5)
@@ -153,6 +156,36 @@ async def test_no_host_has_audited(cells: ResourceCloud) -> None:
         "total_instances": 0, "total_errors": 0, "overall_status": "0 of 2 hosts done. 0 errors.", "log": {},
     }}
     assert (await cells.get(AUDIT, as_="manager")).status_code == 403
+
+
+@pytest.mark.spec("API-260", "API-468")
+async def test_audits_that_run_and_those_that_are_done(cells: ResourceCloud) -> None:
+    for number, host in enumerate(("host-1", "host-2", "host-3")):
+        await cells.report(host, cell=number % 2)
+    period = last_completed(cells.clock.now(), "month")
+
+    def audited(conn: sa.Connection) -> None:
+        hosts = [agent.host for agent in services.all_services(conn, binary=services.COMPUTE)]
+        usage_audits.begin(conn, [host for host in hosts if host != "host-3"], period, now=1.0)
+        if "host-2" in hosts:
+            number = usage_audits.of_period(conn, *period)[0].id
+            usage_audits.told(conn, number, [], errors=2)
+            usage_audits.end(conn, number, "Done.")
+
+    await ran(cells, 24.0 * 30, host="host-1")
+    await ran(cells, 24.0, host="host-1")  # after the period
+    for cell in cells.all_cells:
+        await cell.database.write(audited)
+    found = (await cells.get(AUDIT, as_="admin")).json()["instance_usage_audit_logs"]
+    assert found["hosts_not_run"] == ["host-3"]
+    assert [found[f"num_hosts{which}"] for which in ("", "_done", "_running", "_not_run")] == [3, 1, 1, 1]
+    assert (found["total_instances"], found["total_errors"]) == (1, 2)
+    assert found["overall_status"] == "1 of 3 hosts done. 2 errors."
+    message = "Usage of 1 servers on host-1 is to be told."
+    assert found["log"] == {
+        "host-1": {"state": "RUNNING", "instances": 1, "errors": 0, "message": message},
+        "host-2": {"state": "DONE", "instances": 0, "errors": 2, "message": "Done."},
+    }
 
 
 @pytest.mark.spec("API-261", "API-468", "API-056")

@@ -110,13 +110,14 @@ class World:
     Args:
         checkpoint: called with the name of a process and of the journal boundary that it has reached.
         topology: of each host, None for hosts that do not tell.
+        audit_period: period of usage that is audited, "" for none.
     """
 
     def __init__(
         self, loop: VirtualLoop, random: Random, databases: Databases, *, hosts: int, conductors: int,
         options: OperationOptions = OPTIONS, resume_guests: bool = False, max_concurrent_builds: int = 10,
         max_concurrent_disk_ops: int = 0, max_concurrent_snapshots: int = 0, topology: HostTopology | None = None,
-        checkpoint: Callable[[str, str], None] = lambda _process, _place: None,
+        checkpoint: Callable[[str, str], None] = lambda _process, _place: None, audit_period: str = "",
     ) -> None:
         self.loop = loop
         self.random = random
@@ -127,6 +128,7 @@ class World:
             "max_concurrent_snapshots": max_concurrent_snapshots,
         }
         self._checkpoint = checkpoint
+        self._audit_period = audit_period
         self.databases = databases
         self.trouble = Trouble()
         self.wire = Wire(random, self.trouble)
@@ -213,7 +215,7 @@ class World:
         return Conductor(
             owner, environment, SimBus(self.wire, process), reports, self.random, ttl=TTL, poll=POLL,
             deliverer=self._deliverer(process, database, outbox.cell_outbox, owner),
-            checkpoint=partial(self._checkpoint, process.name),
+            checkpoint=partial(self._checkpoint, process.name), audit_period=self._audit_period,
         )
 
     def _deliverer(self, process: Process, database: Database, of: outbox.Outbox, owner: str) -> Deliverer | None:

@@ -203,3 +203,28 @@ def upgrade() -> None:
         sa.UniqueConstraint("binary", "host", name=op.f("uq_services_binary_host")),
         sa.UniqueConstraint("uuid", name=op.f("uq_services_uuid")),
     )
+    op.create_table(
+        "usage_audit_instances",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("audit_id", sa.Integer(), nullable=False),
+        sa.Column("instance_uuid", sa.String(length=36), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_usage_audit_instances")),
+    )
+    op.create_index("usage_audit_instances_audit", "usage_audit_instances", ["audit_id", "id"], unique=False)
+    op.create_table(
+        "usage_audits",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("period_begin", sa.Double(), nullable=False),
+        sa.Column("period_end", sa.Double(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("instances", sa.Integer(), nullable=False),
+        sa.Column("errors", sa.Integer(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("started_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_usage_audits")),
+        sa.UniqueConstraint(
+            "period_begin", "period_end", "host", name=op.f("uq_usage_audits_period_begin_period_end_host")
+        ),
+    )
+    op.create_index("usage_audits_state", "usage_audits", ["state"], unique=False)
