@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kilonova.domain.image import Image
+from kilonova.domain.instance import BlockDevice
 from kilonova.domain.network import Vif
 from kilonova.hypervisor.guest import Guest, GuestMetadata
 from kilonova.hypervisor.libvirt.description import Describer, GuestFiles
@@ -15,8 +16,8 @@ from kilonova.shapes.host import HostCell, HostTopology, Layout, Place
 UUID = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
 SEEN = Path("/var/lib/libvirt/kilonova/instances") / UUID
 FILES = GuestFiles(
-    root=SEEN / "disk", ephemeral=SEEN / "disk.ephemeral", swap=SEEN / "disk.swap",
-    config_drive=SEEN / "disk.config", console_log=SEEN / "console.log", console_socket=SEEN / "console.sock",
+    root=SEEN / "disk", blank=SEEN / "disk", config_drive=SEEN / "disk.config",
+    console_log=SEEN / "console.log", console_socket=SEEN / "console.sock",
     uefi_variables=SEEN / "uefi-variables.fd",
     rescue=SEEN / "disk.rescue", rescue_config_drive=SEEN / "disk.rescue.config",
     rescue_uefi_variables=SEEN / "uefi-variables.rescue.fd",
@@ -79,6 +80,11 @@ def guest(**changes: object) -> Guest:
     return Guest(**(values | changes))  # type: ignore[arg-type]
 
 
+def local(uuid: str, **changes: object) -> BlockDevice:
+    values: dict[str, object] = {"uuid": uuid, "source_type": "blank", "destination_type": "local"}
+    return BlockDevice(**(values | changes))  # type: ignore[arg-type]
+
+
 def vif(number: int, **changes: object) -> Vif:
     values: dict[str, object] = {
         "id": f"port-{number}", "mac": f"fa:16:3e:00:00:0{number}", "network_id": "n", "network_name": "net",
@@ -138,6 +144,14 @@ GUESTS: dict[str, tuple[Virt, Guest]] = {
     "encrypted": ("qemu", guest(
         ephemeral_gib=1, swap_mib=64, extra_specs={"hw:ephemeral_encryption": "true"},
         properties={"hw_ephemeral_encryption_format": "luks"},
+    )),
+    "several": ("qemu", guest(
+        ephemeral_gib=4, swap_mib=64, properties={"hw_virtio_packed_ring": "yes"}, block_devices=(
+            local("root", boot_index=0, source_type="image", disk_bus="scsi"),
+            local("swap", guest_format="swap", volume_size=32),
+            local("first", volume_size=1, guest_format="ext3", boot_index=1),
+            local("second", disk_bus="sata", volume_size=2),
+        ),
     )),
     "usb": ("qemu", guest(properties={"hw_disk_bus": "usb"})),
 }

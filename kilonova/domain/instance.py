@@ -36,6 +36,27 @@ class SoftDeletion(msgspec.Struct, frozen=True, kw_only=True):
     vm_state: VmState
 
 
+class BlockDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """One block device mapping (v2). Sizes in GiB, that of a swap disk in MiB."""
+
+    uuid: str
+    source_type: str
+    destination_type: str
+    boot_index: int | None = None
+    image_id: str | None = None
+    volume_id: str | None = None
+    snapshot_id: str | None = None
+    volume_size: int | None = None
+    guest_format: str | None = None
+    device_name: str | None = None
+    device_type: str | None = None
+    disk_bus: str | None = None
+    delete_on_termination: bool = False
+    tag: str | None = None
+    attachment_id: str | None = None
+    connection_info: str | None = None
+
+
 class Instance(msgspec.Struct, kw_only=True):
     """The record of one server in its cell.
 
@@ -88,6 +109,8 @@ class Instance(msgspec.Struct, kw_only=True):
     soft_deletion: SoftDeletion | None = None
     rescue: Rescue | None = None
     """Counts only while vm_state is RESCUED."""
+    block_devices: tuple[BlockDevice, ...] = ()
+    """Those that its user asked for; what a flavor gives is not among them."""
 
 
 class InjectedFile(msgspec.Struct, frozen=True):
@@ -95,27 +118,6 @@ class InjectedFile(msgspec.Struct, frozen=True):
 
     path: str
     contents: str
-
-
-class BlockDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """One block device mapping (v2). Sizes in GiB."""
-
-    uuid: str
-    source_type: str
-    destination_type: str
-    boot_index: int | None = None
-    image_id: str | None = None
-    volume_id: str | None = None
-    snapshot_id: str | None = None
-    volume_size: int | None = None
-    guest_format: str | None = None
-    device_name: str | None = None
-    device_type: str | None = None
-    disk_bus: str | None = None
-    delete_on_termination: bool = False
-    tag: str | None = None
-    attachment_id: str | None = None
-    connection_info: str | None = None
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):

@@ -119,7 +119,9 @@ class FakeDiskCalls(FakeCalls):
         if not record.disks:
             raise NotFound(f"Guest {old.uuid} has no disks on host {self.hypervisor.host}.")
         before, after = record.kept.get(keep, record.sizes), sizes_of(new)
-        if 0 < after.root_gib < before.root_gib or after.ephemeral_gib < before.ephemeral_gib:
+        smaller = len(after.ephemerals) < len(before.ephemerals) or any(
+            new < had for new, had in zip(after.ephemerals, before.ephemerals, strict=False))
+        if 0 < after.root_gib < before.root_gib or smaller or sum(after.ephemerals) > new.ephemeral_gib:
             raise InvalidInput(f"Resize error: the disks of guest {old.uuid} cannot be made smaller.")
         record.sizes, record.kept = after, {keep: before}
         self.hypervisor.keep(record)
@@ -164,7 +166,11 @@ class FakeDiskCalls(FakeCalls):
 
 
 def sizes_of(guest: Guest) -> Sizes:
-    return Sizes(guest.root_gib, guest.ephemeral_gib, guest.swap_mib)
+    blank = guest.blank_disks
+    return Sizes(
+        guest.root_gib, tuple(disk.mib >> 10 for disk in blank if not disk.is_swap),
+        sum(disk.mib for disk in blank if disk.is_swap),
+    )
 
 
 def _made_of(guest: Guest, ephemeral: int) -> FakeDisks:

@@ -43,10 +43,10 @@ class FakeDisks(msgspec.Struct, frozen=True):
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Sizes of disks, GiB and MiB."""
+    """Sizes of disks, GiB and MiB. ephemerals: one each."""
 
     root_gib: int = 0
-    ephemeral_gib: int = 0
+    ephemerals: tuple[int, ...] = ()
     swap_mib: int = 0
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from kilonova.domain.image import Image
-from kilonova.domain.instance import InjectedFile
+from kilonova.domain.instance import BlockDevice, InjectedFile
 from kilonova.domain.network import Vif
 from kilonova.domain.states import PowerState
+from kilonova.shapes.blank_disks import BlankDisk, blank_disks
 from kilonova.shapes.host import HostTopology, Layout
 
 
@@ -42,6 +43,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         memory_mib, swap_mib: MiB. root_gib, ephemeral_gib: GiB; root_gib 0 takes the image's own size.
+        block_devices: those asked for. What its blank disks are, together with the flavor's sizes, `blank_disks` says.
         image: the image of the root disk, None for a guest that boots from elsewhere.
         config_drive: build one.
         properties: image properties (`hw_*`, `os_*`). extra_specs: those of the flavor.
@@ -68,6 +70,12 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     trusted_certs: tuple[str, ...] = ()
     rescue: Image | None = None
     layout: Layout | None = None
+    block_devices: tuple[BlockDevice, ...] = ()
+
+    @property
+    def blank_disks(self) -> tuple[BlankDisk, ...]:
+        """Its ephemeral disks and its swap disk."""
+        return blank_disks(self.block_devices, self.ephemeral_gib, self.swap_mib)
 
 
 class GuestOnHost(msgspec.Struct, frozen=True, kw_only=True):

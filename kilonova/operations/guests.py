@@ -72,6 +72,7 @@ def guest_of(
         trusted_certs=instance.trusted_certs or (),
         rescue=instance.rescue.image if instance.vm_state is VmState.RESCUED and instance.rescue else None,
         layout=layout,
+        block_devices=instance.block_devices,
     )
 
 

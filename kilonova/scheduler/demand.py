@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from kilonova.domain.grouping import Aggregate, GroupPolicy, ServerGroup
 from kilonova.domain.instance import RequestSpec
+from kilonova.shapes.blank_disks import bus_traits
 from kilonova.shapes.resources import is_volume_backed, resources_of, traits_of
 from kilonova.shapes.shape import Shape, shape_of
 from kilonova.shapes.traits import needed_traits
@@ -79,6 +80,7 @@ def demand_of(
         network.tag for network in spec.requested_networks or ()
     )
     abilities = {name for name, needed in ((DEVICE_TAGGING, tagged), (TRUSTED_CERTS, spec.trusted_certs)) if needed}
+    buses = bus_traits(spec.block_devices)
     members_on: dict[str, int] = {}
     hosts_of: dict[str, set[str]] = {}
     members = set(group.members) - {spec.instance_uuid} if group else set()
@@ -89,10 +91,10 @@ def demand_of(
     return Demand(
         spec=spec,
         resources=resources_of(spec.flavor, spec.image, volume_backed=is_volume_backed(spec.block_devices)),
-        required=traits.required | abilities,
+        required=traits.required | abilities | set(buses),
         forbidden=traits.forbidden,
         shape=shape,
-        asked_by=needed_traits(shape),
+        asked_by=needed_traits(shape) | buses,
         group=group,
         members_on=members_on,
         hosts_of={instance: frozenset(hosts) for instance, hosts in hosts_of.items()},

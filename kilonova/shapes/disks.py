@@ -68,13 +68,19 @@ def disks_shape(asked: Asked) -> Disks:
     if "virtio" in (cdrom_bus, bus if kind == "cdrom" else None):
         raise InvalidInput("A CD-ROM cannot be attached to the bus virtio.")
     machine = asked.properties.get("hw_machine_type", Firmware().machine)
-    if "ide" in (bus, cdrom_bus) and (not machine.startswith("pc") or "q35" in machine):
-        raise InvalidInput(f"The bus ide needs the machine type pc, not {machine}: set hw_machine_type.")
+    for one in (bus, cdrom_bus):
+        check_bus(one, machine)
     return Disks(
         bus=bus, cdrom_bus=cdrom_bus, floppy_bus=asked.of_image("hw:floppy_bus", _BUS),
         scsi_model=asked.of_image("hw:scsi_model", _SCSI_MODEL), cdrom_root=kind == "cdrom",
         encryption=_encryption(asked),
     )
+
+
+def check_bus(bus: Bus | None, machine: str) -> None:
+    """Whether guests of a machine type can have a bus. Raises InvalidInput."""
+    if bus == "ide" and (not machine.startswith("pc") or "q35" in machine):
+        raise InvalidInput(f"The bus ide needs the machine type pc, not {machine}: set hw_machine_type.")
 
 
 def _encryption(asked: Asked) -> EncryptionFormat | None:

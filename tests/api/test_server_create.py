@@ -456,7 +456,7 @@ async def test_an_image_that_asks_for_what_cannot_be(
 @pytest.mark.parametrize(("disks", "named"), [
     ([("swap", 64), ("swap", 64)], "More than one swap"), ([("swap", 129)], "Swap drive requested is larger"),
     ([("ext4", 2), ("ext4", 3)], "larger than the flavor allows"), ([(None, 5)], "larger than the flavor allows"),
-    ([("ext4", 2), ("ext4", 2)], "sizes of the flavor"), ([("swap", 64)], "sizes of the flavor"),
+    ([("ext4", 2), (None, None)], "larger than the flavor allows"), ([("ntfs", 1)], "ext2, ext3, ext4"),
 ])
 async def test_local_disks_that_cannot_be(cloud: ComputeCloud, disks: list[tuple[str | None, int]], named: str) -> None:
     await cloud.flavor(msgspec.structs.replace(TINY, flavor_id="d", name="d", ephemeral_gib=4, swap_mib=128))
@@ -466,10 +466,36 @@ async def test_local_disks_that_cannot_be(cloud: ComputeCloud, disks: list[tuple
 
 async def test_local_disks_of_the_flavor(cloud: ComputeCloud) -> None:
     await cloud.flavor(msgspec.structs.replace(TINY, flavor_id="d", name="d", ephemeral_gib=4, swap_mib=128))
-    for sizes in ((4, 128), (None, None)):
+    for sizes in ((4, 128), (None, None), (1, 64)):
         mapping = [_root(), _blank("ext4", sizes[0]), _blank("swap", sizes[1])]
         made = await accepted(cloud, flavorRef="d", block_device_mapping_v2=mapping)
         assert [device.guest_format for device in made.spec.block_devices] == [None, "ext4", "swap"]
+        assert made.instance.block_devices == made.spec.block_devices
+
+
+async def test_several_local_disks(cloud: ComputeCloud) -> None:
+    await cloud.flavor(msgspec.structs.replace(TINY, flavor_id="d", name="d", ephemeral_gib=4, swap_mib=128))
+    mapping = [{**_root(), "disk_bus": "scsi"}, {**_blank("ext3", 2), "boot_index": 1, "device_type": "disk"},
+               {**_blank(None, 1), "disk_bus": "sata", "device_name": "/dev/sda"}]
+    made = (await accepted(cloud, flavorRef="d", block_device_mapping_v2=mapping)).instance
+    assert [(one.volume_size, one.guest_format, one.boot_index, one.disk_bus) for one in made.block_devices] == [
+        (None, None, 0, "scsi"), (2, "ext3", 1, None), (1, None, None, "sata")]
+
+
+@pytest.mark.parametrize(("device", "named"), [
+    ({"disk_bus": "scuzzy"}, "disk_bus"), ({"disk_bus": "ide"}, "hw_machine_type"), ({"boot_index": 0}, "blank device"),
+    ({"boot_index": 2}, "boot order"), ({"device_type": "floppy"}, "not a floppy"), ({"device_name": "/dev/a"}, "name"),
+])
+async def test_local_devices_that_cannot_be(cloud: ComputeCloud, device: dict[str, Any], named: str) -> None:
+    await cloud.flavor(msgspec.structs.replace(TINY, flavor_id="d", name="d", ephemeral_gib=4))
+    mapping = [{**_root(), "device_name": "/dev/a"}, {**_blank("ext4", 1), **device}]
+    assert named in await refused(cloud, 400, flavorRef="d", block_device_mapping_v2=mapping)
+
+
+async def test_a_flavor_without_such_a_disk(cloud: ComputeCloud) -> None:
+    for kind in ("ext4", "swap"):
+        message = await refused(cloud, 400, block_device_mapping_v2=[_root(), _blank(kind, None)])
+        assert "no such disk" in message
 
 
 def _root() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from kilonova.api.compute.quota_check import Limits
 from kilonova.db import migration_records
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
-from kilonova.domain.instance import Instance
+from kilonova.domain.instance import BlockDevice, Instance
 from kilonova.domain.migration import Migration, MigrationStatus, MigrationType
 from kilonova.domain.states import TaskState, VmState
 from kilonova.operations.resize import ResizeServer
@@ -82,6 +82,20 @@ async def test_flavors_that_are_refused(cloud: ComputeCloud, server: Instance) -
     assert (await ask(cloud, small, {"resize": {"flavorRef": "bad3"}}))[0] == 400
     assert "already" in (await ask(cloud, server, {"resize": {"flavorRef": "1"}}))[1]
     assert (await ask(cloud, server, {"resize": {"flavorRef": "bad1"}}, as_="admin"))[0] == 202
+
+
+async def test_a_flavor_has_room_for_the_disks_that_were_asked_for(cloud: ComputeCloud) -> None:
+    """Their sizes stay, and so do those that follow the flavor."""
+    sizes: tuple[int | None, ...] = (2, 1)
+    devices = tuple(BlockDevice(uuid=str(size), source_type="blank", destination_type="local", volume_size=size)
+                    for size in sizes)
+    server = await cloud.boot(image=Image(id=CIRROS), block_devices=devices)
+    for size, status in ((2, 400), (3, 202)):
+        await cloud.flavor(Flavor(flavor_id=f"e{size}", name=f"e{size}", vcpus=1, memory_mib=512, root_gib=1,
+                                  ephemeral_gib=size))
+        got, told = await ask(cloud, server, {"resize": {"flavorRef": f"e{size}"}})
+        assert got == status
+        assert status == 202 or "Ephemeral disks" in told
 
 
 @pytest.mark.spec("API-069")

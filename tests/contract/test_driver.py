@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from domain_cases import vif
+from domain_cases import local, vif
 from libvirt_installations import Installation, Listener, empty_guest, make_installation, remove_installation
 
 from kilonova.domain.clock import SystemClock
@@ -505,6 +505,25 @@ async def test_disks_get_another_size_and_the_old_ones_are_kept(driver: Driver) 
     for _ in range(2):
         await driver.drop_kept_disks(old.uuid, keep="k")
     assert await driver.disks() == [old.uuid]
+
+
+async def test_disks_that_were_asked_for_keep_their_sizes(driver: Driver) -> None:
+    asked = (local("a", volume_size=1), local("b", volume_size=2), local("c", volume_size=8, guest_format="swap"))
+    old = empty_guest(ephemeral_gib=3, swap_mib=16, block_devices=asked)
+    await driver.create_disks(old)
+    await driver.spawn(old)
+    await driver.power_off(old.uuid, grace=0, interval=0)
+    with pytest.raises(InvalidInput, match="smaller"):
+        await driver.resize_disks(old, msgspec.structs.replace(old, ephemeral_gib=2), keep="k")
+    new = msgspec.structs.replace(old, ephemeral_gib=4, swap_mib=0)
+    for _ in range(2):
+        await driver.resize_disks(old, new, keep="k")
+    await driver.power_on(new)
+    assert (await driver.power_state(old.uuid)) is PowerState.RUNNING
+    await driver.power_off(old.uuid, grace=0, interval=0)
+    await driver.revert_disks(old, keep="k")
+    await driver.hard_reboot(old)
+    assert (await driver.power_state(old.uuid)) is PowerState.RUNNING
 
 
 @pytest.mark.spec("MIG-66")

@@ -157,6 +157,7 @@ class SmallCloud(World):
         wanted = tuple(RequestedNetwork(port_id=p) for p in ports) + (RequestedNetwork(network_id=NETWORK),) * networks
         both = {"project_id": "project", "user_id": "user", "flavor": fields.pop("flavor", FLAVOR)}
         image = fields.pop("image", IMAGE)
+        both["block_devices"] = fields.pop("block_devices", ())
         spec = RequestSpec(
             instance_uuid=uuid, image=image, requested_networks=wanted, **both,
             **{name: fields.pop(name) for name in RequestSpec.__struct_fields__ if name in fields},

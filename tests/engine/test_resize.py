@@ -15,6 +15,7 @@ from kilonova.domain.errors import (
     TryElsewhere,
 )
 from kilonova.domain.flavor import Flavor
+from kilonova.domain.instance import BlockDevice
 from kilonova.domain.migration import MigrationStatus, MigrationType
 from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, TaskState, VmState
@@ -56,7 +57,7 @@ def is_as_before(cloud: SmallCloud, uuid: str, vm_state: VmState = VmState.ACTIV
     assert (server.vm_state, server.task_state, server.flavor) == (vm_state, None, FLAVOR)
     assert cloud.held(uuid) == {uuid: OLD}
     assert guest is not None
-    assert (guest.sizes, guest.kept) == (Sizes(1, 0, 0), {})
+    assert (guest.sizes, guest.kept) == (Sizes(1, (), 0), {})
     if vm_state is VmState.ACTIVE:
         assert (guest.power_state, guest.vcpus, guest.memory_mib) == (PowerState.RUNNING, 1, 512)
     else:
@@ -98,8 +99,8 @@ async def test_a_server_is_resized(cloud: SmallCloud) -> None:
     ]
     guest = cloud.guest(uuid)
     assert guest is not None
-    assert (guest.vcpus, guest.memory_mib, guest.sizes) == (2, 2048, Sizes(5, 1, 256))
-    assert guest.kept == {migration.uuid: Sizes(1, 0, 0)}
+    assert (guest.vcpus, guest.memory_mib, guest.sizes) == (2, 2048, Sizes(5, (1,), 256))
+    assert guest.kept == {migration.uuid: Sizes(1, (), 0)}
     assert cloud.api(lambda conn: build_requests.spec_of(conn, uuid)).flavor == BIG
     action = (await cloud.actions(uuid))[-1]
     assert (action.action, action.message) == ("resize", None)
@@ -113,6 +114,28 @@ async def test_a_stopped_server_is_not_started(cloud: SmallCloud) -> None:
     assert cloud.server(uuid).power_state is PowerState.SHUTDOWN
     assert cloud.migrations(uuid)[0].old_vm_state is VmState.STOPPED
     assert cloud.power(uuid) is PowerState.SHUTDOWN
+
+
+@in_cloud()
+async def test_disks_that_were_asked_for_stay_as_they_are(cloud: SmallCloud) -> None:
+    sizes: tuple[tuple[int | None, str | None], ...] = ((1, "ext4"), (1, None), (64, "swap"))
+    devices = tuple(BlockDevice(uuid=str(number), source_type="blank", destination_type="local", volume_size=size,
+                                guest_format=form) for number, (size, form) in enumerate(sizes))
+    wide = msgspec.structs.replace(FLAVOR, ephemeral_gib=2, swap_mib=128)
+    uuid = await cloud.build(flavor=wide, block_devices=devices)
+    guest = cloud.guest(uuid)
+    assert guest is not None
+    assert guest.sizes == Sizes(1, (1, 1), 64)
+    await resize(cloud, uuid, msgspec.structs.replace(BIG, ephemeral_gib=9))
+    await cloud.rest()
+    guest = cloud.guest(uuid)
+    assert guest is not None
+    assert guest.sizes == Sizes(5, (1, 1), 64)
+    await revert(cloud, uuid)
+    await cloud.rest()
+    guest = cloud.guest(uuid)
+    assert guest is not None
+    assert guest.sizes == Sizes(1, (1, 1), 64)
 
 
 @pytest.mark.spec("MIG-64")
@@ -132,12 +155,12 @@ async def test_what_was_kept_by_an_earlier_resize_is_never_taken_for_the_old_dis
     await cloud.rest()
     guest = cloud.guest(uuid)
     assert guest is not None
-    assert list(guest.kept.values()) == [Sizes(1, 0, 0)]
+    assert list(guest.kept.values()) == [Sizes(1, (), 0)]
     await resize(cloud, uuid, Flavor(flavor_id="3", name="huge", vcpus=4, memory_mib=4096, root_gib=9, ephemeral_gib=1))
     await cloud.rest()
     guest = cloud.guest(uuid)
     assert guest is not None
-    assert guest.kept == {cloud.migrations(uuid)[0].uuid: Sizes(5, 1, 256)}
+    assert guest.kept == {cloud.migrations(uuid)[0].uuid: Sizes(5, (1,), 256)}
     await revert(cloud, uuid)
     await cloud.rest()
     assert (cloud.server(uuid).flavor, cloud.held(uuid)) == (BIG, {uuid: NEW})
@@ -312,7 +335,7 @@ def test_a_resize_that_is_cut_off_goes_on(step: str, who: str) -> None:
         assert len(cloud.held(uuid)) == 2
         guest = cloud.guest(uuid)
         assert guest is not None
-        assert (guest.vcpus, guest.sizes, list(guest.kept.values())) == (2, Sizes(5, 1, 256), [Sizes(1, 0, 0)])
+        assert (guest.vcpus, guest.sizes, list(guest.kept.values())) == (2, Sizes(5, (1,), 256), [Sizes(1, (), 0)])
         assert cloud.faults(uuid) == 0
 
     story()
@@ -336,7 +359,7 @@ def test_a_resize_is_confirmed(stopped: bool) -> None:
         assert cloud.migrations(uuid)[0].status is MigrationStatus.CONFIRMED
         guest = cloud.guest(uuid)
         assert guest is not None
-        assert (guest.kept, guest.sizes) == ({}, Sizes(5, 1, 256))
+        assert (guest.kept, guest.sizes) == ({}, Sizes(5, (1,), 256))
         assert (await cloud.actions(uuid))[-1].action == "confirmResize"
         with pytest.raises(InstanceInvalidState):
             await confirm(cloud, uuid)

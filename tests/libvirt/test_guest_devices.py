@@ -13,7 +13,7 @@ import libvirt
 import msgspec
 import pytest
 import uvloop
-from domain_cases import vif
+from domain_cases import local, vif
 from libvirt_installations import Installation, empty_guest, eventually, make_installation, remove_installation
 
 from kilonova.domain.errors import NotFound, TryElsewhere
@@ -37,8 +37,11 @@ tell serial "$(grep -c 'uart:16550A' /proc/tty/driver/serial)"
 tell queues "$(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)"
 tell tpm "$(cat /sys/class/tpm/tpm0/tpm_version_major)"
 tell rings "$(cut -c 35 /sys/bus/virtio/drivers/virtio_net/virtio*/features)"
-tell disks "$(cd /sys/block && for disk in vd*; do echo -n "$disk=$(($(cat $disk/size) / 2048)) "; done)"
+tell disks "$(cd /sys/block && for disk in vd* sd*; do
+    [ -e $disk ] && echo -n "$disk=$(($(cat $disk/size) / 2048)) "; done)"
+tell labels "$(for label in ephemeral0 ephemeral1; do basename "$(findfs LABEL=$label)"; done | tr '\\n' ' ')"
 findfs LABEL=ephemeral0 >/dev/null 2>&1 && mkdir -p /tmp/e && mount -t ext4 $(findfs LABEL=ephemeral0) /tmp/e &&
+    { [ -e /tmp/e/mark ] && tell kept yes; true; } &&
     echo MARK | rev >/tmp/e/mark && tell ephemeral yes
 [ -d /data ] && echo MARK | rev >/data/mark
 [ -b /dev/vdc ] && [ "$(dd if=/dev/vdc bs=1 skip=4086 count=10 2>/dev/null)" = SWAPSPACE2 ] && tell swap yes
@@ -167,6 +170,46 @@ async def _is_encrypted(installation: Installation, driver: LibvirtDriver, image
     await driver.destroy(guest.uuid)
     await driver.delete_disks(guest.uuid)
     assert not directory.exists()
+
+
+@pytest.mark.timeout(600)
+def test_a_guest_finds_the_local_disks_that_were_asked_for(tmp_path: Path) -> None:
+    uvloop.run(_in_installation(_finds_disks, build(tmp_path / "guest.qcow2"), ""))
+
+
+async def _finds_disks(installation: Installation, driver: LibvirtDriver, image: Path, _bridge: str) -> None:
+    """What is on them outlives a stop, and a rebuild that is asked to keep it, but not one that is not."""
+    guest = _guest(
+        installation, image, memory_mib=128, ephemeral_gib=3, swap_mib=64, properties={"hw_video_model": "none"},
+        block_devices=(
+            local("r", source_type="image", boot_index=0), local("s", guest_format="swap", volume_size=32),
+            local("a", volume_size=1), local("b", volume_size=2, guest_format="ext3", disk_bus="scsi"),
+        ),
+    )
+    await driver.create_disks(guest)
+    await driver.spawn(guest)
+    facts = await _facts(driver, guest)
+    assert facts["disks"].split() == ["vda=1024", "vdb=1024", "vdc=32", "sda=2048"]
+    assert facts["labels"].split() == ["vdb", "sda"]
+    assert (facts["swap"], facts["ephemeral"], "kept" in facts) == ("yes", "yes", False)
+    await driver.power_off(guest.uuid, grace=60, interval=5)
+    await driver.power_on(guest)
+
+    async def booted_again() -> bool:
+        return (await driver.console_output(guest.uuid, 1 << 20)).count(b"LOGIN READY") == 2
+
+    await eventually(booted_again, BOOT_LIMIT)
+    console = await driver.console_output(guest.uuid, 1 << 20)
+    assert re.findall(rb"disks (.* )\r", console) == [b"sda=2048MiB sr0=1MiB vda=1024MiB vdb=1024MiB vdc=32MiB "] * 2
+    for keep in (True, False):
+        await driver.prepare_disks(guest, keep_ephemeral=keep)
+        await driver.destroy(guest.uuid)
+        await driver.replace_disks(guest)
+        await driver.spawn(guest)
+        await driver.drop_old_disks(guest.uuid)
+        assert ("kept" in await _facts(driver, guest)) is keep
+    await driver.destroy(guest.uuid)
+    await driver.delete_disks(guest.uuid)
 
 
 def _libvirt_secrets(installation: Installation) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from domain_cases import FILES, GUESTS, UUID, capabilities, domains, guest, vif
+from domain_cases import FILES, GUESTS, UUID, capabilities, domains, guest, local, vif
 
 from kilonova.domain.errors import InvalidInput, NotSupported, TryElsewhere
 from kilonova.hypervisor.libvirt import domain as domain_package
@@ -44,6 +44,19 @@ def test_the_root_device_is_named_as_the_xml_does(name: str) -> None:
     first = domains()[name].element().find("devices/disk/target")
     assert first is not None
     assert root_device_name(GUESTS[name][1]) == f"/dev/{first.get('dev')}"
+
+
+@pytest.mark.spec("BDM-14")
+def test_a_guest_with_more_disks_than_there_are_names_is_refused() -> None:
+    disks = tuple(local(str(number), volume_size=1) for number in range(26))
+    for count in (25, 26):
+        many = guest(ephemeral_gib=26, block_devices=disks[:count])
+        describer = Describer(host=capabilities(), installation="i", cache="none")
+        if count == 25:
+            assert len(describer.describe(many, FILES).element().findall("devices/disk")) == 26
+        else:
+            with pytest.raises(InvalidInput, match="at most 26 disks"):
+                describer.describe(many, FILES)
 
 
 def test_no_golden_file_is_left_over() -> None:

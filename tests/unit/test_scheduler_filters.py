@@ -118,6 +118,13 @@ def test_device_tags_need_a_host_that_can_tag() -> None:
 
 
 @pytest.mark.spec("BLD-32")
+def test_a_bus_that_is_asked_for_needs_a_host_that_has_it() -> None:
+    view = view_of(host(1), host(2, traits=frozenset({"COMPUTE_STORAGE_BUS_SATA"})))
+    disk = BlockDevice(uuid="b", source_type="blank", destination_type="local", disk_bus="sata")
+    assert able(view, request(block_devices=(disk,))) == {"h2"}
+
+
+@pytest.mark.spec("BLD-32")
 def test_trusted_certificates_need_a_host_that_checks_images_against_them() -> None:
     view = view_of(host(1, traits=frozenset({"COMPUTE_DEVICE_TAGGING"})),
                    host(2, traits=frozenset({"COMPUTE_TRUSTED_CERTS"})))

@@ -96,7 +96,7 @@ async def _plan(call: Call) -> Plan:
         raise InvalidInput("The flavor asks for accelerators, and this cloud has no accelerator service.")
     image = await server_image.find_image(call, server_image.root_image(body, devices))
     server_image.check_fit(call, image, flavor)
-    server_image.check_local_disks(devices, flavor)
+    server_image.check_local_disks(devices, image, flavor)
     check_disk_config(body, image)
     keypair = await find_keypair(call, body.get("key_name"))
     networks = await server_networks.requested_networks(call, body.get("networks"), most)
@@ -188,6 +188,7 @@ def _build_request(call: Call, plan: Plan, index: int, now: float) -> BuildReque
         auto_disk_config=body.get("OS-DCF:diskConfig", "AUTO") == "AUTO",
         trusted_certs=_certificates(body),
         security_groups=plan.security_groups,
+        block_devices=plan.devices,
         created_at=now,
     )
     return BuildRequest(

@@ -16,6 +16,8 @@ from kilonova.domain.errors import FlavorNotFound, Forbidden, ImageNotFound, Inv
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BlockDevice
+from kilonova.shapes.blank_disks import FILE_SYSTEMS, SWAP, bus_of, check_sizes
+from kilonova.shapes.disks import check_bus
 from kilonova.shapes.resources import granular_groups
 from kilonova.shapes.shape import shape_of
 
@@ -149,38 +151,41 @@ def _device(entry: dict[str, Any]) -> BlockDevice:
         raise _no_volume(str(reference or "of a new server"))
     index = entry.get("boot_index")
     index = None if index in (None, "None") or int(index) < 0 else int(index)
-    if source == "blank" and index is not None:
-        raise InvalidInput("Block Device Mapping is Invalid: a blank device cannot be booted from.")
+    _check_device(entry, source, index)
     return BlockDevice(
         uuid=str(uuid.uuid4()), source_type=source, destination_type=destination, boot_index=index,
         image_id=reference if source == "image" else None, volume_size=entry.get("volume_size") or None,
-        guest_format=entry.get("guest_format"), device_name=entry.get("device_name"),
+        guest_format=entry.get("guest_format") or None, device_name=entry.get("device_name"),
         device_type=entry.get("device_type"), disk_bus=entry.get("disk_bus"),
         delete_on_termination=bool(entry.get("delete_on_termination", True)), tag=entry.get("tag"),
     )
 
 
-def check_local_disks(devices: Sequence[BlockDevice], flavor: Flavor) -> None:
-    """Whether the flavor allows the blank local disks that are asked for: ephemeral ones of GiB, a swap disk of MiB.
+def _check_device(entry: dict[str, Any], source: str, index: int | None) -> None:
+    """Whether a local device can be what is asked for. Raises InvalidInput."""
+    kind, form = entry.get("device_type") or "disk", entry.get("guest_format") or None
+    if source == "blank" and index == 0:
+        raise InvalidInput("Block Device Mapping is Invalid: a blank device cannot be the first to be booted from.")
+    if kind != "disk":
+        raise InvalidInput(f"Block Device Mapping is Invalid: a local device is a disk here, not a {kind}.")
+    if source == "blank" and form not in (None, SWAP, *FILE_SYSTEMS):
+        known = ", ".join((SWAP, *FILE_SYSTEMS))
+        raise InvalidInput(f"Block Device Mapping is Invalid: guest_format {form!r} is none of {known}.")
 
-    A server gets those of its flavor, whole; a request for other sizes is refused, not ignored. Raises InvalidInput.
-    """
-    blank = [device for device in devices if device.source_type == "blank"]
-    swaps = [device.volume_size or flavor.swap_mib for device in blank if device.guest_format == "swap"]
-    ephemerals = [device.volume_size or flavor.ephemeral_gib for device in blank if device.guest_format != "swap"]
-    if len(swaps) > 1:
-        raise InvalidInput("Block Device Mapping is Invalid: More than one swap drive requested.")
-    if sum(swaps) > flavor.swap_mib:
-        raise InvalidInput("Block Device Mapping is Invalid: Swap drive requested is larger than flavor allows.")
-    if sum(ephemerals) > flavor.ephemeral_gib:
-        raise InvalidInput(
-            "Block Device Mapping is Invalid: Ephemeral disks requested are larger than the flavor allows."
-        )
-    if ephemerals not in ([], [flavor.ephemeral_gib]) or swaps not in ([], [flavor.swap_mib]):
-        raise InvalidInput(
-            f"Block Device Mapping is Invalid: local disks have the sizes of the flavor here ({flavor.ephemeral_gib} "
-            f"GiB, swap {flavor.swap_mib} MiB)."
-        )
+
+def check_local_disks(devices: Sequence[BlockDevice], image: Image, flavor: Flavor) -> None:
+    """Whether the flavor allows the blank local disks that are asked for, ephemeral ones of GiB and a swap disk of MiB,
+    and the guest can have the buses and the names of all. Raises InvalidInput."""
+    check_sizes(devices, flavor)
+    asked = shape_of(flavor, image).devices
+    for device in devices:
+        bus = bus_of(device)
+        check_bus(bus, asked.firmware.machine)
+        if device.boot_index == 0 and bus == "virtio" and asked.disks.cdrom_root:
+            raise InvalidInput("A CD-ROM cannot be attached to the bus virtio.")
+    names = [device.device_name for device in devices if device.device_name]
+    if len(set(names)) < len(names):
+        raise InvalidInput("Block Device Mapping is Invalid: two devices are asked for under one device_name.")
 
 
 def _check_boot_order(devices: Sequence[BlockDevice], image_id: str) -> None:

@@ -18,6 +18,7 @@ from kilonova.domain.states import VmState
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
 from kilonova.operations.resize import RESIZE, ResizeServer
 from kilonova.operations.revert_resize import REVERT_RESIZE, RevertResize
+from kilonova.shapes.blank_disks import check_ephemerals
 
 RESIZE_RULE = Rule("servers:resize", Audience.MEMBER)
 CROSS_CELL = Rule("compute:servers:resize:cross_cell", Audience.NOBODY)
@@ -51,6 +52,7 @@ def _check_flavor(instance: Instance, flavor: Flavor) -> None:
     """Raises InvalidInput."""
     if flavor.flavor_id == instance.flavor.flavor_id:
         raise InvalidInput("The server has this flavor already; a resize needs another one.")
+    check_ephemerals(instance.block_devices, flavor)
     if instance.image is None:
         return
     if flavor.root_gib == 0 and instance.flavor.root_gib != 0:

@@ -35,9 +35,10 @@ from kilonova.hypervisor.libvirt.domain.sound import Sound
 from kilonova.hypervisor.libvirt.domain.tpm import Tpm
 from kilonova.hypervisor.libvirt.domain.watchdog import Watchdog
 from kilonova.hypervisor.libvirt.host import HostCapabilities
-from kilonova.hypervisor.libvirt.properties import Hardware, hardware, is_encrypted
+from kilonova.hypervisor.libvirt.properties import Hardware, hardware, is_encrypted, offered_bus
 from kilonova.hypervisor.libvirt.secrets import secret_id
 from kilonova.services.secrets import Purpose
+from kilonova.shapes.blank_disks import root_bus
 from kilonova.shapes.devices import Devices
 from kilonova.shapes.firmware import Firmware
 
@@ -51,11 +52,10 @@ MOST_QUEUES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class GuestFiles:
-    """The files of a guest, as QEMU finds them."""
+    """The files of a guest, as QEMU finds them. blank: what those of its blank disks begin with."""
 
     root: Path
-    ephemeral: Path
-    swap: Path
+    blank: Path
     config_drive: Path
     console_log: Path
     console_socket: Path
@@ -186,25 +186,29 @@ class Describer:
     def _disks(self, guest: Guest, files: GuestFiles, wanted: Hardware) -> Iterator[FileDisk]:
         """The guest's own disks keep their places in a stable rescue; in any other, the rescue disk comes first."""
         names = TargetNames()
-        bus, packed = wanted.disk_bus, wanted.devices.interfaces.packed and wanted.disk_bus == "virtio"
+        bus, packed = wanted.disk_bus, wanted.devices.interfaces.packed
         cdrom = wanted.devices.disks.cdrom_root
-        root_bus = root_bus_of(wanted)
+        first_bus = root_bus_of(guest, wanted)
         stable = guest.rescue is not None and rescue.is_stable(guest.rescue)
         secret = secret_id(guest.uuid, Purpose.DISKS) if is_encrypted(guest) else None
         if guest.rescue is not None and not stable:
             yield self._rescue_disk(guest.rescue, files, wanted, names)
         if guest.image is not None:
             yield FileDisk(
-                path=str(files.root), format="qcow2", target=names.next(root_bus), bus=root_bus, cache=self.cache,
+                path=str(files.root), format="qcow2", target=names.next(first_bus), bus=first_bus, cache=self.cache,
                 boot_order=1 if guest.rescue is None else None, limits=limits.disk_limits(wanted.limits),
-                device="cdrom" if cdrom else "disk", packed=packed and not cdrom, secret=secret,
+                device="cdrom" if cdrom else "disk", packed=packed and first_bus == "virtio" and not cdrom,
+                secret=secret,
             )
-        for size, path in ((guest.ephemeral_gib, files.ephemeral), (guest.swap_mib, files.swap)):
-            if size:
-                yield FileDisk(
-                    path=str(path), format="raw" if secret is None else "qcow2", target=names.next(bus), bus=bus,
-                    cache=self.cache, limits=limits.disk_limits(wanted.limits), packed=packed, secret=secret,
-                )
+        for blank in guest.blank_disks:
+            own = offered_bus(blank.bus) or bus
+            booted = blank.boot_index is not None and guest.rescue is None
+            yield FileDisk(
+                path=f"{files.blank}.{blank.name}", format="raw" if secret is None else "qcow2",
+                target=names.next(own), bus=own, cache=self.cache, limits=limits.disk_limits(wanted.limits),
+                packed=packed and own == "virtio", secret=secret,
+                boot_order=1 + (blank.boot_index or 0) if booted else None,
+            )
         if guest.config_drive:
             cdrom_bus = wanted.cdrom_bus or _cdrom_bus(wanted)
             drive = files.config_drive if guest.rescue is None else files.rescue_config_drive
@@ -239,11 +243,14 @@ class Describer:
 
 def root_device_name(guest: Guest) -> str:
     """The name of the first disk that is described. Raises InvalidInput. Spec: BDM-11."""
-    return "/dev/" + TargetNames().next(root_bus_of(hardware(guest.properties, guest.extra_specs)))
+    return "/dev/" + TargetNames().next(root_bus_of(guest, hardware(guest.properties, guest.extra_specs)))
 
 
-def root_bus_of(wanted: Hardware) -> Bus:
+def root_bus_of(guest: Guest, wanted: Hardware) -> Bus:
     """The bus of the root disk, which may be a CD-ROM."""
+    asked = offered_bus(root_bus(guest.block_devices))
+    if asked is not None:
+        return asked
     if wanted.devices.disks.cdrom_root and wanted.disk_bus == "virtio":
         return wanted.cdrom_bus or _cdrom_bus(wanted)
     return wanted.disk_bus

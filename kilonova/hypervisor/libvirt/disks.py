@@ -27,6 +27,7 @@ from kilonova.hypervisor.libvirt.images import BaseImage, ImageCache
 from kilonova.imaging import qcow2
 from kilonova.imaging.inspect import inspect
 from kilonova.metadata.configdrive import build_iso
+from kilonova.shapes.blank_disks import USUAL_FILE_SYSTEM, BlankDisk
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +36,8 @@ T = TypeVar("T")
 MIB, GIB = 1 << 20, 1 << 30
 FORMAT_LIMIT = 300.0
 """Seconds that making a file system may take."""
+BLANK = "disk"
+"""What the names of the files of blank disks begin with."""
 CONSOLE_LOG = "console.log"
 RESCUE, RESCUE_CONFIG, RESCUE_UEFI = "disk.rescue", "disk.rescue.config", "uefi-variables.rescue.fd"
 CONSOLE_SOCKET = "console.sock"
@@ -66,10 +69,9 @@ class GuestDisks:
         """Where QEMU finds the files of an instance."""
         seen = self._daemon.guest_path(self.of(uuid))
         return GuestFiles(
-            root=seen / "disk", ephemeral=seen / "disk.ephemeral", swap=seen / "disk.swap",
-            config_drive=seen / "disk.config", console_log=seen / CONSOLE_LOG,
-            console_socket=seen / CONSOLE_SOCKET, uefi_variables=seen / "uefi-variables.fd",
-            rescue=seen / RESCUE, rescue_config_drive=seen / RESCUE_CONFIG,
+            root=seen / "disk", blank=seen / BLANK, config_drive=seen / "disk.config",
+            console_log=seen / CONSOLE_LOG, console_socket=seen / CONSOLE_SOCKET,
+            uefi_variables=seen / "uefi-variables.fd", rescue=seen / RESCUE, rescue_config_drive=seen / RESCUE_CONFIG,
             rescue_uefi_variables=seen / RESCUE_UEFI,
         )
 
@@ -85,7 +87,7 @@ class GuestDisks:
         """Make new disks beside those that are there. What an earlier attempt prepared is removed first."""
         await self._run(replacement.drop_prepared, self.of(guest.uuid))
         if keep_ephemeral:
-            guest = msgspec.structs.replace(guest, ephemeral_gib=0, swap_mib=0)
+            guest = msgspec.structs.replace(guest, ephemeral_gib=0, swap_mib=0, block_devices=())
         await self._make(guest, replacement.PREPARED, key)
 
     async def replace(self, guest: Guest, *, key: str | None) -> None:
@@ -129,10 +131,9 @@ class GuestDisks:
             making.append(self._run(self._config_drive, guest, directory / f"{prefix}disk.config"))
         if guest.image is not None:
             making.append(self._root(guest, directory / f"{prefix}disk", key))
-        if guest.ephemeral_gib:
-            making.append(self._run(self._ephemeral, guest, directory / f"{prefix}disk.ephemeral", key))
-        if guest.swap_mib:
-            making.append(self._run(self._swap, guest, directory / f"{prefix}disk.swap", key))
+        for disk in guest.blank_disks:
+            path = directory / f"{prefix}{BLANK}.{disk.name}"
+            making.append(self._run(self._blank, path, functools.partial(_make_blank, guest, disk), key))
         # All are awaited before the first error is told, so that none goes on writing behind the caller's back.
         for result in await asyncio.gather(*making, return_exceptions=True):
             if isinstance(result, BaseException):
@@ -208,21 +209,6 @@ class GuestDisks:
             backing = os.path.relpath(base.path, path.parent)
             qemu_img.create_overlay(partial, backing, base.format, size, key=key)
 
-    def _ephemeral(self, guest: Guest, path: Path, key: str | None) -> None:
-        def make(partial: Path) -> None:
-            _make_sparse(partial, guest.ephemeral_gib * GIB)
-            if guest.properties.get("os_type", "").lower() != "windows":
-                _format("mkfs.ext4", "-q", "-F", "-L", "ephemeral0", str(partial))
-
-        self._blank(path, make, key)
-
-    def _swap(self, guest: Guest, path: Path, key: str | None) -> None:
-        def make(partial: Path) -> None:
-            _make_sparse(partial, guest.swap_mib * MIB)
-            _format("mkswap", "-q", str(partial))
-
-        self._blank(path, make, key)
-
     def _blank(self, path: Path, make: Callable[[Path], None], key: str | None) -> None:
         """A disk that holds nothing but what formats it: raw, or encrypted in a qcow2."""
         if path.exists():
@@ -280,9 +266,14 @@ def _base_of(path: Path) -> str:
         raise KilonovaError(f"Disk {path} cannot be read: {error}.") from error
 
 
-def _make_sparse(path: Path, size: int) -> None:
+def _make_blank(guest: Guest, disk: BlankDisk, path: Path) -> None:
     with path.open("wb") as file:
-        file.truncate(size)
+        file.truncate(disk.mib * MIB)
+    windows = guest.properties.get("os_type", "").lower() == "windows"
+    if disk.is_swap:
+        _format("mkswap", "-q", str(path))
+    elif disk.format is not None or not windows:
+        _format(f"mkfs.{disk.format or USUAL_FILE_SYSTEM}", "-q", "-F", "-L", disk.label, str(path))
 
 
 def _format(program: str, *arguments: str) -> None:

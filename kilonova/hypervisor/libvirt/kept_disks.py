@@ -19,8 +19,10 @@ from kilonova.hypervisor.libvirt.images import FICLONE
 from kilonova.imaging import qcow2
 from kilonova.imaging.facts import BoundedFile
 
-GIB = 1 << 30
-ROOT, EPHEMERAL, SWAP, UEFI = "disk", "disk.ephemeral", "disk.swap", "uefi-variables.fd"
+MIB, GIB = 1 << 20, 1 << 30
+ROOT, SWAP, UEFI = "disk", "disk.swap", "uefi-variables.fd"
+BLANK = ("disk.ephemeral*", SWAP)
+"""Patterns of the names of blank disks."""
 CHUNK = 64 << 20
 """Bytes that are copied with one call."""
 
@@ -49,7 +51,7 @@ def resize(
         if not kept.exists() and file.exists():
             file.rename(kept)
             flush(directory)
-        copied = kept.exists() and not file.exists() and (name != SWAP or new.swap_mib == old.swap_mib)
+        copied = kept.exists() and not file.exists() and (name != SWAP or _sizes(new).get(SWAP) == _sizes(old)[SWAP])
         if copied:
             with whole(file, owner=owner) as partial:
                 _copy(kept, partial)
@@ -62,12 +64,14 @@ def restore(directory: Path, old: Guest, *, keep: str) -> None:
         return
     remove_partials(directory)
     shape = _of_shape(old)
-    for name in (ROOT, EPHEMERAL, SWAP, UEFI):
+    for name in (*shape, UEFI):
         kept = _kept(directory, name, keep)
         if kept.exists():
             kept.replace(directory / name)
-        elif name in (EPHEMERAL, SWAP) and name not in shape:
-            (directory / name).unlink(missing_ok=True)
+    for pattern in BLANK:
+        for path in list(directory.glob(pattern)):
+            if ".kept-" not in path.name and path.name not in shape:
+                path.unlink(missing_ok=True)
     flush(directory)
 
 
@@ -82,8 +86,12 @@ def _kept(directory: Path, name: str, keep: str) -> Path:
 
 
 def _of_shape(guest: Guest) -> list[str]:
-    has = {ROOT: guest.image is not None, EPHEMERAL: guest.ephemeral_gib > 0, SWAP: guest.swap_mib > 0}
-    return [name for name, there in has.items() if there]
+    return [*([ROOT] if guest.image is not None else []), *_sizes(guest)]
+
+
+def _sizes(guest: Guest) -> dict[str, int]:
+    """Bytes of its blank disks, by the names of their files."""
+    return {f"disk.{disk.name}": disk.mib * MIB for disk in guest.blank_disks}
 
 
 def _require_growth(directory: Path, old: Guest, new: Guest, keep: str) -> None:
@@ -98,7 +106,9 @@ def _require_growth(directory: Path, old: Guest, new: Guest, keep: str) -> None:
             raise InvalidInput(
                 f"Resize error: the root disk cannot be made smaller ({current} bytes to {new.root_gib} GiB)."
             )
-    if new.ephemeral_gib < old.ephemeral_gib:
+    before, after = _sizes(old), _sizes(new)
+    smaller = [name for name, size in before.items() if name != SWAP and after.get(name, 0) < size]
+    if smaller or sum(after.get(name, 0) for name in before if name != SWAP) > new.ephemeral_gib * GIB:
         raise InvalidInput(
             "Resize error: the ephemeral disk cannot be made smaller "
             f"({old.ephemeral_gib} GiB to {new.ephemeral_gib} GiB)."
@@ -106,11 +116,13 @@ def _require_growth(directory: Path, old: Guest, new: Guest, keep: str) -> None:
 
 
 def _grow(path: Path, name: str, new: Guest, key: str | None) -> None:
-    size = {ROOT: new.root_gib, EPHEMERAL: new.ephemeral_gib}.get(name, 0) * GIB
-    if name == ROOT or (key is not None and name == EPHEMERAL):
+    if name in (UEFI, SWAP):
+        return
+    size = new.root_gib * GIB if name == ROOT else _sizes(new)[name]
+    if name == ROOT or key is not None:
         if size > _virtual_size(path):
             qemu_img.resize(path, size, key=key)
-    elif name == EPHEMERAL:
+    else:
         os.truncate(path, size)
 
 

@@ -67,6 +67,11 @@ def is_encrypted(guest: Guest) -> bool:
     return hardware(guest.properties, guest.extra_specs).devices.disks.encryption is not None
 
 
+def offered_bus(asked: str | None) -> Bus | None:
+    """A bus that was asked for one device. Raises TryElsewhere: this hypervisor does not know it."""
+    return _offered("disk_bus", asked, get_args(Bus))
+
+
 def _offered(key: str, value: str | None, offered: tuple[T, ...]) -> T | None:
     for one in offered:
         if value == one:

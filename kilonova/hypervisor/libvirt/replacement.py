@@ -19,15 +19,14 @@ log = structlog.get_logger(__name__)
 PREPARED = "prepared-"
 OLD = "old"
 DROPPED = "dropped"
-DISKS = ("disk", "disk.ephemeral", "disk.swap", "disk.config")
 OF_THE_OLD_GUEST = ("uefi-variables.fd", "console.log")
 """Files that a guest makes for itself; the new one begins without."""
 
 
 def drop_prepared(directory: Path) -> None:
     """Remove new files, and what is left of old ones that were dropped."""
-    for name in DISKS:
-        (directory / f"{PREPARED}{name}").unlink(missing_ok=True)
+    for prepared in list(directory.glob(f"{PREPARED}*")):
+        prepared.unlink(missing_ok=True)
     _clear_away(directory / DROPPED)
 
 
@@ -35,12 +34,11 @@ def put_in_place(directory: Path) -> None:
     """Put the new disks in place of the old ones. A disk for which there is no new one stays."""
     old = directory / OLD
     old.mkdir(exist_ok=True)
-    for name in DISKS:
-        new, used = directory / f"{PREPARED}{name}", directory / name
-        if new.exists():
-            if used.exists() and not (old / name).exists():
-                used.replace(old / name)
-            new.replace(used)
+    for new in list(directory.glob(f"{PREPARED}*")):
+        used = directory / new.name.removeprefix(PREPARED)
+        if used.exists() and not (old / used.name).exists():
+            used.replace(old / used.name)
+        new.replace(used)
     for name in OF_THE_OLD_GUEST:
         if (directory / name).exists():
             (directory / name).replace(old / name)
@@ -52,9 +50,8 @@ def put_back(directory: Path) -> None:
     """Put old files back where they were and remove the new ones. Nothing to put back is fine."""
     old = directory / OLD
     if old.is_dir():
-        for name in (*DISKS, *OF_THE_OLD_GUEST):
-            if (old / name).exists():
-                (old / name).replace(directory / name)
+        for kept in list(old.iterdir()):
+            kept.replace(directory / kept.name)
         flush(directory)
         old.rmdir()
     drop_prepared(directory)

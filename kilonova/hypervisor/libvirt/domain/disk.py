@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import string
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Literal
 
+from kilonova.domain.errors import InvalidInput
 from kilonova.hypervisor.libvirt.domain.element import add, make
 from kilonova.hypervisor.libvirt.domain.limits import DiskLimits
 
 Bus = Literal["virtio", "scsi", "sata", "ide", "usb"]
+LETTERS = string.ascii_lowercase
 PREFIXES: dict[Bus, str] = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd"}
 
 
@@ -62,8 +65,10 @@ class TargetNames:
         self._used: dict[str, int] = {}
 
     def next(self, bus: Bus) -> str:
-        """For example vda, vdb, sda. A guest has at most 26 of a kind."""
+        """For example vda, vdb, sda. Raises InvalidInput: a guest has at most 26 of a kind. Spec: BDM-14."""
         prefix = PREFIXES[bus]
         index = self._used.get(prefix, 0)
         self._used[prefix] = index + 1
-        return prefix + "abcdefghijklmnopqrstuvwxyz"[index]
+        if index == len(LETTERS):
+            raise InvalidInput(f"A guest has at most {len(LETTERS)} disks whose names begin with {prefix}.")
+        return prefix + LETTERS[index]
