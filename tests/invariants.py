@@ -249,6 +249,8 @@ def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
             yield f"{name} is of image {server.image_ref}, its guest is {guest}"
         elif not failed and (guest.rescue is not None, _from_rescue_disk(guest)) != (_is_rescued(server),) * 2:
             yield f"{name}: its guest is {guest}"
+        elif guest.frozen:
+            yield f"{name}: its guest is frozen"
         elif set(guest.devnames) != {vif.devname for vif in server.network_info}:
             yield f"{name}: its guest has the interfaces {guest.devnames}"
     elif server.host is None and server.uuid in cloud.claims:

@@ -19,6 +19,7 @@ from kilonova.domain.network import Vif
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
+from kilonova.shapes.quiesce import Quiesce
 
 
 class Driver(Protocol):
@@ -279,17 +280,22 @@ class Driver(Protocol):
         """
         ...
 
-    async def snapshot(self, uuid: str, image_id: str) -> None:
+    async def snapshot(self, uuid: str, image_id: str, *, quiesce: Quiesce = Quiesce.NO) -> None:
         """Copy the root disk, as it is at one moment, into a file of the host that depends on no other. A guest that
         runs goes on running. One that was made already is kept.
+
+        A guest whose file systems are held still for that moment is always let go again: also by `start`, if the
+        process died meanwhile.
 
         Cancelling it ends the copy; `discard_snapshot` removes what is left of it.
 
         Args:
             image_id: the image that it is to become.
+            quiesce: whether the file systems of a guest that runs are held still at that moment.
 
         Raises:
-            NotFound: the instance has no disk here. TryElsewhere: no space here.
+            NotFound: the instance has no disk here. TryElsewhere: no space here. NotSupported: the guest runs, and its
+            file systems must be held still and cannot. KilonovaError: they may still be held.
         """
         ...
 

@@ -33,6 +33,8 @@ class FakeDriver(FakeDiskCalls, FakeInterfaceCalls, FakePowerCalls, FakeGuestCal
 
     async def start(self, on_event: Callable[[GuestEvent], None]) -> None:
         self._on_event = on_event
+        for guest in tuple(self.hypervisor.guests.values()):
+            await self._thaw(guest.uuid)
 
     async def close(self) -> None:
         self._on_event = lambda _event: None

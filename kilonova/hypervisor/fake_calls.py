@@ -41,4 +41,5 @@ class FakeCalls:
         if state in ON and guest.power_state not in ON:
             guest.starts += 1
         guest.power_state = state
+        guest.frozen = guest.frozen and state in ON
         self.hypervisor.keep(guest)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from kilonova.domain.errors import InvalidInput, KilonovaError, NotFound
+from kilonova.domain.errors import InvalidInput, KilonovaError, NotFound, NotSupported
 from kilonova.domain.image import Image
-from kilonova.domain.states import GUEST_OFF
-from kilonova.hypervisor.fake_calls import FakeCalls
+from kilonova.domain.states import GUEST_OFF, PowerState
+from kilonova.hypervisor.fake_calls import ON, FakeCalls
 from kilonova.hypervisor.fake_state import FakeDisks, FakeGuest, Sizes
 from kilonova.hypervisor.guest import Guest
 from kilonova.imaging import qcow2
+from kilonova.shapes.quiesce import REQUIRED, Quiesce
 
 DISK = qcow2.empty(1 << 20)
 """What every guest's disk holds."""
@@ -145,11 +146,39 @@ class FakeDiskCalls(FakeCalls):
             raise KilonovaError(f"Guest {uuid} still uses its disks.")
         return record
 
-    async def snapshot(self, uuid: str, image_id: str) -> None:
+    async def snapshot(self, uuid: str, image_id: str, *, quiesce: Quiesce = Quiesce.NO) -> None:
         await self._call("snapshot")
-        guest = self._existing(uuid)
-        if image_id not in guest.snapshots:
+        if image_id in self._existing(uuid).snapshots:
+            return
+        frozen = await self._freeze(uuid, quiesce)
+        try:
+            guest = self._existing(uuid)
             guest.snapshots = (*guest.snapshots, image_id)
+            self.hypervisor.keep(guest)
+        finally:
+            if frozen:
+                await self._thaw(uuid)
+
+    async def _freeze(self, uuid: str, quiesce: Quiesce) -> bool:
+        """Returns False for a guest that is off, or need not be frozen and cannot."""
+        guest = self._existing(uuid)
+        if quiesce is Quiesce.NO or guest.power_state not in ON:
+            return False
+        if uuid not in self.hypervisor.agents or guest.power_state is not PowerState.RUNNING:
+            if quiesce is Quiesce.MUST:
+                raise NotSupported(f"Guest {uuid} cannot be frozen, and its image demands that ({REQUIRED}).")
+            return False
+        guest.frozen, guest.freezes = True, guest.freezes + 1
+        self.hypervisor.keep(guest)
+        await self._call("freeze")
+        return True
+
+    async def _thaw(self, uuid: str) -> None:
+        guest = self._guest(uuid)
+        if guest.frozen:
+            await self._call("thaw")
+            guest = self._guest(uuid)
+            guest.frozen = False
             self.hypervisor.keep(guest)
 
     async def snapshot_data(self, uuid: str, image_id: str) -> AsyncIterator[bytes]:
@@ -160,6 +189,7 @@ class FakeDiskCalls(FakeCalls):
 
     async def discard_snapshot(self, uuid: str, image_id: str) -> None:
         await self._call("discard_snapshot")
+        await self._thaw(uuid)
         guest = self._guest(uuid)
         guest.snapshots = tuple(other for other in guest.snapshots if other != image_id)
         self.hypervisor.keep(guest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import BinaryIO
 
@@ -60,6 +61,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
         rescue: the image of its rescue disk, None without one. rescued: it was started from that.
         sizes: of its disks. kept: those of the disks that are kept, by the name under which they are.
         vcpus, memory_mib, layout: what it was last started with.
+        frozen: its file systems are held still. freezes: how often they were.
     """
 
     uuid: str
@@ -80,6 +82,8 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     vcpus: int = 0
     memory_mib: int = 0
     layout: Layout | None = None
+    frozen: bool = False
+    freezes: int = 0
 
 
 class Faults(msgspec.Struct, kw_only=True):
@@ -117,6 +121,8 @@ class FakeHypervisor:
         self.traits = TRAITS
         self.screens = screens
         self.faults = Faults()
+        self.agents: Container[str] = frozenset()
+        """Guests in which an agent answers."""
         self.guests: dict[str, FakeGuest] = {}
         self.images: dict[str, float] = {}
         """When each image of the cache was last used. A new process finds none."""

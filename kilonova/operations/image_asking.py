@@ -17,6 +17,7 @@ from kilonova.operations.options import OperationOptions
 from kilonova.operations.server_images import describe_image, is_image_made
 from kilonova.operations.snapshot import SNAPSHOT, SnapshotServer
 from kilonova.services.image import NewImage
+from kilonova.shapes.quiesce import Quiesce, quiesce_of
 
 IMAGE_LIMIT = 10.0
 """Seconds that the record of a new image is waited for. It is made even if that takes longer."""
@@ -34,7 +35,7 @@ class ImageAsking:
         self, context: RequestContext, server: Located, name: str, metadata: dict[str, str]
     ) -> str:
         image = self._image(context, server, name, "snapshot", metadata)
-        await self._make_image(context, server, SNAPSHOT, SnapshotServer(image=image))
+        await self._make_image(context, server, SNAPSHOT, SnapshotServer(image=image, quiesce=_quiesce(server)))
         return image.id
 
     async def create_backup(
@@ -42,7 +43,9 @@ class ImageAsking:
         rotation: int | None,
     ) -> str:
         image = self._image(context, server, name, "backup", {**metadata, "backup_type": backup_type})
-        request = BackupServer(image=image, backup_type=backup_type, rotation=rotation)
+        request = BackupServer(
+            image=image, quiesce=_quiesce(server), backup_type=backup_type, rotation=rotation
+        )
         await self._make_image(context, server, BACKUP, request)
         return image.id
 
@@ -69,3 +72,8 @@ class ImageAsking:
             if record.failure is not None:
                 raise as_error(record)
             await self._clock.sleep(FIRST_LOOK)
+
+
+def _quiesce(server: Located) -> Quiesce:
+    image = server.instance.image
+    return quiesce_of(image.properties) if image is not None else Quiesce.NO

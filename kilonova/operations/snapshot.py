@@ -23,27 +23,25 @@ from kilonova.operations.notices import announce_image
 from kilonova.operations.records import fail, observe, settle, take
 from kilonova.operations.server_images import CREATE_IMAGE, create_image, delete_image, find_image
 from kilonova.services.image import NewImage
-from kilonova.shapes.asked import TRUE
+from kilonova.shapes.quiesce import Quiesce
 
 log = structlog.get_logger(__name__)
 
 T, V = TaskState, VmState
 TASKS = (T.IMAGE_SNAPSHOT_PENDING, T.IMAGE_SNAPSHOT, T.IMAGE_BACKUP, T.IMAGE_PENDING_UPLOAD, T.IMAGE_UPLOADING)
-REQUIRE_QUIESCE = "os_require_quiesce"
 ALLOWED = (V.ACTIVE, V.STOPPED, V.PAUSED, V.SUSPENDED)
 
 
 class SnapshotServer(msgspec.Struct, frozen=True, kw_only=True):
-    """image: what is to be made."""
+    """image: what is to be made. quiesce: what the server's own image says of its file systems. Spec: QUI-01."""
 
     image: NewImage
+    quiesce: Quiesce = Quiesce.NO
 
 
 def snapshot_args(run: Run[SnapshotServer]) -> SnapshotArgs:
     """What the host is told."""
-    image = run.request.image
-    quiet = image.properties.get(REQUIRE_QUIESCE, "no").strip().lower() in TRUE
-    return SnapshotArgs(uuid=run.subject, image_id=image.id, quiet=quiet)
+    return SnapshotArgs(uuid=run.subject, image_id=run.request.image.id, quiesce=run.request.quiesce)
 
 
 def _begin(tx: Tx, run: Run[SnapshotServer]) -> None:

@@ -31,6 +31,7 @@ from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
 from kilonova.hypervisor.guest import Guest
 from kilonova.imaging import qcow2
 from kilonova.imaging.inspect import check
+from kilonova.shapes.quiesce import Quiesce
 
 
 @pytest.fixture(scope="module")
@@ -391,6 +392,24 @@ async def test_a_snapshot_depends_on_nothing_and_leaves_the_guest_alone(
         await driver.discard_snapshot(uuid_, image_id)
         with pytest.raises(NotFound):
             await copied(driver, uuid_, image_id)
+
+
+@pytest.mark.spec("QUI-02")
+@pytest.mark.parametrize("running", [True, False])
+async def test_file_systems_of_a_guest_without_an_agent_are_not_held_still(
+    driver: Driver, with_disk: Guest, running: bool
+) -> None:
+    uuid_, first, second = with_disk.uuid, str(uuid.uuid4()), str(uuid.uuid4())
+    await driver.spawn(with_disk)
+    if running:
+        with pytest.raises(NotSupported, match="os_require_quiesce"):
+            await driver.snapshot(uuid_, first, quiesce=Quiesce.MUST)
+        await driver.discard_snapshot(uuid_, first)
+    else:
+        await driver.power_off(uuid_, grace=0, interval=0)
+        await driver.snapshot(uuid_, first, quiesce=Quiesce.MUST)
+    await driver.snapshot(uuid_, second, quiesce=Quiesce.TRY)
+    assert await copied(driver, uuid_, second)
 
 
 async def test_a_snapshot_goes_with_the_disks_and_needs_one(driver: Driver, with_disk: Guest) -> None:

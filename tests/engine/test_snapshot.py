@@ -454,6 +454,7 @@ async def test_without_a_rotation_all_backups_are_kept(cloud: SmallCloud) -> Non
 @pytest.mark.spec("EMG-34")
 @in_cloud()
 async def test_an_image_that_demands_quiet_file_systems_is_taken_of_a_guest_that_is_off(cloud: SmallCloud) -> None:
+    cloud.hypervisors["host0"].agents = frozenset()
     uuid = await cloud.build(image=msgspec.structs.replace(IMAGE, properties={"os_require_quiesce": "yes"}))
     image = await snapshot(cloud, uuid)
     await cloud.rest()
@@ -466,4 +467,79 @@ async def test_an_image_that_demands_quiet_file_systems_is_taken_of_a_guest_that
     await cloud.rest()
     image = await snapshot(cloud, uuid)
     await cloud.rest()
+    assert cloud.images.images[image].status == "active"
+
+
+QUIET = {"os_require_quiesce": "yes", "hw_qemu_guest_agent": "yes"}
+
+
+def frozen(cloud: SmallCloud, uuid: str) -> tuple[bool, int]:
+    """Whether the file systems of the guest are held still, and how often they were."""
+    guest = cloud.guest(uuid)
+    assert guest is not None
+    return guest.frozen, guest.freezes
+
+
+@pytest.mark.spec("QUI-01")
+@pytest.mark.parametrize(("properties", "freezes"), [
+    (QUIET, 1), ({"hw_qemu_guest_agent": "yes"}, 1), ({"os_require_quiesce": "True"}, 1), ({}, 0),
+    ({"hw_qemu_guest_agent": "no"}, 0),
+])
+def test_file_systems_are_held_still_as_the_servers_own_image_says(properties: dict[str, str], freezes: int) -> None:
+    @in_cloud()
+    async def story(cloud: SmallCloud) -> None:
+        uuid = await cloud.build(image=msgspec.structs.replace(IMAGE, properties=properties))
+        for _ in range(2):
+            image = await cloud.compute.create_image(
+                CONTEXT, await cloud.located(uuid), "image", {"os_require_quiesce": "no"}
+            )
+            await cloud.rest()
+            assert cloud.images.images[image].status == "active"
+        assert frozen(cloud, uuid) == (False, 2 * freezes)
+
+    story()
+
+
+@in_cloud()
+async def test_file_systems_of_a_guest_without_an_agent_are_copied_as_they_are(cloud: SmallCloud) -> None:
+    cloud.hypervisors["host0"].agents = frozenset()
+    properties = {"hw_qemu_guest_agent": "yes"}
+    uuid = await cloud.build(image=msgspec.structs.replace(IMAGE, properties=properties))
+    image = await snapshot(cloud, uuid)
+    await cloud.rest()
+    assert cloud.images.images[image].status == "active"
+    assert cloud.faults(uuid) == 0
+
+
+@pytest.mark.spec("QUI-11")
+@in_cloud()
+async def test_a_guest_that_is_left_frozen_is_a_fault(cloud: SmallCloud) -> None:
+    """It is thawed by the undo; that a thaw is tried several times is the driver's business."""
+    uuid = await cloud.build(image=msgspec.structs.replace(IMAGE, properties=QUIET))
+    cloud.fail("thaw", KilonovaError("still frozen"))
+    image = await snapshot(cloud, uuid)
+    await cloud.rest()
+    assert image not in cloud.images.images
+    fault = cloud.fault(uuid)
+    assert fault is not None
+    assert "still frozen" in fault.message
+    assert frozen(cloud, uuid) == (False, 1)
+
+
+@pytest.mark.spec("QUI-03", "QUI-04", "QUI-12")
+@in_cloud()
+async def test_a_guest_that_was_frozen_when_the_agent_died_is_thawed(cloud: SmallCloud) -> None:
+    uuid = await cloud.build(image=msgspec.structs.replace(IMAGE, properties=QUIET))
+    hypervisor = cloud.hypervisors["host0"]
+    hypervisor.faults.latency = 5.0
+    image = await snapshot(cloud, uuid)
+    await cloud.until(lambda: frozen(cloud, uuid)[0])
+    for ask in (cloud.stop, cloud.reboot):
+        with pytest.raises(InstanceInvalidState):
+            await ask(uuid)
+    await cloud.restart()
+    hypervisor.faults.latency = 0.0
+    await cloud.until(lambda: not frozen(cloud, uuid)[0])
+    await cloud.rest()
+    assert frozen(cloud, uuid)[0] is False
     assert cloud.images.images[image].status == "active"

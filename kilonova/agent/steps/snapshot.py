@@ -6,8 +6,8 @@ import msgspec
 
 from kilonova.agent.steps.environment import HostEnvironment
 from kilonova.domain.errors import NotSupported
-from kilonova.domain.states import PowerState
 from kilonova.engine.operation import HostStep
+from kilonova.shapes.quiesce import Quiesce
 
 
 class SnapshotArgs(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,22 +15,16 @@ class SnapshotArgs(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         uuid: of the guest. image_id: of the image that its disk becomes.
-        quiet: only if no file system of the guest is in use.
+        quiesce: whether the file systems of a guest that runs are held still.
     """
 
     uuid: str
     image_id: str
-    quiet: bool = False
+    quiesce: Quiesce = Quiesce.NO
 
 
 async def _take(host: HostEnvironment, args: SnapshotArgs) -> None:
-    """File systems of a guest are quiet while it is off; nobody can hold them still yet while it runs."""
-    if args.quiet and await host.driver.power_state(args.uuid) in (PowerState.RUNNING, PowerState.PAUSED):
-        raise NotSupported(
-            f"The file systems of instance {args.uuid} cannot be held still while it runs, and its image demands that "
-            "(os_require_quiesce).", hint="stop it first",
-        )
-    await host.driver.snapshot(args.uuid, args.image_id)
+    await host.driver.snapshot(args.uuid, args.image_id, quiesce=args.quiesce)
 
 
 async def _upload(host: HostEnvironment, args: SnapshotArgs) -> None:

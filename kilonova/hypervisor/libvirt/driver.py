@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import libvirt  # type: ignore[import-untyped]
@@ -25,6 +25,7 @@ from kilonova.hypervisor.libvirt.daemon import Daemon
 from kilonova.hypervisor.libvirt.description import Describer, domain_name
 from kilonova.hypervisor.libvirt.disks import GuestDisks
 from kilonova.hypervisor.libvirt.events import Events, power_state
+from kilonova.hypervisor.libvirt.freeze import Freezer
 from kilonova.hypervisor.libvirt.images import ImageCache
 from kilonova.hypervisor.libvirt.snapshots import Snapshots
 from kilonova.services.image import ImageSource
@@ -71,9 +72,10 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
         self._file_threads = Threads(FILE_THREADS, "guest-files")
         cache = ImageCache(directory / "images", images, self._file_threads)
         self._disks = GuestDisks(directory, daemon, cache, self._file_threads)
-        self._snapshots = Snapshots(self._disks, daemon, clock, self._file_threads)
+        self._freezer = Freezer(self._disks, clock, self._file_threads)
+        self._snapshots = Snapshots(self._disks, daemon, clock, self._file_threads, self._freezer)
         self._ours: set[str] = set()
-        self._catching_up: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._events: Events
         self._connection: Connection
         self._host: host.HostCapabilities
@@ -111,19 +113,22 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
             vnc_listen=self._vnc_listen, spice=self._spice,
         )
         self._events.remember({guest.uuid: guest.power_state for guest in await self.guests()})
+        self._beside(self._freezer.thaw_all(self._connection, overdue=False))
 
     async def close(self) -> None:
-        for task in tuple(self._catching_up):
+        for task in tuple(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._catching_up, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._events.close()
         await self._connection.close()
         self._libvirt_threads.shutdown(wait=False)
         self._file_threads.shutdown(wait=False)
 
     async def inventory(self) -> HostInventory:
-        """Also keeps the consoles' records short, since it is asked for regularly."""
+        """Also keeps the consoles' records short and looks for guests that were left frozen, since it is asked for
+        regularly."""
         await self._disks.trim_consoles()
+        self._beside(self._freezer.thaw_all(self._connection, overdue=True))
         return await self._connection.call(
             lambda connection: host.inventory(connection, self._host, self._directory)
         )
@@ -151,9 +156,13 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
         )
 
     def _catch_up(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._compare_after_gap())
-        self._catching_up.add(task)
-        task.add_done_callback(self._catching_up.discard)
+        self._beside(self._compare_after_gap())
+
+    def _beside(self, work: Coroutine[None, None, None]) -> None:
+        """Do something that nobody waits for, until the driver is closed."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _compare_after_gap(self) -> None:
         for pause in LOOKS_AFTER_GAP:

@@ -25,7 +25,9 @@ from kilonova.hypervisor.libvirt.daemon import Daemon
 from kilonova.hypervisor.libvirt.disks import GuestDisks
 from kilonova.hypervisor.libvirt.domain.element import add, make
 from kilonova.hypervisor.libvirt.files import finished, flush, remove_partials, whole
+from kilonova.hypervisor.libvirt.freeze import Freezer
 from kilonova.hypervisor.libvirt.images import ID
+from kilonova.shapes.quiesce import Quiesce
 
 T = TypeVar("T")
 
@@ -48,17 +50,19 @@ class Copy(Enum):
 class Snapshots:
     """Makes and reads the copies, which lie beside the disks of their instances and go with them."""
 
-    def __init__(self, disks: GuestDisks, daemon: Daemon, clock: Clock, workers: Executor) -> None:
+    def __init__(self, disks: GuestDisks, daemon: Daemon, clock: Clock, workers: Executor, freezer: Freezer) -> None:
+        self._freezer = freezer
         self._disks = disks
         self._daemon = daemon
         self._clock = clock
         self._workers = workers
 
-    async def make(self, connection: Connection, uuid: str, image_id: str) -> None:
+    async def make(self, connection: Connection, uuid: str, image_id: str, quiesce: Quiesce) -> None:
         """Copy, unless that was done. What an earlier attempt has left is removed first.
 
         Raises:
             NotFound: the instance has no disk. TryElsewhere: no space. Retryable: the copy was cut off.
+            NotSupported: its file systems cannot be held still. KilonovaError: they may be held still for ever.
         """
         target = self._file(uuid, image_id)
         if await self._run(target.exists):
@@ -68,7 +72,7 @@ class Snapshots:
         if not await self._run(disk.exists):
             raise NotFound(f"Instance {uuid} has no disk on this host.")
         with whole(target) as partial:
-            if await self._begin(connection, uuid, disk, partial):
+            if await self._begin(connection, uuid, disk, partial, quiesce):
                 await self._copied(connection, uuid)
             else:
                 await qemu_img.flatten(disk, partial)
@@ -87,6 +91,7 @@ class Snapshots:
     async def discard(self, connection: Connection, uuid: str, image_id: str) -> None:
         """End the copy and remove the file."""
         target = self._file(uuid, image_id)
+        await self._freezer.thaw(connection, uuid)
         await self._give_up(connection, uuid)
         await self._run(lambda: target.unlink(missing_ok=True))
 
@@ -99,14 +104,17 @@ class Snapshots:
         await self._end(connection, uuid)
         await self._run(remove_partials, self._disks.of(uuid))
 
-    async def _begin(self, connection: Connection, uuid: str, disk: Path, target: Path) -> bool:
+    async def _begin(
+        self, connection: Connection, uuid: str, disk: Path, target: Path, quiesce: Quiesce
+    ) -> bool:
         """Let QEMU copy the disk of a guest that runs. Returns False for one that is off."""
         source, copy = str(self._daemon.guest_path(disk)), str(self._daemon.guest_path(target))
         size = await connection.call(lambda open_: _size(open_, uuid, source), uuid=uuid)
         if size is None:
             return False
         await self._run(self._make_empty, target, size)
-        return await connection.call(lambda open_: _begin(open_, uuid, source, copy), uuid=uuid)
+        async with self._freezer.held(connection, uuid, quiesce):
+            return await connection.call(lambda open_: _begin(open_, uuid, source, copy), uuid=uuid)
 
     def _make_empty(self, target: Path, size: int) -> None:
         """QEMU runs as somebody who makes no files here."""

@@ -58,7 +58,7 @@ from simulation.world import IMAGE, OPTIONS, Databases, World
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
 PINNED = Flavor(flavor_id="3", name="pinned", vcpus=2, memory_mib=512, root_gib=1, extra_specs=DEDICATED)
 BIGGER = Flavor(flavor_id="2", name="bigger", vcpus=2, memory_mib=1024, root_gib=2, ephemeral_gib=1)
-OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333")
+OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333", properties={"hw_qemu_guest_agent": "yes"})
 CONTEXT = RequestContext(request_id="req-simulation", user_id="u", project_id="p", is_admin=True)
 CHAOS = 40.0
 """Virtual seconds during which things go wrong."""
@@ -273,7 +273,7 @@ def _plan_failures(plan: dict[str, list[KilonovaError]], random: Random) -> None
         "create_disks", "spawn", "resume", "power_off", "power_on", "soft_reboot", "hard_reboot", "destroy", "pause",
         "suspend", "wake",
         "attach_interface", "detach_interface",
-        "snapshot", "snapshot_data", "discard_snapshot",
+        "snapshot", "snapshot_data", "discard_snapshot", "freeze", "thaw",
         "prepare_disks", "replace_disks", "drop_old_disks", "restore_disks", "prepare_rescue", "drop_rescue",
         "resize_disks", "revert_disks", "drop_kept_disks",
     )
@@ -386,6 +386,8 @@ def _violations(world: World, result: Result) -> list[str]:
         for uuid_, guest in hypervisor.guests.items():
             if uuid_ not in alive or alive[uuid_].host != host:
                 found.append(f"guest {uuid_} on {host} is nobody's: {guest}")
+            if guest.frozen:
+                found.append(f"guest {uuid_} on {host} is frozen: {guest}")
             if guest.snapshots:
                 found.append(f"guest {uuid_} on {host} keeps snapshots: {guest}")
     found += [f"image {image.id} is {image.status}" for image in world.images.kept() if image.status != "active"]

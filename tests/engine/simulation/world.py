@@ -52,6 +52,13 @@ OPTIONS = OperationOptions(
 """Nothing looks for leftovers, so that they are found by the tests."""
 
 
+class Everybody:
+    """Guests in which an agent answers: all."""
+
+    def __contains__(self, _uuid: object) -> bool:
+        return True
+
+
 class Databases:
     """Databases that are opened once per worker and emptied between runs (making tables costs more than a run).
 
@@ -137,6 +144,8 @@ class World:
         self.ears = Ears(random, self.trouble)
         self.images = Shelf(random, self.trouble, IMAGE)
         self.hypervisors = {f"host{i}": WatchedHypervisor(f"host{i}", self, topology) for i in range(hosts)}
+        for hypervisor in self.hypervisors.values():
+            hypervisor.agents = Everybody()
         self.processes: dict[str, Process] = {}
         self.conductors: dict[str, Conductor] = {}
         self._ever: list[Any] = []

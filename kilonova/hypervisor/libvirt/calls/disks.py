@@ -13,6 +13,7 @@ from kilonova.hypervisor.libvirt.description import root_device_name
 from kilonova.hypervisor.libvirt.properties import hardware
 from kilonova.hypervisor.libvirt.snapshots import Snapshots
 from kilonova.services.secrets import Purpose
+from kilonova.shapes.quiesce import Quiesce
 
 
 class DiskCalls(Calls):
@@ -92,8 +93,8 @@ class DiskCalls(Calls):
         if await self.power_state(uuid) not in GUEST_OFF:
             raise KilonovaError(f"The guest of instance {uuid} still uses its disks.", hint="power it off first")
 
-    async def snapshot(self, uuid: str, image_id: str) -> None:
-        await self._snapshots.make(self._connection, uuid, image_id)
+    async def snapshot(self, uuid: str, image_id: str, *, quiesce: Quiesce = Quiesce.NO) -> None:
+        await self._snapshots.make(self._connection, uuid, image_id, quiesce)
 
     def snapshot_data(self, uuid: str, image_id: str) -> AsyncIterator[bytes]:
         return self._snapshots.data(uuid, image_id)
