@@ -135,6 +135,13 @@ class MetricsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Port of the page `/metrics`; 0 for none."""
 
 
+class TracingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Traces of requests, operations and steps, for OpenTelemetry."""
+
+    endpoint: str = ""
+    """URL that takes OTLP over HTTP, for example `http://127.0.0.1:4318/v1/traces`; empty for no traces."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole tree."""
 
@@ -155,6 +162,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     consoles: ConsoleOptions = ConsoleOptions()
     notifications: NotificationOptions = NotificationOptions()
     metrics: MetricsOptions = MetricsOptions()
+    tracing: TracingOptions = TracingOptions()
 
     @property
     def directory(self) -> Path:

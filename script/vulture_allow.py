@@ -15,3 +15,6 @@ _.capture_signals
 # typer runs commands by their decorator.
 _.explain
 _.build_test
+
+# OpenTelemetry asks what makes the IDs of spans.
+_.is_trace_id_random

@@ -134,12 +134,12 @@ async def until(look: Callable[[], Any]) -> Any:
 
 @asynccontextmanager
 async def control_cloud(
-    directory: Path, *, hosts: int = 2, latency: float = 0.0, options: Mapping[str, Any] | None = None
+    directory: Path, *, hosts: int = 2, latency: float = 0.0, options: Mapping[str, Any] | None = None, name: str = ""
 ) -> AsyncIterator[ControlCloud]:
-    """Args: options: further ones of the configuration, by name."""
+    """Args: options: further ones of the configuration, by name. name: of one that was there before."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    base = directory / uuid.uuid4().hex[:8]
+    base = directory / (name or uuid.uuid4().hex[:8])
     config = load(None, {}, {
         "data_dir": str(base), "agent.driver": "fake", "agent.hosts": hosts, "agent.fake_latency": latency,
         "agent.host": "host", "api.port": port, **(options or {}),

@@ -24,7 +24,7 @@ from kilonova.api.policy import Policy, with_implied
 from kilonova.api.query import QueryValues
 from kilonova.api.routes import Endpoint, Route, Router, in_range
 from kilonova.api.schema import Reading, read_body
-from kilonova.domain import trail
+from kilonova.domain import tracing, trail
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import BodyTooLarge, InvalidInput, KilonovaError, NotFound, Unauthorized
 from kilonova.services.identity import ServiceRequest, authenticate
@@ -198,6 +198,7 @@ class Application:
         call_path = found[1]
         reading = Reading(number, lenient=root == "v2")
         route, content = await self._route(found[0], request, reading)
+        tracing.present().rename(f"{route.method} {route.path} {route.action or ''}".rstrip())
         if route.retired:
             await route.handler(None)  # type: ignore[arg-type]
         call = Call(

@@ -23,7 +23,7 @@ from kilonova.bus import protocol
 from kilonova.bus.credentials import Credentials
 from kilonova.bus.protocol import Handler
 from kilonova.bus.subjects import REPLIES
-from kilonova.domain import trail
+from kilonova.domain import tracing, trail
 from kilonova.domain.errors import Forbidden, InvalidInput, Unreachable
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ BUFFER_LIMIT = 16 * 1024 * 1024
 
 TRAIL = "Kilonova-Trail"
 """Header with what the log lines of whoever handles the message have in common with those of its sender."""
+
+TRACE = "traceparent"
+"""Header with the span in which it was sent."""
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
@@ -252,7 +255,7 @@ async def _handle(link: Link, handler: Handler, message: Msg) -> None:
     headers = None
     carried = message.headers or {}
     try:
-        with trail.unpacked(carried.get(TRAIL, "")):
+        with trail.unpacked(carried.get(TRAIL, "")), tracing.under(carried.get(TRACE, "")):
             reply = await handler(message.subject, message.data)
     except Exception:
         log.exception("message handler failed", subject=message.subject)
@@ -269,8 +272,8 @@ async def _handle(link: Link, handler: Handler, message: Msg) -> None:
 
 def _headers() -> dict[str, str] | None:
     """What a message carries beside its payload."""
-    carried = trail.packed()
-    return {TRAIL: carried} if carried else None
+    carried = {TRAIL: trail.packed(), TRACE: tracing.traceparent()}
+    return {name: value for name, value in carried.items() if value} or None
 
 
 def _checked(server: str) -> str:

@@ -89,12 +89,14 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         global_request_id: what the caller calls its own request, of which this one may be a part.
+        traceparent: the span of the request, in the form of the W3C; empty if nobody traces it.
     """
 
     project_id: str = ""
     user_id: str = ""
     request_id: str = ""
     global_request_id: str = ""
+    traceparent: str = ""
 
 
 class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):

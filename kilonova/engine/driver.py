@@ -9,16 +9,9 @@ import msgspec
 import structlog
 
 from kilonova.db.journal import Owned
-from kilonova.domain import trail
+from kilonova.domain import tracing, trail
 from kilonova.domain.errors import Fenced, Unreachable
-from kilonova.domain.operation import (
-    TERMINAL,
-    Entry,
-    EntryState,
-    Failure,
-    OperationRecord,
-    OperationState,
-)
+from kilonova.domain.operation import TERMINAL, Entry, EntryState, Failure, OperationRecord, OperationState
 from kilonova.engine import debt
 from kilonova.engine.commands import Command, command_key
 from kilonova.engine.failure import CRASH_LOOP, cancelled, crash_loop, describe, out_of_time
@@ -88,6 +81,7 @@ class Driver:
             Fenced: another process took the operation over; nothing more is done here.
         """
         trail.driving(self.record, self._moves.definition.about)
+        tracing.driving(self.record)
         self._at(BEGIN)
         self._check("before")
         await self._adopt()
@@ -236,11 +230,12 @@ class Driver:
     async def _perform(self, step: Step, entry: Entry, *, undo: bool) -> msgspec.Raw:
         """Run the step's function, here or on its host; returns the JSON of its result."""
         self._check("before")
-        if isinstance(step, OnHost):
-            output = await self._on_host(step, entry, undo=undo)
-        else:
-            assert isinstance(step, Here)
-            output = await self._here(step, entry, undo=undo)
+        with tracing.step(self.record, step.name, undo=undo, attempt=entry.attempt):
+            if isinstance(step, OnHost):
+                output = await self._on_host(step, entry, undo=undo)
+            else:
+                assert isinstance(step, Here)
+                output = await self._here(step, entry, undo=undo)
         self._check("answered")
         return output
 
@@ -353,6 +348,8 @@ class Driver:
         self._cancel = self._cancel or cancel
         self._resting = self.record.resting
         self._shop.observe(self.record)
+        if self.record.state in TERMINAL:
+            tracing.ended(self.record, self._moves.definition.waits)
         if self.record.state is OperationState.STRANDED:
             stopped = self.record.entries[-1]
             log.error("operation stranded", error=stopped.failure.message if stopped.failure is not None else "")

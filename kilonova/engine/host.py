@@ -18,7 +18,7 @@ import structlog
 from kilonova.db.columns import Json, Timestamp, new_metadata
 from kilonova.db.database import Database
 from kilonova.db.prepared import Prepared
-from kilonova.domain import trail
+from kilonova.domain import tracing, trail
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import Fenced, InvalidInput
 from kilonova.domain.operation import Failure
@@ -197,7 +197,10 @@ class HostExecutor:
             try:
                 async with lock:
                     began = self._clock.monotonic()
-                    reply = await self._attempt(command, step, crashed=crashed)
+                    with tracing.span(step.name, host__name=self.host, kilonova__attempt=command.attempt) as span:
+                        reply = await self._attempt(command, step, crashed=crashed)
+                        if reply.failure is not None:
+                            span.fail(reply.failure.message)
                     self._observe(step.name, reply.state, self._clock.monotonic() - began)
             finally:
                 if not lock.locked() and not getattr(lock, "_waiters", None):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -266,6 +266,11 @@ class Operation:
     def past_return(self, cursor: int) -> bool:
         """Whether an operation at `cursor` can no longer be cancelled."""
         return self.no_return is not None and cursor >= self._index[self.no_return]
+
+    @property
+    def waits(self) -> Iterator[str]:
+        """Names of the steps that wait."""
+        return (step.name for step in self.steps if isinstance(step, Await))
 
     def output_types(self) -> dict[str, type[msgspec.Struct]]:
         """Type of each step's result, by step name."""

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from kilonova.cells.registry import Cell, Located
 from kilonova.db import instances
 from kilonova.db.journal import cell_journal
+from kilonova.domain import tracing
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import (
@@ -148,7 +149,7 @@ def _is_waited_for(holder: OperationRecord) -> bool:
 def asked_by(context: RequestContext) -> Asker:
     return Asker(
         project_id=context.project_id or "", user_id=context.user_id, request_id=context.request_id,
-        global_request_id=context.global_request_id or "",
+        global_request_id=context.global_request_id or "", traceparent=tracing.traceparent(),
     )
 
 

@@ -34,6 +34,7 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     await upgrade.ensure(journal, HOST)
     bus = await separate.bus(config, stack)
     metrics = Metrics()
+    watching.trace(config, stack, "agent")
     await watching.serve(config, stack, metrics, None)
     for host, driver in assembly.fake_hosts(config, directory, clock).items():
         progress("agent", f"serve {host}")

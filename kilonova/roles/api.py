@@ -25,6 +25,7 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     stack.push_async_callback(web.close)
     progress("database", "open")
     ground = await separate.ground(config, SystemClock(), stack)
+    watching.trace(config, stack, "api")
     await watching.serve(config, stack, ground.metrics, ground)
     wakes = Wakes(ground.bus)
     services = await embedded.start(ground, wakes, made, public_url(config), stack, progress)

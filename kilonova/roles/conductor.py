@@ -16,6 +16,7 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     """Returns when it drives. The stack stops it."""
     progress("database", "open")
     ground = await separate.ground(config, SystemClock(), stack)
+    watching.trace(config, stack, "conductor")
     await watching.serve(config, stack, ground.metrics, ground)
     networks, images = RemoteNetwork(ground.bus, ground.clock), RemoteImages(ground.bus, ground.clock)
     progress("conductor", "take up operations")

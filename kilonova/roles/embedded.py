@@ -156,7 +156,7 @@ async def serve(
         "/placement": EmbeddedPlacement(ground.api, ground.clock, identity=identity, identity_url=auth_url),
         "/compute": _compute(ground, services, wakes, consoles),
     }
-    if config.metrics.port:
+    if config.metrics.port or config.tracing.endpoint:
         applications = {p: Timed(of, p.removeprefix("/"), ground.metrics) for p, of in applications.items()}
     prefixes.mount(applications)
     await web.start()

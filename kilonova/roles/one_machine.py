@@ -56,6 +56,7 @@ class OneMachine:
         config, clock, stack = self.config, SystemClock(), self._stack
         take_directory(self._directory, stack)
         made = credentials.installation(self._directory)
+        watching.trace(config, stack, "up")
         prefixes = Prefixes()
         web = WebServer(prefixes, config.api.listen, config.api.port)
         web.open()

@@ -14,6 +14,7 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     """Returns when it places. The stack stops it."""
     progress("database", "open")
     ground = await separate.ground(config, SystemClock(), stack)
+    watching.trace(config, stack, "scheduler")
     await watching.serve(config, stack, ground.metrics, ground)
     scheduler = assembly.scheduler(ground, assembly.placing(ground), Wakes(ground.bus), alone=False)
     await scheduler.start()

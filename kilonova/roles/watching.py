@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack
 from time import perf_counter
+from typing import Any
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kilonova.config import Config
-from kilonova.domain.errors import KilonovaError
+from kilonova.domain import tracing
+from kilonova.domain.errors import InvalidInput, KilonovaError
 from kilonova.metrics.measures import Metrics
 from kilonova.metrics.readings import Readings
-from kilonova.roles.assembly import Ground
+from kilonova.roles.assembly import Ground, own_host
 from kilonova.roles.web import WebServer
+
+REQUEST_ID = b"x-openstack-request-id"
 
 log = structlog.get_logger(__name__)
 
@@ -61,8 +65,26 @@ async def serve(config: Config, stack: AsyncExitStack, metrics: Metrics, ground:
     await web.start()
 
 
+def trace(config: Config, stack: AsyncExitStack, role: str) -> None:
+    """Send the traces of this process, if an operator wants them; the stack stops it.
+
+    Raises:
+        InvalidInput: the packages are missing.
+    """
+    if not config.tracing.endpoint:
+        return
+    try:
+        from kilonova.roles import traces
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"Traces need a package that is not installed ({error.name}).",
+            hint="install kilonova with the extra `tracing`, or leave tracing.endpoint empty",
+        ) from error
+    traces.start(config.tracing.endpoint, role, own_host(config), stack)
+
+
 class Timed:
-    """Times the requests to an application. service: its name among the labels."""
+    """Times and traces the requests to an application. service: its name among the labels."""
 
     def __init__(self, application: ASGIApp, service: str, metrics: Metrics) -> None:
         self._application = application
@@ -73,15 +95,28 @@ class Timed:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
-        began, status = perf_counter(), 500
+        began, status, method = perf_counter(), 500, scope["method"]
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                span.note(http__response__status_code=status, kilonova__request_id=_header(message, REQUEST_ID))
+                if status >= 500:
+                    span.fail("")
             await send(message)
 
-        try:
-            await self._application(scope, receive, watched)
-        finally:
-            self._metrics.answered(self._service, scope["method"], status, perf_counter() - began)
+        with tracing.serve(
+            f"{method} {self._service}", _header(scope, b"traceparent"), http__request__method=method,
+            url__path=scope["path"], kilonova__service=self._service,
+        ) as span:
+            try:
+                await self._application(scope, receive, watched)
+            finally:
+                self._metrics.answered(self._service, method, status, perf_counter() - began)
+
+
+def _header(message: MutableMapping[str, Any], name: bytes) -> str:
+    """Of a request or an answer, "" if it has none of that name."""
+    value: bytes = next((value for key, value in message.get("headers", ()) if key == name), b"")
+    return value.decode("latin-1")

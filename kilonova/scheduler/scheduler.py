@@ -12,6 +12,7 @@ import structlog
 
 from kilonova.db.database import Database
 from kilonova.db.placement.changes import Changes, locate, read_changes
+from kilonova.domain import tracing
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import NoValidHost
 from kilonova.domain.grouping import Aggregate, ServerGroup
@@ -100,13 +101,19 @@ class Scheduler:
         while True:
             began = self._clock.monotonic()
             try:
-                chosen = await self._select(spec, count, alternates)
+                with tracing.span("scheduler: choose hosts", kilonova__servers=count) as span:
+                    chosen = await self._select(spec, count, alternates)
+                    first = chosen[0]
+                    span.note(
+                        kilonova__host=first.host, kilonova__hosts=first.considered,
+                        kilonova__candidates=first.candidates,
+                    )
             except NoHostLeft as error:
                 if not self._may_report():
                     self._observer.decided(self._clock.monotonic() - began, error.left[0][1], 0, error.refused_by)
                     raise
             else:
-                self._observer.decided(self._clock.monotonic() - began, chosen[0].considered, chosen[0].candidates, "")
+                self._observer.decided(self._clock.monotonic() - began, first.considered, first.candidates, "")
                 return chosen
             await self._clock.sleep(1.0)
 

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 from nats_servers import bus_server
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from structlog.contextvars import get_contextvars
 
 from kilonova.bus.local import LocalBus
 from kilonova.bus.nats import NatsBus
 from kilonova.bus.protocol import Bus
-from kilonova.domain import trail
+from kilonova.domain import tracing, trail
 from kilonova.domain.errors import Unreachable
+from kilonova.roles.traces import OpenTelemetry
 
 LIMIT = 10.0
 """Seconds that anything awaited here may take."""
@@ -141,6 +143,26 @@ async def test_the_trail_of_the_sender_goes_with_a_message(ends: Ends) -> None:
     async with asyncio.timeout(LIMIT):
         seen = [await found.get() for _ in range(3)]
     assert seen == [{"request_id": "req-1"}, {"request_id": "req-1"}, {}]
+
+
+async def test_the_span_of_the_sender_goes_with_a_message(ends: Ends) -> None:
+    found: asyncio.Queue[str] = asyncio.Queue()
+
+    async def look(_subject: str, _payload: bytes) -> bytes:
+        found.put_nowait(tracing.traceparent())
+        return b""
+
+    await ends.there.subscribe("kn.host.a.command", look)
+    tracer = OpenTelemetry(InMemorySpanExporter(), "test", "here")
+    tracing.use(tracer)
+    try:
+        with tracing.span("a step"):
+            sent_in = tracing.traceparent()
+            await ends.here.request("kn.host.a.command", b"", timeout=LIMIT)
+        await ends.here.request("kn.host.a.command", b"", timeout=LIMIT)
+    finally:
+        await tracer.close()
+    assert [found.get_nowait(), found.get_nowait()] == [sent_in, ""] and sent_in.startswith("00-")
 
 
 async def test_none_is_no_reply(ends: Ends) -> None:
