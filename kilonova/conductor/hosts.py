@@ -133,13 +133,13 @@ class HostReports:
         """Tell placement what the host has if that has changed, or somebody else may have changed it there, and that it
         lives. Returns its provider's uuid. Spec: RSU-07."""
         known = self._known.get(report.host)
-        if known is not None and not report.started and known.inventory == report.inventory:
+        if known is not None and not report.started and known.inventory == report.inventory.lasting():
             interval = self._options.update_resources_interval
             trusted = interval < 0 or now - known.told_at < interval
             if trusted and await self._registry.heartbeat(report.host, now):
                 return known.provider
         provider = await self._registry.report(report.host, report.inventory, now=now, cell=self._cell)
-        self._known[report.host] = _Known(report.inventory, provider, now)
+        self._known[report.host] = _Known(report.inventory.lasting(), provider, now)
         return provider
 
     async def on_event(self, subject: str, payload: bytes) -> None:

@@ -79,6 +79,9 @@ _UPDATE = Prepared(
     .where(instances.c.uuid == sa.bindparam("b_uuid"))
     .values({c.name: sa.bindparam(c.name) for c in instances.columns if c.name != "uuid"})
 )
+_ON_HOST = Prepared(
+    sa.select(instances.c.body).where(instances.c.host == sa.bindparam("host"), instances.c.deleted_at.is_(None))
+)
 _COUNT_ON_HOST = Prepared(
     sa.select(sa.func.count())
     .select_from(instances)
@@ -128,8 +131,7 @@ def get(conn: sa.Connection, uuid: str, *, deleted: bool = False, lock: bool = F
 
 def on_host(conn: sa.Connection, host: str) -> list[Instance]:
     """All records, not deleted, that name this host."""
-    query = sa.select(instances.c.body).where(instances.c.host == host, instances.c.deleted_at.is_(None))
-    return list(conn.execute(query).scalars())
+    return _ON_HOST.scalars(conn, host=host)
 
 
 def hosts_in_use(conn: sa.Connection) -> list[str]:

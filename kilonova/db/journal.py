@@ -126,6 +126,11 @@ class Journal:
             .values({n: sa.bindparam(n) for n in ("slot", "state", "wake_at", "updated_at", "body")})
             .values(lease_owner=None, lease_until=None, lease_epoch=t.c.lease_epoch + 1)
         )
+        self._wake_debts = Prepared(
+            sa.update(t)
+            .where(t.c.kind == "debt", t.c.host == sa.bindparam("b_host"), driven)
+            .values(wake_at=sa.bindparam("now"))
+        )
         self._wake_holder = Prepared(
             sa.update(t).where(t.c.slot == sa.bindparam("b_subject")).values(wake_at=sa.bindparam("now"))
         )
@@ -231,12 +236,7 @@ class Journal:
 
     def wake_debts(self, conn: sa.Connection, host: str, now: float) -> int:
         """Let everything owed to a host be tried now, because it has come back."""
-        t = self.operations
-        return conn.execute(
-            sa.update(t)
-            .where(t.c.kind == "debt", t.c.host == host, t.c.state.in_([s.value for s in DRIVEN]))
-            .values(wake_at=now)
-        ).rowcount
+        return self._wake_debts.run(conn, b_host=host, now=now)
 
     def replace(self, conn: sa.Connection, record: OperationRecord, *, wake_at: float | None, now: float) -> None:
         """Rewrite an operation that nobody drives (held, queued, stranded), raising its epoch."""

@@ -33,6 +33,9 @@ AWAY = frozenset({"08", "53", "57"})
 
 LOCKED = "55P03"
 
+MARKS = "unit_marks"
+"""The table of marks. It belongs to no schema: every database has it as soon as something is written."""
+
 MARKS_LOCK = 0x6B696C75
 """Key of the advisory lock that is held while the table of marks is made."""
 
@@ -176,12 +179,12 @@ class PostgresDatabase(Database):
 
 
 _MAKE_MARKS = sa.text(
-    "CREATE TABLE IF NOT EXISTS unit_marks"
+    f"CREATE TABLE IF NOT EXISTS {MARKS}"
     " (session varchar(32) PRIMARY KEY, number xid8 NOT NULL, since timestamptz NOT NULL DEFAULT now())"
 )
-_FORGET_MARKS = sa.text("DELETE FROM unit_marks WHERE since < now() - interval '7 days'")
-_LEAVE_MARK = """
-    INSERT INTO unit_marks (session, number)
+_FORGET_MARKS = sa.text(f"DELETE FROM {MARKS} WHERE since < now() - interval '7 days'")
+_LEAVE_MARK = f"""
+    INSERT INTO {MARKS} (session, number)
     SELECT %s, pg_current_xact_id() WHERE pg_current_xact_id_if_assigned() IS NOT NULL
     ON CONFLICT (session) DO UPDATE SET number = excluded.number, since = now()
     RETURNING CAST(number AS text)
@@ -190,7 +193,7 @@ _GOES_ON = sa.text(
     "SELECT EXISTS (SELECT FROM pg_locks"
     " WHERE locktype = 'transactionid' AND transactionid = xid(CAST(:number AS xid8)))"
 )
-_MARKED = sa.text("SELECT EXISTS (SELECT FROM unit_marks WHERE session = :session AND number = CAST(:number AS xid8))")
+_MARKED = sa.text(f"SELECT EXISTS (SELECT FROM {MARKS} WHERE session = :session AND number = CAST(:number AS xid8))")
 
 
 def _leave_mark(connection: sa.Connection) -> _Mark | None:

@@ -85,6 +85,15 @@ _SEEN = Prepared(
     .where(services.c.binary == sa.bindparam("b_binary"), services.c.host == sa.bindparam("b_host"))
     .values(seen_at=sa.bindparam("now"), version=sa.bindparam("version"))
 )
+_ADD, _ADD_NODE = (
+    Prepared(sa.insert(table).values({c.name: sa.bindparam(c.name) for c in table.columns if c.name != "id"}))
+    for table in (services, compute_nodes)
+)
+_CHANGED = Prepared(
+    sa.update(compute_nodes)
+    .where(compute_nodes.c.host == sa.bindparam("b_host"), compute_nodes.c.node == sa.bindparam("b_node"))
+    .values(inventory=sa.bindparam("inventory"), updated_at=sa.bindparam("now"))
+)
 _INVENTORY = Prepared(sa.select(compute_nodes.c.inventory).where(
     compute_nodes.c.host == sa.bindparam("host"), compute_nodes.c.node == sa.bindparam("node")
 ))
@@ -94,10 +103,8 @@ def seen(conn: sa.Connection, binary: str, host: str, *, version: str, now: floa
     """Record a sign of life. Returns True at the first one of this service."""
     if _SEEN.run(conn, b_binary=binary, b_host=host, now=now, version=version):
         return False
-    conn.execute(sa.insert(services).values(
-        uuid=str(uuids.uuid4()), binary=binary, host=host, version=version, disabled=False, disabled_reason=None,
-        forced_down=False, created_at=now, updated_at=now, seen_at=now,
-    ))
+    _ADD.run(conn, uuid=str(uuids.uuid4()), binary=binary, host=host, version=version, disabled=False,
+             disabled_reason=None, forced_down=False, created_at=now, updated_at=now, seen_at=now)
     return True
 
 
@@ -138,15 +145,10 @@ def report_node(conn: sa.Connection, uuid: str, host: str, inventory: HostInvent
     """
     known = _INVENTORY.first(conn, host=host, node=inventory.hostname)
     if known is None:
-        conn.execute(sa.insert(compute_nodes).values(
-            uuid=uuid, host=host, node=inventory.hostname, inventory=inventory, created_at=now, updated_at=now
-        ))
+        _ADD_NODE.run(conn, uuid=uuid, host=host, node=inventory.hostname, inventory=inventory, created_at=now,
+                      updated_at=now)
     elif known[0] != inventory:
-        conn.execute(
-            sa.update(compute_nodes)
-            .where(compute_nodes.c.host == host, compute_nodes.c.node == inventory.hostname)
-            .values(inventory=inventory, updated_at=now)
-        )
+        _CHANGED.run(conn, b_host=host, b_node=inventory.hostname, inventory=inventory, now=now)
 
 
 def all_nodes(conn: sa.Connection, *, hosts: Sequence[str] | None = None) -> list[ComputeNode]:

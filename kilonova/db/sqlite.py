@@ -89,9 +89,8 @@ class SqliteDatabase(Database):
 
     async def read(self, fn: Unit[T]) -> T:
         raw = self._raw_reader
-        if not self._path:
-            raw.execute("PRAGMA query_only=ON")
-        raw.execute("BEGIN")
+        # In memory nothing else can come in between, and the only connection has to be kept from changes for once.
+        raw.execute("BEGIN" if self._path else "PRAGMA query_only=ON")
         try:
             return run_unit(fn, self._reader)
         except sa.exc.DBAPIError as error:

@@ -113,6 +113,10 @@ class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
     uptime: str | None = None
     topology: HostTopology | None = None
 
+    def lasting(self) -> HostInventory:
+        """Without what is different at every look, and what placement does not know."""
+        return msgspec.structs.replace(self, disk_available_gib=0, memory_free_mib=0, uptime=None)
+
 
 class GuestEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A change the hypervisor tells of by itself. transition: started, stopped, crashed, paused, resumed..."""

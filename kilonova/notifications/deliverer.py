@@ -64,11 +64,12 @@ class Deliverer:
         sinks: by name. owner: of leases; unique among processes, new at every start.
         retention: seconds after which a notification that is not taken is given up.
         alone: no other process can have leases (one-machine mode).
+        poll: seconds between two looks into the outbox.
     """
 
     def __init__(
         self, database: Database, outbox: Outbox, sinks: Mapping[str, Sink], clock: Clock, random: Random, owner: str,
-        *, retention: float, alone: bool = False,
+        *, retention: float, alone: bool = False, poll: float = POLL,
     ) -> None:
         self._database = database
         self._outbox = outbox
@@ -77,6 +78,7 @@ class Deliverer:
         self._owner = owner
         self._retention = retention
         self._alone = alone
+        self._poll = poll
         self._ways = [_Way(name, sink) for name, sink in sinks.items()]
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -106,7 +108,7 @@ class Deliverer:
                 log.warning("notifications not delivered", sink=way.name, error=str(error))
             if not more:
                 now = self._clock.monotonic()
-                await self._clock.sleep(max(POLL, way.backoff.until - now if way.away else 0.0))
+                await self._clock.sleep(max(self._poll, way.backoff.until - now if way.away else 0.0))
 
     async def _round(self, way: _Way) -> bool:
         """Deliver what waits. Returns whether there may be more."""

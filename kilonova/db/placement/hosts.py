@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from functools import cache
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -113,7 +115,7 @@ def report(
                 host=host,
                 node=node,
                 seen_at=now,
-                seen_changed=change_number(connection),
+                seen_changed=change_number(connection.dialect.name),
                 num_io_ops=0,
                 failed_builds=0,
                 **facts,
@@ -127,12 +129,9 @@ def report(
         provider_id = lock_provider(connection, uuid_)
         reported_before = set(known.reported_traits)
         changed = {name: value for name, value in facts.items() if getattr(known, name) != value}
-        connection.execute(
-            hosts.update()
-            .where(hosts.c.provider_id == provider_id)
-            .values(seen_at=now, seen_changed=change_number(connection), **changed)
-        )
+        _seeing(connection.dialect.name, hosts.c.provider_id).run(connection, which=provider_id, now=now)
         if changed:
+            connection.execute(hosts.update().where(hosts.c.provider_id == provider_id).values(changed))
             stamp(connection, [provider_id])
     offered = _inventories(connection, provider_id, inventory, settings or HostSettings())
     set_inventories(connection, uuid_, offered)
@@ -173,8 +172,16 @@ def _inventories(
 
 def heartbeat(connection: sa.Connection, host: str, now: float) -> bool:
     """Record a sign of life. Returns False for a host that has never reported."""
-    seen = {"seen_at": now, "seen_changed": change_number(connection)}
-    return connection.execute(hosts.update().where(hosts.c.host == host).values(seen)).rowcount > 0
+    return _seeing(connection.dialect.name, hosts.c.host).run(connection, which=host, now=now) > 0
+
+
+@cache
+def _seeing(dialect: str, key: sa.Column[Any]) -> Prepared:
+    """Records a sign of life of the nodes whose `key` is `which`."""
+    return Prepared(
+        hosts.update().where(key == sa.bindparam("which"))
+        .values(seen_at=sa.bindparam("now"), seen_changed=change_number(dialect))
+    )
 
 
 def mark_down(connection: sa.Connection, host: str) -> None:

@@ -116,6 +116,15 @@ _LOCK = Prepared(
     .where(providers.c.uuid == sa.bindparam("uuid")).with_for_update()
 )
 _INVENTORIES = Prepared(sa.select(inventories).where(inventories.c.provider_id == sa.bindparam("provider")))
+_ADD_INVENTORY = Prepared(inventories.insert().values({c.name: sa.bindparam(c.name) for c in inventories.columns}))
+_SET_INVENTORY = Prepared(
+    inventories.update()
+    .where(
+        inventories.c.provider_id == sa.bindparam("b_provider"),
+        inventories.c.resource_class == sa.bindparam("b_class"),
+    )
+    .values({name: sa.bindparam(name) for name in (*Inventory.__struct_fields__, "capacity")})
+)
 _NAMES = {
     column: Prepared(sa.select(column).where(column.table.c.provider_id == sa.bindparam("provider")))
     for column in (provider_traits.c.trait, provider_aggregates.c.aggregate)
@@ -153,7 +162,7 @@ def create_provider(connection: sa.Connection, uuid: str, name: str, *, parent: 
         "generation": 0,
         "parent_id": parent_id,
         "root_id": root_id,
-        "changed": change_number(connection),
+        "changed": change_number(connection.dialect.name),
         "updated_at": now,
     }
     created = connection.execute(providers.insert().values(values)).inserted_primary_key
@@ -232,7 +241,7 @@ def delete_provider(connection: sa.Connection, uuid: str) -> None:
         raise ProviderInUse(f"Unable to delete resource provider {uuid}: Resource provider has allocations.")
     for table in (inventories, provider_traits, provider_aggregates, layouts, hosts):
         connection.execute(table.delete().where(table.c.provider_id == provider_id))
-    stamp = change_number(connection)
+    stamp = change_number(connection.dialect.name)
     connection.execute(deleted_providers.insert().values(id=provider_id, changed=stamp))
     connection.execute(providers.delete().where(providers.c.id == provider_id))
 
@@ -262,15 +271,9 @@ def set_inventories(
     for name, inventory in wanted.items():
         values = {**msgspec.structs.asdict(inventory), "capacity": inventory.capacity}
         if name not in present:
-            connection.execute(
-                inventories.insert().values(provider_id=provider_id, resource_class=name, used=0, **values)
-            )
+            _ADD_INVENTORY.run(connection, provider_id=provider_id, resource_class=name, used=0, **values)
         elif any(getattr(present[name], key) != value for key, value in values.items()):
-            connection.execute(
-                inventories.update()
-                .where(inventories.c.provider_id == provider_id, inventories.c.resource_class == name)
-                .values(**values)
-            )
+            _SET_INVENTORY.run(connection, b_provider=provider_id, b_class=name, **values)
         else:
             continue
         changed = True

@@ -131,14 +131,18 @@ layouts = sa.Table(
 with its allocations; consumers that need none have no row."""
 
 
-def change_number(connection: sa.Connection) -> sa.ColumnElement[int]:
+@cache
+def change_number(dialect: str) -> sa.ColumnElement[int]:
     """An SQL expression: the number that a row changed by this transaction is stamped with.
 
     Readers ask for rows stamped at or after the number that `changes_before` gave with their last reading.
     PostgreSQL: the transaction's own id, so claims on different hosts share no counter row. SQLite has one
     writer at a time: one more than the highest stamp.
     """
-    return _change_number(connection.dialect.name)
+    if dialect == "postgresql":
+        return sa.cast(sa.cast(sa.func.pg_current_xact_id(), sa.Text), sa.BigInteger)
+    columns = (providers.c.changed, deleted_providers.c.changed, hosts.c.seen_changed)
+    return sa.func.max(*map(highest, columns)) + 1
 
 
 def changes_before(dialect: str) -> sa.ColumnElement[int]:
@@ -149,7 +153,7 @@ def changes_before(dialect: str) -> sa.ColumnElement[int]:
     if dialect == "postgresql":
         oldest = sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot())
         return sa.cast(sa.cast(oldest, sa.Text), sa.BigInteger)
-    return _change_number(dialect)
+    return change_number(dialect)
 
 
 def highest(column: sa.Column[int]) -> sa.ScalarSelect[int]:
@@ -174,20 +178,12 @@ def _stamp(connection: sa.Connection, provider_ids: Sequence[int], generations: 
 
 
 @cache
-def _change_number(dialect: str) -> sa.ColumnElement[int]:
-    if dialect == "postgresql":
-        return sa.cast(sa.cast(sa.func.pg_current_xact_id(), sa.Text), sa.BigInteger)
-    columns = (providers.c.changed, deleted_providers.c.changed, hosts.c.seen_changed)
-    return sa.func.max(*map(highest, columns)) + 1
-
-
-@cache
 def _stamping(dialect: str) -> Prepared:
     return Prepared(
         providers.update()
         .where(providers.c.id == sa.bindparam("provider"))
         .values(
             generation=providers.c.generation + sa.bindparam("generations", type_=sa.BigInteger),
-            changed=_change_number(dialect),
+            changed=change_number(dialect),
         )
     )

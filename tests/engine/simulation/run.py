@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import uuid
+from collections import Counter
 from random import Random
 from typing import Any
 
@@ -108,12 +109,16 @@ async def _run(loop: VirtualLoop, random: Random, databases: Databases, result: 
     await chaos
     await _calm(world)
     await _settle(world)
-    if _violations(world, Result(result.seed, [])):
-        await asyncio.sleep(REPORTED)
-        await _settle(world)
-    if databases.told:
-        await _until_told(world)
-    result.violations = world.violations + world.wire.defects + _violations(world, result)
+    found, states = _violations(world)
+    if found or databases.told:
+        if found:
+            await asyncio.sleep(REPORTED)
+            await _settle(world)
+        if databases.told:
+            await _until_told(world)
+        found, states = _violations(world)
+    result.states = dict(states)
+    result.violations = world.violations + world.wire.defects + found
 
 
 def _server(random: Random, number: int) -> BuildRequest:
@@ -344,8 +349,8 @@ LEGAL = {
 }
 
 
-def _violations(world: World, result: Result) -> list[str]:
-    """Everything that must hold once nothing is left to do."""
+def _violations(world: World) -> tuple[list[str], Counter[str]]:
+    """What does not hold although nothing is left to do, and how many operations there are in each state."""
     with world.databases.cell.engine.connect() as conn:
         records: list[Instance] = list(conn.execute(sa.select(instances.instances.c.body)).scalars())
         operations = cell_journal.select(conn, limit=1000)
@@ -370,7 +375,6 @@ def _violations(world: World, result: Result) -> list[str]:
         mapped = {r.uuid: r.cell for r in conn.execute(sa.select(build_requests.instance_mappings))}
     found: list[str] = unheard_of
     for operation in operations:
-        result.states[operation.state.value] = result.states.get(operation.state.value, 0) + 1
         if operation.state in (*ACTIVE, OperationState.STRANDED):
             where = f"{operation.state.value} at {operation.cursor}: {operation.failure}"
             found.append(f"operation {operation.kind} {operation.id} is {where}")
@@ -399,7 +403,7 @@ def _violations(world: World, result: Result) -> list[str]:
     found += [f"event kept: {row}" for row in events]
     guests = {host: hypervisor.guests for host, hypervisor in world.hypervisors.items()}
     found += wrong_places(placed, alive.values(), guests)
-    return found
+    return found, Counter(operation.state.value for operation in operations)
 
 
 def _check_server(world: World, record: Instance, claimed: set[str], mapped: dict[str, str | None]) -> list[str]:

@@ -81,9 +81,15 @@ class Databases:
             if not self._made:
                 await database.write(metadata.create_all)
             else:
-                statements = [sa.delete(t) for t in reversed(metadata.sorted_tables)]
-                await database.write(lambda conn, all_=statements: [conn.execute(s) for s in all_])
+                await database.write(partial(_empty, metadata))
         self._made = True
+
+
+def _empty(metadata: sa.MetaData, conn: sa.Connection) -> None:
+    """In the driver's own terms: this is done ten thousand times."""
+    driver = conn.connection.driver_connection
+    for table in reversed(metadata.sorted_tables):
+        driver.execute(f"DELETE FROM {table.name}")
 
 
 class WatchedHypervisor(FakeHypervisor):
@@ -232,7 +238,7 @@ class World:
             return None
         clock = SimClock(self.loop, process)
         return Deliverer(
-            database, of, self.ears.sinks(process), clock, self.random, owner, retention=86400.0
+            database, of, self.ears.sinks(process), clock, self.random, owner, retention=86400.0, poll=1.0
         )
 
     def _scheduler(self, process: Process) -> SchedulerService:
