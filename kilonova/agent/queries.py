@@ -38,8 +38,9 @@ async def answer(driver: Driver, query: Query) -> Answer:
             case PasswordQuery():
                 return await _set_password(driver, query)
             case _:
-                found = Found(guests=tuple(await driver.guests()), disks=tuple(await driver.disks()))
-                return Answer(found=found)
+                guests, disks = await driver.guests(), await driver.disks()
+                beside = await driver.beside_disks()
+                return Answer(found=Found(guests=tuple(guests), disks=tuple(disks), beside=tuple(beside)))
     except KilonovaError as error:
         return Answer(error=error.message, status=error.status)
 

@@ -7,7 +7,7 @@ import msgspec
 from kilonova.domain.console import ConsoleAddress, ConsoleKind
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
-from kilonova.hypervisor.guest import GuestOnHost, HostInventory
+from kilonova.hypervisor.guest import BesideDisks, GuestOnHost, HostInventory
 
 REFUSED = b"refused: "
 """With this begins the answer to a host that must not serve; the reason follows."""
@@ -84,10 +84,11 @@ Query = ConsoleQuery | ConsoleAddressQuery | PasswordQuery | DiagnosticsQuery | 
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """Guests and instances with files on the host."""
+    """Guests, instances with files on the host, and what lies beside their disks."""
 
     guests: tuple[GuestOnHost, ...]
     disks: tuple[str, ...]
+    beside: tuple[BesideDisks, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

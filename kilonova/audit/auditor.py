@@ -6,7 +6,7 @@ written through the placement API) may still be seen half done; nothing of that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
@@ -34,6 +34,7 @@ class Auditor:
 
     Args:
         ports, devices, images: None where somebody else keeps them.
+        sinks: of notifications, that are configured.
         wake_api, wake_cell: tell runners that there is work.
         pause: seconds between the two looks.
     """
@@ -41,11 +42,11 @@ class Auditor:
     def __init__(
         self, cells: Cells, bus: Bus, clock: Clock, *, wake_api: Callable[[], None], wake_cell: Callable[[str], None],
         ports: PortLedger | None = None, devices: DeviceLedger | None = None, images: ImageLedger | None = None,
-        pause: float = BETWEEN_LOOKS,
+        sinks: Collection[str] = (), pause: float = BETWEEN_LOOKS,
     ) -> None:
         self._clock = clock
         self._pause = pause
-        self._looker = Looker(cells, bus, clock, ports=ports, devices=devices, images=images)
+        self._looker = Looker(cells, bus, clock, ports=ports, devices=devices, images=images, sinks=sinks)
         self._healer = Healer(
             cells, self._looker, clock, ports=ports, images=images, wake_api=wake_api, wake_cell=wake_cell
         )

@@ -18,6 +18,9 @@ WITH_GUEST = frozenset({
 })
 """What the hypervisor must know, running or not."""
 
+PLAIN = frozenset({VmState.ACTIVE, VmState.PAUSED, VmState.SUSPENDED, VmState.STOPPED})
+"""What needs nothing on its host beside the disks of its guest."""
+
 SETTLED = frozenset({VmState.ACTIVE, VmState.PAUSED, VmState.SUSPENDED, VmState.STOPPED, VmState.RESCUED})
 """Neither in the middle of a move nor left by a failure: what it holds can be told exactly."""
 
@@ -25,7 +28,10 @@ SETTLED = frozenset({VmState.ACTIVE, VmState.PAUSED, VmState.SUSPENDED, VmState.
 def compare(look: Look) -> list[Difference]:
     """All differences, of servers that nothing works on."""
     found: list[Difference] = []
-    for part in (_guests, _disks, _silent_hosts, _claims, _counters, _ports, _devices, _images, _records, _operations):
+    for part in (
+        _guests, _disks, _beside, _silent_hosts, _claims, _counters, _ports, _devices, _images, _rows, _records,
+        _operations,
+    ):
         found += part(look)
     lost = (Kind.OPERATION_STRANDED, Kind.OPERATION_LOST)
     return [one for one in found if one.subject not in look.busy or one.kind in lost]
@@ -99,6 +105,26 @@ def _disks(look: Look) -> Iterator[Difference]:
                 )
 
 
+def _beside(look: Look) -> Iterator[Difference]:
+    """What lies beside the disks of servers that need nothing of it."""
+    for on in look.hosts:
+        for beside in on.found.beside if on.found is not None else ():
+            _, server = look.servers.get(beside.uuid, ("", None))
+            if server is None or server.host != on.host or server.vm_state not in PLAIN:
+                continue
+            for kind, there, what in (
+                (Kind.RESCUE_LEFT, beside.rescue, "the disk of a rescue, from which its guest may still run"),
+                (Kind.RESIZE_LEFT, beside.kept, "the disks that it had before a resize"),
+                (Kind.DISKS_PUT_ASIDE, beside.put_aside, "disks that a rebuild has left"),
+                (Kind.SNAPSHOT_LEFT, beside.snapshots, "a copy of its disk that was to become an image"),
+            ):
+                if there:
+                    yield Difference(
+                        kind=kind, object=beside.uuid, subject=beside.uuid, host=on.host, cell=on.cell,
+                        what=f"server {beside.uuid} is {server.vm_state.value}, and {on.host} has {what}",
+                    )
+
+
 def _silent_hosts(look: Look) -> Iterator[Difference]:
     for on in look.hosts:
         if on.found is None:
@@ -118,7 +144,16 @@ def _claims(look: Look) -> Iterator[Difference]:
                 what=f"{_amounts(holding.resources)} of {holding.host or holding.provider} are held for "
                      f"{holding.instance}, but there is no such server",
             )
-        elif holding.consumer == holding.instance:
+        elif holding.consumer != holding.instance:
+            _, server = look.servers.get(holding.instance, ("", None))
+            if server is not None and server.vm_state in SETTLED:
+                yield Difference(
+                    kind=Kind.ALLOCATION_LEFT, object=holding.consumer, subject=holding.instance,
+                    host=holding.host or "",
+                    what=f"{_amounts(holding.resources)} of {holding.host or holding.provider} are held by a move of "
+                         f"{holding.instance}, which is {server.vm_state.value}",
+                )
+        else:
             by_server.setdefault(holding.instance, {})[holding.host] = holding.resources
     for uuid, (cell, instance) in look.servers.items():
         if instance.vm_state not in SETTLED or instance.host is None:
@@ -205,6 +240,20 @@ def _images(look: Look) -> Iterator[Difference]:
                          what=f"there is data of image {image}, but no such image")
     for image in sorted(look.images.required - look.images.found):
         yield Difference(kind=Kind.IMAGE_DATA_MISSING, object=image, what=f"image {image} has lost its data")
+
+
+def _rows(look: Look) -> Iterator[Difference]:
+    for rows, kind, what in (
+        (look.secrets, Kind.SECRET_WITHOUT_SERVER, "a secret"),
+        (look.tokens, Kind.CONSOLE_TOKEN_WITHOUT_SERVER, "a token of a console"),
+    ):
+        for cell, server in sorted(rows):
+            if server not in look.servers:
+                yield Difference(kind=kind, object=server, subject=server, cell=cell,
+                                 what=f"cell {cell} keeps {what} of {server}, but there is no such server")
+    for cell, sink in sorted(look.undelivered):
+        yield Difference(kind=Kind.NOTIFICATION_WITHOUT_SINK, object=f"{cell}/{sink}", cell=cell,
+                         what=f"notifications wait for {sink}, which is not in notifications.sinks")
 
 
 def _records(look: Look) -> Iterator[Difference]:

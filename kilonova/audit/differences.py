@@ -16,9 +16,14 @@ class Kind(StrEnum):
     DISKS_WITHOUT_SERVER = "disks-without-server"
     DISKS_ON_OTHER_HOST = "disks-on-other-host"
     DISKS_MISSING = "disks-missing"
+    RESCUE_LEFT = "rescue-left"
+    RESIZE_LEFT = "resize-left"
+    DISKS_PUT_ASIDE = "disks-put-aside"
+    SNAPSHOT_LEFT = "snapshot-left"
     POWER_STATE = "power-state"
     HOST_SILENT = "host-silent"
     ALLOCATION_WITHOUT_SERVER = "allocation-without-server"
+    ALLOCATION_LEFT = "allocation-left"
     ALLOCATION_MISSING = "allocation-missing"
     ALLOCATION_DIFFERS = "allocation-differs"
     USED_COUNTER = "used-counter"
@@ -29,6 +34,9 @@ class Kind(StrEnum):
     BRIDGE_WITHOUT_NETWORK = "bridge-without-network"
     IMAGE_DATA_WITHOUT_IMAGE = "image-data-without-image"
     IMAGE_DATA_MISSING = "image-data-missing"
+    SECRET_WITHOUT_SERVER = "secret-without-server"
+    CONSOLE_TOKEN_WITHOUT_SERVER = "console-token-without-server"
+    NOTIFICATION_WITHOUT_SINK = "notification-without-sink"
     BUILD_REQUEST_FORGOTTEN = "build-request-forgotten"
     MAPPING_WITHOUT_SERVER = "mapping-without-server"
     SERVER_WITHOUT_MAPPING = "server-without-mapping"
@@ -41,6 +49,14 @@ class Kind(StrEnum):
 HEALS: dict[Kind, str] = {
     Kind.GUEST_WITHOUT_SERVER: "removed from its host by an operation",
     Kind.DISKS_WITHOUT_SERVER: "removed from its host by an operation",
+    Kind.RESCUE_LEFT: "removed from its host by an operation; a guest that runs from it keeps it until its next start",
+    Kind.RESIZE_LEFT: "removed from its host by an operation",
+    Kind.DISKS_PUT_ASIDE: "removed from its host by an operation",
+    Kind.SNAPSHOT_LEFT: "removed from its host by an operation",
+    Kind.ALLOCATION_LEFT: "given back",
+    Kind.SECRET_WITHOUT_SERVER: "deleted",
+    Kind.CONSOLE_TOKEN_WITHOUT_SERVER: "revoked",
+    Kind.NOTIFICATION_WITHOUT_SINK: "deleted",
     Kind.ALLOCATION_WITHOUT_SERVER: "given back",
     Kind.USED_COUNTER: "counted anew from the allocations",
     Kind.PORT_WITHOUT_SERVER: "deleted, or unbound if a user made it",

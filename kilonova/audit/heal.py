@@ -17,8 +17,9 @@ from kilonova.audit.differences import Difference, Kind
 from kilonova.audit.look import Looker
 from kilonova.audit.sources import ImageLedger, PortLedger
 from kilonova.cells.registry import Cells
-from kilonova.db import build_requests, instances
+from kilonova.db import build_requests, console_tokens, instances, secrets
 from kilonova.db.journal import api_journal, cell_journal
+from kilonova.db.outbox import api_outbox, cell_outbox
 from kilonova.db.placement import claims
 from kilonova.db.placement.tables import allocations, inventories, providers, touch
 from kilonova.domain.clock import Clock
@@ -30,6 +31,7 @@ from kilonova.engine import submit
 from kilonova.engine.operation import Tx
 from kilonova.operations.place import PLACE, PlaceServer
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER, RemoveLeftover
+from kilonova.operations.tidy import TIDY, TidyServer
 
 UNFINISHED = (
     TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.BLOCK_DEVICE_MAPPING, TaskState.SPAWNING,
@@ -72,6 +74,14 @@ class Healer:
             Kind.GUEST_WITHOUT_SERVER: self._remove_from_host,
             Kind.DISKS_WITHOUT_SERVER: self._remove_from_host,
             Kind.ALLOCATION_WITHOUT_SERVER: self._give_back,
+            Kind.RESCUE_LEFT: self._tidy,
+            Kind.RESIZE_LEFT: self._tidy,
+            Kind.DISKS_PUT_ASIDE: self._tidy,
+            Kind.SNAPSHOT_LEFT: self._tidy,
+            Kind.ALLOCATION_LEFT: self._end_move,
+            Kind.SECRET_WITHOUT_SERVER: self._forget_secrets,
+            Kind.CONSOLE_TOKEN_WITHOUT_SERVER: self._revoke_tokens,
+            Kind.NOTIFICATION_WITHOUT_SINK: self._drop_notifications,
             Kind.USED_COUNTER: self._count_anew,
             Kind.PORT_WITHOUT_SERVER: self._release_ports,
             Kind.IMAGE_DATA_WITHOUT_IMAGE: self._discard_image,
@@ -128,6 +138,46 @@ class Healer:
     async def _give_back(self, difference: Difference) -> None:
         await self._require_gone(difference.subject)
         await self._cells.api.write(lambda conn: claims.release(conn, difference.object))
+
+    async def _tidy(self, difference: Difference) -> str:
+        """The operation looks for itself, and for all that there is of the kind; so one is enough for a server."""
+        cell, server = self._cells.named(difference.cell), difference.subject
+
+        def accept(conn: sa.Connection) -> str:
+            holder = cell_journal.holder(conn, server)
+            if holder is not None and holder[0].kind != TIDY.name:
+                raise Conflict(f"Operation {holder[0].kind} {holder[0].id} works on {server} now.")
+            if holder is not None:
+                return holder[0].id
+            tx = Tx(conn, self._clock.now())
+            return submit.submit(tx, cell_journal, TIDY, server, TidyServer(), Asker()).record.id
+
+        operation = await cell.database.write(accept)
+        self._wake_cell(cell.name)
+        return operation
+
+    async def _end_move(self, difference: Difference) -> None:
+        """A move that begins now holds what it holds under another name."""
+        active = await self._looker.active(difference.subject)
+        if active:
+            raise Conflict(f"Operation {active[0].kind} {active[0].id} works on {difference.subject} now.")
+        await self._cells.api.write(lambda conn: claims.release(conn, difference.object))
+
+    async def _forget_secrets(self, difference: Difference) -> None:
+        await self._require_gone(difference.subject)
+        database = self._cells.named(difference.cell).database
+        await database.write(lambda conn: secrets.forget(conn, difference.object))
+
+    async def _revoke_tokens(self, difference: Difference) -> None:
+        await self._require_gone(difference.subject)
+        database = self._cells.named(difference.cell).database
+        await database.write(lambda conn: console_tokens.revoke(conn, difference.object))
+
+    async def _drop_notifications(self, difference: Difference) -> None:
+        name, _, sink = difference.object.partition("/")
+        outbox = api_outbox if name == "api" else cell_outbox
+        database = self._cells.api if name == "api" else self._cells.named(name).database
+        await database.write(lambda conn: outbox.drop(conn, sink))
 
     async def _count_anew(self, difference: Difference) -> None:
         provider, _, resource_class = difference.object.partition("/")

@@ -8,8 +8,8 @@ noted as busy and is not compared.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -19,10 +19,12 @@ from kilonova.audit.sources import DeviceLedger, ImageData, ImageLedger, OnMachi
 from kilonova.bus.protocol import Bus
 from kilonova.bus.subjects import to_host
 from kilonova.cells.registry import Cell, Cells
-from kilonova.db import build_requests, services
+from kilonova.db import build_requests, secrets, services
+from kilonova.db.console_tokens import console_tokens
 from kilonova.db.database import Database, Unit
 from kilonova.db.instances import instances
 from kilonova.db.journal import Journal, api_journal, cell_journal
+from kilonova.db.outbox import Outbox, api_outbox, cell_outbox
 from kilonova.db.placement.claims import INSTANCE, MIGRATION
 from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers
 from kilonova.domain.clock import Clock
@@ -74,6 +76,13 @@ class Counter(msgspec.Struct, frozen=True, kw_only=True):
     allocated: int
 
 
+class InCell(NamedTuple):
+    """Rows of a database: whose they are. cell: `api` for the database that all cells share."""
+
+    cell: str
+    owner: str
+
+
 class HostFound(msgspec.Struct, frozen=True, kw_only=True):
     """What a host answered; found is None if it did not."""
 
@@ -90,6 +99,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         mapped: of the live records, those that a mapping leads to. dangling: mappings that lead nowhere.
         specs: request specs of servers without a record and without a build request.
         busy: servers that operations work on.
+        secrets, tokens: servers of which there are secrets, or tokens of consoles.
+        undelivered: sinks that are not configured and for which notifications are kept.
     """
 
     servers: dict[str, tuple[str, Instance]]
@@ -105,19 +116,23 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[PortSummary, ...] | None = None
     devices: OnMachine | None = None
     images: ImageData | None = None
+    secrets: frozenset[InCell] = frozenset()
+    tokens: frozenset[InCell] = frozenset()
+    undelivered: frozenset[InCell] = frozenset()
 
 
 class Looker:
     """Takes looks.
 
     Args:
-        ports, devices, images: None where somebody else keeps them.
+        ports, devices, images: None where somebody else keeps them. sinks: those that are configured.
     """
 
     def __init__(
         self, cells: Cells, bus: Bus, clock: Clock, *, ports: PortLedger | None = None,
-        devices: DeviceLedger | None = None, images: ImageLedger | None = None,
+        devices: DeviceLedger | None = None, images: ImageLedger | None = None, sinks: Collection[str] = (),
     ) -> None:
+        self._sinks = sinks
         self._cells = cells
         self._bus = bus
         self._clock = clock
@@ -134,6 +149,7 @@ class Looker:
         devices = await self._devices.devices() if self._devices is not None else None
         images = await self._images.image_data() if self._images is not None else None
         holdings, counters = await self._cells.api.read(_claims)
+        secret, token = await self._rows_of_servers(secrets.secrets), await self._rows_of_servers(console_tokens)
         servers: dict[str, tuple[str, Instance]] = {}
         for cell in self._cells.all:
             servers |= await _servers(cell)
@@ -144,7 +160,28 @@ class Looker:
             servers=servers, requests=requests, mapped=mapped, dangling=dangling, specs=specs, busy=frozenset(busy),
             operations=after, holdings=holdings, counters=counters, hosts=found,
             ports=tuple(ports) if ports is not None else None, devices=devices, images=images,
+            secrets=secret, tokens=token, undelivered=await self._undelivered(),
         )
+
+    async def _rows_of_servers(self, table: sa.Table) -> frozenset[InCell]:
+        """Asked before the servers themselves: with a server its rows go, never the other way round."""
+        found: set[InCell] = set()
+        for cell in self._cells.all:
+            owners = await cell.database.read(_scalars(sa.select(table.c.instance_uuid).distinct()))
+            found |= {InCell(cell.name, owner) for owner in owners}
+        return frozenset(found)
+
+    async def _undelivered(self) -> frozenset[InCell]:
+        found: set[InCell] = set()
+        for name, database, outbox in self._outboxes():
+            sinks = await database.read(_scalars(sa.select(outbox.rows.c.sink).distinct()))
+            found |= {InCell(name, sink) for sink in sinks if sink not in self._sinks}
+        return frozenset(found)
+
+    def _outboxes(self) -> Iterable[tuple[str, Database, Outbox]]:
+        yield "api", self._cells.api, api_outbox
+        for cell in self._cells.all:
+            yield cell.name, cell.database, cell_outbox
 
     def _journals(self) -> Iterable[tuple[str, Database, Journal]]:
         yield "api", self._cells.api, api_journal

@@ -159,6 +159,11 @@ class Outbox:
             conn.execute(sa.update(s).where(s.c.name == sink).values(dropped=s.c.dropped + count))
         return dropped
 
+    def drop(self, conn: sa.Connection, sink: str) -> None:
+        """Forget a sink and all that waits for it."""
+        conn.execute(sa.delete(self.rows).where(self.rows.c.sink == sink))
+        conn.execute(sa.delete(self.sinks).where(self.sinks.c.name == sink))
+
     def states(self, conn: sa.Connection) -> list[SinkState]:
         """How the deliveries go, of every sink that has ever had one."""
         r, s = self.rows, self.sinks

@@ -175,6 +175,7 @@ class Driver:
         if self._persists(step):
             await self._strand(step, failure, undo=False)
         elif (isinstance(step, Here) and step.owed) or (isinstance(step, OnHost) and step.owed_anyway):
+            self.record = amend(record, step.name, undo=False, failure=failure)
             await self._owe(step, entry, undo=False)
         else:
             if not failure.details and failure.kind not in ("Cancelled",):

@@ -329,7 +329,9 @@ def _is_skipped(record: OperationRecord, *, undo: bool) -> bool:
 def _settle(
     record: OperationRecord, step: Step, now: float, *, undo: bool, state: EntryState, output: msgspec.Raw
 ) -> OperationRecord:
-    return amend(record, step.name, undo=undo, state=state, output=output, finished_at=now, failure=None)
+    """What is owed keeps the error for which it is."""
+    solved: dict[str, Any] = {} if state is EntryState.OWED and not undo else {"failure": None}
+    return amend(record, step.name, undo=undo, state=state, output=output, finished_at=now, **solved)
 
 
 def amend(record: OperationRecord, step: str, *, undo: bool, **changes: Any) -> OperationRecord:

@@ -211,6 +211,7 @@ class Operation:
         ends: in the transaction of the last step. fails: in the transaction that ends the undo.
         exclusive: has its subject to itself.
         preempts: the kinds of exclusive operation it may end to take their place; ("*",) for all.
+        supersedes: the kinds of exclusive operation that end unbegun if they wait when it comes.
         no_return: name of the first step from which on a cancel is not obeyed.
         again_from: name of the step where it starts anew on another host after `TryElsewhere`.
         rounds: how many hosts are tried at most, from the run.
@@ -234,6 +235,7 @@ class Operation:
     version: int = 1
     exclusive: bool = True
     preempts: tuple[str, ...] = ()
+    supersedes: tuple[str, ...] = ()
     no_return: str | None = None
     again_from: str | None = None
     rounds: Callable[[Any], int] = lambda _run: 1

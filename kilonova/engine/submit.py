@@ -54,6 +54,13 @@ def submit(
     preempted: str | None = None
     if holder is not None:
         waiting = journal.queued(tx.conn, subject)
+        if waiting is not None and waiting.kind in definition.supersedes:
+            dropped = msgspec.structs.replace(
+                waiting, state=OperationState.CANCELLED, failure=cancelled(f"superseded by {definition.name}"),
+                finished_at=tx.now,
+            )
+            journal.replace(tx.conn, dropped, wake_at=None, now=tx.now)
+            waiting = None
         for known in (holder[0], waiting):
             if known is not None and known.kind == definition.name and not definition.waited_for:
                 return Submission(known)

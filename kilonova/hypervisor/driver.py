@@ -18,7 +18,7 @@ from kilonova.domain.image import Image
 from kilonova.domain.network import Vif
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
-from kilonova.hypervisor.guest import Guest, GuestEvent, GuestOnHost, HostInventory
+from kilonova.hypervisor.guest import BesideDisks, Guest, GuestEvent, GuestOnHost, HostInventory
 from kilonova.shapes.quiesce import Quiesce
 
 
@@ -148,7 +148,21 @@ class Driver(Protocol):
         ...
 
     async def drop_rescue(self, uuid: str) -> None:
-        """Remove what was made for a rescue."""
+        """Remove what was made for a rescue, unless the guest runs from it: then it goes when the guest is started
+        from its own disks."""
+        ...
+
+    async def beside_disks(self) -> list[BesideDisks]:
+        """What lies beside the disks of instances, for the audit; those that have nothing of it are left out."""
+        ...
+
+    async def tidy_disks(self, uuid: str, *, kept: bool) -> None:
+        """Remove what lies beside the disks of an instance, and of a rescue what `drop_rescue` removes. The disks
+        that its guest has are not touched.
+
+        Args:
+            kept: also what a resize has kept.
+        """
         ...
 
     async def plug(self, guest: Guest) -> None:

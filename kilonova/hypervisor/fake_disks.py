@@ -9,7 +9,7 @@ from kilonova.domain.image import Image
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.fake_calls import ON, FakeCalls
 from kilonova.hypervisor.fake_state import FakeDisks, FakeGuest, Sizes
-from kilonova.hypervisor.guest import Guest
+from kilonova.hypervisor.guest import BesideDisks, Guest
 from kilonova.imaging import qcow2
 from kilonova.shapes.quiesce import REQUIRED, Quiesce
 
@@ -111,7 +111,28 @@ class FakeDiskCalls(FakeCalls):
     async def drop_rescue(self, uuid: str) -> None:
         await self._call("drop_rescue")
         record = self._guest(uuid)
-        record.rescue = None
+        if not _runs_from_rescue(record):
+            record.rescue = None
+        self.hypervisor.keep(record)
+
+    async def beside_disks(self) -> list[BesideDisks]:
+        await self._call("beside_disks")
+        found = [
+            BesideDisks(uuid=g.uuid, rescue=g.rescue is not None, kept=bool(g.kept), snapshots=bool(g.snapshots),
+                        put_aside=g.old is not None or g.prepared is not None)
+            for g in self.hypervisor.guests.values()
+        ]
+        return [one for one in found if one != BesideDisks(uuid=one.uuid)]
+
+    async def tidy_disks(self, uuid: str, *, kept: bool) -> None:
+        await self._call("tidy_disks")
+        record = self._guest(uuid)
+        record.old = record.prepared = None
+        record.snapshots = ()
+        if not _runs_from_rescue(record):
+            record.rescue = None
+        if kept:
+            record.kept = {}
         self.hypervisor.keep(record)
 
     async def resize_disks(self, old: Guest, new: Guest, *, keep: str) -> None:
@@ -193,6 +214,10 @@ class FakeDiskCalls(FakeCalls):
         guest = self._guest(uuid)
         guest.snapshots = tuple(other for other in guest.snapshots if other != image_id)
         self.hypervisor.keep(guest)
+
+
+def _runs_from_rescue(guest: FakeGuest) -> bool:
+    return guest.rescued and guest.power_state in ON
 
 
 def sizes_of(guest: Guest) -> Sizes:

@@ -26,6 +26,7 @@ class FakePowerCalls(FakeCalls):
         if not record.defined or record.power_state not in ON:
             define(record, guest)
             record.rescued = guest.rescue is not None
+            record.rescue = guest.rescue.id if guest.rescue is not None else None
         self._power(record, state)
 
     async def spawn(self, guest: Guest, *, paused: bool = False) -> None:
@@ -90,7 +91,7 @@ class FakePowerCalls(FakeCalls):
             return False
         self._power(self._existing(guest.uuid), PowerState.SHUTDOWN)
         await self._call("soft_reboot.off")
-        self._power(self._existing(guest.uuid), PowerState.RUNNING)
+        self._start(guest)
         return True
 
     async def hard_reboot(self, guest: Guest) -> None:

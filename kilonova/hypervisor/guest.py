@@ -78,6 +78,21 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
         return blank_disks(self.block_devices, self.ephemeral_gib, self.swap_mib)
 
 
+class BesideDisks(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies on a host beside the disks that a guest has.
+
+    Args:
+        rescue: the disk of a rescue. kept: disks that a resize has kept. put_aside: disks that a rebuild has put
+            aside, or has made and not put in place. snapshots: copies that are to become images.
+    """
+
+    uuid: str
+    rescue: bool = False
+    kept: bool = False
+    put_aside: bool = False
+    snapshots: bool = False
+
+
 class GuestOnHost(msgspec.Struct, frozen=True, kw_only=True):
     """A guest as found on the hypervisor. managed: it carries this product's mark."""
 

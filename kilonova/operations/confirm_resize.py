@@ -1,7 +1,7 @@
 """Confirm a resize: the server keeps its new flavor, and what was kept of the old one goes.
 
 It goes forward only. The guest runs on whatever happens: if its old disks cannot be removed, the server is active (or
-stopped) all the same, with a fault; they go with the next resize or with the server.
+stopped) all the same, with a fault, and its host owes the removal; the migration is in error until that is done.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from kilonova.domain.instance import Instance
 from kilonova.domain.migration import MigrationStatus
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import PowerState, TaskState, VmState
+from kilonova.engine.debt import DebtRequest
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
 from kilonova.operations.moves import DECIDABLE, DELETES, close, conclude, undecided
 from kilonova.operations.notices import announce
-from kilonova.operations.records import fail, give_back, take
+from kilonova.operations.records import blame_debt, fail, give_back, take
 
 M = MigrationStatus
 OWNED = (TaskState.RESIZE_CONFIRMING,)
+LOOK, REMOVE_OLD = "look", "remove old disks"
 FORWARD = NoUndo("a confirm goes forward only")
 
 
@@ -63,8 +65,9 @@ def _settled(tx: Tx, run: Run[ConfirmResize]) -> VmState:
 
 def _confirmed(tx: Tx, run: Run[ConfirmResize]) -> None:
     """The migration is marked last, in one transaction with the server. One that is being deleted keeps its task, one
-    that is gone changes nothing. Spec: RSZ-05, RSZ-12, RSZ-13, RSZ-18."""
-    close(tx, run.subject, (M.CONFIRMING,), M.CONFIRMED)
+    that is gone changes nothing. Spec: RSZ-05, RSZ-12, RSZ-13, RSZ-17 to RSZ-19."""
+    refused = blame_debt(tx, run, REMOVE_OLD)
+    close(tx, run.subject, (M.CONFIRMING,), M.ERROR if refused else M.CONFIRMED)
     try:
         state = _settled(tx, run)
     except InstanceNotFound:
@@ -72,8 +75,15 @@ def _confirmed(tx: Tx, run: Run[ConfirmResize]) -> None:
     conclude(tx, run, owned=OWNED, vm_state=state)
 
 
+def _removed_later(tx: Tx, run: Run[DebtRequest]) -> None:
+    """What the host refused is done: nothing is wrong with the migration any more. Spec: RSZ-19."""
+    look = next(entry for entry in run.request.parent.entries if entry.step == LOOK)
+    migration = msgspec.json.decode(look.output, type=Leftover).migration
+    migration_records.change(tx.conn, migration, now=tx.now, was=(M.ERROR,), status=M.CONFIRMED)
+
+
 def _failed(tx: Tx, run: Run[ConfirmResize], failure: Failure) -> None:
-    """Spec: RSZ-06, RSZ-17, RSZ-19."""
+    """Spec: RSZ-06."""
     if run.find(Leftover) is None:  # nothing was given up
         close(tx, run.subject, (M.CONFIRMING,), M.FINISHED)
         fail(tx, run, failure, owned=OWNED)
@@ -100,13 +110,13 @@ CONFIRM_RESIZE = Operation(
     notices=announce("resize_confirm", older="resize.confirm", host=_source),
     request=ConfirmResize,
     begins=_begin,
-    no_return="look",
+    no_return=LOOK,
     steps=(
-        Record("look", _look, undo=FORWARD),
+        Record(LOOK, _look, undo=FORWARD),
         Here("release old claim", _release, undo=FORWARD, persistent=True),
-        OnHost("remove old disks", lambda run: run.output(Leftover).host, DROP_DISKS,
+        OnHost(REMOVE_OLD, lambda run: run.output(Leftover).host, DROP_DISKS,
                lambda run: DropDisksArgs(uuid=run.subject, keep=run.output(Leftover).migration),
-               undo=FORWARD, owed=True),
+               undo=FORWARD, owed=True, owed_anyway=True, paid=_removed_later),
     ),
     ends=_confirmed,
     fails=_failed,

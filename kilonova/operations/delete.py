@@ -158,6 +158,7 @@ DELETE = Operation(
     ),
     request=DeleteServer,
     preempts=("*",),
+    supersedes=("tidy",),
     begins=_begin,
     no_return="look",
     steps=(

@@ -20,6 +20,7 @@ from kilonova.domain.errors import (
     InstanceNotFound,
     InstanceNotReady,
     StaleState,
+    Unreachable,
 )
 from kilonova.domain.instance import Fault, Instance
 from kilonova.domain.operation import EntryState, Failure
@@ -109,6 +110,17 @@ def fail(
     except (StaleState, InstanceNotFound):
         return
     blame(tx, run, failure)
+
+
+def blame_debt(tx: Tx, run: Run[Any], step: str) -> bool:
+    """Store why a step on a host is still to be done, if its host refused it. A host that was out of reach pays when it
+    is back, and nobody needs to know. Returns whether it refused."""
+    entry = run.entry(step)
+    refused = entry is not None and entry.state is EntryState.OWED and entry.failure is not None
+    if entry is None or entry.failure is None or not refused or entry.failure.kind == Unreachable.__name__:
+        return False
+    blame(tx, run, entry.failure)
+    return True
 
 
 def blame(tx: Tx, run: Run[Any], failure: Failure) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from kilonova.agent.steps.power import POWER_OFF, POWER_ON, GuestArgs, Powered, PoweredOff, PowerOffArgs
 from kilonova.agent.steps.resize import REVERT_DISKS, RevertDisksArgs
-from kilonova.db import migration_records
+from kilonova.db import instances, migration_records
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.migration import MigrationStatus
 from kilonova.domain.notification import Phase
@@ -85,9 +85,9 @@ async def _return_claim(env: Environment, run: Run[RevertResize]) -> None:
 
 
 def _returned(tx: Tx, run: Run[RevertResize]) -> None:
-    """Spec: RSZ-26, RSZ-54."""
+    """Whoever has taken the server over meanwhile: what it has now is its old flavor. Spec: RSZ-26, RSZ-54."""
     back = run.output(GoingBack)
-    give_back(tx, run, owned=(*OWNED, *DELETES), flavor=back.flavor, host=back.host, node=back.node)
+    give_back(tx, run, owned=instances.ANY, flavor=back.flavor, host=back.host, node=back.node)
 
 
 def _reverted(tx: Tx, run: Run[RevertResize]) -> None:

@@ -38,6 +38,7 @@ from kilonova.operations.refused_moves import Move, refuse_move
 from kilonova.operations.shelve import SHELVE, UNSHELVE, UnshelveServer, shelve_request
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.stop import STOP, StopServer, grace_of
+from kilonova.operations.tidy import TIDY, after_reset
 from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveOffloaded
 from kilonova.services.placement import Pin
 
@@ -184,20 +185,23 @@ class ComputeOperations:
         return await refuse_move(self._clock, context, server, move)
 
     async def reset_state(self, context: RequestContext, server: Located, *, active: bool) -> None:
-        """An operation that works on the server has lost it: it is asked to end and will leave the states alone.
-
-        Spec: API-141."""
+        """An operation that works on the server has lost it: it is asked to end and will leave the states alone. What
+        the server then holds beside what it runs on is given back by an operation that follows. Spec: API-141."""
         if server.cell is None:
             raise InstanceNotReady(server.instance.uuid)
         now = self._clock.now()
         subject = server.instance.uuid
 
         def reset(conn: sa.Connection) -> None:
-            holder = cell_journal.holder(conn, subject)
-            if holder is not None:
-                cell_journal.request_cancel(conn, holder[0].id, "the state was reset", now)
+            tx, holder = Tx(conn, now), cell_journal.holder(conn, subject)
+            follows = after_reset(tx, instances.get(conn, subject))
             state = VmState.ACTIVE if active else VmState.ERROR
             instances.update(conn, subject, now=now, vm_state=state, task_state=None)
+            if holder is not None:
+                cell_journal.request_cancel(conn, holder[0].id, "the state was reset", now)
+            if follows is not None and cell_journal.queued(conn, subject) is None:
+                take_over = submit.submit if holder is None else submit.follow
+                take_over(tx, cell_journal, TIDY, subject, follows, asked_by(context), operation_id=str(uuid.uuid4()))
             done = OperationRecord(
                 id=str(uuid.uuid4()), kind="reset-state", version=1, subject=subject,
                 state=OperationState.SUCCEEDED, exclusive=False, created_at=now, updated_at=now, finished_at=now,
@@ -206,6 +210,7 @@ class ComputeOperations:
             cell_journal.insert(conn, done, wake_at=None)
 
         await server.cell.database.write(reset)
+        self._wake_cell(server.cell.name, None)
 
     async def lock(self, context: RequestContext, server: Located, reason: str | None) -> None:
         owner = context.project_id == server.instance.project_id

@@ -98,6 +98,7 @@ SOFT_DELETE = Operation(
     notices=announce("soft_delete"),
     request=SoftDeleteServer,
     preempts=("*",),
+    supersedes=("tidy",),
     begins=_begin,
     steps=(
         Record("find", _find, undo=NoUndo("changes nothing")),

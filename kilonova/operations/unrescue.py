@@ -1,6 +1,7 @@
 """Unrescue: let a server run from its own disk again. It becomes what it was before it was rescued.
 
-Whatever fails after the rescue was ended, the rescue disk goes: the guest's own disk is what is started next.
+Whatever fails after the rescue was ended, the rescue disk goes: the guest's own disk is what is started next. A host
+that cannot remove it owes that.
 Users ask for it, and the service does by itself when a server has been rescued for too long.
 """
 
@@ -24,12 +25,13 @@ from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of, wants_config_drive
 from kilonova.operations.notices import announce
 from kilonova.operations.options import OperationOptions
-from kilonova.operations.records import fail, settle, take
+from kilonova.operations.records import blame_debt, fail, settle, take
 
 log = structlog.get_logger(__name__)
 
 V = VmState
 OWNED = (TaskState.UNRESCUING,)
+DROP = "drop rescue disk"
 
 
 class UnrescueServer(msgspec.Struct, frozen=True):
@@ -85,6 +87,7 @@ def _becomes(run: Run[UnrescueServer]) -> dict[str, Any]:
 
 def _unrescued(tx: Tx, run: Run[UnrescueServer]) -> None:
     """launched_at is not changed. Spec: RSC-21, RSC-24."""
+    blame_debt(tx, run, DROP)
     settle(tx, run, owned=OWNED, task_state=None, **_becomes(run))
 
 
@@ -92,7 +95,7 @@ def _failed(tx: Tx, run: Run[UnrescueServer], failure: Failure) -> None:
     """A guest that was not touched stays rescued, and one that is back stays back. A hard reboot starts any other from
     its own disk. Spec: RSC-22, RSC-23."""
     changes: dict[str, Any] = {}
-    if run.entry("drop rescue disk") is not None:
+    if run.entry(DROP) is not None:
         changes = _becomes(run)
     elif run.entry("power off") is not None:
         off = run.find(PoweredOff)
@@ -126,7 +129,7 @@ UNRESCUE = Operation(
                undo=DROP_RESCUE, undo_args=_ref, undo_owed=True),
         OnHost("start guest", _starts_on, POWER_ON, lambda run: GuestArgs(run.output(Own).guest),
                undo=NoUndo("a guest that came up stays up; its power state is observed")),
-        OnHost("drop rescue disk", _host, DROP_RESCUE, _ref, undo=NoUndo("nothing of it is kept"), owed=True),
+        OnHost(DROP, _host, DROP_RESCUE, _ref, undo=NoUndo("nothing of it is kept"), owed=True, owed_anyway=True),
     ),
     ends=_unrescued,
     fails=_failed,

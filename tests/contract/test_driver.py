@@ -28,7 +28,7 @@ from kilonova.domain.image import Image
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
-from kilonova.hypervisor.guest import Guest
+from kilonova.hypervisor.guest import BesideDisks, Guest
 from kilonova.imaging import qcow2
 from kilonova.imaging.inspect import check
 from kilonova.shapes.quiesce import Quiesce
@@ -602,6 +602,42 @@ async def test_a_rescue_disk_goes_with_the_guest(driver: Driver, guest: Guest, t
     await driver.drop_rescue(guest.uuid)
     await driver.drop_rescue(str(uuid.uuid4()))
     assert await driver.disks() == []
+
+
+async def test_a_rescue_disk_is_not_taken_from_a_guest_that_runs_from_it(
+    driver: Driver, guest: Guest, tiny: Image
+) -> None:
+    rescued = msgspec.structs.replace(guest, rescue=tiny)
+    await driver.prepare_rescue(rescued)
+    await driver.power_on(rescued)
+    await driver.drop_rescue(guest.uuid)
+    await driver.tidy_disks(guest.uuid, kept=True)
+    assert [(one.uuid, one.rescue) for one in await driver.beside_disks()] == [(guest.uuid, True)]
+    await driver.hard_reboot(guest)
+    assert await driver.beside_disks() == []
+    await driver.prepare_rescue(rescued)
+    await driver.power_off(guest.uuid, grace=0.0, interval=0.0)
+    await driver.power_on(guest)
+    assert await driver.beside_disks() == []
+
+
+async def test_what_lies_beside_the_disks_is_told_and_removed(driver: Driver, guest: Guest, tiny: Image) -> None:
+    with_disk = msgspec.structs.replace(guest, image=tiny, root_gib=1)
+    await driver.delete_disks(guest.uuid)
+    await driver.create_disks(with_disk)
+    assert await driver.beside_disks() == []
+    await driver.resize_disks(with_disk, msgspec.structs.replace(with_disk, root_gib=2), keep="a-migration")
+    await driver.prepare_rescue(msgspec.structs.replace(with_disk, rescue=tiny))
+    await driver.prepare_disks(with_disk, keep_ephemeral=False)
+    await driver.snapshot(guest.uuid, tiny.id)
+    everything = BesideDisks(uuid=guest.uuid, rescue=True, kept=True, put_aside=True, snapshots=True)
+    assert await driver.beside_disks() == [everything]
+    await driver.tidy_disks(guest.uuid, kept=False)
+    assert await driver.beside_disks() == [BesideDisks(uuid=guest.uuid, kept=True)]
+    await driver.tidy_disks(guest.uuid, kept=True)
+    await driver.tidy_disks(str(uuid.uuid4()), kept=True)
+    assert (await driver.beside_disks(), await driver.disks()) == ([], [guest.uuid])
+    await driver.power_on(with_disk)
 
 
 @pytest.mark.spec("IMC-08", "IMC-12")

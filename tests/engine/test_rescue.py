@@ -10,7 +10,6 @@ from small_cloud import CONTEXT, IMAGE, OPTIONS, SmallCloud, in_cloud
 
 from kilonova.domain.errors import InstanceInvalidState, InvalidInput, KilonovaError
 from kilonova.domain.image import Image
-from kilonova.domain.instance import Rescue
 from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.hypervisor.fake import FakeGuest
@@ -289,7 +288,11 @@ def test_an_unrescue_that_fails(call: str) -> None:
             return
         wanted = V.ACTIVE if call == "drop_rescue" else V.ERROR
         assert (server.vm_state, server.task_state, server.rescue) == (wanted, None, None)
-        assert disk(cloud, uuid)[0] is None
+        if call == "power_off":
+            assert disk(cloud, uuid) == FROM_RESCUE  # which no file may be taken from
+        else:
+            await cloud.rest(debts=True)
+            assert disk(cloud, uuid)[0] is None
         await cloud.reboot(uuid, hard=True)
         await cloud.rest()
         assert cloud.server(uuid).vm_state is V.ACTIVE
@@ -382,5 +385,6 @@ async def test_a_state_that_was_reset_is_not_that_of_a_rescue(cloud: SmallCloud)
     await cloud.rest()
     assert cloud.server(uuid).vm_state is V.ACTIVE
     assert disk(cloud, uuid)[1] is False
-    assert isinstance(cloud.server(uuid).rescue, Rescue)
+    assert cloud.server(uuid).rescue is None
+    assert disk(cloud, uuid) == OWN_DISK
     assert cloud.operation(uuid, "hard-reboot").state is OperationState.SUCCEEDED

@@ -408,7 +408,7 @@ def test_a_server_without_a_finished_migration_was_not_resized(act: object) -> N
 @in_cloud()
 async def test_a_guest_that_runs_well_is_not_in_error_because_of_its_old_disks(cloud: SmallCloud) -> None:
     uuid = await resized(cloud)
-    cloud.fail("drop_kept_disks", REFUSES)
+    cloud.always_fail("drop_kept_disks", REFUSES)
     await confirm(cloud, uuid)
     await cloud.rest()
     server = cloud.server(uuid)
@@ -418,6 +418,12 @@ async def test_a_guest_that_runs_well_is_not_in_error_because_of_its_old_disks(c
     fault = cloud.fault(uuid)
     assert fault is not None
     assert fault.message == "the hypervisor refuses"
+    cloud.heal()
+    await cloud.rest(within=900.0, debts=True)
+    guest = cloud.guest(uuid)
+    assert guest is not None
+    assert guest.kept == {}
+    assert cloud.migrations(uuid)[0].status is MigrationStatus.CONFIRMED
     await cloud.delete(uuid)
     await cloud.rest()
     cloud.gone(uuid)

@@ -10,6 +10,13 @@ from kilonova.engine.operation import HostStep
 from kilonova.hypervisor.guest import Guest
 
 
+class TidyArgs(msgspec.Struct, frozen=True, kw_only=True):
+    """kept: also what a resize has kept."""
+
+    uuid: str
+    kept: bool
+
+
 class PutBackArgs(msgspec.Struct, frozen=True, kw_only=True):
     """The guest as it was.
 
@@ -30,6 +37,10 @@ async def _drop_rescue(host: HostEnvironment, args: GuestRef) -> None:
     await host.driver.drop_rescue(args.uuid)
 
 
+async def _tidy_disks(host: HostEnvironment, args: TidyArgs) -> None:
+    await host.driver.tidy_disks(args.uuid, kept=args.kept)
+
+
 async def _put_back(host: HostEnvironment, args: PutBackArgs) -> Powered:
     """A guest that was not switched off yet goes on as it is."""
     if args.cut:
@@ -44,6 +55,7 @@ PREPARE_RESCUE = HostStep(
     "guest.prepare_rescue", _prepare_rescue, GuestArgs, interruptible=True, heavy=True, disk_work=True
 )
 DROP_RESCUE = HostStep("guest.drop_rescue", _drop_rescue, GuestRef)
+TIDY_DISKS = HostStep("guest.tidy_disks", _tidy_disks, TidyArgs)
 PUT_BACK = HostStep("guest.put_back", _put_back, PutBackArgs, Powered)
 
-STEPS = (PREPARE_RESCUE, DROP_RESCUE, PUT_BACK)
+STEPS = (PREPARE_RESCUE, DROP_RESCUE, TIDY_DISKS, PUT_BACK)

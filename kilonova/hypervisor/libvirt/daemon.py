@@ -60,6 +60,10 @@ class Daemon(Protocol):
         """The directory with the state of the TPM of a guest."""
         ...
 
+    def tpm_owners(self) -> list[str]:
+        """UUIDs of the guests of this product of whose TPMs there is a state."""
+        ...
+
     @property
     def guest_owner(self) -> tuple[int, int] | None:
         """The user and group numbers that QEMU runs as, if files must be given to them; None if not."""
@@ -87,6 +91,10 @@ class SystemDaemon:
 
     def tpm_state(self, uuid: str) -> Path:
         return supervisor.STATE["lib"] / TPM_STATES / uuid
+
+    def tpm_owners(self) -> list[str]:
+        """Nobody can tell whose they are."""
+        return []
 
     @property
     def guest_owner(self) -> tuple[int, int] | None:
@@ -123,6 +131,10 @@ class PrivateDaemon:
 
     def tpm_state(self, uuid: str) -> Path:
         return self._directory / "lib" / TPM_STATES / uuid
+
+    def tpm_owners(self) -> list[str]:
+        states = self._directory / "lib" / TPM_STATES
+        return [state.name for state in states.iterdir()] if states.is_dir() else []
 
     @property
     def guest_owner(self) -> tuple[int, int] | None:

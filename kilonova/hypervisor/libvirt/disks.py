@@ -18,8 +18,8 @@ import structlog
 
 from kilonova.domain.errors import InvalidInput, KilonovaError
 from kilonova.domain.image import Image
-from kilonova.hypervisor.guest import Guest
-from kilonova.hypervisor.libvirt import console, kept_disks, qemu_img, replacement
+from kilonova.hypervisor.guest import BesideDisks, Guest
+from kilonova.hypervisor.libvirt import beside_disks, console, kept_disks, qemu_img, replacement
 from kilonova.hypervisor.libvirt.daemon import SEARCH_PATH, Daemon
 from kilonova.hypervisor.libvirt.description import GuestFiles, domain_name
 from kilonova.hypervisor.libvirt.files import finished, remove_partials, whole
@@ -40,6 +40,7 @@ BLANK = "disk"
 """What the names of the files of blank disks begin with."""
 CONSOLE_LOG = "console.log"
 RESCUE, RESCUE_CONFIG, RESCUE_UEFI = "disk.rescue", "disk.rescue.config", "uefi-variables.rescue.fd"
+RESCUE_FILES = (RESCUE, RESCUE_CONFIG, RESCUE_UEFI)
 CONSOLE_SOCKET = "console.sock"
 
 
@@ -118,9 +119,14 @@ class GuestDisks:
         if guest.config_drive:
             await self._run(self._config_drive, guest, directory / RESCUE_CONFIG)
 
+    async def has_rescue(self, uuid: str) -> bool:
+        """Whether there are files of a rescue."""
+        directory = self.of(uuid)
+        return await self._run(lambda: any((directory / name).exists() for name in RESCUE_FILES))
+
     async def drop_rescue(self, uuid: str) -> None:
         """Remove the files of a rescue; none is fine."""
-        for name in (RESCUE, RESCUE_CONFIG, RESCUE_UEFI):
+        for name in RESCUE_FILES:
             await self._run(functools.partial((self.of(uuid) / name).unlink, missing_ok=True))
 
     async def _make(self, guest: Guest, prefix: str, key: str | None) -> None:
@@ -155,6 +161,14 @@ class GuestDisks:
     async def drop_kept(self, uuid: str, *, keep: str) -> None:
         """No longer keep what was kept under that name."""
         await self._run(functools.partial(kept_disks.drop, keep=keep), self.of(uuid))
+
+    async def beside(self) -> list[BesideDisks]:
+        """What lies beside the disks of instances."""
+        return await self._run(beside_disks.find, self._directory)
+
+    async def tidy(self, uuid: str, *, kept: bool) -> None:
+        """Remove that, but for what belongs to a rescue."""
+        await self._run(functools.partial(beside_disks.drop, kept=kept), self.of(uuid))
 
     async def delete(self, uuid: str) -> None:
         """Remove every file of an instance; none is fine."""
@@ -229,7 +243,8 @@ class GuestDisks:
             build_iso(guest.metadata, partial)
 
     def _list(self) -> list[str]:
-        return sorted(entry.name for entry in self._directory.iterdir() if entry.is_dir() and _is_uuid(entry.name))
+        with_files = {entry.name for entry in self._directory.iterdir() if entry.is_dir()}
+        return sorted(name for name in {*with_files, *self._daemon.tpm_owners()} if _is_uuid(name))
 
     def _trim(self) -> None:
         for entry in self._directory.iterdir():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
 import libvirt  # type: ignore[import-untyped]
 
 from kilonova.domain.errors import Conflict, KilonovaError
@@ -33,6 +36,15 @@ def defined(connection: libvirt.virConnect, uuid: str) -> str:
     """The definition of a guest. Raises libvirtError for one that is not known."""
     described: str = connection.lookupByUUIDString(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
     return described
+
+
+def runs_from(connection: libvirt.virConnect, uuid: str, disk: Path) -> bool:
+    """Whether the guest runs and has the disk."""
+    domain = find(connection, uuid)
+    if domain is None or not domain.isActive():
+        return False
+    disks = ET.fromstring(domain.XMLDesc(0)).iterfind("devices/disk/source")
+    return any(source.get("file") == str(disk) for source in disks)
 
 
 def state(connection: libvirt.virConnect, uuid: str) -> PowerState:

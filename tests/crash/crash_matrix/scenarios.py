@@ -38,11 +38,13 @@ from kilonova.operations.rescue import RESCUE, RescueServer
 from kilonova.operations.resize import RESIZE, ResizeServer
 from kilonova.operations.restore import RESTORE, RestoreServer
 from kilonova.operations.revert_resize import REVERT_RESIZE, RevertResize
+from kilonova.operations.shelf import IMAGE_KEY
 from kilonova.operations.shelve import UNSHELVE, UnshelveServer
 from kilonova.operations.shelve_offload import SHELVE_OFFLOAD, OffloadServer
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
+from kilonova.operations.tidy import TIDY, TidyServer
 from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
 from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveOffloaded
 from kilonova.services.image import NewImage
@@ -100,6 +102,17 @@ async def _create_image(cloud: OneCloud) -> None:
     """If the image cannot even be recorded, its user is told at once."""
     with contextlib.suppress(KilonovaError):
         await cloud.compute.create_image(CONTEXT, await cloud.located(), "snap", {})
+
+
+async def _tidy(cloud: OneCloud) -> None:
+    """The states of a resized server were reset, which has the image of a shelf, too."""
+    await cloud.images.create(NewImage(id=OTHER_IMAGE.id, name="shelved", owner=PROJECT))
+    await cloud.images.upload(OTHER_IMAGE.id, _data())
+    now, kept = cloud.clock.now(), {IMAGE_KEY: OTHER_IMAGE.id}
+    await cloud.cell.write(
+        lambda conn: instances.update(conn, SERVER, now=now, vm_state=VmState.ACTIVE, system_metadata=kept)
+    )
+    await cloud.compute.ask(CONTEXT, await cloud.located(), TIDY, TidyServer(unshelved=True))
 
 
 async def _shelve(cloud: OneCloud) -> None:
@@ -244,6 +257,7 @@ SCENARIOS = {
     "resize": Scenario(("build",), _ask(RESIZE, ResizeServer(flavor=BIGGER))),
     "confirm-resize": Scenario(("build", "resize"), _ask(CONFIRM_RESIZE, ConfirmResize())),
     "revert-resize": Scenario(("build", "resize"), _ask(REVERT_RESIZE, RevertResize())),
+    "tidy": Scenario(("build", "resize"), _tidy),
     "shelve": Scenario(("build",), _shelve),
     "shelve-offload": Scenario(("build", "shelve"), _ask(SHELVE_OFFLOAD, OffloadServer())),
     "unshelve-offloaded": Scenario(

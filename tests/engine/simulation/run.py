@@ -221,7 +221,8 @@ def _other_image(instance: Instance) -> RebuildServer:
 
 
 async def _reset_if_idle(world: World, located: Any) -> None:
-    if located.instance.vm_state is VmState.ERROR and located.instance.task_state is None:
+    resettable = (VmState.ERROR, VmState.RESCUED, VmState.RESIZED, VmState.SHELVED)
+    if located.instance.vm_state in resettable and located.instance.task_state is None:
         await world.compute.reset_state(CONTEXT, located, active=False)
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.image import Image
 from kilonova.domain.states import GUEST_OFF
-from kilonova.hypervisor.guest import Guest
+from kilonova.hypervisor.guest import BesideDisks, Guest
 from kilonova.hypervisor.libvirt.calls.parts import Calls
 from kilonova.hypervisor.libvirt.description import root_device_name
 from kilonova.hypervisor.libvirt.properties import hardware
@@ -75,7 +75,14 @@ class DiskCalls(Calls):
         await self._disks.prepare_rescue(guest)
 
     async def drop_rescue(self, uuid: str) -> None:
-        await self._disks.drop_rescue(uuid)
+        await self._drop_rescue(uuid)
+
+    async def beside_disks(self) -> list[BesideDisks]:
+        return await self._disks.beside()
+
+    async def tidy_disks(self, uuid: str, *, kept: bool) -> None:
+        await self._drop_rescue(uuid)
+        await self._disks.tidy(uuid, kept=kept)
 
     async def resize_disks(self, old: Guest, new: Guest, *, keep: str) -> None:
         await self._require_off(old.uuid)

@@ -40,6 +40,14 @@ class Calls:
         """The secrets that the described guest cannot be started without."""
         return {purpose: await self._secrets.value(uuid, purpose) for purpose in needed(uuid, described)}
 
+    async def _drop_rescue(self, uuid: str) -> None:
+        """Nothing that the guest runs from."""
+        if not await self._disks.has_rescue(uuid):
+            return
+        disk = self._disks.names_for_qemu(uuid).rescue
+        if not await self._connection.call(lambda connection: power.runs_from(connection, uuid, disk), uuid=uuid):
+            await self._disks.drop_rescue(uuid)
+
     async def _require_no_guest(self, uuid: str) -> None:
         if await self._connection.call(lambda connection: power.find(connection, uuid) is not None, uuid=uuid):
             raise KilonovaError(f"The guest of instance {uuid} still uses its disks.", hint="destroy it first")

@@ -32,6 +32,8 @@ class PowerCalls(Calls):
 
         await self._connection.call(start, uuid=guest.uuid)
         self._ours.add(guest.uuid)
+        if guest.rescue is None:
+            await self._drop_rescue(guest.uuid)
 
     async def resume(self, uuid: str) -> None:
         await self._connection.call(lambda connection: power.resume(connection, uuid), uuid=uuid)
@@ -87,6 +89,8 @@ class PowerCalls(Calls):
 
         await self._connection.call(reboot, uuid=guest.uuid)
         self._ours.add(guest.uuid)
+        if guest.rescue is None:
+            await self._drop_rescue(guest.uuid)
 
     async def _shut_down(self, uuid: str, wait: float, interval: float) -> bool:
         """Press the power button until the guest is off. Returns whether it is."""
