@@ -69,9 +69,12 @@ def after_reset(tx: Tx, before: Instance) -> TidyServer | None:
     return TidyServer(unshelved=shelved) if resized or shelved or before.rescue is not None or working else None
 
 
-async def _look(env: Environment, run: Run[TidyServer]) -> Surplus:
-    """When its turn has come: whatever ran before has ended or is undone."""
-    return await env.database.read(lambda conn: _surplus(conn, run))
+async def _release(env: Environment, run: Run[TidyServer]) -> Surplus:
+    """It is looked for when its turn has come: whatever ran before has ended or is undone."""
+    surplus = await env.database.read(lambda conn: _surplus(conn, run))
+    if surplus.migration:
+        await env.placement.release(surplus.migration)
+    return surplus
 
 
 def _surplus(conn: sa.Connection, run: Run[TidyServer]) -> Surplus:
@@ -94,12 +97,6 @@ def _goes_back(instance: Instance, found: list[Migration]) -> bool:
     """Whether a revert has failed after the server got its old flavor: what was kept may be the disks it should have,
     and somebody has to look."""
     return bool(found) and found[0].status is M.ERROR and found[0].old_flavor == instance.flavor != found[0].new_flavor
-
-
-async def _release(env: Environment, run: Run[TidyServer]) -> None:
-    migration = run.output(Surplus).migration
-    if migration:
-        await env.placement.release(migration)
 
 
 async def _drop_image(env: Environment, run: Run[TidyServer]) -> None:
@@ -131,9 +128,8 @@ TIDY = Operation(
     name="tidy",
     request=TidyServer,
     waited_for=True,
-    no_return="look",
+    no_return="release old claim",
     steps=(
-        Here("look", _look, undo=FORWARD, persistent=True),
         Here("release old claim", _release, undo=FORWARD, persistent=True),
         OnHost("tidy disks", lambda run: run.output(Surplus).host, TIDY_DISKS,
                lambda run: TidyArgs(uuid=run.subject, kept=run.output(Surplus).kept),
