@@ -13,6 +13,8 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Subnet(msgspec.Struct, frozen=True, kw_only=True):
+    """version: of IP. address_mode: how guests get IPv6 addresses, None if nobody tells them."""
+
     id: str
     cidr: str
     version: int = 4
@@ -20,6 +22,7 @@ class Subnet(msgspec.Struct, frozen=True, kw_only=True):
     dns: tuple[str, ...] = ()
     routes: tuple[Route, ...] = ()
     dhcp: bool = True
+    address_mode: str | None = None
 
 
 class FixedIp(msgspec.Struct, frozen=True, kw_only=True):

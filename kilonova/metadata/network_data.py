@@ -66,7 +66,7 @@ def _network(number: int, vif: Vif, fixed: FixedIp) -> LinkNetwork:
     # The port's IPv6 address is right however the subnet hands addresses out, and so are its routes.
     return LinkNetwork(
         id=name,
-        type=f"ipv{subnet.version}",
+        type=f"ipv6_{subnet.address_mode}" if subnet.address_mode else f"ipv{subnet.version}",
         link=vif.devname,
         network_id=vif.network_id,
         ip_address=fixed.address,

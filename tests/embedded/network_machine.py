@@ -21,13 +21,14 @@ from typing import TypeVar
 T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
 LIMIT = 15.0
+V4, V6 = socket.AF_INET, socket.AF_INET6
 SILENCE = 0.7
 """Seconds after which a packet that has not arrived counts as dropped."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _SCRIPT = """#!/bin/sh
 case "$1" in
- deconfig) ip addr flush dev $interface; ip link set $interface up;;
+ deconfig) ip -4 addr flush dev $interface; ip link set $interface up;;
  bound|renew) ip addr add $ip/$mask dev $interface
   [ -n "$mtu" ] && ip link set dev $interface mtu $mtu
   set -- $staticroutes
@@ -80,10 +81,10 @@ class Namespace:
     def run(self, *arguments: str) -> str:
         return tool("nsenter", f"--net={self.path}", *arguments)
 
-    def socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    def socket(self, kind: int = socket.SOCK_STREAM, family: int = V4, protocol: int = 0) -> socket.socket:
         def make() -> socket.socket:
             _call("setns", self.fd, CLONE_NEWNET)
-            made = socket.socket(socket.AF_INET, kind)
+            made = socket.socket(family, kind, protocol)
             made.setblocking(False)
             return made
 
@@ -91,12 +92,12 @@ class Namespace:
 
     async def connects(self, address: str, port: int, source: str | None = None) -> bool:
         """Whether a TCP connection is made before silence."""
-        with self.socket() as client:
+        with self.socket(family=family_of(address)) as client:
             return await connects(client, address, port, source)
 
-    async def listen(self, port: int) -> asyncio.Server:
+    async def listen(self, port: int, family: int = V4) -> asyncio.Server:
         """An echo server."""
-        return await listen(self.socket(), port)
+        return await listen(self.socket(family=family), port)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -133,8 +134,20 @@ class Guest(Namespace):
         if gateway:
             self.run("ip", "route", "add", "default", "via", gateway)
 
+    async def built(self, *wanted: str) -> str:
+        """Wait until the guest has these IPv6 addresses for good; each look takes a command, so this does not spin."""
+        async with asyncio.timeout(LIMIT):
+            while True:
+                state = await asyncio.to_thread(self.run, "ip", "-6", "addr", "show", "dev", "eth0")
+                if all(f"inet6 {address}" in state for address in ("fe80:", *wanted)) and "tentative" not in state:
+                    return state + self.run("ip", "-6", "route")
+
     def unplug(self) -> None:
         tool("ip", "link", "delete", self.tap)
+
+
+def family_of(address: str) -> int:
+    return V6 if ":" in address else V4
 
 
 async def connects(client: socket.socket, address: str, port: int, source: str | None = None) -> bool:
@@ -149,7 +162,7 @@ async def connects(client: socket.socket, address: str, port: int, source: str |
 
 async def listen(server: socket.socket, port: int) -> asyncio.Server:
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    server.bind(("0.0.0.0", port))
+    server.bind(("0.0.0.0" if server.family == V4 else "::", port))
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = writer.get_extra_info("peername")[0]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import test_network_linux
-from network_machine import Guest, Namespace, connects, tool
+from network_machine import Guest, Namespace, connects, family_of, tool
 from test_network_linux import CIDR, LIMIT, PROJECT, Cloud, admin
 
 from kilonova.embedded.network import floating, networks, routers
@@ -87,7 +87,7 @@ async def change_router(cloud: Cloud, id_: str, **fields: object) -> None:
 
 async def peer_of(guest: Namespace, address: str, port: int) -> str:
     """Who the server at the other end takes the guest for."""
-    with guest.socket() as client:
+    with guest.socket(family=family_of(address)) as client:
         assert await connects(client, address, port)
         seen = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 100), LIMIT)
         return seen.decode().strip()

@@ -253,6 +253,15 @@ def test_network_data_without_dhcp_says_everything() -> None:
     assert found["services"] == [{"type": "dns", "address": "10.1.0.2"}, {"type": "dns", "address": "fd00::2"}]
 
 
+@pytest.mark.spec("EMN-08")
+@pytest.mark.parametrize("mode", ["slaac", "dhcpv6-stateful", "dhcpv6-stateless"])
+def test_network_data_says_how_a_guest_gets_its_ipv6_address(mode: str) -> None:
+    v6 = subnet(id="s6", version=6, cidr="fd00::/64", gateway="fd00::1", dns=(), address_mode=mode)
+    about = metadata(vifs=(vif(FixedIp(address="fd00::7", subnet=v6)),))
+    [network] = document("/openstack/latest/network_data.json", about)["networks"]
+    assert (network["type"], network["ip_address"]) == (f"ipv6_{mode}", "fd00::7")
+
+
 def test_a_default_route_of_the_subnet_replaces_its_gateway() -> None:
     own = subnet(dhcp=False, routes=(Route("0.0.0.0/0", "10.1.0.200"),))
     about = metadata(vifs=(vif(FixedIp(address="10.1.0.7", subnet=own)),))

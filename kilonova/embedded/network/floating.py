@@ -44,10 +44,10 @@ def create(conn: sa.Connection, caller: RequestContext, body: FloatingIpBody, no
     wanted = None
     if values.get("floating_ip_address") or values.get("subnet_id"):
         wanted = [FixedIpBody(values.get("subnet_id"), values.get("floating_ip_address"))]
-    subnets = subnets_of(conn, network.id)
+    subnets = [subnet for subnet in subnets_of(conn, network.id) if subnet.version == 4]
     chosen = addresses.choose(conn, network.id, subnets, wanted, "")
     if not chosen:
-        raise InvalidInput(f"Bad floatingip request: network {network.id} has no subnet.")
+        raise InvalidInput(f"Bad floatingip request: network {network.id} has no IPv4 subnet.")
     id_ = str(uuid.uuid4())
     routers.make_port(conn, network.id, "", id_, OWNER, chosen, now)
     conn.execute(sa.insert(_table).values(
@@ -104,8 +104,9 @@ def _associate(conn: sa.Connection, caller: RequestContext, floating: schema.Flo
                now: float) -> None:
     """Spec: EMN-51, EMN-52."""
     port = routers.fixed_port(conn, caller, values["port_id"])
-    fixed = values.get("fixed_ip_address") or port.addresses[0].address
-    subnet_id = next((held.subnet_id for held in port.addresses if held.address == fixed), None)
+    held_v4 = [item for item in port.addresses if schema.version_of(item.address) == 4]
+    fixed = values.get("fixed_ip_address") or held_v4[0].address
+    subnet_id = next((held.subnet_id for held in held_v4 if held.address == fixed), None)
     if subnet_id is None:
         raise InvalidInput(f"Bad floatingip request: Port {port.id} does not have fixed ip {fixed}.")
     other = conn.execute(sa.select(_table.c.address).where(

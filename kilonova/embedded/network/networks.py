@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import uuid
-from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +12,7 @@ from msgspec import UNSET
 from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, InvalidInput
-from kilonova.embedded.network import access, addresses, quotas, schema, subnet_pools
+from kilonova.embedded.network import access, addresses, automatic_addresses, quotas, ranges, schema, subnet_pools
 from kilonova.embedded.network.bodies import NetworkBody, SubnetBody, refuse_read_only, require_privilege, sent
 from kilonova.embedded.network.errors import NetworkInUse, SubnetInUse
 
@@ -62,6 +61,8 @@ def update_network(conn: sa.Connection, caller: RequestContext, id_: str, body: 
                      "provider_network_type", "provider_physical_network", "provider_segmentation_id")
     values = sent(body)
     _check_network(values.get("mtu", DEFAULT_MTU))
+    if "mtu" in values:
+        ranges.check_mtu(values["mtu"], {subnet.version for subnet in subnets_of(conn, id_)})
     changes: dict[str, Any] = {name: values[name] for name in _SAME_NAME if name in values}
     if "port_security_enabled" in values:
         changes["port_security"] = values["port_security_enabled"]
@@ -89,7 +90,7 @@ def subnets_of(conn: sa.Connection, network_id: str) -> list[schema.Subnet]:
 
 def create_subnet(conn: sa.Connection, caller: RequestContext, body: SubnetBody, now: float,
                   id_: str | None = None) -> schema.Subnet:
-    """Spec: EMN-05, EMN-06, EMN-07. Raises SubnetPoolNotFound, SubnetPoolQuotaExceeded."""
+    """Spec: EMN-05 to EMN-08. Raises SubnetPoolNotFound, SubnetPoolQuotaExceeded."""
     if body.network_id is UNSET:
         raise InvalidInput("Invalid input: network_id is required.")
     network = access.network(conn, caller, body.network_id, change=True)
@@ -97,24 +98,26 @@ def create_subnet(conn: sa.Connection, caller: RequestContext, body: SubnetBody,
     quotas.check(conn, project_id, "subnet")
     values = sent(body)
     pooled = subnet_pools.range_for(conn, caller, values)
-    cidr = _checked_cidr(values if pooled is None else values | {"cidr": pooled[1]})
+    cidr = ranges.checked_cidr(values if pooled is None else values | {"cidr": pooled[1]})
+    ra_mode, address_mode = ranges.checked_modes(values, cidr)
+    ranges.check_mtu(network.mtu, {cidr.version})
     for other in subnets_of(conn, network.id):
         if ipaddress.ip_network(other.cidr).overlaps(cidr):
             raise InvalidInput(
                 f"Invalid input for operation: Requested subnet with cidr: {cidr} for network: {network.id} "
                 f"overlaps with another subnet."
             )
-    first = cidr[1] if cidr.prefixlen < 31 else cidr[0]
-    gateway = values["gateway_ip"] if "gateway_ip" in values else str(first)
-    gateway = _checked_gateway(gateway, cidr)
+    gateway = values["gateway_ip"] if "gateway_ip" in values else str(cidr[1])
+    gateway = ranges.checked_gateway(gateway, cidr)
     pools = tuple(values["allocation_pools"]) if "allocation_pools" in values else None
     subnet_id = id_ or str(uuid.uuid4())
     conn.execute(sa.insert(schema.subnets).values(
         id=subnet_id, network_id=network.id, project_id=project_id, name=values.get("name", ""),
         description=values.get("description", ""), tags=tuple(values.get("tags", ())), cidr=str(cidr),
-        gateway=gateway, dhcp=values.get("enable_dhcp", True), dns=_checked_dns(values.get("dns_nameservers", [])),
-        routes=tuple(values.get("host_routes", ())), pools=_checked_pools(pools, cidr, gateway),
-        cursor=0, pool_id=pooled[0] if pooled else None, **schema.stamp(now),
+        gateway=gateway, dhcp=values.get("enable_dhcp", True),
+        dns=ranges.checked_dns(values.get("dns_nameservers", [])), routes=tuple(values.get("host_routes", ())),
+        cursor="", pools=ranges.checked_pools(pools, cidr, gateway), ra_mode=ra_mode, address_mode=address_mode,
+        pool_id=pooled[0] if pooled else None, **schema.stamp(now),
     ))
     subnet = access.subnet(conn, caller, subnet_id)
     if subnet.dhcp:
@@ -128,22 +131,24 @@ def update_subnet(conn: sa.Connection, caller: RequestContext, id_: str, body: S
     refuse_read_only(body, "network_id", "project_id", "tenant_id", "tags", "cidr", "ip_version",
                      "ipv6_ra_mode", "ipv6_address_mode", "subnetpool_id", "prefixlen", "use_default_subnetpool")
     values = sent(body)
-    cidr = IPv4Network(subnet.cidr)
+    cidr = ipaddress.ip_network(subnet.cidr)
     changes: dict[str, Any] = {name: values[name] for name in ("name", "description") if name in values}
     gateway = subnet.gateway
     if "gateway_ip" in values:
-        gateway = changes["gateway"] = _checked_gateway(values["gateway_ip"], cidr)
+        gateway = changes["gateway"] = ranges.checked_gateway(values["gateway_ip"], cidr)
         if gateway and gateway != subnet.gateway and addresses.holder(conn, subnet.network_id, gateway):
             raise Conflict(f"Gateway ip {gateway} is in use by a port of the subnet.")
     if "allocation_pools" in values:
-        changes["pools"] = _checked_pools(tuple(values["allocation_pools"]), cidr, gateway)
-    elif gateway and _in_pools(gateway, subnet.pools):
+        changes["pools"] = ranges.checked_pools(tuple(values["allocation_pools"]), cidr, gateway)
+    elif gateway and ranges.in_pools(gateway, subnet.pools):
         raise Conflict(f"Gateway ip {gateway} conflicts with an allocation pool of the subnet.")
     if "dns_nameservers" in values:
-        changes["dns"] = _checked_dns(values["dns_nameservers"])
+        changes["dns"] = ranges.checked_dns(values["dns_nameservers"])
     if "host_routes" in values:
         changes["routes"] = tuple(values["host_routes"])
     if "enable_dhcp" in values:
+        if not values["enable_dhcp"] and (subnet.ra_mode or subnet.address_mode):
+            raise InvalidInput("Invalid input for operation: enable_dhcp cannot be switched off with IPv6 modes.")
         changes["dhcp"] = values["enable_dhcp"]
     schema.touch(conn, schema.subnets, id_, now, **changes)
     changed = access.subnet(conn, caller, id_)
@@ -154,9 +159,11 @@ def update_subnet(conn: sa.Connection, caller: RequestContext, id_: str, body: S
     return changed
 
 
-def delete_subnet(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.Subnet:
-    """Spec: EMN-09."""
+def delete_subnet(conn: sa.Connection, caller: RequestContext,
+                  id_: str) -> tuple[schema.Subnet, list[automatic_addresses.Change]]:
+    """Returns it and the ports that lose an automatic address, before and after. Spec: EMN-09."""
     subnet = access.subnet(conn, caller, id_, change=True)
+    lost = automatic_addresses.take(conn, subnet) if subnet.automatic else []
     table = schema.addresses
     busy = conn.execute(
         sa.select(table.c.address).where(table.c.subnet_id == id_, table.c.port_id != dhcp_port_id(id_)).limit(1)
@@ -165,7 +172,7 @@ def delete_subnet(conn: sa.Connection, caller: RequestContext, id_: str) -> sche
         raise SubnetInUse(id_)
     _delete_dhcp_ports(conn, schema.ports.c.id == dhcp_port_id(id_))
     conn.execute(sa.delete(schema.subnets).where(schema.subnets.c.id == id_))
-    return subnet
+    return subnet, lost
 
 
 def dhcp_port_id(subnet_id: str) -> str:
@@ -175,13 +182,14 @@ def dhcp_port_id(subnet_id: str) -> str:
 
 def _create_dhcp_port(conn: sa.Connection, network: schema.Network, subnet: schema.Subnet, now: float) -> None:
     id_ = dhcp_port_id(subnet.id)
+    mac = addresses.free_mac(conn, network.id, id_)
     conn.execute(sa.insert(schema.ports).values(
         id=id_, network_id=network.id, project_id=network.project_id, name="", description="", tags=(),
-        admin_state_up=True, mac=addresses.free_mac(conn, network.id, id_), device_id=f"dhcp-{network.id}",
+        admin_state_up=True, mac=mac, device_id=f"dhcp-{network.id}",
         device_owner=DHCP_OWNER, host="", vif_type="unbound", vnic_type="normal", profile={}, status="ACTIVE",
         secured=False, pairs=(), dhcp_options=(), dns_name="", owned=False, device_tag=None, **schema.stamp(now),
     ))
-    addresses.assign(conn, id_, [addresses.allocate(conn, subnet)])
+    addresses.assign(conn, id_, [addresses.allocate(conn, subnet, mac)])
 
 
 def _delete_dhcp_ports(conn: sa.Connection, which: sa.ColumnElement[bool]) -> None:
@@ -202,55 +210,3 @@ def _free_segment(conn: sa.Connection) -> int:
 def _check_network(mtu: int) -> None:
     if not 576 <= mtu <= 9000:
         raise InvalidInput(f"Invalid input for mtu: {mtu} is not between 576 and 9000.")
-
-
-def _checked_cidr(values: dict[str, object]) -> IPv4Network:
-    if values.get("ip_version", 4) != 4 or values.get("ipv6_ra_mode") or values.get("ipv6_address_mode"):
-        raise InvalidInput("Invalid input for ip_version: only IPv4 subnets are supported.")
-    try:
-        cidr = IPv4Network(str(values.get("cidr") or ""), strict=False)
-    except ValueError as error:
-        raise InvalidInput(f"Invalid input for cidr: '{values.get('cidr')}' is not a valid IPv4 subnet.") from error
-    if cidr.is_multicast or cidr.is_loopback or cidr.is_link_local or cidr.prefixlen < 8 or cidr.prefixlen > 30 \
-            or cidr.network_address == IPv4Address(0):
-        raise InvalidInput(f"Invalid input for cidr: {cidr} cannot be used for guests.")
-    return cidr
-
-
-def _checked_gateway(gateway: str | None, cidr: IPv4Network) -> str | None:
-    if gateway is None:
-        return None
-    address = addresses.parse_ip(gateway)
-    if address not in cidr or address in (cidr.network_address, cidr.broadcast_address):
-        raise InvalidInput(f"Invalid input for gateway_ip: {gateway} is not a host address of {cidr}.")
-    return str(address)
-
-
-def _checked_dns(servers: list[str]) -> tuple[str, ...]:
-    return tuple(str(addresses.parse_ip(server)) for server in servers)
-
-
-def _checked_pools(pools: tuple[schema.Pool, ...] | None, cidr: IPv4Network,
-                   gateway: str | None) -> tuple[schema.Pool, ...]:
-    """The pools asked for, or all host addresses but the gateway."""
-    first, last = int(cidr.network_address) + 1, int(cidr.broadcast_address) - 1
-    if pools is None:
-        cuts = [int(IPv4Address(gateway))] if gateway else []
-        spans = [(first, cuts[0] - 1), (cuts[0] + 1, last)] if cuts else [(first, last)]
-        return tuple(schema.Pool(str(IPv4Address(low)), str(IPv4Address(high)))
-                     for low, high in spans if low <= high)
-    previous = 0
-    for low, high in sorted((int(addresses.parse_ip(p.start)), int(addresses.parse_ip(p.end))) for p in pools):
-        if not first <= low <= high <= last:
-            raise InvalidInput(f"The allocation pool {IPv4Address(low)}-{IPv4Address(high)} is not within {cidr}.")
-        if low <= previous:
-            raise Conflict("The allocation pools of the subnet overlap.")
-        previous = high
-    if gateway and _in_pools(gateway, pools):
-        raise Conflict(f"Gateway ip {gateway} conflicts with an allocation pool of the subnet.")
-    return pools
-
-
-def _in_pools(address: str, pools: tuple[schema.Pool, ...]) -> bool:
-    number = int(IPv4Address(address))
-    return any(int(IPv4Address(p.start)) <= number <= int(IPv4Address(p.end)) for p in pools)

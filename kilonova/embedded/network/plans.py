@@ -56,7 +56,7 @@ def network_plan(conn: sa.Connection, network_id: str) -> NetworkPlan | None:
         ).scalar() if subnet.dhcp else None
         subnets.append(SubnetPlan(
             id=subnet.id, cidr=subnet.cidr, gateway=subnet.gateway, dhcp_address=address, dns=subnet.dns,
-            routes=subnet.routes,
+            routes=subnet.routes, ra_mode=subnet.ra_mode, address_mode=subnet.address_mode,
         ))
     return NetworkPlan(
         id=network.id, segment=network.segment, mtu=network.mtu, admin_state_up=network.admin_state_up,
@@ -77,18 +77,27 @@ def router_plans(conn: sa.Connection) -> tuple[RouterPlan, ...]:
         floating[row.router_id].append(FloatingPlan(row.address, row.network_id, row.fixed_address))
     plans = []
     for router in routers:
-        gateways = [port.addresses[0].address for port in held[router.id] if port.device_owner == GATEWAY]
+        gateways = [item.address for port in held[router.id] if port.device_owner == GATEWAY
+                    for item in port.addresses if schema.version_of(item.address) == 4]
         plans.append(RouterPlan(
             id=router.id, admin_state_up=router.admin_state_up, external_network_id=router.external_network_id,
-            network_ids=tuple(dict.fromkeys(p.network_id for p in held[router.id] if p.device_owner == INTERFACE)),
+            network_ids=_joined(held[router.id], 4), network_ids_v6=_joined(held[router.id], 6),
             gateway=gateways[0] if gateways and router.snat else "", floating=tuple(floating[router.id]),
         ))
     return tuple(plans)
 
 
+def _joined(held: list[schema.Port], version: int) -> tuple[str, ...]:
+    """The networks that a router with these ports joins for a version of IP."""
+    return tuple(dict.fromkeys(
+        port.network_id for port in held
+        if port.device_owner == INTERFACE and any(schema.version_of(a.address) == version for a in port.addresses)
+    ))
+
+
 def networks_of(routers: tuple[RouterPlan, ...]) -> set[str]:
     """The networks that these routers join."""
-    inner = {id_ for plan in routers for id_ in plan.network_ids}
+    inner = {id_ for plan in routers for id_ in (*plan.network_ids, *plan.network_ids_v6)}
     return inner | {plan.external_network_id for plan in routers if plan.external_network_id}
 
 

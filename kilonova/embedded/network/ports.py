@@ -13,7 +13,7 @@ from msgspec import UNSET
 from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Forbidden, InvalidInput
-from kilonova.embedded.network import access, addresses, quotas, schema, security
+from kilonova.embedded.network import access, addresses, automatic_addresses, quotas, schema, security
 from kilonova.embedded.network.bodies import FixedIpBody, PortBody, refuse_read_only, require_privilege, sent
 from kilonova.embedded.network.errors import (
     AddressPairAndPortSecurityRequired,
@@ -81,7 +81,10 @@ def create_port(conn: sa.Connection, caller: RequestContext, body: PortBody, now
     _check_owner(caller, values)
     port_id = id_ or str(uuid.uuid4())
     subnets = subnets_of(conn, network.id)
-    chosen = addresses.choose(conn, network.id, subnets, values.get("fixed_ips"), port_id)
+    mac = _chosen_mac(conn, network.id, port_id, values.get("mac_address"))
+    chosen = addresses.choose(conn, network.id, subnets, values.get("fixed_ips"), port_id, mac)
+    if values.get("fixed_ips"):
+        chosen += addresses.automatic(conn, subnets, mac, chosen)
     secured = values.get("port_security_enabled", network.port_security)
     groups = values.get("security_groups")
     if groups is None:
@@ -92,8 +95,7 @@ def create_port(conn: sa.Connection, caller: RequestContext, body: PortBody, now
         conn, id=port_id, network_id=network.id, project_id=project_id, name=values.get("name", ""),
         description=values.get("description", ""), tags=tuple(values.get("tags", ())),
         admin_state_up=values.get("admin_state_up", True),
-        mac=_chosen_mac(conn, network.id, port_id, values.get("mac_address")),
-        device_id=values.get("device_id", ""), device_owner=values.get("device_owner", ""), status=DOWN,
+        mac=mac, device_id=values.get("device_id", ""), device_owner=values.get("device_owner", ""), status=DOWN,
         secured=secured, pairs=_checked_pairs(pairs), dhcp_options=tuple(values.get("extra_dhcp_opts") or ()),
         dns_name=_checked_dns_name(values.get("dns_name")), owned=owned, device_tag=device_tag,
         **binding(values.get("host_id"), values.get("profile"), values.get("vnic_type", "normal"), serves),
@@ -122,11 +124,15 @@ def update_port(conn: sa.Connection, caller: RequestContext, id_: str, body: Por
     if "extra_dhcp_opts" in values:
         changes["dhcp_options"] = tuple(values["extra_dhcp_opts"] or ())
     changes |= _changed_hardware(conn, before, values)
+    mac = changes.get("mac", before.mac)
     changes |= _changed_binding(conn, before, values, serves)
     if values.get("fixed_ips") is not None:
         subnets = subnets_of(conn, before.network_id)
-        addresses.assign(conn, id_, addresses.choose(conn, before.network_id, subnets, values["fixed_ips"], id_))
+        chosen = addresses.choose(conn, before.network_id, subnets, values["fixed_ips"], id_, mac)
+        addresses.assign(conn, id_, chosen)
         _LET_GO_OF_LOST.run(conn, port=id_)
+    elif mac != before.mac:
+        automatic_addresses.follow_mac(conn, before, mac, subnets_of(conn, before.network_id))
     changes |= _changed_security(conn, caller, before, values)
     schema.touch(conn, schema.ports, id_, now, **changes)
     return before, existing_port(conn, id_)
@@ -211,8 +217,8 @@ def add_address(conn: sa.Connection, id_: str, known: tuple[str, ...],
     held = [item.address for item in before.addresses]
     if set(held) - set(known):
         return None
-    more = addresses.choose(conn, before.network_id, subnets_of(conn, before.network_id), None, id_)
-    return set_addresses(conn, id_, (*held, *(item.address for item in more)), now)
+    more = addresses.one_more(conn, before.network_id, subnets_of(conn, before.network_id))
+    return set_addresses(conn, id_, (*held, more.address), now)
 
 
 def set_addresses(conn: sa.Connection, id_: str, wanted: tuple[str, ...],
@@ -221,7 +227,7 @@ def set_addresses(conn: sa.Connection, id_: str, wanted: tuple[str, ...],
     before = existing_port(conn, id_)
     asked = [FixedIpBody(ip_address=address) for address in wanted]
     subnets = subnets_of(conn, before.network_id)
-    addresses.assign(conn, id_, addresses.choose(conn, before.network_id, subnets, asked, id_))
+    addresses.assign(conn, id_, addresses.choose(conn, before.network_id, subnets, asked, id_, before.mac))
     _LET_GO_OF_LOST.run(conn, port=id_)
     schema.touch(conn, schema.ports, id_, now)
     return before, existing_port(conn, id_)
@@ -274,9 +280,9 @@ def _chosen_mac(conn: sa.Connection, network_id: str, port_id: str, wanted: str 
 def _checked_pairs(pairs: tuple[schema.AddressPair, ...]) -> tuple[schema.AddressPair, ...]:
     for pair in pairs:
         text, _, length = pair.ip_address.partition("/")
-        addresses.parse_ip(text)
-        if length and not (length.isascii() and length.isdigit() and int(length) <= 32):
-            raise InvalidInput(f"'{pair.ip_address}' is not a valid IPv4 prefix.")
+        longest = addresses.parse_ip(text).max_prefixlen
+        if length and not (length.isascii() and length.isdigit() and int(length) <= longest):
+            raise InvalidInput(f"'{pair.ip_address}' is not a valid prefix.")
         if pair.mac_address is not None and not _MAC.fullmatch(pair.mac_address.lower()):
             raise InvalidInput(f"'{pair.mac_address}' is not a valid MAC address.")
     return pairs

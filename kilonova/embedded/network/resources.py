@@ -11,7 +11,7 @@ from starlette.datastructures import QueryParams
 
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InvalidInput
-from kilonova.embedded.network import access, networks, ports, schema, security, views
+from kilonova.embedded.network import access, automatic_addresses, networks, ports, schema, security, views
 from kilonova.embedded.network.bodies import GroupBody, NetworkBody, PortBody, RuleBody, SubnetBody
 from kilonova.embedded.network.datapath import Effects
 from kilonova.embedded.network.port_records import ports_where
@@ -116,6 +116,8 @@ class Subnets:
         if reason := self._wiring.refuses(subnet.cidr):
             raise InvalidInput(f"Invalid input for cidr: {subnet.cidr} {reason}.")
         effects.networks.append(subnet.network_id)
+        if subnet.automatic:
+            effects.ports += automatic_addresses.give(conn, subnet, now)
         return views.subnet(subnet)
 
     def update(self, conn: sa.Connection, caller: RequestContext, id_: str, body: SubnetBody, now: float,
@@ -125,7 +127,9 @@ class Subnets:
         return views.subnet(subnet)
 
     def delete(self, conn: sa.Connection, caller: RequestContext, id_: str, effects: Effects) -> None:
-        effects.networks.append(networks.delete_subnet(conn, caller, id_).network_id)
+        subnet, lost = networks.delete_subnet(conn, caller, id_)
+        effects.networks.append(subnet.network_id)
+        effects.ports += lost
 
 
 class Ports:

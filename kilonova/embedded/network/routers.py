@@ -96,8 +96,7 @@ def add_interface(conn: sa.Connection, caller: RequestContext, id_: str, body: I
     _check_apart(conn, caller, router, subnet)
     if addresses.holder(conn, subnet.network_id, subnet.gateway) is not None:
         raise IpAddressAlreadyAllocated(subnet.gateway, subnet.id)
-    number = int(ipaddress.IPv4Address(subnet.gateway))
-    chosen = [addresses.Allocation(subnet.network_id, subnet.id, number)]
+    chosen = [addresses.taken_at(subnet, addresses.parse_ip(subnet.gateway))]
     return make_port(conn, subnet.network_id, router.project_id, id_, INTERFACE, chosen, now)
 
 
@@ -216,8 +215,10 @@ def _check_unused(conn: sa.Connection, router_id: str, subnet_id: str) -> None:
 def fixed_port(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.Port:
     """A port of the caller's that a floating IP may stand for. Raises PortNotFound, InvalidInput."""
     port = access.port(conn, caller, id_)
-    if not port.addresses:
-        raise InvalidInput(f"Bad floatingip request: Cannot add floating IP to port {id_} that has no fixed addresses.")
+    if not any(schema.version_of(item.address) == 4 for item in port.addresses):
+        raise InvalidInput(
+            f"Bad floatingip request: Cannot add floating IP to port {id_} that has no fixed IPv4 addresses."
+        )
     return port
 
 

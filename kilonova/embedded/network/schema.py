@@ -24,6 +24,10 @@ NETWORK = Schema("network", metadata, ("0001",))
 NAMESPACE = uuid.UUID("5f1d7a52-2f4b-5c0e-9c59-6d1c1a3c7f10")
 """Root of the ids that are derived from what they stand for, so that making them twice makes one."""
 
+SLAAC, STATEFUL, STATELESS = "slaac", "dhcpv6-stateful", "dhcpv6-stateless"
+IPV6_MODES = (SLAAC, STATEFUL, STATELESS)
+AUTOMATIC = (SLAAC, STATELESS)  # guests build their addresses themselves
+
 Strings = tuple[str, ...]
 
 
@@ -101,7 +105,9 @@ subnets = sa.Table(
     sa.Column("dns", Json(Strings), nullable=False),
     sa.Column("routes", Json(tuple[HostRoute, ...]), nullable=False),
     sa.Column("pools", Json(tuple[Pool, ...]), nullable=False),
-    sa.Column("cursor", sa.BigInteger, nullable=False, default=0),
+    sa.Column("cursor", sa.String(32), nullable=False, default=""),
+    sa.Column("ra_mode", sa.String(16)),
+    sa.Column("address_mode", sa.String(16)),
     sa.Column("pool_id", Uuid, sa.ForeignKey("subnet_pools.id"), index=True),
     *_stamped(),
 )
@@ -134,12 +140,13 @@ ports = sa.Table(
 addresses = sa.Table(
     "addresses", metadata,
     sa.Column("network_id", Uuid, primary_key=True),
-    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.String(32), primary_key=True),
     sa.Column("address", sa.String(64), nullable=False),
     sa.Column("subnet_id", Uuid, sa.ForeignKey("subnets.id"), nullable=False, index=True),
     sa.Column("port_id", Uuid, sa.ForeignKey("ports.id"), nullable=False, index=True),
     sa.Column("position", sa.Integer, nullable=False),
 )
+"""number: the address in hexadecimal, all digits of it: 8 for IPv4, 32 for IPv6. So ranges compare as texts."""
 
 bindings = sa.Table(
     "bindings", metadata,
@@ -254,10 +261,14 @@ class SubnetPool(Stamped, frozen=True, kw_only=True):
     shared: bool
     is_default: bool
 
+    @property
+    def version(self) -> int:
+        return version_of(self.prefixes[0])
+
 
 class Subnet(Stamped, frozen=True, kw_only=True):
-    """cursor: the address last given out, as a number, so that addresses are not reused at once. pool_id: the pool
-    whose range it has."""
+    """cursor: the number of the address last given out, so that none is reused at once; "" before the first. pool_id:
+    whose range it has. ra_mode, address_mode: what is announced and how guests get addresses, None for IPv4."""
 
     network_id: str
     name: str
@@ -267,8 +278,19 @@ class Subnet(Stamped, frozen=True, kw_only=True):
     dns: Strings
     routes: tuple[HostRoute, ...]
     pools: tuple[Pool, ...]
-    cursor: int
+    cursor: str
+    ra_mode: str | None = None
+    address_mode: str | None = None
     pool_id: str | None = None
+
+    @property
+    def version(self) -> int:
+        return version_of(self.cidr)
+
+    @property
+    def automatic(self) -> bool:
+        """Guests build their addresses from what is announced and their MAC. Spec: EMN-08."""
+        return self.ra_mode in AUTOMATIC or self.address_mode in AUTOMATIC
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -349,6 +371,11 @@ Record = TypeVar("Record", Network, SubnetPool, Subnet, Port, Group, Rule, Route
 def record(type_: type[Record], row: Any, **extra: Any) -> Record:
     """The record of one row; `extra` gives what lies in other tables."""
     return type_(**row._asdict(), **extra)
+
+
+def version_of(text: str) -> int:
+    """Version of IP of an address or range in text form."""
+    return 6 if ":" in text else 4
 
 
 def stamp(now: float) -> dict[str, Any]:

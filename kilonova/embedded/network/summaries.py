@@ -34,6 +34,7 @@ def of_port(port: schema.Port) -> PortSummary:
 
 def guest_subnet(subnet: schema.Subnet) -> Subnet:
     return Subnet(
-        id=subnet.id, cidr=subnet.cidr, gateway=subnet.gateway, dns=subnet.dns, dhcp=subnet.dhcp,
+        id=subnet.id, cidr=subnet.cidr, version=subnet.version, gateway=subnet.gateway, dns=subnet.dns,
+        dhcp=subnet.dhcp, address_mode=subnet.address_mode,
         routes=tuple(Route(route.destination, route.nexthop) for route in subnet.routes),
     )

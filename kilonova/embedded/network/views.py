@@ -33,18 +33,19 @@ def network(item: schema.Network, subnet_ids: list[str], privileged: bool) -> di
 
 def subnet(item: schema.Subnet) -> dict[str, Any]:
     return _stamped(item) | {
-        "name": item.name, "network_id": item.network_id, "ip_version": 4, "cidr": item.cidr,
+        "name": item.name, "network_id": item.network_id, "ip_version": item.version, "cidr": item.cidr,
         "gateway_ip": item.gateway, "enable_dhcp": item.dhcp, "dns_nameservers": list(item.dns),
-        "host_routes": item.routes, "allocation_pools": item.pools, "subnetpool_id": item.pool_id, "ipv6_ra_mode": None,
-        "ipv6_address_mode": None, "service_types": [],
+        "host_routes": item.routes, "allocation_pools": item.pools, "subnetpool_id": item.pool_id,
+        "ipv6_ra_mode": item.ra_mode, "ipv6_address_mode": item.address_mode, "service_types": [],
     }
 
 
 def subnet_pool(item: schema.SubnetPool) -> dict[str, Any]:
     return _stamped(item) | {
-        "name": item.name, "prefixes": list(item.prefixes), "ip_version": 4, "min_prefixlen": item.min_length,
-        "max_prefixlen": item.max_length, "default_prefixlen": item.default_length, "shared": item.shared,
-        "is_default": item.is_default, "default_quota": None, "address_scope_id": None,
+        "name": item.name, "prefixes": list(item.prefixes), "ip_version": item.version,
+        "min_prefixlen": item.min_length, "max_prefixlen": item.max_length,
+        "default_prefixlen": item.default_length, "shared": item.shared, "is_default": item.is_default,
+        "default_quota": None, "address_scope_id": None,
     }
 
 
@@ -78,8 +79,13 @@ def port(item: schema.Port, privileged: bool) -> dict[str, Any]:
 
 
 def _dns_assignment(item: schema.Port) -> list[dict[str, str]]:
-    names = ((a.address, item.dns_name or f"host-{a.address.replace('.', '-')}") for a in item.addresses)
+    names = ((a.address, item.dns_name or host_name(a.address)) for a in item.addresses)
     return [{"ip_address": address, "hostname": name, "fqdn": f"{name}."} for address, name in names]
+
+
+def host_name(address: str) -> str:
+    """The name of a guest that has none, after its address."""
+    return f"host-{address.replace('.', '-').replace(':', '-')}"
 
 
 def _vif_details(vif_type: str) -> dict[str, Any]:

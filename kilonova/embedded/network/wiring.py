@@ -11,11 +11,12 @@ from typing import Protocol
 
 import msgspec
 
-from kilonova.embedded.network.schema import DhcpOption, HostRoute
+from kilonova.embedded.network.schema import DhcpOption, HostRoute, version_of
 
 
 class SubnetPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """dhcp_address: address of the DHCP port, None without DHCP."""
+    """dhcp_address: address of the DHCP port, None without DHCP. ra_mode, address_mode: of IPv6, see
+    `kilonova.embedded.network.schema.Subnet`."""
 
     id: str
     cidr: str
@@ -23,6 +24,12 @@ class SubnetPlan(msgspec.Struct, frozen=True, kw_only=True):
     dhcp_address: str | None
     dns: tuple[str, ...] = ()
     routes: tuple[HostRoute, ...] = ()
+    ra_mode: str | None = None
+    address_mode: str | None = None
+
+    @property
+    def version(self) -> int:
+        return version_of(self.cidr)
 
 
 class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +42,11 @@ class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True):
     admin_state_up: bool = True
     subnets: tuple[SubnetPlan, ...] = ()
     answers_to: tuple[str, ...] = ()
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """Of IP, that its guests can speak."""
+        return frozenset(subnet.version for subnet in self.subnets)
 
 
 class FloatingPlan(msgspec.Struct, frozen=True):
@@ -49,7 +61,8 @@ class RouterPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A router.
 
     Args:
-        network_ids: that it joins. external_network_id: behind its gateway, None without one.
+        network_ids, network_ids_v6: that it joins, for IPv4 and IPv6.
+        external_network_id: behind its gateway, None without one.
         gateway: its address there, which what leaves gets; "" if nothing is translated.
     """
 
@@ -58,6 +71,7 @@ class RouterPlan(msgspec.Struct, frozen=True, kw_only=True):
     admin_state_up: bool = True
     external_network_id: str | None = None
     gateway: str = ""
+    network_ids_v6: tuple[str, ...] = ()
     floating: tuple[FloatingPlan, ...] = ()
 
 

@@ -11,17 +11,29 @@ import ipaddress
 import json
 import sys
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
 from kilonova.domain.errors import KilonovaError
+from kilonova.embedded.network.addresses import Cidr
 from kilonova.embedded.network.linux.command import find, run
-from kilonova.embedded.network.linux.names import METADATA_ADDRESS, NUMBER_MASK, Names
+from kilonova.embedded.network.linux.forwarding import Forwarding
+from kilonova.embedded.network.linux.names import (
+    METADATA_ADDRESS,
+    METADATA_ADDRESS_V6,
+    NUMBER_MASK,
+    ROUTER_ADDRESS_V6,
+    Names,
+)
 from kilonova.embedded.network.wiring import NetworkPlan
 
-_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 _RULE_PRIORITY = 1000
+_VERSIONS = (4, 6)
+_IPV6 = Path("/proc/sys/net/ipv6")
+_LINK_LOCAL = IPv6Network("fe80::/10")
+_LOCAL_ROUTE = 0x80000000
+"""Flag of a route in /proc/net/ipv6_route that leads to the machine itself."""
 
 
 class Bridges:
@@ -33,7 +45,7 @@ class Bridges:
 
     def __init__(self, names: Names, directory: Path) -> None:
         self._names = names
-        self._directory = directory
+        self._forwarding = Forwarding(directory)
         self._ip = find("ip", "iproute2")
 
     async def prepare(self) -> None:
@@ -42,7 +54,7 @@ class Bridges:
             await run([find("modprobe", "kmod"), "br_netfilter"])
         if not _bridge_hooks():
             raise KilonovaError("The kernel has no br_netfilter.", hint="load the module br_netfilter")
-        self._start_forwarding()
+        self._forwarding.start()
 
     async def make(self, plan: NetworkPlan, exists: bool) -> None:
         """Make the bridge of a network what the plan says, whatever it was."""
@@ -52,109 +64,152 @@ class Bridges:
                 self._ip, "link", "add", "name", name, "type", "bridge", "stp_state", "0", "forward_delay", "0",
                 "mcast_snooping", "0", "nf_call_iptables", "1",
             ])
-        _disable_ipv6(name)
+        speaks_v6 = 6 in plan.versions
+        if speaks_v6:
+            self._forwarding.start_v6()
+        _set_ipv6(name, speaks_v6)
         wanted = addresses(plan)
-        commands = [f"link set dev {name} address {self._names.mac(plan.segment)} mtu {plan.mtu} up"]
+        commands = [
+            f"link set dev {name} address {self._names.mac(plan.segment)} mtu {plan.mtu} up",
+            f"link set dev {name} type bridge nf_call_ip6tables {int(speaks_v6)}",
+        ]
         for address in await self._addresses(name) - set(wanted):
             commands.append(f"addr del {address} dev {name}")
-        commands += [f"addr replace {address} dev {name} noprefixroute" for address in wanted]
+        commands += [f"addr replace {address} dev {name} {_manner(address)}" for address in wanted]
+        await self._batch(commands)
+        for version in _VERSIONS:
+            if version == 4 or speaks_v6:
+                await self._lead(version, name, number, plan)
+            else:
+                await self._remove_rule(version, number)
+
+    async def _lead(self, version: int, name: str, number: int, plan: NetworkPlan) -> None:
+        """Give the network its routes of one version of IP, and the rule by which packets find them."""
         table = self._names.routing_table(plan.segment)
-        commands += await self._route_changes(name, table, plan)
-        if number not in await self._rules():
-            commands.append(
-                f"rule add pref {_RULE_PRIORITY} fwmark {number:#x}/{NUMBER_MASK:#x} lookup {table}"
-            )
-        await run([self._ip, "-batch", "-"], "".join(f"{command}\n" for command in commands))
+        commands = await self._route_changes(version, name, table, plan)
+        if number not in await self._rules(version):
+            commands.append(f"rule add pref {_RULE_PRIORITY} fwmark {number:#x}/{NUMBER_MASK:#x} lookup {table}")
+        await self._batch(commands, f"-{version}")
 
     async def join(self, plan: NetworkPlan, others: Iterable[NetworkPlan]) -> None:
         """Lead from a network to those that its routers join it with, and to no others."""
         table = self._names.routing_table(plan.segment)
         own = {subnet.cidr for subnet in plan.subnets}
-        wanted = {
-            subnet.cidr: self._names.bridge(other.segment) for other in others for subnet in other.subnets
-            if subnet.cidr not in own
-        }
-        held = {route["dst"]: route.get("dev") for route in json.loads(
-            await run([self._ip, "-j", "route", "show", "table", str(table)]) or "[]"
-        )}
-        commands = [f"route del {cidr} table {table}" for cidr in held if cidr not in own and cidr not in wanted]
-        commands += [f"route replace {cidr} dev {device} scope link table {table}"
-                     for cidr, device in wanted.items() if held.get(cidr) != device]
-        if commands:
-            await run([self._ip, "-batch", "-"], "".join(f"{command}\n" for command in commands))
+        for version in plan.versions:
+            wanted = {
+                subnet.cidr: self._names.bridge(other.segment) for other in others for subnet in other.subnets
+                if subnet.cidr not in own and subnet.version == version
+            }
+            held = {route["dst"]: route.get("dev") for route in json.loads(
+                await run([self._ip, f"-{version}", "-j", "route", "show", "table", str(table)]) or "[]"
+            )}
+            commands = [f"route del {cidr} table {table}" for cidr in held if cidr not in own and cidr not in wanted]
+            commands += [f"route replace {cidr} dev {device} scope link table {table}"
+                         for cidr, device in wanted.items() if held.get(cidr) != device]
+            await self._batch(commands, f"-{version}")
 
     async def remove(self, segment: int, exists: bool) -> None:
         """Remove a bridge with its addresses, routes and rule."""
         if exists:
             await run([self._ip, "link", "delete", "dev", self._names.bridge(segment)])
-        await self._remove_rule(self._names.number(segment))
+        for version in _VERSIONS:
+            await self._remove_rule(version, self._names.number(segment))
 
     async def remove_rules_but(self, segments: set[int]) -> None:
         """Remove the routing rules of this installation's networks that are not among these."""
         kept = {self._names.number(segment) for segment in segments}
-        for number in await self._rules() - kept:
-            await self._remove_rule(number)
-
-    def _start_forwarding(self) -> None:
-        if _FORWARD.read_text().strip() == "0":
-            (self._directory / "forwarding-was-off").touch()
-            _FORWARD.write_text("1\n")
+        for version in _VERSIONS:
+            for number in await self._rules(version) - kept:
+                await self._remove_rule(version, number)
 
     def restore_forwarding(self) -> None:
         """Put forwarding back to what it was before the first `prepare`."""
-        mark = self._directory / "forwarding-was-off"
-        if mark.exists():
-            _FORWARD.write_text("0\n")
-            mark.unlink()
+        self._forwarding.restore()
 
-    async def _remove_rule(self, number: int) -> None:
-        if number in await self._rules():
-            await run([self._ip, "rule", "del", "pref", str(_RULE_PRIORITY), "fwmark", f"{number:#x}/{NUMBER_MASK:#x}"])
+    async def _batch(self, commands: list[str], *options: str) -> None:
+        if commands:
+            await run([self._ip, *options, "-batch", "-"], "".join(f"{command}\n" for command in commands))
+
+    async def _remove_rule(self, version: int, number: int) -> None:
+        if number in await self._rules(version):
+            await self._batch([f"rule del pref {_RULE_PRIORITY} fwmark {number:#x}/{NUMBER_MASK:#x}"], f"-{version}")
 
     async def _addresses(self, name: str) -> set[str]:
-        found = json.loads(await run([self._ip, "-j", "-4", "addr", "show", "dev", name]) or "[]")
+        found = json.loads(await run([self._ip, "-j", "addr", "show", "dev", name]) or "[]")
         return {f"{entry['local']}/{entry['prefixlen']}" for link in found for entry in link.get("addr_info", ())}
 
-    async def _rules(self) -> set[int]:
+    async def _rules(self, version: int) -> set[int]:
         """The networks of this installation that have a rule, by number."""
-        found: list[dict[str, Any]] = json.loads(await run([self._ip, "-j", "rule", "show"]) or "[]")
+        if version == 6 and not _has_ipv6():
+            return set()
+        found: list[dict[str, Any]] = json.loads(await run([self._ip, f"-{version}", "-j", "rule", "show"]) or "[]")
         ours = (rule for rule in found if rule.get("priority") == _RULE_PRIORITY and "fwmark" in rule)
         marks = {int(rule["fwmark"], 16) for rule in ours}
         return {mark for mark in marks if mark & ~0xFFF == self._names.hash}
 
-    async def _route_changes(self, name: str, table: int, plan: NetworkPlan) -> list[str]:
+    async def _route_changes(self, version: int, name: str, table: int, plan: NetworkPlan) -> list[str]:
         """Commands that give the network its own table, and a route in the main one where nothing is in the way."""
-        cidrs = [IPv4Network(subnet.cidr) for subnet in plan.subnets]
-        held = [(device, route) for device, route in main_routes() if device == name]
-        commands = [f"route del {route} dev {name}" for _, route in held if route not in cidrs]
+        subnets = [subnet for subnet in plan.subnets if subnet.version == version]
+        cidrs = [ipaddress.ip_network(subnet.cidr) for subnet in subnets]
+        routes = await self._main_routes(version)
+        held = [route for device, route in routes if device == name]
+        commands = [f"route del {route} dev {name}" for route in held if route not in cidrs]
         commands += [f"route replace {cidr} dev {name} scope link table {table}" for cidr in cidrs]
-        others = [route for device, route in main_routes() if device != name]
-        for subnet, cidr in zip(plan.subnets, cidrs, strict=True):
+        others = [route for device, route in routes if device != name]
+        for subnet, cidr in zip(subnets, cidrs, strict=True):
             source = subnet.gateway or subnet.dhcp_address
             if source and not any(cidr.overlaps(other) for other in others):
                 commands.append(f"route replace {cidr} dev {name} scope link src {source}")
         return commands
+
+    async def _main_routes(self, version: int) -> list[tuple[str, Cidr]]:
+        """(device, destination) of the main table, without default routes and those of the links themselves."""
+        if version == 4:
+            return [(device, route) for device, route in main_routes()]
+        listed = json.loads(await run([self._ip, "-6", "-j", "route", "show", "table", "main"]) or "[]")
+        ranges = [(route.get("dev", ""), IPv6Network(route["dst"])) for route in listed if route["dst"] != "default"]
+        return [(device, route) for device, route in ranges if not route.subnet_of(_LINK_LOCAL)]
 
 
 def _bridge_hooks() -> bool:
     return Path("/proc/sys/net/bridge").exists()
 
 
-def _disable_ipv6(name: str) -> None:
-    """Guests must not reach the machine by link-local addresses, which are not filtered."""
-    switch = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
-    if switch.exists():
-        switch.write_text("1\n")
+def _has_ipv6() -> bool:
+    return _IPV6.exists()
+
+
+def _set_ipv6(name: str, on: bool) -> None:
+    """Let the machine speak IPv6 on a bridge, with no address but those that we give it, or not at all."""
+    directory = _IPV6 / "conf" / name
+    if not directory.exists():
+        if on:
+            raise KilonovaError("The kernel has no IPv6.", hint="remove ipv6.disable from the kernel's command line")
+        return
+    settings = {"accept_ra": "0", "accept_redirects": "0", "accept_dad": "0", "addr_gen_mode": "1"} if on else {}
+    for setting, value in (settings | {"disable_ipv6": "0" if on else "1"}).items():
+        (directory / setting).write_text(f"{value}\n")
+
+
+def _manner(address: str) -> str:
+    """How an address is added: at once, as nobody else can have it, and without a route, but to the link."""
+    if ":" not in address:
+        return "noprefixroute"
+    if address == f"{METADATA_ADDRESS_V6}/128":
+        return "nodad noprefixroute preferred_lft 0"  # not the one that the machine speaks from
+    return "nodad" if address == f"{ROUTER_ADDRESS_V6}/64" else "nodad noprefixroute"
 
 
 def addresses(plan: NetworkPlan) -> list[str]:
     """What the bridge answers to: DHCP, gateway, routers, floating IPs, metadata."""
     found = []
     for subnet in plan.subnets:
-        length = IPv4Network(subnet.cidr).prefixlen
+        length = ipaddress.ip_network(subnet.cidr).prefixlen
         found += [f"{ip}/{length}" for ip in (subnet.dhcp_address, subnet.gateway) if ip]
     held = {address.partition("/")[0] for address in found}
-    found += [f"{ip}/32" for ip in plan.answers_to if ip not in held]
+    found += [f"{ip}/{ipaddress.ip_address(ip).max_prefixlen}" for ip in plan.answers_to if ip not in held]
+    if 6 in plan.versions:
+        found += [f"{ROUTER_ADDRESS_V6}/64", f"{METADATA_ADDRESS_V6}/128"]
     return list(dict.fromkeys([*found, f"{METADATA_ADDRESS}/32"]))
 
 
@@ -169,14 +224,26 @@ def main_routes() -> list[tuple[str, IPv4Network]]:
     return found
 
 
+def routes_v6() -> list[tuple[str, IPv6Network]]:
+    """(device, destination) of what the machine reaches by IPv6, without default routes and links."""
+    table, found = Path("/proc/net/ipv6_route"), []
+    for line in table.read_text().splitlines() if table.exists() else ():
+        destination, length, *_, flags, device = line.split()
+        network = IPv6Network((int(destination, 16), int(length, 16)))
+        if network.prefixlen and not int(flags, 16) & _LOCAL_ROUTE and not network.is_multicast \
+                and not network.subnet_of(_LINK_LOCAL) and device != "lo":
+            found.append((device, network))
+    return found
+
+
 def in_the_way(cidr: str, prefix: str) -> str | None:
     """Why guests cannot have this range here: the machine itself uses it. None if they can.
 
     Args:
         prefix: devices whose names begin so are our own bridges.
     """
-    wanted = ipaddress.IPv4Network(cidr)
-    for device, route in main_routes():
+    wanted = ipaddress.ip_network(cidr)
+    for device, route in main_routes() if wanted.version == 4 else routes_v6():
         if not device.startswith(prefix) and wanted.overlaps(route):
             return f"overlaps with {route}, which this machine reaches through {device}"
     for server in resolvers():

@@ -1,9 +1,9 @@
-"""One dnsmasq for each network that has DHCP.
+"""One dnsmasq for each network that has DHCP, which also announces the machine as router of IPv6.
 
 The servers are daemons of their own: they outlive this process and are adopted by the next one, which knows them
 by the whole of their command line. Addresses come from a hosts file only, rewritten and re-read at each change.
 
-Spec: EMN-07.
+Spec: EMN-07, EMN-08.
 """
 
 from __future__ import annotations
@@ -12,22 +12,27 @@ import asyncio
 import os
 import re
 import signal
-import socket
-import struct
-from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 
-import msgspec
+import structlog
 
+from kilonova.embedded.network.linux import releases
 from kilonova.embedded.network.linux.bridges import resolvers
 from kilonova.embedded.network.linux.command import find, run
 from kilonova.embedded.network.linux.names import METADATA_ADDRESS
-from kilonova.embedded.network.schema import DhcpOption
+from kilonova.embedded.network.schema import SLAAC, STATEFUL, STATELESS, DhcpOption, version_of
+from kilonova.embedded.network.views import host_name
 from kilonova.embedded.network.wiring import NetworkPlan, PortPlan, SubnetPlan
+
+log = structlog.get_logger(__name__)
 
 LEASE = 3600
 """Seconds. Changed options reach a guest at half of it."""
+
+ANNOUNCED = 600
+"""Seconds between router advertisements that nobody asks for."""
 
 STOP_LIMIT = 5.0
 _OPTION_NAMES = {
@@ -64,7 +69,7 @@ class DhcpServer:
 
     async def ensure(self, plan: NetworkPlan, ports: list[PortPlan]) -> None:
         """Run with exactly these networks, hosts and options; stop if no subnet has DHCP."""
-        served = [subnet for subnet in plan.subnets if subnet.dhcp_address]
+        served = [subnet for subnet in plan.subnets if is_served(subnet)]
         if not served:
             await self.stop()
             return
@@ -128,10 +133,13 @@ class DhcpServer:
 
     def _arguments(self, served: list[SubnetPlan]) -> list[str]:
         directory = self._directory
-        ranges = []
-        for index, subnet in enumerate(served):
-            cidr = IPv4Network(subnet.cidr)
-            ranges.append(f"--dhcp-range=set:s{index},{cidr.network_address},static,{cidr.netmask},{LEASE}")
+        ranges = [f"--dhcp-range=set:s{index},{_range(subnet)}" for index, subnet in enumerate(served)]
+        announced = [subnet for subnet in served if subnet.ra_mode]
+        if any(subnet.ra_mode == STATEFUL for subnet in announced):
+            ranges.append("--enable-ra")
+        if announced:
+            is_router = any(subnet.gateway for subnet in announced)
+            ranges.append(f"--ra-param={self._bridge},{ANNOUNCED},{3 * ANNOUNCED if is_router else 0}")
         return [
             find("dnsmasq", "dnsmasq-base"), "--conf-file=/dev/null", "--port=0", "--no-hosts", "--no-resolv",
             f"--interface={self._bridge}", "--except-interface=lo", "--bind-interfaces",
@@ -161,29 +169,41 @@ class DhcpServer:
         """Before a start: forget leases of ports that are gone, so that others can have their addresses."""
         path = self._directory / "leases"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if tuple(line.split()[1:3]) in wanted]
+            addresses = {ip for _, ip in wanted}
+            lines = [line for line in path.read_text().splitlines() if _is_wanted(line.split(), wanted, addresses)]
             path.write_text("".join(f"{line}\n" for line in lines))
 
     def _release(self, served: list[SubnetPlan], gone: frozenset[tuple[str, str]]) -> None:
         """Tell the running server, in the name of a guest that is gone, that its address is free."""
+        self.release_v6([ip for _, ip in gone])
         for mac, ip in gone:
             for subnet in served:
-                if IPv4Address(ip) in IPv4Network(subnet.cidr):
+                if subnet.version == version_of(ip) == 4 and IPv4Address(ip) in IPv4Network(subnet.cidr):
                     for server in (subnet.dhcp_address, subnet.gateway):
                         if server:
-                            _send_release(self._bridge, server, mac, ip)
+                            releases.send_v4(self._bridge, server, mac, ip)
+
+    def release_v6(self, gone: Iterable[str]) -> None:
+        """The same for IPv6, in which a lease is a client's: that of a rebuilt server is another one."""
+        path = self._directory / "leases"
+        if self.pid is not None and path.exists():
+            for release in releases.of_leases(path.read_text(), frozenset(gone)):
+                try:
+                    releases.send_v6(self._bridge, release)
+                except OSError as error:  # the bridge has gone; the lease ends by itself
+                    log.warning("lease could not be given back", address=release.address, error=str(error))
 
 
 def hosts_file(served: list[SubnetPlan], ports: list[PortPlan]) -> str:
     """One line for each address: MAC, tag of the port if it has options of its own, address, name."""
-    subnets = {subnet.id for subnet in served}
+    subnets = {subnet.id for subnet in served if subnet.version == 4 or subnet.address_mode == STATEFUL}
     lines = []
     for port in ports:
         for subnet_id, ip in port.addresses:
             if subnet_id in subnets:
-                name = port.hostname.partition(".")[0] or f"host-{ip.replace('.', '-')}"
+                name = port.hostname.partition(".")[0] or host_name(ip)
                 tag = f"set:{_tag(port)}," if port.dhcp_options else ""
-                lines.append(f"{port.mac},{tag}{ip},{name}")
+                lines.append(f"{port.mac},{tag}{ip if version_of(ip) == 4 else f'[{ip}]'},{name}")
     return "".join(f"{line}\n" for line in sorted(lines))
 
 
@@ -192,11 +212,14 @@ def options_file(plan: NetworkPlan, served: list[SubnetPlan], ports: list[PortPl
     lines = [f"option:mtu,{plan.mtu}"]
     for index, subnet in enumerate(served):
         tag = f"tag:s{index}"
+        if subnet.version == 6:
+            lines += [f"{tag},option6:dns-server,{','.join(f'[{ip}]' for ip in subnet.dns)}"] if subnet.dns else []
+            continue
         router = subnet.gateway or subnet.dhcp_address or ""
         routes = [f"{METADATA_ADDRESS}/32,{router}"]
         routes += [f"{route.destination},{route.nexthop}" for route in subnet.routes if "." in route.destination]
         routes += [f"0.0.0.0/0,{subnet.gateway}"] if subnet.gateway else []
-        servers = list(subnet.dns) or (resolvers() if subnet.gateway else [])
+        servers = [ip for ip in subnet.dns if version_of(ip) == 4] or (resolvers() if subnet.gateway else [])
         lines += [f"{tag},option:router" + (f",{subnet.gateway}" if subnet.gateway else ""),
                   f"{tag},121,{','.join(routes)}", f"{tag},249,{','.join(routes)}"]
         lines += [f"{tag},option:dns-server,{','.join(servers)}"] if servers else []
@@ -206,6 +229,29 @@ def options_file(plan: NetworkPlan, served: list[SubnetPlan], ports: list[PortPl
             for option in port.dhcp_options if usable_option(option)
         ]
     return "".join(f"{line}\n" for line in lines)
+
+
+def is_served(subnet: SubnetPlan) -> bool:
+    """Whether guests are told anything of a subnet: those of IPv6 without modes configure themselves."""
+    return subnet.dhcp_address is not None and (subnet.version == 4 or bool(subnet.ra_mode or subnet.address_mode))
+
+
+def _range(subnet: SubnetPlan) -> str:
+    """How addresses of a subnet are given out, or built by the guests themselves."""
+    if subnet.version == 4:
+        cidr = IPv4Network(subnet.cidr)
+        return f"{cidr.network_address},static,{cidr.netmask},{LEASE}"
+    cidr_v6 = IPv6Network(subnet.cidr)
+    keyword = {SLAAC: "ra-only", STATELESS: "ra-stateless"}.get(subnet.ra_mode or "", "static")
+    return f"{cidr_v6.network_address},{keyword},{cidr_v6.prefixlen},{LEASE}"
+
+
+def _is_wanted(lease: list[str], wanted: frozenset[tuple[str, str]], addresses: set[str]) -> bool:
+    """Whether a line of the file of leases is of a port that is there: "duid" and ours, or time, MAC (for IPv6 a
+    number), address, name and ID of the client."""
+    if lease[:1] == ["duid"]:
+        return True
+    return lease[2] in addresses if ":" in lease[2] else tuple(lease[1:3]) in wanted
 
 
 def usable_option(option: DhcpOption) -> bool:
@@ -249,23 +295,3 @@ async def _ended(handle: int) -> bool:
     finally:
         loop.remove_reader(handle)
     return True
-
-
-class _Release(msgspec.Struct, frozen=True):
-    """A DHCPRELEASE message (RFC 2131)."""
-
-    mac: str
-    address: str
-    server: str
-
-    def encode(self) -> bytes:
-        hardware = bytes.fromhex(self.mac.replace(":", ""))
-        head = struct.pack("!BBBBIHH", 1, 1, 6, 0, 0x6B6E, 0, 0)
-        head += IPv4Address(self.address).packed + bytes(12) + hardware + bytes(10 + 192)
-        return head + b"\x63\x82\x53\x63" + b"\x35\x01\x07" + b"\x36\x04" + IPv4Address(self.server).packed + b"\xff"
-
-
-def _send_release(bridge: str, server: str, mac: str, address: str) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bridge.encode())
-        sender.sendto(_Release(mac, address, server).encode(), (server, 67))

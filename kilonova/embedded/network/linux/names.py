@@ -12,6 +12,11 @@ REPLY = 0x80000000
 """Packet mark: this packet answers, or belongs to, a connection that was let through."""
 
 METADATA_ADDRESS = "169.254.169.254"
+METADATA_ADDRESS_V6 = "fe80::a9fe:a9fe"
+"""Of its own link, on each: which one is meant follows from the bridge."""
+
+ROUTER_ADDRESS_V6 = "fe80::1"
+"""From which the machine announces itself as router, on each bridge."""
 
 
 class Names:

@@ -30,6 +30,10 @@ TYPES = {
     ("ip", "gateways"): "map { type mark : ipv4_addr; }",
 }
 
+TYPES_V6 = {
+    ("ip6", "crossing"): "set { type ifname . ifname; }",
+}
+
 _TO_FLOATING = "ct direction original ip daddr @floating meta mark set ip daddr map @floating_marks"
 _TRANSLATE = "ip daddr @floating dnat to ip daddr map @floating_to"
 
@@ -62,6 +66,15 @@ def forwarding(names: Names) -> tuple[str, ...]:
     )
 
 
+def marks_v6() -> tuple[str, ...]:
+    """The same for IPv6, in which nothing is translated."""
+    return ()
+
+
+def forwarding_v6() -> tuple[str, ...]:
+    return ("iifname . oifname @crossing accept",)
+
+
 def outbound(names: Names) -> tuple[str, ...]:
     """Which source a guest has outside: its floating IP, else its router's. Spec: EMN-13, EMN-57."""
     to_floating = f"ct status dnat ct mark != @external_marks ct mark and {HASH_MASK:#x} == {names.hash:#x}"
@@ -83,7 +96,9 @@ def add_routers(names: Names, networks: Mapping[str, NetworkPlan], routers: Iter
                 elements["ip", "outward"] -= _marks(names, network)
             continue
         bridges = [names.bridge(network.segment) for network in inner]
-        elements["ip", "crossing"] |= {f'"{a}" . "{b}"' for a in bridges for b in bridges if a != b}
+        elements["ip", "crossing"] |= _pairs(bridges)
+        if speak_v6 := [names.bridge(networks[id_].segment) for id_ in router.network_ids_v6 if id_ in networks]:
+            elements["ip6", "crossing"] |= _pairs(speak_v6)
         if outer is None:
             continue
         bridge = names.bridge(outer.segment)
@@ -96,6 +111,10 @@ def add_routers(names: Names, networks: Mapping[str, NetworkPlan], routers: Iter
             else:
                 elements["ip", "outward"] -= _marks(names, network)
         _add_floating(names, networks, router, elements)
+
+
+def _pairs(bridges: list[str]) -> frozenset[str]:
+    return frozenset(f'"{a}" . "{b}"' for a in bridges for b in bridges if a != b)
 
 
 def _add_floating(names: Names, networks: Mapping[str, NetworkPlan], router: RouterPlan,
@@ -114,10 +133,15 @@ def _marks(names: Names, network: NetworkPlan) -> frozenset[str]:
     return frozenset(names.outward(network.segment))
 
 
-def stopped(routers: Iterable[RouterPlan]) -> Collection[str]:
-    """Networks that only lead to a router that is down. Spec: EMN-14."""
-    up = {id_ for router in routers if router.admin_state_up for id_ in router.network_ids}
-    return {id_ for router in routers if not router.admin_state_up for id_ in router.network_ids} - up
+def stopped(routers: Iterable[RouterPlan]) -> dict[int, Collection[str]]:
+    """By version of IP, networks that only lead to a router that is down. Spec: EMN-14."""
+    found: dict[int, Collection[str]] = {}
+    for version in (4, 6):
+        joined = [(router.admin_state_up, router.network_ids if version == 4 else router.network_ids_v6)
+                  for router in routers]
+        up = {id_ for is_up, ids in joined if is_up for id_ in ids}
+        found[version] = {id_ for is_up, ids in joined if not is_up for id_ in ids} - up
+    return found
 
 
 def neighbours(routers: Iterable[RouterPlan]) -> dict[str, frozenset[str]]:
@@ -126,6 +150,7 @@ def neighbours(routers: Iterable[RouterPlan]) -> dict[str, frozenset[str]]:
     for router in routers:
         if router.admin_state_up:
             outer = {router.external_network_id} if router.external_network_id else set()
-            for id_ in router.network_ids:
-                found[id_] = found.get(id_, frozenset()) | (frozenset(router.network_ids) | outer) - {id_}
+            inner = frozenset((*router.network_ids, *router.network_ids_v6))
+            for id_ in inner:
+                found[id_] = found.get(id_, frozenset()) | (inner | outer) - {id_}
     return found

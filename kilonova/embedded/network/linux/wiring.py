@@ -21,6 +21,7 @@ from kilonova.embedded.network.linux.command import find, run
 from kilonova.embedded.network.linux.dhcp import DhcpServer
 from kilonova.embedded.network.linux.links import LinkMonitor, TableMonitor
 from kilonova.embedded.network.linux.names import Names
+from kilonova.embedded.network.schema import version_of
 from kilonova.embedded.network.tasks import begin, end
 from kilonova.embedded.network.wiring import (
     BridgeListener,
@@ -37,8 +38,6 @@ log = structlog.get_logger(__name__)
 
 SETTLE_LIMIT = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
-FAMILIES = ("bridge", "ip")
-"""Of the filter tables."""
 
 
 class LinuxWiring:
@@ -167,9 +166,8 @@ class LinuxWiring:
             await self._remove_network(network_id)
         await self._remove_leftovers()
         with self._tables.muted():
-            for family in FAMILIES:
-                await run([self._nft, "-f", "-"], f"add table {family} {self._names.table}\n"
-                                                  f"delete table {family} {self._names.table}\n")
+            for table in await self._own_tables():
+                await run([self._nft, "-f", "-"], f"delete table {table}\n")
         self._filters = None
         self._bridges.restore_forwarding()
 
@@ -231,6 +229,9 @@ class LinuxWiring:
         elif not there and port_id in self._plugged and not self._is_there(port_id):
             self._plugged.discard(port_id)
             self._on_plug(port_id, False)
+            port = self._ports[port_id]
+            if server := self._servers.get(port.network_id):
+                server.release_v6(address for _, address in port.addresses if version_of(address) == 6)
 
     def _filters_lost(self) -> None:
         log.warning("filter tables were removed and will be loaded again", table=self._names.table)
@@ -292,9 +293,10 @@ class LinuxWiring:
         wanted = firewall.ruleset(self._names, networks.values(), ports.values(), self._groups.values(), self._routers)
         if self._filters is None:
             with self._tables.muted():
-                await run([self._nft, "-f", "-"], firewall.loading(self._names.table, wanted))
+                held = [table.split()[0] for table in await self._own_tables()]
+                await run([self._nft, "-f", "-"], firewall.loading(self._names.table, wanted, held))
             self._filters = wanted
-            if len(await self._own_tables()) < len(FAMILIES):  # somebody has deleted one while we did not listen
+            if len(await self._own_tables()) < len(wanted.families):  # somebody has deleted one while we did not listen
                 self._filters_lost()
         elif text := firewall.changing(self._names.table, self._filters, wanted):
             self._filters = wanted
