@@ -63,7 +63,9 @@ class Operations:
 def operations(
     context: typer.Context,
     data_dir: DataDir = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with every step as it happens.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what happens: a table on a terminal, lines elsewhere.")
+    ] = False,
     server: Annotated[str | None, typer.Option("--server", help="Only those of this server (its UUID).")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many that have ended.")] = 20,
     json: Json = False,
@@ -149,17 +151,28 @@ def _act(data_dir: Path | None, operation: str, action: str, body: Any = None, *
 
 
 def _follow(source: Operations, server: str | None, *, json: bool) -> None:
-    told = Told()
+    """Until Ctrl-C, or until the installation stops."""
+    changes = (
+        changed for _, changed in source.follow()
+        if changed is not None and (server is None or changed.subject == server)
+    )
     try:
-        for _, changed in source.follow():
-            if changed is None or (server is not None and changed.subject != server):
-                continue
-            if json:
-                _print_json(changed)
-            else:
-                told.tell(changed)
+        if sys.stdout.isatty() and not json:
+            from rich.console import Console
+
+            from kilonova.cli.live_operations import LiveOperations
+
+            LiveOperations(Console(highlight=False)).show(changes)
+        else:
+            told = Told()
+            for changed in changes:
+                if json:
+                    _print_json(changed)
+                else:
+                    told.tell(changed)
     except KeyboardInterrupt:
         return
+    print("The installation has stopped; operations go on when it is started again.", file=sys.stderr)
 
 
 class Told:

@@ -181,3 +181,47 @@ async def test_the_databases_of_a_running_installation_fit(cloud: ControlCloud) 
     assert {one["schema"] for one in schemas} == {"api", "cell", "identity", "image", "network", "host"}
     assert all(one["revision"] == one["needed"] for one in schemas)
     assert "running" in (await run(cloud, "db", "upgrade")).stderr
+
+
+async def test_operations_are_followed_on_a_terminal_and_in_a_pipe(tmp_path: Path) -> None:
+    async with control_cloud(tmp_path, hosts=1) as cloud:
+        ours, theirs = os.openpty()
+        on_terminal = _follow(cloud, theirs)
+        os.close(theirs)
+        in_pipe = _follow(cloud, subprocess.PIPE, "--json")
+        assert in_pipe.stdout is not None
+        try:
+            drawn = await asyncio.to_thread(_read, ours, b"nothing to do; ")
+            server = await cloud.server()
+            drawn += await asyncio.to_thread(_read, ours, b"build ", b"succeeded", b"nothing to do; 2 ended")
+            on_terminal.send_signal(signal.SIGINT)
+            assert await asyncio.to_thread(on_terminal.wait, LIMIT) == 0
+            told: list[dict[str, Any]] = []
+            while not told or (told[-1]["kind"], told[-1]["state"]) != ("build", "succeeded"):
+                told.append(msgspec.json.decode(await asyncio.to_thread(in_pipe.stdout.readline)))
+        finally:
+            os.close(ours)
+            for process in (on_terminal, in_pipe):
+                process.kill()
+                process.wait()
+            in_pipe.stdout.close()
+    assert b"OPERATION" in drawn and b"\x1b[" in drawn, "a table that is drawn in place"
+    assert server.id.encode() in drawn
+    assert {one["kind"] for one in told} == {"place", "build"}
+
+
+def _follow(cloud: ControlCloud, output: int, *options: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "kilonova", "ops", "--follow", "--data-dir", cloud.state.data_dir, *options],
+        stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "160", "LINES": "30"},
+    )
+
+
+def _read(terminal: int, *wanted: bytes) -> bytes:
+    """What a terminal shows until it has shown all of these."""
+    shown = b""
+    while not all(one in shown for one in wanted):
+        assert select.select([terminal], [], [], LIMIT)[0], shown
+        shown += os.read(terminal, 65536)
+    return shown
