@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench.actions import actions
+from bench.growth import growth
 from bench.guests import guest_up
 from bench.measures import idle, servers, start
 from bench.report import Result, machine, table, write
@@ -16,6 +18,8 @@ MEASURES: dict[str, tuple[Callable[[], Iterator[Result]], Callable[[], Iterator[
     "start": (lambda: start(5), lambda: start(1)),
     "idle": (idle, idle),
     "servers": (lambda: servers(50, 500), lambda: servers(5, 10)),
+    "actions": (lambda: actions(30), lambda: actions(1)),
+    "growth": (lambda: growth((100, 1_000, 3_000, 10_000)), lambda: growth((60, 100))),
     "guests": (lambda: guest_up(5), lambda: guest_up(1)),
 }
 """By name: as it is meant, and quickly, to see that it works."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,15 +132,29 @@ class Installation:
         self.call("PUT", f"/network/v2.0/quotas/{self.project}", {"quota": {"port": -1}})
         network = self.call("POST", "/network/v2.0/networks", {"network": {"name": "bench"}})["network"]["id"]
         self.call("POST", "/network/v2.0/subnets", {"subnet": {
-            "network_id": network, "cidr": "10.224.0.0/19", "ip_version": 4,
+            "network_id": network, "cidr": "10.224.0.0/17", "ip_version": 4,
         }})
         image = self.call("POST", "/image/v2/images", {
             "name": "bench", "disk_format": "raw", "container_format": "bare", "visibility": "public",
         })["id"]
         self.exchange("PUT", f"/image/v2/images/{image}/file", bytes(4096))
+        return {"server": {
+            "name": "bench", "imageRef": image, "flavorRef": self.flavor("m1.nano"), "networks": [{"uuid": network}],
+        }}
+
+    def flavor(self, name: str) -> str:
+        """Its id."""
         flavors = self.call("GET", "/compute/v2.1/flavors")["flavors"]
-        flavor = next(one["id"] for one in flavors if one["name"] == "m1.nano")
-        return {"server": {"name": "bench", "imageRef": image, "flavorRef": flavor, "networks": [{"uuid": network}]}}
+        found: str = next(one["id"] for one in flavors if one["name"] == name)
+        return found
+
+    def fill(self, body: object, count: int, clients: int) -> list[float]:
+        """Make so many servers and wait until they are ACTIVE; returns the seconds that each request took."""
+        took = self.every([partial(self.call, "POST", "/compute/v2.1/servers", body)] * count, clients)
+        self.until("/compute/v2.1/servers?status=BUILD&limit=1")
+        if failed := self.call("GET", "/compute/v2.1/servers/detail?status=ERROR&limit=1")["servers"]:
+            raise RuntimeError(f"a server is in ERROR: {failed[0].get('fault')}")
+        return took
 
     def every(self, jobs: list[Callable[[], None]], clients: int) -> list[float]:
         """Run requests from so many clients at once; returns the seconds each took."""

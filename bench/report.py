@@ -19,6 +19,7 @@ class Result:
     Args:
         name: what was measured. value: how much, in `unit`. target: what is to be reached, None if nothing is promised.
         at_least: the target is a lower bound. note: how it was measured, with what else was seen.
+        of, at: what grows, and the number of servers at which it was measured.
     """
 
     name: str
@@ -27,6 +28,8 @@ class Result:
     target: float | None = None
     at_least: bool = False
     note: str = ""
+    of: str = ""
+    at: int = 0
 
     @property
     def reached(self) -> bool | None:
@@ -62,9 +65,29 @@ def table(results: Iterable[Result], where: dict[str, str]) -> str:
     return "\n".join([*lines, "", f"Machine: {about}.", ""])
 
 
+def charts(results: Iterable[Result]) -> str:
+    """Markdown: how what grows has grown, a table and a chart (Mermaid) for each unit. The lines of a chart are in the
+    order of the table."""
+    by_unit: dict[str, dict[str, dict[int, float]]] = {}
+    for result in results:
+        if result.of:
+            by_unit.setdefault(result.unit, {}).setdefault(result.of, {})[result.at] = result.value
+    lines: list[str] = []
+    for unit, series in by_unit.items():
+        sizes = sorted({at for values in series.values() for at in values})
+        heads = [f"{at:,} servers" for at in sizes]
+        lines += [f"| {unit} | {' | '.join(heads)} |", "| --- |" + " --- |" * len(sizes)]
+        lines += [f"| {of} | {' | '.join(f'{values[at]:.3g}' for at in sizes)} |" for of, values in series.items()]
+        quoted = ", ".join(f'"{at:,}"' for at in sizes)
+        lines += ["", "```mermaid", "xychart-beta", f"    x-axis servers [{quoted}]", f'    y-axis "{unit}"']
+        lines += [f"    line [{', '.join(f'{values[at]:.2f}' for at in sizes)}]" for values in series.values()]
+        lines += ["```", ""]
+    return "\n".join(lines)
+
+
 def write(directory: Path, results: list[Result], where: dict[str, str]) -> None:
     """results.json and results.md."""
     directory.mkdir(parents=True, exist_ok=True)
     document = {"machine": where, "results": [asdict(one) | {"reached": one.reached} for one in results]}
     (directory / "results.json").write_text(json.dumps(document, indent=1) + "\n")
-    (directory / "results.md").write_text(table(results, where))
+    (directory / "results.md").write_text("\n".join(filter(None, (table(results, where), charts(results)))))
