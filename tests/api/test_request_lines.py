@@ -61,6 +61,7 @@ async def test_one_request_is_found_in_all_lines_down_to_the_host(tmp_path: Path
     root = logging.getLogger()
     before = root.handlers[:], root.level
     log_to(stream, "info")
+    structlog.configure(cache_logger_on_first_use=False)  # loggers of modules outlive this test
     try:
         async with control_cloud(tmp_path, hosts=1) as cloud:
             server = await cloud.server()
