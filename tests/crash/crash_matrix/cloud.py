@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +11,13 @@ from random import Random
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from hearing import unheard
 from host_cells import TWO_CELLS
 from invariants import ACTIVE, Cloud, look
 
 from crash_matrix import planting
+from crash_matrix.clock import FastClock
+from crash_matrix.listener import NAME, TOLD, Listener, waiting
 from crash_matrix.plan import Plan
 from kilonova.agent import agent as agent_module
 from kilonova.agent.agent import Agent
@@ -27,6 +29,7 @@ from kilonova.conductor.hosts import HostReports
 from kilonova.conductor.power_states import UNFIT
 from kilonova.db.database import Database
 from kilonova.db.journal import api_journal, cell_journal
+from kilonova.db.outbox import api_outbox, cell_outbox
 from kilonova.db.placement.hosts import count_build
 from kilonova.db.placement.tables import inventories
 from kilonova.db.schema import api_metadata, cell_metadata
@@ -67,27 +70,8 @@ OPTIONS = OperationOptions(
     running_deleted_instance_action="noop", instance_delete_interval=-1.0,
     shelved_offload_time=-1.0, heal_instance_info_cache_interval=0.0,
 )
-SPEED = 20.0
-"""How much faster than real the time of the cloud is."""
 LIMIT = 25.0
 """Real seconds after which an operation that has not ended counts as stuck."""
-
-
-class FastClock:
-    """Real time, sped up. began: real time at which it showed `start`."""
-
-    def __init__(self, start: float, began: float) -> None:
-        self._start = start
-        self._began = began
-
-    def now(self) -> float:
-        return self._start + (time.time() - self._began) * SPEED
-
-    def monotonic(self) -> float:
-        return time.monotonic() * SPEED
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds / SPEED)
 
 
 class CutBus(LocalBus):
@@ -118,6 +102,7 @@ class OneCloud:
         self.clock = clock
         self.directory = directory
         self.bus = CutBus()
+        self._listener = Listener(directory)
         self.api, self.cell = self._open("api"), self._open("cell")
         self._hosts_journal = self._open("hosts")
         self.hypervisors = {host: FakeHypervisor(host, directory / host, topology=TWO_CELLS) for host in HOSTS}
@@ -136,7 +121,7 @@ class OneCloud:
         self._parts: list[Any] = []
 
     def _open(self, name: str) -> Database:
-        return Database.open(f"sqlite:///{self.directory}/{name}.db")
+        return Database.open(f"sqlite:///{self.directory}/{name}.db", options=TOLD)
 
     def _compute(
         self, api: Database, cell: Database, wake: Callable[[str, str | None], None]
@@ -186,14 +171,14 @@ class OneCloud:
         self.conductor = Conductor(
             f"{random.getrandbits(64):x}@crash", environment, self.bus,
             HostReports(CELL, self.cell, placing, clock, OPTIONS), random, alone=True, ttl=600.0, poll=0.05,
-            checkpoint=plan.checkpoint,
+            checkpoint=plan.checkpoint, deliverer=self._listener.deliverer(self.cell, cell_outbox, clock, random, "c"),
         )
         placed = PlacingEnvironment(
             Cells(self.api, (Cell(CELL, CELL, database),)), watched, watched, clock, OPTIONS, self._wake
         )
         self.scheduler = SchedulerService(
             f"{random.getrandbits(64):x}@crash", self.api, placed, self.bus, random, alone=True, ttl=600.0, poll=0.05,
-            checkpoint=plan.checkpoint,
+            checkpoint=plan.checkpoint, deliverer=self._listener.deliverer(self.api, api_outbox, clock, random, "s"),
         )
         agents = [self._agent(host) for host in HOSTS]
         for part in (self.conductor, self.scheduler, *agents):
@@ -293,6 +278,15 @@ class OneCloud:
             if not await self._active():
                 return
             await self.settle()
+
+    async def told(self) -> list[str]:
+        """Wait until everything was delivered, and return what the listener should have heard and has not, or the
+        other way round. Raises Stuck."""
+        async with self._limit("notifications to be delivered"):
+            while await waiting(self.api, self.cell):  # noqa: ASYNC110 - databases are asked
+                await asyncio.sleep(0.01)
+        operations = await self.cell.read(lambda conn: cell_journal.select(conn, limit=1000))
+        return unheard({NAME: self._listener.heard()}, operations)
 
     def _differ(self) -> Iterator[bool]:
         """For each server at rest on a host, whether its guest is not what its record says or what it is to be."""

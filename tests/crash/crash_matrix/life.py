@@ -9,7 +9,8 @@ import msgspec
 from invariants import Cloud, violations
 
 from crash_matrix.cases import Case
-from crash_matrix.cloud import FastClock, OneCloud, Stuck
+from crash_matrix.clock import FastClock
+from crash_matrix.cloud import OneCloud, Stuck
 from crash_matrix.plan import Plan
 from crash_matrix.scenarios import SCENARIOS, SERVER, Scenario
 from kilonova.db import instances
@@ -84,6 +85,8 @@ async def _judge(case: Case, scenario: Scenario, cloud: OneCloud, plan: Plan) ->
         problems += _cleaned(case, cloud.look())
     elif _deletes(case):
         problems += _cleaned(case, there)
+    if not {"skip", "force"} & {*case.then}:
+        problems += await cloud.told()
     return Outcome(problems=problems, end=end)
 
 
@@ -187,9 +190,10 @@ async def prepare(directory: Path, clock: FastClock, requests: tuple[str, ...]) 
         for operation in requests[-1:]:
             await SCENARIOS[operation].ask(cloud)
         await cloud.settle()
+        untold = await cloud.told()
     finally:
         await cloud.close()
     there = cloud.look()
-    wrong = violations(there)
+    wrong = [*violations(there), *untold]
     if wrong or any(o.state is not OperationState.SUCCEEDED for o in there.operations):
         raise AssertionError(f"{requests} did not work: {wrong}, {there.operations}")

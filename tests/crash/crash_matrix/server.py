@@ -24,7 +24,8 @@ import msgspec
 import structlog
 
 from crash_matrix.cases import Case
-from crash_matrix.cloud import LIMIT, FastClock
+from crash_matrix.clock import FastClock
+from crash_matrix.cloud import LIMIT
 from crash_matrix.life import End, Outcome, prepare, run_life
 from crash_matrix.scenarios import SCENARIOS
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import defaultdict
 from random import Random
+
+from hearing import once
 
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.notification import Notification
-from kilonova.domain.operation import OperationRecord, OperationState
 from kilonova.notifications.sinks import Refused, Sink
-from kilonova.operations.catalogue import CELL_OPERATIONS
-from kilonova.operations.notices import InstanceAction
 from simulation.process import Process, Trouble
 
 LISTENERS = ("left", "right")
@@ -51,10 +50,7 @@ class Ears:
 
     def once(self, sink: str = LISTENERS[0]) -> list[Notification]:
         """What a listener knows that passes over what it has heard already."""
-        seen: dict[str, Notification] = {}
-        for message in self.heard[sink]:
-            seen.setdefault(message.message_id, message)
-        return list(seen.values())
+        return once(self.heard[sink])
 
 
 class _Ear:
@@ -70,49 +66,3 @@ class _Ear:
 
     async def close(self) -> None:
         return None
-
-
-def unheard(ears: Ears, operations: list[OperationRecord]) -> list[str]:
-    """What every listener should know once all is at rest, and some do not, or know in a wrong order.
-
-    Args:
-        operations: of the cell, all of them ended.
-    """
-    found = []
-    actions = {o.name: {n.action for n in o.notices if isinstance(n, InstanceAction) and n.during is None}
-               for o in CELL_OPERATIONS}
-    expected = Counter(
-        (o.subject, f"instance.{action}.{phase}")
-        for o in operations if o.entries or o.state is OperationState.SUCCEEDED
-        for action in actions.get(o.kind, ()) if action
-        for phase in ("start", "end" if o.state is OperationState.SUCCEEDED else "error")
-    )
-    whole = {f"instance.{action}.{phase}" for of in actions.values() for action in of if action
-             for phase in ("start", "end", "error")}
-    for sink in LISTENERS:
-        told = [message for message in ears.once(sink) if message.versioned]
-        heard = Counter((m.subject, m.event_type) for m in told if m.event_type in whole)
-        found += [f"{sink} has not heard {missing}" for missing in (expected - heard)]
-        found += [f"{sink} has heard {extra}, which did not happen" for extra in (heard - expected)]
-        began: dict[str, str] = {}
-        for message in told:
-            action, _, phase = message.event_type.rpartition(".")
-            if message.event_type not in whole:
-                continue
-            if phase == "start":
-                if (other := began.get(message.subject)) is not None:
-                    found.append(f"{sink}: {message.event_type} of {message.subject} within {other}")
-                began[message.subject] = action
-            elif began.pop(message.subject, None) != action:
-                found.append(f"{sink}: {message.event_type} of {message.subject} without its start")
-    orders = [_by_subject(ears.once(sink)) for sink in LISTENERS]
-    found += [f"the listeners have heard of {subject} in another order" for subject in orders[0]
-              if orders[0][subject] != orders[1].get(subject)]
-    return found
-
-
-def _by_subject(messages: list[Notification]) -> dict[str, list[str]]:
-    order: dict[str, list[str]] = defaultdict(list)
-    for message in messages:
-        order[message.subject].append(message.message_id)
-    return order

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 import structlog
+from hearing import unheard
 from host_cells import DEDICATED, TWO_CELLS
 from invariants import is_resized, places, wrong_places
 
@@ -51,7 +52,7 @@ from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
 from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveOffloaded
-from simulation.listeners import unheard
+from simulation.listeners import LISTENERS
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
 from simulation.world import IMAGE, OPTIONS, Databases, World
@@ -359,7 +360,8 @@ def _violations(world: World) -> tuple[list[str], Counter[str]]:
         undecided = set(conn.execute(sa.select(migrations.c.instance_uuid).where(
             migrations.c.status.in_([status.value for status in (*ON_THE_WAY, *UNDECIDED)])
         )).scalars())
-    unheard_of = unheard(world.ears, operations) if world.databases.told else []
+    told = {name: world.ears.heard[name] for name in LISTENERS} if world.databases.told else {}
+    unheard_of = unheard(told, operations) if told else []
     with world.databases.api.engine.connect() as conn:
         operations += api_journal.select(conn, limit=1000)
         held = {row.uuid: row.instance for row in conn.execute(sa.select(consumers.c.uuid, consumers.c.instance))}
