@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from kilonova.api.call import Call
+from kilonova.db import flavors
 from kilonova.db.outbox import api_outbox, listeners
-from kilonova.domain.operation import Asker
-from kilonova.notifications.payloads import Payload, versioned
+from kilonova.notifications.payloads import Payload, flavor, versioned
 from kilonova.notifications.tell import tell
+from kilonova.operations.acceptance import asked_by
 
 
 def tell_change(
@@ -23,10 +24,7 @@ def tell_change(
     to = listeners(conn)
     if to is None:
         return
-    context = call.context
-    asker = Asker(
-        request_id=context.request_id, user_id=context.user_id or "", project_id=context.project_id or ""
-    )
+    asker = asked_by(call.context)
     for phase in phases:
         tell(
             conn, api_outbox, now=call.cloud.clock.now(), subject=subject, payload=payload, asker=asker,
@@ -34,19 +32,16 @@ def tell_change(
         )
 
 
+def tell_flavor(call: Call, conn: sa.Connection, flavor_id: str) -> None:
+    """Tell of a flavor whose extra specs, or whose projects, are others now."""
+    if listeners(conn) is not None:
+        changed = flavors.get(conn, flavor_id)
+        projects = None if changed.is_public else list(flavors.projects_with_access(conn, flavor_id))
+        tell_change(call, conn, "flavor.update", flavor_id, flavor(changed, projects))
+
+
 PAIR = ("start", "end")
 """Phases of what is told when it begins and when it is done, which here is one moment."""
-
-
-def server_group_told(
-    *, uuid: str, name: str, project_id: str, user_id: str, policy: str, max_per_host: int | None,
-    members: tuple[str, ...] = (),
-) -> Payload:
-    rules = {"max_server_per_host": str(max_per_host)} if max_per_host is not None else {}
-    return versioned("ServerGroupPayload", "1.1", {
-        "uuid": uuid, "name": name, "project_id": project_id, "user_id": user_id, "policies": [policy],
-        "policy": policy, "rules": rules, "members": list(members), "hosts": None,
-    })
 
 
 def aggregate_told(*, number: int, uuid: str, name: str, hosts: tuple[str, ...], metadata: dict[str, str]) -> Payload:

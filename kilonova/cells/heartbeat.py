@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import sqlalchemy as sa
 import structlog
 
 import kilonova
@@ -11,6 +12,8 @@ from kilonova.db import services
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import KilonovaError
+from kilonova.domain.operation import Asker
+from kilonova.notifications.changes import tell_service
 
 log = structlog.get_logger(__name__)
 
@@ -38,12 +41,16 @@ class Heartbeat:
     async def _beat(self) -> None:
         while True:
             try:
-                await self._database.write(lambda conn: services.seen(
-                    conn, self._binary, self._host, version=kilonova.__version__, now=self._clock.now()
-                ))
+                await self._database.write(self._record)
             except KilonovaError as error:
                 log.warning("no sign of life recorded", binary=self._binary, error=str(error))
             await self._clock.sleep(INTERVAL)
+
+    def _record(self, conn: sa.Connection) -> None:
+        now = self._clock.now()
+        new = services.seen(conn, self._binary, self._host, version=kilonova.__version__, now=now)
+        if new is not None:
+            tell_service(conn, "create", new, now=now, asker=Asker())
 
     async def close(self) -> None:
         if self._task is not None:

@@ -29,6 +29,7 @@ from kilonova.engine import submit
 from kilonova.engine.failure import describe
 from kilonova.engine.operation import Tx
 from kilonova.hypervisor.guest import HostInventory
+from kilonova.notifications.changes import tell_service
 from kilonova.operations.build import BUILD_TASKS
 from kilonova.operations.delete import DELETE, DeleteServer
 from kilonova.operations.options import OperationOptions
@@ -152,7 +153,9 @@ class HostReports:
         await self._database.write(lambda conn: observe(Tx(conn, now), event.host, observed))
 
     def _record(self, conn: sa.Connection, report: HostReport, provider: str, now: float) -> None:
-        services.seen(conn, services.COMPUTE, report.host, version=report.version, now=now)
+        new = services.seen(conn, services.COMPUTE, report.host, version=report.version, now=now)
+        if new is not None:
+            tell_service(conn, "create", new, now=now, asker=Asker())
         services.report_node(conn, provider, report.host, report.inventory, now=now)
         if report.started:
             cell_journal.wake_debts(conn, report.host, now)

@@ -94,6 +94,9 @@ _ENDS_GUEST = HARD_REBOOT_TASKS | {
     TaskState.DELETING, TaskState.SOFT_DELETING, TaskState.REBUILDING, TaskState.RESCUING,
     TaskState.UNRESCUING,
 }
+WATCHER = "kilonova_watcher"
+"""Name of the execution option under which connections carry who is called with each change of a record: with the
+connection, the record before and after it, and the time."""
 ANY: Collection[Any] = ("any",)
 """As an expectation of `update`: whatever is stored."""
 
@@ -211,6 +214,8 @@ def update(
     row = _row(changed)
     row["b_uuid"] = row.pop("uuid")
     _UPDATE.run(conn, **row)
+    if (watcher := conn.get_execution_options().get(WATCHER)) is not None:
+        watcher(conn, current, changed, now)
     if _loses_guest(current, changed):
         console_tokens.revoke(conn, uuid)
     if changed.deleted_at is not None and current.deleted_at is None:

@@ -99,13 +99,16 @@ _INVENTORY = Prepared(sa.select(compute_nodes.c.inventory).where(
 ))
 
 
-def seen(conn: sa.Connection, binary: str, host: str, *, version: str, now: float) -> bool:
-    """Record a sign of life. Returns True at the first one of this service."""
+def seen(conn: sa.Connection, binary: str, host: str, *, version: str, now: float) -> Service | None:
+    """Record a sign of life. Returns the service at its first one."""
     if _SEEN.run(conn, b_binary=binary, b_host=host, now=now, version=version):
-        return False
-    _ADD.run(conn, uuid=str(uuids.uuid4()), binary=binary, host=host, version=version, disabled=False,
-             disabled_reason=None, forced_down=False, created_at=now, updated_at=now, seen_at=now)
-    return True
+        return None
+    new = {
+        "uuid": str(uuids.uuid4()), "binary": binary, "host": host, "version": version, "disabled": False,
+        "disabled_reason": None, "forced_down": False, "created_at": now, "updated_at": now, "seen_at": now,
+    }
+    _ADD.run(conn, **new)
+    return all_services(conn, binary=binary, host=host)[0]
 
 
 def all_services(conn: sa.Connection, *, binary: str | None = None, host: str | None = None) -> list[Service]:

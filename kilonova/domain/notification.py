@@ -54,6 +54,7 @@ class Listeners(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         sinks: names of the places that notifications go to. versioned, unversioned: which forms are told.
         host: name of the machine that tells, where the object that is told of has none.
+        state_changes: which of them are told: "vm_state", "vm_and_task_state", "" for none.
         usage_period: the period of usage, see `kilonova.notifications.periods`.
     """
 
@@ -61,4 +62,5 @@ class Listeners(msgspec.Struct, frozen=True, kw_only=True):
     versioned: bool = True
     unversioned: bool = True
     host: str = ""
+    state_changes: str = ""
     usage_period: str = "month"

@@ -34,8 +34,7 @@ def tell_exists(
     )
     data = payloads.instance(of, asker, None)
     del data["fault"]
-    times = {"audit_period_beginning": payloads.time_of(begin), "audit_period_ending": payloads.time_of(end)}
-    data |= {"audit_period": payloads.versioned("AuditPeriodPayload", "1.0", times), "bandwidth": []}
+    data |= {"audit_period": payloads.period(begin, end), "bandwidth": []}
     tell(
         conn, cell_outbox, now=now, subject=of.uuid, event_type="instance.exists",
         payload=payloads.versioned("InstanceExistsPayload", "1.3", data), publisher_id=f"{COMPUTE}:{host}",

@@ -19,6 +19,8 @@ class NotificationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """Where notifications go: any of `log`, `webhook`, `nats`, `messaging`. None switches them off."""
     notification_format: Literal["both", "versioned", "unversioned"] = "both"
     """Which forms are sent: with versioned objects, the older one of plain names, or both."""
+    notify_on_state_change: Literal["", "vm_state", "vm_and_task_state"] = ""
+    """Whether new states of servers are told, as `instance.update`: those of servers, also those of tasks, or none."""
     instance_usage_audit: bool = False
     """Tell the usage of every server when a period has ended, as `exists` notifications. Spec: PER-58."""
     instance_usage_audit_period: Annotated[str, msgspec.Meta(pattern=PERIOD)] = "month"
@@ -61,5 +63,5 @@ class NotificationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         return Listeners(
             sinks=tuple(self.sinks), versioned=self.notification_format != "unversioned",
             unversioned=self.notification_format != "versioned", host=host,
-            usage_period=self.instance_usage_audit_period,
+            usage_period=self.instance_usage_audit_period, state_changes=self.notify_on_state_change,
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import msgspec
+
 from kilonova.domain.flavor import Flavor
-from kilonova.domain.instance import Instance
+from kilonova.domain.instance import Instance, RequestSpec
 from kilonova.domain.network import Vif
 from kilonova.domain.operation import Asker, Failure
 from kilonova.domain.states import PowerState
@@ -25,6 +27,17 @@ def versioned(name: str, version: str, data: Payload) -> Payload:
         "nova_object.name": name, "nova_object.namespace": "nova", "nova_object.version": version,
         "nova_object.data": data,
     }
+
+
+def replaced(of: Instance, **changes: Any) -> Instance:
+    """A record as it stands with changes that are not stored."""
+    return msgspec.structs.replace(of, **changes)
+
+
+def period(begin: float, end: float) -> Payload:
+    """A period of usage. Times in seconds since the epoch."""
+    times = {"audit_period_beginning": time_of(begin), "audit_period_ending": time_of(end)}
+    return versioned("AuditPeriodPayload", "1.0", times)
 
 
 def time_of(seconds: float | None) -> str | None:
@@ -110,3 +123,35 @@ def instance(of: Instance, asker: Asker, fault: Failure | None) -> Payload:
         "action_initiator_user": asker.user_id or None, "action_initiator_project": asker.project_id or None,
         "fault": exception(fault) if fault is not None else None,
     }
+
+
+def server_group(
+    *, uuid: str, name: str, project_id: str, user_id: str, policy: str, max_per_host: int | None,
+    members: tuple[str, ...] = (),
+) -> Payload:
+    rules = {"max_server_per_host": str(max_per_host)} if max_per_host is not None else {}
+    return versioned("ServerGroupPayload", "1.1", {
+        "uuid": uuid, "name": name, "project_id": project_id, "user_id": user_id, "policies": [policy],
+        "policy": policy, "rules": rules, "members": list(members), "hosts": None,
+    })
+
+
+def request_spec(of: RequestSpec) -> Payload:
+    """What was asked for; the image by its main fields."""
+    image = of.image
+    return versioned("RequestSpecPayload", "1.1", {
+        "instance_uuid": of.instance_uuid, "project_id": of.project_id, "user_id": of.user_id,
+        "availability_zone": of.availability_zone, "flavor": flavor(of.flavor), "ignore_hosts": list(of.ignore_hosts),
+        "image": versioned("ImageMetaPayload", "1.0", {
+            "id": image.id, "name": image.name, "status": image.status, "visibility": image.visibility,
+            "size": image.size, "virtual_size": image.virtual_size, "container_format": image.container_format,
+            "disk_format": image.disk_format, "created_at": image.created_at or None,
+            "updated_at": image.updated_at or None, "tags": [], "direct_url": None, "checksum": image.checksum,
+            "owner": image.owner, "min_disk": image.min_disk, "min_ram": image.min_ram, "protected": False,
+            "properties": versioned("ImageMetaPropsPayload", "1.0", image.properties),
+        }),
+        "num_instances": 1, "numa_topology": None, "pci_requests": None, "scheduler_hints": of.scheduler_hints,
+        "security_groups": list(of.security_groups), "force_hosts": [of.force_host] if of.force_host else None,
+        "force_nodes": [of.force_node] if of.force_node else None, "instance_group": None,
+        "requested_destination": None, "retry": None,
+    })

@@ -32,10 +32,12 @@ GONE = NoUndo("a delete goes forward only")
 
 class DeleteServer(msgspec.Struct, frozen=True, kw_only=True):
     """keep_ports: those the user brought, which are unbound and kept. reclaim: only if it is soft-deleted and at
-    rest, and it stays so if it cannot be removed."""
+    rest, and it stays so if it cannot be removed. forced: somebody has forced the delete of a server without a host,
+    which is told under that name. Spec: DEL-56."""
 
     keep_ports: tuple[str, ...] = ()
     reclaim: bool = False
+    forced: bool = False
 
 
 class Remains(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +155,7 @@ DELETE = Operation(
     action="delete",
     event="compute_terminate_instance",
     notices=(
-        *announce("delete", spares=_finds_nothing),
+        *announce("delete", spares=_finds_nothing, alias=lambda run: "force_delete" if run.request.forced else ""),
         *announce_part("shutdown", "remove guest", spares=lambda run, _phase: run.output(Remains).host is None),
     ),
     request=DeleteServer,

@@ -54,7 +54,7 @@ class InstanceAction:
         usage: what the older form says beside the usual. network: whether that has the addresses of the server.
         exists: the phase before which the usage so far is told. was: the server to which that usage belongs.
         host: who publishes it; None there for the service that has asked.
-        spares: runs about which there is nothing to tell.
+        spares: runs about which there is nothing to tell. alias: the name in both forms in some runs, "" in others.
 
     Spec: BLD-43.
     """
@@ -71,6 +71,7 @@ class InstanceAction:
     was: Callable[[Run[Any], Instance], Instance] = _as_it_is
     host: Callable[[Run[Any], Instance], str | None] = _host_of
     spares: Callable[[Run[Any], Phase], bool] = lambda _run, _phase: False
+    alias: Callable[[Run[Any]], str] = lambda _run: ""
 
     def __call__(self, tx: Tx, run: Run[Any], phase: Phase, failure: Failure | None) -> None:
         to = listeners(tx.conn)
@@ -86,6 +87,7 @@ class InstanceAction:
                 tx.conn, self.was(run, instance), current(tx.now, to.usage_period), now=tx.now, host=host or to.host,
                 asker=run.record.asker,
             )
+        alias = self.alias(run)
         source = (COMPUTE, "compute", host) if host is not None else ("nova-api", "api", to.host)
         priority = Priority.ERROR if phase is Phase.ERROR else Priority.INFO
         asker = run.record.asker
@@ -93,7 +95,7 @@ class InstanceAction:
             told = usage(instance, network=self.network, fault=failure, **self.usage(run, instance))
             tell(
                 tx.conn, cell_outbox, now=tx.now, subject=run.subject, payload=told, priority=priority,
-                event_type=f"compute.instance.{self.older}.{phase}", publisher_id=f"{source[1]}.{source[2]}",
+                event_type=f"compute.instance.{alias or self.older}.{phase}", publisher_id=f"{source[1]}.{source[2]}",
                 asker=asker, versioned=False,
             )
         if self.action and to.versioned:
@@ -101,7 +103,8 @@ class InstanceAction:
             tell(
                 tx.conn, cell_outbox, now=tx.now, subject=run.subject, priority=priority,
                 payload=payloads.versioned(self.payload, self.version, data),
-                event_type=f"instance.{self.action}.{phase}", publisher_id=f"{source[0]}:{source[2]}", asker=asker,
+                event_type=f"instance.{alias or self.action}.{phase}", publisher_id=f"{source[0]}:{source[2]}",
+                asker=asker,
             )
 
 

@@ -16,12 +16,13 @@ import sqlalchemy as sa
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.domain.errors import Conflict, InstanceNotFound, NoValidHost
-from kilonova.domain.instance import BuildRequest, Fault, Instance
+from kilonova.domain.instance import BuildRequest, Fault
 from kilonova.domain.operation import Failure, OperationRecord, OperationState
 from kilonova.domain.states import VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Here, NoUndo, Operation, Record, Tx
 from kilonova.engine.run import Run
+from kilonova.notifications.changes import tell_unplaced
 from kilonova.operations.build import BUILD, BuildServer
 from kilonova.operations.environment import PlacingEnvironment
 from kilonova.operations.guests import wants_config_drive
@@ -88,14 +89,14 @@ async def _record(env: PlacingEnvironment, run: Run[PlaceServer]) -> None:
         await cell.database.write(lambda conn: _insert_building(Tx(conn, now), env, run, chosen))
         return
 
-    await _bury(env, run, request.instance, chosen.reason)
+    await _bury(env, run, request, chosen.reason)
 
 
-async def _bury(env: PlacingEnvironment, run: Run[Any], instance: Instance, reason: str) -> None:
+async def _bury(env: PlacingEnvironment, run: Run[Any], request: BuildRequest, reason: str) -> None:
     """A server that will not be built: its record in the first cell, in ERROR, with the build that never began."""
     now = env.clock.now()
     failure = Failure(kind="NoValidHost", message=reason, step="choose host")
-    failed = msgspec.structs.replace(instance, vm_state=VmState.ERROR, task_state=None, updated_at=now)
+    failed = msgspec.structs.replace(request.instance, vm_state=VmState.ERROR, task_state=None, updated_at=now)
     history = _operation(run, OperationState.FAILED, now, failure)
 
     def insert(conn: sa.Connection) -> None:
@@ -103,6 +104,7 @@ async def _bury(env: PlacingEnvironment, run: Run[Any], instance: Instance, reas
         instances.add_fault(conn, failed.uuid, history.id, Fault(code=500, message=reason, created_at=now))
         if cell_journal.get(conn, history.id) is None:
             cell_journal.insert(conn, history, wake_at=None)
+            tell_unplaced(conn, request, failure, now=now, asker=run.record.asker)
 
     await env.cells.all[0].database.write(insert)
 
@@ -203,7 +205,7 @@ async def _move_to_cell(env: PlacingEnvironment, run: Run[BuryServer]) -> None:
     cell = env.cells.all[0]
     request = await env.cells.api.read(lambda conn: build_requests.get(conn, run.subject))
     if request is not None:
-        await _bury(env, run, request.instance, run.request.reason)
+        await _bury(env, run, request, run.request.reason)
     if not await env.cells.api.write(lambda conn: _is_handed_over(conn, run.subject, cell.name)):
         await cell.database.write(lambda conn: instances.erase(conn, run.subject))
 

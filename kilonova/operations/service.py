@@ -15,15 +15,17 @@ from kilonova.bus.protocol import Bus
 from kilonova.cells.registry import Cell, Cells, Located
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
+from kilonova.db.outbox import api_outbox, cell_outbox
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound, InstanceNotReady, NoValidHost
-from kilonova.domain.instance import BuildRequest
+from kilonova.domain.instance import BuildRequest, Instance
 from kilonova.domain.operation import ExternalEvent, OperationRecord, OperationState
 from kilonova.domain.states import TaskState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
+from kilonova.notifications.changes import tell_action, tell_discarded, tell_members
 from kilonova.operations import diagnostics, told
 from kilonova.operations.acceptance import Acceptance, asked_by, respect_lock
 from kilonova.operations.delete import DELETE, DeleteServer
@@ -75,6 +77,7 @@ class ComputeOperations:
         def accept(conn: sa.Connection) -> None:
             tx = Tx(conn, self._clock.now())
             build_requests.accept(conn, requests)
+            tell_members(conn, requests, now=tx.now, asker=asked_by(context))
             for request in requests:
                 submit.submit(
                     tx, api_journal, PLACE, request.instance.uuid, PlaceServer(request=request), asked_by(context)
@@ -86,7 +89,7 @@ class ComputeOperations:
     async def delete(self, context: RequestContext, server: Located, *, force: bool = False) -> None:
         respect_lock(context, server, "delete")
         if server.cell is None:
-            if await self._discard(server.instance.uuid):
+            if await self._discard(context, server.instance, force=force):
                 return
             server = await self._cells.locate(server.instance.uuid)
             if server.cell is None:
@@ -98,13 +101,17 @@ class ComputeOperations:
             request = SoftDeleteServer(grace=grace, interval=self._options.shutdown_retry_interval)
             await self._acceptance.submit(context, server, SOFT_DELETE, request)
         else:
-            await self._acceptance.submit(context, server, DELETE, DeleteServer())
+            forced = force and instance.host is None
+            await self._acceptance.submit(context, server, DELETE, DeleteServer(forced=forced))
 
-    async def _discard(self, uuid_: str) -> bool:
-        """Delete a server that no cell has yet: one atomic step. Spec: DEL-46, DEL-49."""
+    async def _discard(self, context: RequestContext, instance: Instance, *, force: bool) -> bool:
+        """Delete a server that no cell has yet: one atomic step. Spec: DEL-46, DEL-49, DEL-53."""
+        uuid_ = instance.uuid
+
         def discard(conn: sa.Connection) -> str | None:
             if not build_requests.discard(conn, uuid_):
                 return None
+            tell_discarded(conn, instance, now=self._clock.now(), asker=asked_by(context), forced=force)
             placing = api_journal.holder(conn, uuid_)
             if placing is None:
                 return ""
@@ -216,14 +223,16 @@ class ComputeOperations:
         owner = context.project_id == server.instance.project_id
         if owner and server.instance.locked_by is not None:
             return
-        await self._change(server, locked_by="owner" if owner else "admin", locked_reason=reason)
+        await self._change(
+            context, server, "lock", locked_by="owner" if owner else "admin", locked_reason=reason
+        )
 
     async def unlock(self, context: RequestContext, server: Located) -> None:
-        await self._change(server, locked_by=None, locked_reason=None)
+        await self._change(context, server, "unlock", locked_by=None, locked_reason=None)
 
-    async def _change(self, server: Located, **changes: Any) -> None:
-        """Change fields of the record that no operation owns."""
-        uuid_, now = server.instance.uuid, self._clock.now()
+    async def _change(self, context: RequestContext, server: Located, event: str, **changes: Any) -> None:
+        """Change fields of the record that no operation owns. event: what others are told."""
+        uuid_, now, asker = server.instance.uuid, self._clock.now(), asked_by(context)
         if server.cell is None:
             def change_request(conn: sa.Connection) -> bool:
                 request = build_requests.get(conn, uuid_)
@@ -231,6 +240,7 @@ class ComputeOperations:
                     return False
                 request.instance = msgspec.structs.replace(request.instance, **changes)
                 build_requests.update(conn, uuid_, request)
+                tell_action(conn, api_outbox, event, request.instance, now=now, asker=asker)
                 return True
 
             if await self._cells.api.write(change_request):
@@ -238,7 +248,12 @@ class ComputeOperations:
             server = await self._cells.locate(uuid_)
         if server.cell is None:
             raise InstanceNotFound(uuid_)
-        await server.cell.database.write(lambda conn: instances.update(conn, uuid_, now=now, **changes))
+
+        def change_record(conn: sa.Connection) -> None:
+            changed = instances.update(conn, uuid_, now=now, **changes)
+            tell_action(conn, cell_outbox, event, changed, now=now, asker=asker)
+
+        await server.cell.database.write(change_record)
 
     async def tell(self, server: Located, event: ExternalEvent) -> None:
         cell, now = server.cell, self._clock.now()

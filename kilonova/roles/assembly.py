@@ -22,7 +22,7 @@ from kilonova.conductor.hosts import HostReports
 from kilonova.config import Config
 from kilonova.console.proxy import ConsoleProxy
 from kilonova.console.site import ConsoleSite
-from kilonova.db import flavors, outbox, upgrade
+from kilonova.db import flavors, instances, outbox, upgrade
 from kilonova.db.aggregates import StoredGroupings
 from kilonova.db.database import Database
 from kilonova.db.placement.hosts import HostSettings
@@ -34,6 +34,7 @@ from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
 from kilonova.hypervisor.fake_screen import FakeScreens
 from kilonova.metrics.measures import Metrics
+from kilonova.notifications.changes import watch_states
 from kilonova.notifications.deliverer import Deliverer
 from kilonova.operations.consoles import Consoles
 from kilonova.operations.environment import Environment, PlacingEnvironment
@@ -72,7 +73,7 @@ async def databases(config: Config, clock: Clock, stack: AsyncExitStack) -> tupl
         KilonovaError: a database does not answer, or has tables that this release cannot work with.
     """
     listeners = config.notifications.listeners(own_host(config))
-    options = {outbox.OPTION: listeners} if listeners is not None else None
+    options = {outbox.OPTION: listeners, instances.WATCHER: watch_states} if listeners is not None else None
     api = Database.open(config.database_url("api"), pool_size=config.database.pool_size, options=options)
     stack.push_async_callback(api.close)
     cell = api

@@ -516,7 +516,7 @@ class ComputeCloud:
     def __init__(self, *, policy_file: Path | None = None, options: ApiOptions | None = None,
                  limits: Limits | None = None, consoles: ConsoleOptions | None = None) -> None:
         told = {outbox.OPTION: Listeners(sinks=("listener",), host="here")}
-        api, cell = Database.open("sqlite://", options=told), Database.open("sqlite://")
+        api, cell = Database.open("sqlite://", options=told), Database.open("sqlite://", options=told)
         api_metadata.create_all(api.engine)
         cell_metadata.create_all(cell.engine)
         self.clock = SteppingClock()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from compute_cloud import PROJECT
 from resource_cloud import ResourceCloud, resource_cloud
 
-from kilonova.db.outbox import api_outbox
+from kilonova.db.outbox import api_outbox, cell_outbox
 from kilonova.domain.notification import Notification
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDtqJ7zOtqQtYqOo0CpvDXNlMhV3HeJDpjrASKGLWdop me@home"
@@ -69,6 +70,55 @@ async def test_flavors(cloud: ResourceCloud) -> None:
     messages = await told(cloud)
     assert [m.event_type for m in messages] == ["flavor.create", "flavor.update", "flavor.delete"]
     assert [m.payload["nova_object.data"]["description"] for m in messages] == [None, "new", "new"]
+
+
+async def test_extra_specs_and_projects_of_flavors(cloud: ResourceCloud) -> None:
+    body = {"flavor": {
+        "name": "f", "ram": 512, "vcpus": 1, "disk": 1, "id": "f1", "os-flavor-access:is_public": False,
+    }}
+    assert (await cloud.post("/flavors", body, as_="admin")).status_code == 200
+    path = "/flavors/f1/os-extra_specs"
+    assert (await cloud.post(path, {"extra_specs": {"a": "b"}}, as_="admin")).status_code == 200
+    assert (await cloud.delete(f"{path}/a", as_="admin")).status_code == 200
+    for action in ("addTenantAccess", "removeTenantAccess"):
+        answer = await cloud.post("/flavors/f1/action", {action: {"tenant": PROJECT}}, as_="admin")
+        assert answer.status_code == 200
+    messages = (await told(cloud))[1:]
+    assert {m.event_type for m in messages} == {"flavor.update"}
+    flavors = [m.payload["nova_object.data"] for m in messages]
+    assert [f["extra_specs"] for f in flavors] == [{"a": "b"}, {}, {}, {}]
+    assert [f["projects"] for f in flavors] == [[], [], [PROJECT], []]
+
+
+async def in_cell(cloud: ResourceCloud) -> list[Notification]:
+    rows = await cloud.cell.database.read(lambda conn: cell_outbox.pending(conn, "listener", without=(), count=100))
+    return [row.message for row in rows]
+
+
+async def test_tags_of_servers(cloud: ResourceCloud) -> None:
+    server = await cloud.boot()
+    assert (await cloud.put(f"/servers/{server.uuid}/tags/one", None, version="2.26")).status_code == 201
+    assert (await cloud.put(f"/servers/{server.uuid}/tags/one", None, version="2.26")).status_code == 204
+    messages = await in_cell(cloud)
+    assert [(m.event_type, m.publisher_id) for m in messages] == [
+        ("compute.instance.update", "api.here"), ("instance.update", "nova-api:here"),
+    ]
+    assert messages[1].payload["nova_object.data"]["tags"] == ["one"]
+
+
+async def test_services(cloud: ResourceCloud) -> None:
+    await cloud.report("one")
+    found = (await cloud.get("/os-services", version="2.53", as_="admin")).json()["services"]
+    path = f"/os-services/{found[0]['id']}"
+    body = {"status": "disabled", "disabled_reason": "broken"}
+    assert (await cloud.put(path, body, version="2.53", as_="admin")).status_code == 200
+    assert (await cloud.delete(path, version="2.53", as_="admin")).status_code == 204
+    messages = await in_cell(cloud)
+    assert [(m.event_type, m.publisher_id) for m in messages] == [
+        ("service.update", "nova-compute:one"), ("service.delete", "nova-compute:one"),
+    ]
+    data = messages[0].payload["nova_object.data"]
+    assert (data["uuid"], data["disabled"], data["disabled_reason"]) == (found[0]["id"], True, "broken")
 
 
 async def test_aggregates(cloud: ResourceCloud) -> None:

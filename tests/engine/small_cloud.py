@@ -23,8 +23,9 @@ from simulation.run import ACTIVE
 from simulation.world import IMAGE, Databases, PortedDriver, World
 
 from kilonova.cells.registry import Located
-from kilonova.db import build_requests, instances, migration_records
+from kilonova.db import build_requests, instances, migration_records, services
 from kilonova.db.journal import api_journal, cell_journal
+from kilonova.db.outbox import cell_outbox
 from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound
@@ -429,12 +430,12 @@ Story = Callable[..., Awaitable[None]]
 
 
 def in_cloud(
-    *, hosts: int = 1, conductors: int = 1, told: bool = False, **settings: Any
+    *, hosts: int = 1, conductors: int = 1, told: bool | str = False, **settings: Any
 ) -> Callable[[Story], Callable[..., None]]:
     """Make a story a test.
 
     Args:
-        told: others are told of what happens. settings: further ones of `World`.
+        told: others are told of what happens; of states, too, if it names which. settings: further ones of `World`.
     """
 
     def decorate(story: Story) -> Callable[..., None]:
@@ -451,7 +452,7 @@ def in_cloud(
 
 
 def play(
-    story: Story, *, hosts: int, conductors: int, told: bool, settings: dict[str, Any], parameters: dict[str, Any]
+    story: Story, *, hosts: int, conductors: int, told: bool | str, settings: dict[str, Any], parameters: dict[str, Any]
 ) -> None:
     """Run a story to its end, in virtual time."""
     loop = VirtualLoop(Random(1))
@@ -465,6 +466,12 @@ def play(
                 await cloud.boot(name)
             known = sa.select(sa.func.count(sa.distinct(inventories.c.provider_id)))
             await cloud.until(lambda: cloud.api(lambda conn: conn.execute(known).scalar()) == hosts)
+            if told:  # of what has come up; the story begins with what is told after it
+                here = sa.select(sa.func.count()).select_from(services.services)
+                waits = sa.select(sa.func.count()).select_from(cell_outbox.rows)
+                await cloud.until(lambda: cloud.cell(lambda conn: conn.execute(here).scalar()) == len(cloud.names))
+                await cloud.until(lambda: cloud.cell(lambda conn: conn.execute(waits).scalar()) == 0)
+                cloud.ears.heard.clear()
             await story(cloud, **parameters)
             assert cloud.violations == []
         finally:
@@ -476,12 +483,12 @@ def play(
         abandon(loop)
 
 
-_kept: dict[bool, Databases] = {}
+_kept: dict[bool | str, Databases] = {}
 
 
-def _databases(told: bool) -> Databases:
+def _databases(told: bool | str) -> Databases:
     if told not in _kept:
-        _kept[told] = Databases(told=told)
+        _kept[told] = Databases(told=bool(told), states=told if isinstance(told, str) else "")
     return _kept[told]
 
 

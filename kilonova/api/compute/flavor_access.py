@@ -11,6 +11,7 @@ from kilonova.api.compute.answers import catalogue as answers
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
 from kilonova.api.schema import Object, Text, required
+from kilonova.api.telling import tell_flavor
 from kilonova.db import flavors
 from kilonova.domain.errors import Conflict, InvalidInput, NotFound
 
@@ -36,6 +37,7 @@ async def add(call: Call) -> Any:
         if flavors.get(conn, flavor_id).is_public and call.version >= 7:
             raise Conflict(f"Can not add access to a public flavor: {flavor_id}.")
         flavors.add_access(conn, flavor_id, project)
+        tell_flavor(call, conn, flavor_id)
         return list(flavors.projects_with_access(conn, flavor_id))
 
     return _shown(flavor_id, await call.cloud.cells.api.write(write))
@@ -47,6 +49,7 @@ async def remove(call: Call) -> Any:
     def write(conn: sa.Connection) -> list[str]:
         flavors.get(conn, flavor_id)
         flavors.remove_access(conn, flavor_id, project)
+        tell_flavor(call, conn, flavor_id)
         return list(flavors.projects_with_access(conn, flavor_id))
 
     return _shown(flavor_id, await call.cloud.cells.api.write(write))

@@ -14,6 +14,7 @@ from kilonova.api.compute.flavor_view import SHOW_EXTRA_SPECS, find_visible
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
 from kilonova.api.schema import Invalid, MapOf, Object, Reading, Schema, required
+from kilonova.api.telling import tell_flavor
 from kilonova.db import flavors
 from kilonova.domain.errors import InvalidInput, NotFound
 
@@ -72,7 +73,12 @@ async def _write(call: Call, wanted: dict[str, Any]) -> None:
         for key, value in specs.items():
             check_extra_spec(key, value)
     flavor_id, now = call.path["flavor_id"], call.cloud.clock.now()
-    await call.cloud.cells.api.write(lambda conn: flavors.set_extra_specs(conn, flavor_id, specs, now=now))
+
+    def write(conn: sa.Connection) -> None:
+        flavors.set_extra_specs(conn, flavor_id, specs, now=now)
+        tell_flavor(call, conn, flavor_id)
+
+    await call.cloud.cells.api.write(write)
 
 
 async def delete(call: Call) -> Any:
@@ -80,6 +86,7 @@ async def delete(call: Call) -> Any:
 
     def write(conn: sa.Connection) -> None:
         flavors.remove_extra_spec(conn, flavor_id, key, now=now)
+        tell_flavor(call, conn, flavor_id)
 
     await call.cloud.cells.api.write(write)
     return Answer()

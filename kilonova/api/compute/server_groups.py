@@ -15,11 +15,12 @@ from kilonova.api.policy import Audience, Rule, Target
 from kilonova.api.query import Param, Query
 from kilonova.api.routes import Route
 from kilonova.api.schema import Anything, Enum, Integer, ListOf, Object, Text, optional, required
-from kilonova.api.telling import server_group_told, tell_change
+from kilonova.api.telling import tell_change
 from kilonova.db import server_groups as records
 from kilonova.db.server_groups import GroupRecord
 from kilonova.domain.errors import InvalidInput, NotFound, OverQuota
 from kilonova.domain.grouping import GroupPolicy
+from kilonova.notifications import payloads
 
 INDEX = Rule("os-server-groups:index", Audience.READER)
 ALL_PROJECTS = Rule("os-server-groups:index:all_projects", Audience.ADMIN)
@@ -109,7 +110,7 @@ async def delete(call: Call) -> None:
 
 
 def _tell(call: Call, conn: sa.Connection, action: str, group: GroupRecord) -> None:
-    told = server_group_told(
+    told = payloads.server_group(
         uuid=group.uuid, name=group.name, project_id=group.project_id, user_id=group.user_id,
         policy=group.policy.value, max_per_host=group.max_per_host, members=group.members,
     )

@@ -14,9 +14,12 @@ import sqlalchemy as sa
 from kilonova.api.call import Call
 from kilonova.cells.registry import Located
 from kilonova.db import build_requests, instances
+from kilonova.db.outbox import cell_outbox
 from kilonova.domain.errors import InstanceInvalidState, InstanceLocked, InstanceNotFound
 from kilonova.domain.instance import Instance
 from kilonova.domain.states import VmState
+from kilonova.notifications.changes import tell_update
+from kilonova.operations.acceptance import asked_by
 
 Changes = Callable[[Instance], dict[str, Any]]
 """From the stored record to the fields to change ({} to leave it)."""
@@ -37,11 +40,12 @@ def check_lock(call: Call, instance: Instance) -> None:
         raise InstanceLocked(instance.uuid)
 
 
-async def change(call: Call, server: Located, changes: Changes) -> Instance:
+async def change(call: Call, server: Located, changes: Changes, *, told: bool = False) -> Instance:
     """Change a record and return it as it is then.
 
     Args:
         changes: called inside the unit of work with the stored record; what it raises undoes the unit.
+        told: others are told of it.
 
     Raises:
         InstanceNotFound: the server is gone.
@@ -55,7 +59,16 @@ async def change(call: Call, server: Located, changes: Changes) -> Instance:
         if server.cell is None:
             raise InstanceNotFound(uuid)
     now = call.cloud.clock.now()
-    return await server.cell.database.write(lambda conn: _change_instance(conn, uuid, now, changes))
+
+    def write(conn: sa.Connection) -> Instance:
+        before, after = _change_instance(conn, uuid, now, changes)
+        if told and after is not before:
+            tell_update(
+                conn, cell_outbox, before, after, now=now, asker=asked_by(call.context), by_api=True
+            )
+        return after
+
+    return await server.cell.database.write(write)
 
 
 def _change_request(conn: sa.Connection, uuid: str, changes: Changes) -> Instance | None:
@@ -67,7 +80,8 @@ def _change_request(conn: sa.Connection, uuid: str, changes: Changes) -> Instanc
     return changed
 
 
-def _change_instance(conn: sa.Connection, uuid: str, now: float, changes: Changes) -> Instance:
+def _change_instance(conn: sa.Connection, uuid: str, now: float, changes: Changes) -> tuple[Instance, Instance]:
+    """Returns the record before and after; one and the same if nothing changes."""
     current = instances.get(conn, uuid)
     fields = changes(current)
-    return instances.update(conn, uuid, now=now, **fields) if fields else current
+    return current, instances.update(conn, uuid, now=now, **fields) if fields else current

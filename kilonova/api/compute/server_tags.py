@@ -79,7 +79,7 @@ async def _change(call: Call, action: str, new: Callable[[Tags], Tags]) -> Tags:
         tags = new(instance.tags)
         return {} if tags == instance.tags else {"tags": tags}
 
-    return (await server_records.change(call, call.server, changes)).tags
+    return (await server_records.change(call, call.server, changes, told=True)).tags
 
 
 _PATH = "/servers/{server_id}/tags"

@@ -22,6 +22,8 @@ from kilonova.db.placement import hosts as placement
 from kilonova.db.services import COMPUTE, Service
 from kilonova.domain.clock import iso_microseconds
 from kilonova.domain.errors import Conflict, InvalidInput, NotFound
+from kilonova.notifications.changes import tell_service
+from kilonova.operations.acceptance import asked_by
 
 LIST = Rule("os-services:list", Audience.ADMIN)
 UPDATE = Rule("os-services:update", Audience.ADMIN)
@@ -137,9 +139,13 @@ async def change_service(call: Call, known: KnownService, **changes: object) -> 
     cut off there is mended by its repetition.
     """
     now, uuid = call.cloud.clock.now(), known.record.uuid
-    record = await known.cell.database.write(
-        lambda conn: records.change_service(conn, uuid, now=now, **changes)
-    )
+
+    def change(conn: sa.Connection) -> Service:
+        changed = records.change_service(conn, uuid, now=now, **changes)
+        tell_service(conn, "update", changed, now=now, asker=asked_by(call.context))
+        return changed
+
+    record = await known.cell.database.write(change)
     told: Service | None = None
     while told is None or _keeps_off(record) != _keeps_off(told):
         await call.cloud.cells.api.write(partial(_publish, record=record))
@@ -166,7 +172,12 @@ async def delete(call: Call) -> Any:
     record = known.record
     if record.binary == COMPUTE:
         await _forget_host(call, known, record)
-    await known.cell.database.write(lambda conn: records.remove_service(conn, record.uuid))
+
+    def remove(conn: sa.Connection) -> None:
+        records.remove_service(conn, record.uuid)
+        tell_service(conn, "delete", record, now=call.cloud.clock.now(), asker=asked_by(call.context))
+
+    await known.cell.database.write(remove)
     return None
 
 

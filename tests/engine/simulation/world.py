@@ -17,6 +17,7 @@ from kilonova.conductor.hosts import HostReports
 from kilonova.db import outbox
 from kilonova.db.aggregates import StoredGroupings
 from kilonova.db.database import Database
+from kilonova.db.instances import WATCHER
 from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.image import Image
@@ -25,6 +26,7 @@ from kilonova.domain.operation import ExternalEvent
 from kilonova.domain.states import PowerState
 from kilonova.engine.host import host_metadata
 from kilonova.hypervisor.fake import FakeDriver, FakeGuest, FakeHypervisor
+from kilonova.notifications.changes import watch_states
 from kilonova.notifications.deliverer import Deliverer
 from kilonova.operations.environment import Environment, PlacingEnvironment
 from kilonova.operations.options import OperationOptions
@@ -63,12 +65,13 @@ class Databases:
     """Databases that are opened once per worker and emptied between runs (making tables costs more than a run).
 
     Args:
-        told: others are told of what happens in them.
+        told: others are told of what happens in them. states: of which states of servers, as of `Listeners`.
     """
 
-    def __init__(self, *, told: bool = False) -> None:
+    def __init__(self, *, told: bool = False, states: str = "") -> None:
         self.told = told
-        options = {outbox.OPTION: Listeners(sinks=LISTENERS, host="here")} if told else None
+        listeners = Listeners(sinks=LISTENERS, host="here", state_changes=states)
+        options = {outbox.OPTION: listeners, WATCHER: watch_states} if told else None
         self.api = Database.open("sqlite://", options=options)
         self.cell = Database.open("sqlite://", options=options)
         self.hosts: list[Database] = [Database.open("sqlite://") for _ in range(4)]
