@@ -38,6 +38,9 @@ log = structlog.get_logger(__name__)
 MAX_PAYLOAD = 8 * 1024 * 1024
 """Bytes of the largest message."""
 
+HEADERS_LIMIT = 8192
+"""Bytes that the headers of a message take at most."""
+
 BUFFER_LIMIT = 16 * 1024 * 1024
 """Bytes of messages that wait for a connection; then the oldest are dropped."""
 
@@ -124,10 +127,10 @@ class NatsBus:
     async def publish(self, subject: str, payload: bytes) -> None:
         _check_size(payload)
         if self._link is not None and self.connected:
-            if not await self._link.publish(subject, payload, headers=_headers()):
+            if not await self._link.publish(subject, payload, headers=_headers(payload)):
                 log.warning("message dropped: too many wait to be sent", subject=subject)
             return
-        self._buffer.append((subject, payload, _headers()))
+        self._buffer.append((subject, payload, _headers(payload)))
         self._buffered += len(payload)
         while self._buffered > BUFFER_LIMIT:
             self._buffered -= len(self._buffer.popleft()[1])
@@ -137,7 +140,7 @@ class NatsBus:
         _check_size(payload)
         if self._link is None or not self.connected:
             raise Unreachable("There is no connection to the message bus.", hint="check that its server runs")
-        return await self._link.request(subject, payload, timeout, headers=_headers())
+        return await self._link.request(subject, payload, timeout, headers=_headers(payload))
 
     async def subscribe(
         self, subject: str, handler: Handler, *, group: str | None = None
@@ -270,8 +273,10 @@ async def _handle(link: Link, handler: Handler, message: Msg) -> None:
     await link.publish(message.reply, reply, headers=headers)
 
 
-def _headers() -> dict[str, str] | None:
-    """What a message carries beside its payload."""
+def _headers(payload: bytes) -> dict[str, str] | None:
+    """What a message carries beside its payload, if there is room for it: servers count both."""
+    if len(payload) > MAX_PAYLOAD - HEADERS_LIMIT:
+        return None
     carried = {TRAIL: trail.packed(), TRACE: tracing.traceparent()}
     return {name: value for name, value in carried.items() if value} or None
 
