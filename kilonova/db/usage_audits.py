@@ -86,7 +86,9 @@ def begin(conn: sa.Connection, hosts: Sequence[str], period: tuple[float, float]
         active = sa.select(sa.literal(number), i.uuid).where(
             i.host == host, i.launched_at < until, sa.or_(i.deleted_at.is_(None), i.deleted_at > since),
         )
-        count = conn.execute(sa.insert(listed).from_select(["audit_id", "instance_uuid"], active)).rowcount
+        conn.execute(sa.insert(listed).from_select(["audit_id", "instance_uuid"], active))
+        of_audit = sa.select(sa.func.count()).select_from(listed).where(listed.c.audit_id == number)
+        count = conn.execute(of_audit).scalar()
         message = f"Usage of {count} servers on {host} is to be told."
         conn.execute(sa.update(audits).where(audits.c.id == number).values(instances=count, message=message))
 
