@@ -1,8 +1,8 @@
-"""The metadata service: tells guests about themselves at http://169.254.169.254.
+"""The metadata service: tells guests about themselves at http://169.254.169.254 and http://[fe80::a9fe:a9fe].
 
-There is one listening socket for each network, bound to its bridge. Who asks follows from that socket and the
-source address alone, which the network's filters vouch for; no header can claim to be somebody else. Two networks
-may use the same addresses.
+There is one listening socket for each network and version of IP, bound to its bridge. Who asks follows from that
+socket and the source address alone, which the network's filters vouch for; no header can claim to be somebody else.
+Two networks may use the same addresses.
 
 The HTTP spoken is the least that guests need: GET, and POST of the encrypted password, one request for each
 connection, small and soon.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import structlog
@@ -23,10 +24,11 @@ from kilonova.metadata.document import is_password, render
 
 log = structlog.get_logger(__name__)
 
-ADDRESS, PORT = "169.254.169.254", 80
+ADDRESS, ADDRESS_V6, PORT = "169.254.169.254", "fe80::a9fe:a9fe", 80
 REQUEST_LIMIT = 10.0
 """Seconds a guest may take to send its request, and to take the answer."""
 
+_FREEBIND_V6 = 78  # IPV6_FREEBIND of Linux, which Python has no name for
 MAX_HEAD = 8192
 MAX_CONNECTIONS = 64
 """At once, for each network: a guest cannot use up the machine's file descriptors."""
@@ -65,42 +67,42 @@ class MetadataService:
         self._lookup = lookup
         self._keep = keep
         self._where = (address, port)
-        self._servers: dict[str, asyncio.Server] = {}
+        self._servers: dict[str, list[asyncio.Server]] = {}
         self._connections: dict[str, set[asyncio.Task[None]]] = {}
 
     async def opened(self, network_id: str, bridge: str) -> None:
         """Listen on a network's bridge. Doing so again begins anew, as the bridge may be a new one."""
         await self.closed(network_id)
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        connections = self._connections[network_id] = set()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            if len(connections) >= MAX_CONNECTIONS:
+                writer.transport.abort()
+                return
+            connections.add(task)
+            try:
+                await self._serve(network_id, reader, writer)
+            finally:
+                connections.discard(task)
+
+        listeners = [_listener(socket.AF_INET, self._where, bridge)]
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if bridge:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bridge.encode())
-            listener.bind(self._where)
-            listener.setblocking(False)
-            connections = self._connections[network_id] = set()
-
-            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                task = asyncio.current_task()
-                assert task is not None
-                if len(connections) >= MAX_CONNECTIONS:
-                    writer.transport.abort()
-                    return
-                connections.add(task)
-                try:
-                    await self._serve(network_id, reader, writer)
-                finally:
-                    connections.discard(task)
-
-            self._servers[network_id] = await asyncio.start_server(serve, sock=listener, limit=MAX_HEAD)
+            if bridge and has_ipv6():
+                where = (ADDRESS_V6, self._where[1], 0, socket.if_nametoindex(bridge))
+                listeners.append(_listener(socket.AF_INET6, where, bridge))
+            for listener in listeners:
+                server = await asyncio.start_server(serve, sock=listener, limit=MAX_HEAD)
+                self._servers.setdefault(network_id, []).append(server)
         except BaseException:
-            listener.close()
+            for listener in listeners:
+                listener.close()
             raise
 
     async def closed(self, network_id: str) -> None:
         """Stop listening for a network; requests that run are cut."""
-        server = self._servers.pop(network_id, None)
-        if server is not None:
+        for server in self._servers.pop(network_id, []):
             server.close()
         tasks = self._connections.pop(network_id, set())
         for task in tasks:
@@ -116,7 +118,7 @@ class MetadataService:
         try:
             async with asyncio.timeout(REQUEST_LIMIT):
                 head = await reader.readuntil(b"\r\n\r\n")
-                source = writer.get_extra_info("peername")[0]
+                source = writer.get_extra_info("peername")[0].partition("%")[0]
                 status, body = await self._answer(network_id, source, head, reader)
                 writer.write(_response(status, body))
                 await writer.drain()
@@ -157,6 +159,29 @@ class MetadataService:
         if not password.isascii():
             return 400, b"Bad Request"
         return (200, b"") if await self._keep(instance_uuid, password.decode("ascii")) else (409, b"Conflict")
+
+
+def has_ipv6() -> bool:
+    """Whether the machine's kernel speaks IPv6."""
+    return Path("/proc/sys/net/ipv6").exists()
+
+
+def _listener(family: int, where: tuple[str, int] | tuple[str, int, int, int], bridge: str) -> socket.socket:
+    """A listening socket; the bridge may have the address later."""
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if bridge:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bridge.encode())
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.setsockopt(socket.IPPROTO_IPV6, _FREEBIND_V6, 1)
+        listener.bind(where)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def _content_length(head: bytes) -> int | None:

@@ -308,3 +308,26 @@ async def test_a_machine_with_ipv4_networks_only_is_left_alone(cloud: Cloud) -> 
     await cloud.guest("one", await cloud.network.bootstrap(PROJECT, cidr=CIDR))
     assert "table ip6" not in tool("nft", "list", "tables")
     assert tool("sysctl", "-n", "net.ipv6.conf.all.forwarding") == "0\n"
+
+
+@pytest.mark.spec("EMN-29")
+async def test_guests_without_ipv4_reach_the_metadata_service(cloud: Cloud) -> None:
+    async def ask(guest: Guest) -> bytes:
+        index = int(guest.run("ip", "-o", "link", "show", "eth0").partition(":")[0])
+        loop = asyncio.get_running_loop()
+        with guest.socket(family=V6) as client:
+            await asyncio.wait_for(loop.sock_connect(client, ("fe80::a9fe:a9fe", 80, 0, index)), LIMIT)
+            await loop.sock_sendall(client, b"GET /latest/meta-data/instance-id HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            while data := await asyncio.wait_for(loop.sock_recv(client, 4096), LIMIT):
+                answer += data
+            return answer
+
+    net = await network(cloud, "fd77::/64", SLAAC)
+    one, (here,), _ = await plugged(cloud, "11111111-1111-4111-8111-111111111111", net)
+    two, (there,), _ = await plugged(cloud, "22222222-2222-4222-8222-222222222222", net)
+    await one.built(here)
+    await two.built(there)
+    of_one, of_two = await ask(one), await ask(two)
+    assert of_one.startswith(b"HTTP/1.1 200 ") and of_two.startswith(b"HTTP/1.1 200 ")
+    assert of_one != of_two

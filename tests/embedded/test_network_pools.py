@@ -112,3 +112,22 @@ async def test_a_project_gets_one_network_however_often_it_asks(cloud: Cloud) ->
     await cloud.a.get(f"/networks/{id_}", 404)
     assert (await cloud.a.get("/routers"))["routers"] == []
     assert (await cloud.a.get(TOPOLOGY))["auto_allocated_topology"]["id"] == id_
+
+
+@pytest.mark.spec("EMN-08")
+async def test_pools_are_of_one_version_and_each_has_a_default(cloud: Cloud) -> None:
+    pool = await cloud.admin.make("subnetpool", prefixes=["fd00:8::/56"], is_default=True, shared=True)
+    assert (pool["ip_version"], pool["min_prefixlen"], pool["default_prefixlen"]) == (6, 64, 64)
+    await cloud.admin.make("subnetpool", prefixes=["10.8.0.0/16"], is_default=True, shared=True, min_prefixlen=24)
+    await cloud.admin.make("subnetpool", 400, prefixes=["fd00:9::/56"], is_default=True)
+    await cloud.admin.make("subnetpool", 400, prefixes=["fd00:9::/56", "10.9.0.0/16"])
+    network = (await cloud.a.make("network"))["id"]
+    modes = {"ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}
+    first = await cloud.a.make("subnet", network_id=network, ip_version=6, use_default_subnetpool=True, **modes)
+    second = await cloud.a.make("subnet", network_id=network, ip_version=6, subnetpool_id=pool["id"])
+    v4 = await cloud.a.make("subnet", network_id=network, ip_version=4, use_default_subnetpool=True)
+    assert [item["cidr"] for item in (first, second, v4)] == ["fd00:8::/64", "fd00:8:0:1::/64", "10.8.0.0/24"]
+    await cloud.a.make("subnet", 400, network_id=network, ip_version=4, subnetpool_id=pool["id"])
+    grown = await cloud.admin.put("subnetpool", pool["id"], prefixes=["fd00:8::/52"])
+    assert grown["prefixes"] == ["fd00:8::/52"]
+    await cloud.admin.put("subnetpool", pool["id"], 400, prefixes=["10.0.0.0/8"])

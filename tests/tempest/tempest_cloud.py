@@ -105,7 +105,8 @@ def _usual(
             "project_network_mask_bits": 28,
         },
         "network-feature-enabled": {
-            "api_extensions": ",".join(EXTENSIONS), "port_security": True, "floating_ips": True, "ipv6": False,
+            "api_extensions": ",".join(EXTENSIONS), "port_security": True, "floating_ips": True, "ipv6": True,
+            "ipv6_subnet_attributes": True,
         },
         "validation": {
             "run_validation": guests.ssh, "connect_method": "floating", "auth_method": "keypair",

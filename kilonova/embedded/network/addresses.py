@@ -92,6 +92,17 @@ def holder(conn: sa.Connection, network_id: str, address: str) -> str | None:
     return found
 
 
+def speaker(conn: sa.Connection, network_id: str, address: str) -> str | None:
+    """The port that speaks from the address on the network, its own or that of the link. Spec: EMN-29."""
+    parsed = parse_ip(address)
+    if not parsed.is_link_local:
+        return holder(conn, network_id, address)
+    octets = parsed.packed[8:]
+    mac = ":".join(f"{octet:02x}" for octet in (octets[0] ^ 2, *octets[1:3], *octets[5:]))
+    found: str | None = _HAS_MAC.scalar(conn, network=network_id, mac=mac)
+    return found
+
+
 def built(cidr: str, mac: str) -> IPv6Address:
     """The address that a guest with this MAC builds for itself in a range (EUI-64). Spec: EMN-08."""
     octets = bytes.fromhex(mac.replace(":", ""))

@@ -121,7 +121,7 @@ class EmbeddedNetwork(SecurityGroupCalls):
     async def instance_at(self, network_id: str, address: str) -> str | None:
         """The instance that has the address on the network: who asks the metadata service. Spec: EMN-29."""
         def unit(conn: sa.Connection) -> str | None:
-            port_id = addresses.holder(conn, network_id, address)
+            port_id = addresses.speaker(conn, network_id, address)
             port = find_port(conn, port_id) if port_id else None
             return port.device_id if port and port.device_owner.startswith("compute:") else None
 

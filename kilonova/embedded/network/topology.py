@@ -31,7 +31,7 @@ def check(conn: sa.Connection, project_id: str) -> tuple[str, str]:
     ).scalar()
     if external is None:
         raise AutoAllocationFailure("No default router:external network.")
-    pool = subnet_pools.default_of(conn, _owner(project_id))
+    pool = subnet_pools.default_of(conn, _owner(project_id), 4)
     if pool is None:
         raise AutoAllocationFailure("No default subnetpools defined.")
     return external, pool.id
