@@ -57,9 +57,14 @@ class Vif(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestedNetwork(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of `networks` in POST /servers."""
+    """One entry of `networks` in POST /servers.
+
+    Args:
+        foreign: an administrator asked for a network that the project of the server may not use by itself.
+    """
 
     network_id: str | None = None
     port_id: str | None = None
     fixed_ip: str | None = None
     tag: str | None = None
+    foreign: bool = False

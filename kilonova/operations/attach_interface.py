@@ -58,6 +58,7 @@ async def _make_port(env: Environment, run: Run[AttachInterface]) -> Made:
     return Made(await env.networks.create_port(PortRequest(
         key=run.id, network_id=wanted.network_id, project_id=instance.project_id, instance_uuid=run.subject,
         host=host, availability_zone=zone, fixed_ip=wanted.fixed_ip, tag=wanted.tag,
+        foreign=wanted.foreign,
     )))
 
 

@@ -47,6 +47,7 @@ async def allocate(networks: NetworkService, spec: RequestSpec, host: str, zone:
             fixed_ip=wanted.fixed_ip,
             security_groups=spec.security_groups,
             tag=wanted.tag,
+            foreign=wanted.foreign,
         ))
     return await networks.vifs(spec.instance_uuid)
 

@@ -45,6 +45,7 @@ class PortRequest(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         key: makes the call repeatable: a second call with the same key returns the port of the first.
         security_groups: ids or names, resolved within the project.
+        foreign: also on a network that the project may not use.
     """
 
     key: str
@@ -56,6 +57,7 @@ class PortRequest(msgspec.Struct, frozen=True, kw_only=True):
     fixed_ip: str | None = None
     security_groups: tuple[str, ...] = ("default",)
     tag: str | None = None
+    foreign: bool = False
 
 
 class FloatingIpSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -309,6 +309,9 @@ async def test_networks_named(cloud: ComputeCloud) -> None:
     await refused(cloud, 400, 36, networks=[{"port": port}], max_count=2)
     await refused(cloud, 400, 36, networks=[{"uuid": NETWORK, "fixed_ip": "10.0.0.5"}], max_count=2)
     assert (await create(cloud, networks=[{"uuid": outside}], as_="admin")).status_code == 202
+    assert (await create(cloud, networks=[{"uuid": foreign}, {"uuid": NETWORK}], as_="admin")).status_code == 202
+    assert cloud.compute.created[-1].spec.requested_networks == (
+        RequestedNetwork(network_id=foreign, foreign=True), RequestedNetwork(network_id=NETWORK))
 
 
 @pytest.mark.spec("API-532", "API-542", "API-612")

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from kilonova.bus.local import LocalBus
 from kilonova.db.database import Database
@@ -19,7 +20,7 @@ from kilonova.domain.errors import (
     PortNotFound,
     ServiceUnavailable,
 )
-from kilonova.embedded.network import networks, quotas, routers, security, subnet_pools
+from kilonova.embedded.network import networks, quotas, routers, schema, security, subnet_pools
 from kilonova.embedded.network import ports as ports_module
 from kilonova.embedded.network.bodies import (
     GatewayBody,
@@ -131,6 +132,22 @@ async def test_a_repeated_request_gives_the_port_of_the_first(network: EmbeddedN
     assert await network.create_port(wanted(net)) == port
     assert [summary.id for summary in await network.ports_of(INSTANCE)] == [port]
     assert await network.create_port(wanted(net, "two")) != port
+
+
+async def test_a_network_that_is_not_shared_any_more_is_refused_again(
+    network: EmbeddedNetwork, database: Database
+) -> None:
+    """Between the check of the API and the port its owner may have changed it."""
+    net = await network.bootstrap(OWNER)
+    with pytest.raises(NetworkNotFound, match=f"Network {INSTANCE} could not be found"):
+        await network.create_port(wanted(INSTANCE))
+    assert await network.create_port(wanted(net, project_id=OTHER))
+    table = schema.networks
+    await database.write(lambda conn: conn.execute(sa.update(table).values(shared=False)).rowcount)
+    with pytest.raises(NetworkNotFound, match=f"Network {net} could not be found"):
+        await network.create_port(wanted(net, "two", project_id=OTHER))
+    assert await network.create_port(wanted(net, "two", project_id=OTHER, foreign=True))
+    assert await network.create_port(wanted(net, "three"))
 
 
 async def test_a_port_describes_what_the_guest_gets(network: EmbeddedNetwork) -> None:

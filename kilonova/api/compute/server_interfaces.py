@@ -8,7 +8,7 @@ from kilonova.api.call import Call
 from kilonova.api.compute.answers import attachments as answers
 from kilonova.api.compute.field_types import ADDRESS, TAG, UUID
 from kilonova.api.compute.server_lookup import find_server
-from kilonova.api.compute.server_networks import ATTACH_EXTERNAL
+from kilonova.api.compute.server_networks import ATTACH_EXTERNAL, is_foreign
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
 from kilonova.api.schema import ListOf, Object, nullable, optional, required
@@ -16,7 +16,7 @@ from kilonova.domain.errors import Forbidden, InvalidInput, NetworkNotFound, Not
 from kilonova.domain.network import RequestedNetwork
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface, attached_port
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
-from kilonova.services.network import PortSummary
+from kilonova.services.network import NetworkSummary, PortSummary
 
 
 def _view(call: Call, port: PortSummary, tags: dict[str, str | None]) -> dict[str, Any]:
@@ -87,12 +87,13 @@ async def _wanted(call: Call, asked: dict[str, Any]) -> RequestedNetwork:
             raise InvalidInput(f"Port {port_id} requires a FixedIP in order to be used.")
         return RequestedNetwork(port_id=port_id, tag=tag)
     if network_id:
-        await _check_network(call, network_id)
-        return RequestedNetwork(network_id=network_id, fixed_ip=fixed_ip, tag=tag)
+        network = await _check_network(call, network_id)
+        foreign = is_foreign(network, call.server.instance.project_id)
+        return RequestedNetwork(network_id=network_id, fixed_ip=fixed_ip, tag=tag, foreign=foreign)
     return RequestedNetwork(network_id=await _only_network(call), tag=tag)
 
 
-async def _check_network(call: Call, network_id: str) -> None:
+async def _check_network(call: Call, network_id: str) -> NetworkSummary:
     found = await call.cloud.networks.networks(call.context, (network_id,))
     if not found:
         raise NetworkNotFound(network_id)
@@ -100,6 +101,7 @@ async def _check_network(call: Call, network_id: str) -> None:
         raise Forbidden(f"It is not allowed to create an interface on external network {network_id}")
     if not found[0].has_subnets:
         raise InvalidInput(f"Network {network_id} requires a subnet in order to boot instances on.")
+    return found[0]
 
 
 async def _only_network(call: Call) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from kilonova.api.call import Call
 from kilonova.api.compute.server_lookup import is_uuid
 from kilonova.api.policy import Audience, Rule
@@ -95,7 +97,15 @@ async def _check_each(call: Call, requested: tuple[RequestedNetwork, ...]) -> tu
             await _check_port(call, entry.port_id)
         elif entry.network_id:
             _check_network(call, entry.network_id, networks.get(entry.network_id))
-    return requested
+    return tuple(
+        msgspec.structs.replace(entry, foreign=is_foreign(networks[entry.network_id], call.context.project_id))
+        if entry.network_id else entry for entry in requested
+    )
+
+
+def is_foreign(network: NetworkSummary, project_id: str | None) -> bool:
+    """Whether only somebody who acts for every project can give it to that one."""
+    return not (network.shared or network.external or network.project_id == project_id)
 
 
 async def _check_port(call: Call, port_id: str) -> None:

@@ -77,6 +77,11 @@ def may_use(caller: RequestContext, found: schema.Network) -> bool:
     return owns(caller, found) or found.shared or found.external
 
 
+def open_to(project_id: str, found: schema.Network) -> bool:
+    """Whether members of a project may use a network, whoever asks for them."""
+    return found.project_id == project_id or found.shared or found.external
+
+
 def subnet(conn: sa.Connection, caller: RequestContext, id_: str, *, change: bool = False) -> schema.Subnet:
     row = conn.execute(sa.select(schema.subnets).where(schema.subnets.c.id == id_)).one_or_none()
     if row is None:

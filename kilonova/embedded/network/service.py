@@ -12,6 +12,7 @@ from kilonova.db.prepared import Prepared
 from kilonova.db.upgrade import ensure
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import NetworkNotFound
 from kilonova.domain.network import FixedIp, Vif
 from kilonova.embedded.http import EmbeddedService
 from kilonova.embedded.network import (
@@ -167,7 +168,10 @@ class EmbeddedNetwork(SecurityGroupCalls):
                                    request.tag, now, self._wiring.serves)
                 effects.ports.append(pair)
                 return
-            secured = access.network(conn, caller, request.network_id).port_security
+            network = access.network(conn, caller, request.network_id)
+            if not request.foreign and not access.open_to(request.project_id, network):
+                raise NetworkNotFound(request.network_id)
+            secured = network.port_security
             subnets = networks.subnets_of(conn, request.network_id)
             if not secured or not subnets:
                 body.security_groups = []
