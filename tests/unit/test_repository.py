@@ -28,7 +28,7 @@ REGISTRY_HOSTS = re.compile(
 MAX_LINES = 400
 CLOSED_AREAS = ("SNP", "BLD", "BDM", "NET", "DEL", "PWR", "RBD", "RBT", "RSC", "FND", "EVT", "INI", "LCE", "CON",
                 "API", "DIA", "EMG", "EMI", "EMN", "EMP", "RBN", "RSZ", "PWD", "FIP", "SUS", "SHV", "IFC",
-                "PER", "PSY", "RSU", "XEV", "IMC", "QUI", "VER")
+                "PER", "PSY", "RSU", "XEV", "IMC", "QUI", "VER", "XCR", "XCD", "XCL")
 """Areas of the contract of which every requirement is cited, waived or pending."""
 VAGUE_MODULES = {"utils", "util", "helpers", "common", "manager", "base", "misc"}
 
