@@ -153,6 +153,12 @@ GUESTS: dict[str, tuple[Virt, Guest]] = {
             local("second", disk_bus="sata", volume_size=2),
         ),
     )),
+    "kernel": ("qemu", guest(
+        properties={"kernel_id": "k", "ramdisk_id": "r", "os_command_line": "quiet 'x'", "hw_disk_bus": "scsi"},
+    )),
+    "kernel_of_rescue": ("kvm", guest(
+        properties={"kernel_id": "k", "ramdisk_id": "r"}, rescue=Image(id="rescue", properties={"kernel_id": "k2"}),
+    )),
     "usb": ("qemu", guest(properties={"hw_disk_bus": "usb"})),
 }
 

@@ -8,6 +8,7 @@ import msgspec
 
 from kilonova.domain.errors import InvalidInput
 from kilonova.shapes.asked import Asked, Parse, boolean, whole, word
+from kilonova.shapes.kernel import Kernel, kernel_of
 
 Watchdog = Literal["none", "pause", "poweroff", "reset"]
 Iommu = Literal["intel", "smmuv3", "virtio"]
@@ -37,7 +38,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         entropy: there is a source of randomness. entropy_rate: None for no limit.
         agent: there is a channel for an agent in the guest. quiesce: a snapshot without its help fails.
         iommu: None for none.
-        command_line: of a kernel that is started directly. emulated: an architecture other than the host's.
+        kernel: that is started directly; None to boot from a disk. emulated: an architecture other than the host's.
     """
 
     watchdog: Watchdog | None = None
@@ -50,7 +51,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     hpet: bool = False
     iommu: Iommu | None = None
     windows: bool = False
-    command_line: str = ""
+    kernel: Kernel | None = None
     emulated: str = ""
 
     @property
@@ -68,17 +69,14 @@ def machine_shape(asked: Asked) -> Machine:
     """Raises InvalidInput: a wrong value, or a contradiction."""
     asked.of_image("hw:rng_model", _ENTROPY)
     asked.of_image("img:config_drive", _CONFIG_DRIVE)
-    command_line = asked.properties.get("os_command_line", "")
-    if command_line and not asked.properties.get("kernel_id"):
-        raise InvalidInput("Image property os_command_line needs a kernel_id.")
     return Machine(
         watchdog=_watchdog(asked), entropy=asked.of_flavor("hw_rng:allowed", boolean) is not False,
         entropy_rate=_entropy_rate(asked), agent=asked.of_image("hw:qemu_guest_agent", boolean) is not False,
         quiesce=asked.of_image("os:require_quiesce", boolean) or False,
         boot_menu=asked.flavor_first("hw:boot_menu", boolean) or False, serial_ports=_serial_ports(asked),
         hpet=asked.of_image("hw:time_hpet", boolean) or False, iommu=_iommu(asked),
-        windows=asked.properties.get("os_type", "").lower() == "windows", command_line=command_line,
-        emulated=asked.of_image("hw:emulation_architecture", _ARCHITECTURE) or "",
+        windows=asked.properties.get("os_type", "").lower() == "windows",
+        kernel=kernel_of(asked), emulated=asked.of_image("hw:emulation_architecture", _ARCHITECTURE) or "",
     )
 
 

@@ -456,6 +456,29 @@ async def test_an_image_that_asks_for_what_cannot_be(
     assert named in await refused(cloud, 400, imageRef=image.id)
 
 
+@pytest.mark.parametrize(("fields", "named"), [
+    ({"disk_format": "qcow2"}, "qcow2"), ({"disk_format": "raw", "status": "queued"}, "queued"),
+    ({"disk_format": "raw", "visibility": "private", "owner": "others"}, "cannot be found"), (None, "cannot be found"),
+])
+@pytest.mark.parametrize("key", ["kernel_id", "ramdisk_id"])
+async def test_a_kernel_or_ramdisk_that_cannot_be(
+    cloud: ComputeCloud, key: str, fields: dict[str, str] | None, named: str
+) -> None:
+    good = cloud.images.add(disk_format="aki").id
+    bad = cloud.images.add(**fields).id if fields is not None else "nowhere"
+    image = cloud.images.add(properties={"kernel_id": good, key: bad})
+    message = await refused(cloud, 400, imageRef=image.id)
+    assert named in message
+    assert key in message
+
+
+async def test_a_kernel_and_a_ramdisk(cloud: ComputeCloud) -> None:
+    kernel, ramdisk = (cloud.images.add(disk_format=form).id for form in ("aki", "ari"))
+    image = cloud.images.add(properties={"kernel_id": kernel, "ramdisk_id": ramdisk})
+    made = (await accepted(cloud, imageRef=image.id)).instance
+    assert (made.kernel_id, made.ramdisk_id) == (kernel, ramdisk)
+
+
 @pytest.mark.parametrize(("disks", "named"), [
     ([("swap", 64), ("swap", 64)], "More than one swap"), ([("swap", 129)], "Swap drive requested is larger"),
     ([("ext4", 2), ("ext4", 3)], "larger than the flavor allows"), ([(None, 5)], "larger than the flavor allows"),

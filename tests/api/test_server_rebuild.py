@@ -90,8 +90,16 @@ async def test_password_option_off() -> None:
         assert "adminPass" not in answer.json()["server"]
 
 
+async def test_a_kernel_that_is_not_there_is_refused(cloud: ComputeCloud) -> None:
+    image = cloud.images.add(properties={"kernel_id": "nowhere"})
+    answer = await ask(cloud, await cloud.boot(), imageRef=image.id)
+    assert answer.status_code == 400
+    assert "nowhere" in answer.json()["badRequest"]["message"]
+
+
 @pytest.mark.spec("API-616", "API-126", "API-519", "API-590", "RBD-07")
 async def test_another_image_and_new_names(cloud: ComputeCloud) -> None:
+    cloud.images.add(id="k", disk_format="aki")
     image = cloud.images.add(name="other", min_ram=64, properties={"kernel_id": "k", "hw_disk_bus": "scsi"})
     server = await cloud.boot(
         image=cloud.images.images[CIRROS], system_metadata={"image_hw_vif_model": "e1000", "kept": "x"},

@@ -61,7 +61,7 @@ def test_a_value_outside_the_set_is_refused_and_named(name: str, value: str) -> 
     ({"hw_disk_type": "lun"}, {}), ({"hw_cdrom_bus": "virtio"}, {}),
     ({"hw_disk_bus": "ide"}, {}), ({"hw_cdrom_bus": "ide", "hw_machine_type": "pc-q35-7.2"}, {}),
     ({"hw_usb_model": "none", "hw_input_bus": "usb"}, {}),
-    ({"os_command_line": "quiet"}, {}),
+    ({"os_command_line": "quiet"}, {}), ({"ramdisk_id": "r"}, {}),
     ({"hw_viommu_model": "intel", "hw_machine_type": "pc"}, {}),
     ({"hw_ephemeral_encryption": "yes"}, {"hw:ephemeral_encryption": "no"}),
 ])

@@ -96,6 +96,7 @@ async def _plan(call: Call) -> Plan:
         raise InvalidInput("The flavor asks for accelerators, and this cloud has no accelerator service.")
     image = await server_image.find_image(call, server_image.root_image(body, devices))
     server_image.check_fit(call, image, flavor)
+    await server_image.check_kernel(call, image)
     server_image.check_local_disks(devices, image, flavor)
     check_disk_config(body, image)
     keypair = await find_keypair(call, body.get("key_name"))

@@ -16,8 +16,10 @@ from kilonova.domain.errors import FlavorNotFound, Forbidden, ImageNotFound, Inv
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BlockDevice
+from kilonova.shapes.asked import Asked
 from kilonova.shapes.blank_disks import FILE_SYSTEMS, SWAP, bus_of, check_sizes
 from kilonova.shapes.disks import check_bus
+from kilonova.shapes.kernel import PLAIN, kernel_of
 from kilonova.shapes.resources import granular_groups
 from kilonova.shapes.shape import shape_of
 
@@ -54,6 +56,26 @@ async def find_image(call: Call, image_id: str) -> Image:
     if image.status != "active":
         raise InvalidInput(f"Image {image_id} is not active.")
     return image
+
+
+async def check_kernel(call: Call, image: Image) -> None:
+    """Whether the caller can read the kernel and the ramdisk that an image is booted with, and they are plain files.
+
+    Raises InvalidInput.
+    """
+    wanted = kernel_of(Asked({}, image.properties))
+    for name, id_ in (("kernel_id", wanted.kernel), ("ramdisk_id", wanted.ramdisk)) if wanted is not None else ():
+        if not id_:
+            continue
+        try:
+            found = await call.cloud.images.show(call.context, id_)
+        except ImageNotFound as error:
+            raise InvalidInput(f"Image {id_}, which the property {name} names, cannot be found.") from error
+        if found.status != "active" or found.disk_format not in PLAIN:
+            raise InvalidInput(
+                f"Image {id_}, which the property {name} names, is {found.status} and {found.disk_format}; it must be "
+                f"active and one of {', '.join(sorted(PLAIN))}."
+            )
 
 
 def check_groups(flavor: Flavor) -> None:

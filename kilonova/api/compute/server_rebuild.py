@@ -42,6 +42,7 @@ async def rebuild(call: Call) -> Answer:
         call.require(TRUSTED_CERTS)
     image = await server_image.find_image(call, body["imageRef"])
     server_image.check_fit(call, image, server.instance.flavor)
+    await server_image.check_kernel(call, image)
     if server.instance.image is not None:
         server_image.check_same_place(server.instance.image, image, server.instance.flavor)
     refuse_other_encryption(server.instance, server.instance.flavor, image)

@@ -14,6 +14,7 @@ from kilonova.domain.network import Vif
 from kilonova.hypervisor.guest import Guest
 from kilonova.hypervisor.guest_shape import checked_shape
 from kilonova.hypervisor.libvirt import limits, processors, rescue
+from kilonova.hypervisor.libvirt.direct_boot import boot_files, command_line
 from kilonova.hypervisor.libvirt.domain.balloon import Balloon
 from kilonova.hypervisor.libvirt.domain.channel import AgentChannel
 from kilonova.hypervisor.libvirt.domain.clock import GuestClock
@@ -27,6 +28,7 @@ from kilonova.hypervisor.libvirt.domain.firmware import Uefi, UefiVariables
 from kilonova.hypervisor.libvirt.domain.graphics import Spice, Video, Vnc
 from kilonova.hypervisor.libvirt.domain.interface import BridgeInterface
 from kilonova.hypervisor.libvirt.domain.iommu import IntelIommu, Iommu
+from kilonova.hypervisor.libvirt.domain.kernel import DirectKernel
 from kilonova.hypervisor.libvirt.domain.mark import Mark
 from kilonova.hypervisor.libvirt.domain.pointer import RedirectedUsbPort, Tablet
 from kilonova.hypervisor.libvirt.domain.serial import SerialConsole
@@ -115,6 +117,7 @@ class Describer:
             ),
             smbios=Smbios(version=__version__, uuid=guest.uuid),
             firmware=firmware,
+            kernel=self._kernel(guest, files),
             boot_menu=asked.machine.boot_menu,
             features=Features(
                 tb_cache_mib=_tb_cache(guest.memory_mib) if translated else None, hyperv=windows,
@@ -239,6 +242,17 @@ class Describer:
         file = files.uefi_variables if guest.rescue is None else files.rescue_uefi_variables
         variables = None if wanted.stateless else UefiVariables(template=template, file=str(file))
         return Uefi(loader=loader, variables=variables, secure=secure)
+
+
+    def _kernel(self, guest: Guest, files: GuestFiles) -> DirectKernel | None:
+        boots = boot_files(guest)
+        if boots is None:
+            return None
+        kernel, *ramdisk = [str(files.root.with_name(name)) for name in boots.names]
+        return DirectKernel(
+            path=kernel, ramdisk=ramdisk[0] if ramdisk else None,
+            command_line=command_line(boots.wanted, root_device_name(guest)),
+        )
 
 
 def root_device_name(guest: Guest) -> str:

@@ -22,12 +22,14 @@ from kilonova.hypervisor.guest import BesideDisks, Guest
 from kilonova.hypervisor.libvirt import beside_disks, console, kept_disks, qemu_img, replacement
 from kilonova.hypervisor.libvirt.daemon import SEARCH_PATH, Daemon
 from kilonova.hypervisor.libvirt.description import GuestFiles, domain_name
+from kilonova.hypervisor.libvirt.direct_boot import boot_files
 from kilonova.hypervisor.libvirt.files import finished, remove_partials, whole
-from kilonova.hypervisor.libvirt.images import BaseImage, ImageCache
+from kilonova.hypervisor.libvirt.images import BaseImage, ImageCache, copy
 from kilonova.imaging import qcow2
 from kilonova.imaging.inspect import inspect
 from kilonova.metadata.configdrive import build_iso
 from kilonova.shapes.blank_disks import USUAL_FILE_SYSTEM, BlankDisk
+from kilonova.shapes.kernel import PLAIN
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +42,7 @@ BLANK = "disk"
 """What the names of the files of blank disks begin with."""
 CONSOLE_LOG = "console.log"
 RESCUE, RESCUE_CONFIG, RESCUE_UEFI = "disk.rescue", "disk.rescue.config", "uefi-variables.rescue.fd"
-RESCUE_FILES = (RESCUE, RESCUE_CONFIG, RESCUE_UEFI)
+RESCUE_FILES = (RESCUE, RESCUE_CONFIG, RESCUE_UEFI, "kernel.rescue", "ramdisk.rescue")
 CONSOLE_SOCKET = "console.sock"
 
 
@@ -118,6 +120,8 @@ class GuestDisks:
             await self._run(self._overlay, directory / RESCUE, base, base.virtual_size, None)
         if guest.config_drive:
             await self._run(self._config_drive, guest, directory / RESCUE_CONFIG)
+        for making in self._boot_files(guest):
+            await making
 
     async def has_rescue(self, uuid: str) -> bool:
         """Whether there are files of a rescue."""
@@ -132,7 +136,7 @@ class GuestDisks:
     async def _make(self, guest: Guest, prefix: str, key: str | None) -> None:
         directory = self.of(guest.uuid)
         await self._run(self._make_directory, directory)
-        making: list[Awaitable[None]] = []
+        making = self._boot_files(guest, prefix)
         if guest.config_drive:
             making.append(self._run(self._config_drive, guest, directory / f"{prefix}disk.config"))
         if guest.image is not None:
@@ -144,6 +148,27 @@ class GuestDisks:
         for result in await asyncio.gather(*making, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
+
+    def _boot_files(self, guest: Guest, prefix: str = "") -> list[Awaitable[None]]:
+        """The work of fetching what the guest boots directly."""
+        boots = boot_files(guest)
+        directory = self.of(guest.uuid)
+        names = boots.names if boots is not None else {}
+        return [self._boot_file(image, directory / f"{prefix}{name}") for name, image in names.items()]
+
+    async def _boot_file(self, image_id: str, path: Path) -> None:
+        """A file of its own for each guest: the image may leave the cache. Raises InvalidInput, ImageNotFound."""
+        if await self._run(path.exists):
+            return
+        image = await self._cache.find(image_id)
+        if image.disk_format not in PLAIN:
+            raise InvalidInput(f"Image {image_id} cannot be a kernel or ramdisk, because it is {image.disk_format}.")
+        async with self._cache.using(image, None) as base:
+            await self._run(self._copy, base.path, path)
+
+    def _copy(self, source: Path, path: Path) -> None:
+        with whole(path, owner=self._daemon.guest_owner) as partial:
+            copy(source, partial)
 
     async def resize(self, old: Guest, new: Guest, *, keep: str, key: str | None) -> None:
         """Disks of the new shape; the old ones are kept. Raises as `kept_disks.resize`."""

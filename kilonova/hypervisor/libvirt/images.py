@@ -71,6 +71,10 @@ class ImageCache:
         self._directory.chmod(0o711)
         remove_partials(self._directory)
 
+    async def find(self, image_id: str) -> Image:
+        """Describe an image. Raises ImageNotFound."""
+        return await self._images.show(None, image_id)
+
     async def get(self, image: Image, max_virtual_bytes: int | None) -> BaseImage:
         """The image, fetched if it is not here yet.
 
@@ -167,7 +171,7 @@ class ImageCache:
                 stack.callback(source.unlink, missing_ok=True)
             local = self._images.local_path(image.id)
             if local is not None:
-                await self._run(_copy, local, source)
+                await self._run(copy, local, source)
             else:
                 await self._download(image, source)
             await self._run(check, source, image.disk_format, None)
@@ -209,7 +213,7 @@ def _used_at(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path) -> None:
     """Share the blocks where the file system can, else copy."""
     with room(), source.open("rb") as reading, target.open("wb") as writing:
         try:

@@ -11,6 +11,7 @@ from kilonova.hypervisor.libvirt.domain.cpu import Cpu
 from kilonova.hypervisor.libvirt.domain.element import Device, add, make
 from kilonova.hypervisor.libvirt.domain.features import Features
 from kilonova.hypervisor.libvirt.domain.firmware import Uefi
+from kilonova.hypervisor.libvirt.domain.kernel import DirectKernel
 from kilonova.hypervisor.libvirt.domain.limits import CpuLimits
 from kilonova.hypervisor.libvirt.domain.mark import Mark
 from kilonova.hypervisor.libvirt.domain.memory import MemoryBacking
@@ -29,7 +30,7 @@ class Domain:
         virt: `kvm`, or `qemu` where QEMU translates the guest's instructions.
         machine: as QEMU names it.
         cpuset: CPUs of the host on which the guest may run, None for all. placement, memory_placement: its own place.
-        firmware: None for a BIOS. boot_menu: it shows one.
+        firmware: None for a BIOS. kernel: None to boot from a disk. boot_menu: it shows one.
     """
 
     virt: Literal["kvm", "qemu"]
@@ -42,6 +43,7 @@ class Domain:
     mark: Mark
     smbios: Smbios
     firmware: Uefi | None = None
+    kernel: DirectKernel | None = None
     boot_menu: bool = False
     features: Features = Features()
     clock: GuestClock = GuestClock()
@@ -74,6 +76,8 @@ class Domain:
         add(os, "type", "hvm", arch=self.arch, machine=self.machine)
         if self.firmware is not None:
             self.firmware.add_to(os)
+        if self.kernel is not None:
+            self.kernel.add_to(os)
         if self.boot_menu:
             add(os, "bootmenu", enable=True, timeout=BOOT_MENU_TIMEOUT)
         add(os, "smbios", mode="sysinfo")
