@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from kilonova.api.compute.extra_spec_effects import EFFECTS
+from kilonova.api.compute.extra_spec_effects import EFFECTS, OF_IMAGES
 from kilonova.api.compute.extra_spec_rules import EXACT
+from kilonova.api.compute.image_property_effects import DEVICES
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
+from kilonova.shapes.asked import Asked
 from kilonova.shapes.cpu import CpuTopology
 from kilonova.shapes.limits import Bandwidth, CpuLimits
 from kilonova.shapes.resources import resources_of, traits_of
-from kilonova.shapes.shape import Shape, shape_of
+from kilonova.shapes.shape import Shape, read_shape, shape_of
 from kilonova.shapes.traits import LOCKED_MEMORY
 
 
@@ -167,3 +169,25 @@ def test_every_effect_that_is_documented_is_of_an_extra_spec() -> None:
         "resources[group]:CLASS", "trait[group]:TRAIT",
     }
     assert EFFECTS.keys() <= known
+
+
+class Read(dict[str, str]):
+    """Properties of which none is there, and the names that were looked for."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: object = None) -> object:  # type: ignore[override]
+        self.names.add(name)
+        return default
+
+    def __contains__(self, name: object) -> bool:
+        self.names.add(str(name))
+        return False
+
+
+def test_every_image_property_that_is_read_is_on_its_page() -> None:
+    read = Read()
+    read_shape(1, 64, Asked({}, read))
+    told = set(DEVICES) | {name for names in OF_IMAGES for name in names.split(", ")}
+    assert read.names - told == set()
