@@ -16,6 +16,7 @@ from kilonova.agent.reports import REFUSED, HostReport, PowerReport
 from kilonova.bus.subjects import speaker
 from kilonova.conductor.cpu_sets import objection, policies, warn_of_strays
 from kilonova.conductor.power_states import observe
+from kilonova.conductor.tpms import without_tpm
 from kilonova.conductor.unconfirmed import confirm_overdue
 from kilonova.db import instances, services
 from kilonova.db.database import Database
@@ -111,10 +112,12 @@ class HostReports:
     async def _refusal(self, report: HostReport) -> str:
         """Why a host that starts must not serve, "" if it may. Nothing was changed then. Spec: INI-015, INI-024,
         INI-025, INI-033."""
+        servers = await self._database.read(lambda conn: instances.on_host(conn, report.host))
         topology = report.inventory.topology
-        if topology is None:
-            return ""
-        found = policies(await self._database.read(lambda conn: instances.on_host(conn, report.host)))
+        refusal = without_tpm(report.inventory.traits, servers)
+        if refusal or topology is None:
+            return refusal
+        found = policies(servers)
         refusal = objection(topology, found)
         if not refusal and any(policy != "shared" for policy in found.values()):
             warn_of_strays(report.host, topology, await self._registry.layouts(report.host))
