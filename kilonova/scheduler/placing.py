@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 
 from kilonova.db import build_requests
 from kilonova.db.database import Database
@@ -26,6 +27,8 @@ from kilonova.services.placement import Pin, Target
 from kilonova.shapes.host import Layout
 from kilonova.shapes.resources import is_volume_backed, resources_of
 from kilonova.shapes.shape import shape_of
+
+log = structlog.get_logger(__name__)
 
 ROUNDS = 5
 """How often the scheduler is asked again when others took what it had chosen."""
@@ -209,12 +212,17 @@ class Placing:
         return _target(selection)
 
     async def take_back(self, server: str, migration: str, flavor: Flavor) -> None:
-        def unit(conn: sa.Connection) -> None:
+        def unit(conn: sa.Connection) -> bool:
+            """Whether nothing was there, and had not been taken back before."""
             spec = build_requests.spec_of(conn, server)
-            if claims.move(conn, migration, server) and spec is not None:
-                build_requests.replace_spec(conn, spec, flavor=flavor)
+            if claims.move(conn, migration, server):
+                if spec is not None:
+                    build_requests.replace_spec(conn, spec, flavor=flavor)
+                return False
+            return spec is not None and spec.flavor != flavor
 
-        await self._database.write(unit)
+        if await self._database.write(unit):
+            log.error("a migration holds nothing that its server could take back", instance=server, migration=migration)
 
     async def forget(self, consumer: str) -> None:
         """What its migrations hold is its own, too. Spec: RSZ-22."""

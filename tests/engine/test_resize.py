@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+import structlog
 from small_cloud import FLAVOR, OPTIONS, SmallCloud, in_cloud
 
 from kilonova.db import build_requests, migration_records
+from kilonova.db.placement import claims
 from kilonova.domain.errors import (
     InstanceInvalidState,
     InstanceNotReady,
@@ -566,6 +568,21 @@ async def test_a_revert_does_not_go_on_without_the_old_claim(cloud: SmallCloud) 
     cloud.trouble.calm()
     await cloud.rest(within=600)
     is_as_before(cloud, uuid)
+
+
+@pytest.mark.spec("MIG-11")
+@in_cloud()
+async def test_a_revert_whose_old_claim_is_lost_says_so_and_leaves_placement_alone(cloud: SmallCloud) -> None:
+    uuid = await resized(cloud)
+    (migration,) = cloud.migrations(uuid)
+    await cloud.databases.api.write(lambda conn: claims.release(conn, migration.uuid))
+    held = cloud.held(uuid)
+    with structlog.testing.capture_logs() as logs:
+        await revert(cloud, uuid)
+        await cloud.rest()
+    assert cloud.held(uuid) == held
+    told = [line for line in logs if line["log_level"] == "error" and line.get("migration") == migration.uuid]
+    assert [line["instance"] for line in told] == [uuid]
 
 
 @pytest.mark.spec("RSZ-47", "RSZ-68")
