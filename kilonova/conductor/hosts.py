@@ -52,8 +52,10 @@ _decode_power = msgspec.msgpack.Decoder(PowerReport).decode
 class HostRegistry(Protocol):
     """Where the inventory of hosts is recorded (placement)."""
 
-    async def report(self, host: str, inventory: HostInventory, *, now: float, cell: str) -> str:
-        """Returns the uuid of the host's resource provider."""
+    async def report(
+        self, host: str, inventory: HostInventory, *, now: float, cell: str, kept_off: bool | None
+    ) -> str:
+        """Returns the uuid of the host's resource provider. kept_off: it gets no new servers, None if that stays."""
         ...
 
     async def heartbeat(self, host: str, now: float) -> bool:
@@ -69,6 +71,7 @@ class _Known(NamedTuple):
     """What placement was last told of a host, and when."""
 
     inventory: HostInventory
+    kept_off: bool | None
     provider: str
     told_at: float
 
@@ -134,17 +137,29 @@ class HostReports:
             return None if known is None or report.started else known.provider
 
     async def _register(self, report: HostReport, now: float) -> str:
-        """Tell placement what the host has if that has changed, or somebody else may have changed it there, and that it
-        lives. Returns its provider's uuid. Spec: RSU-07."""
-        known = self._known.get(report.host)
-        if known is not None and not report.started and known.inventory == report.inventory.lasting():
+        """Tell placement what the host has, and whether it gets new servers, if that has changed, or somebody else may
+        have changed it there, and that it lives. Returns its provider's uuid. Spec: RSU-07."""
+        known, kept_off = self._known.get(report.host), await self._kept_off(report.host)
+        lasting = report.inventory.lasting()
+        if known is not None and not report.started and (known.inventory, known.kept_off) == (lasting, kept_off):
             interval = self._options.update_resources_interval
             trusted = interval < 0 or now - known.told_at < interval
             if trusted and await self._registry.heartbeat(report.host, now):
                 return known.provider
-        provider = await self._registry.report(report.host, report.inventory, now=now, cell=self._cell)
-        self._known[report.host] = _Known(report.inventory.lasting(), provider, now)
+        while True:
+            told = kept_off
+            provider = await self._registry.report(
+                report.host, report.inventory, now=now, cell=self._cell, kept_off=told
+            )
+            kept_off = await self._kept_off(report.host)
+            if kept_off == told:  # else somebody has changed it meanwhile, and placement may have the older one
+                break
+        self._known[report.host] = _Known(lasting, kept_off, provider, now)
         return provider
+
+    async def _kept_off(self, host: str) -> bool | None:
+        """Whether the host gets no new servers, by the record of its service; None without one."""
+        return await self._database.read(lambda conn: services.kept_off(conn, host))
 
     async def on_event(self, subject: str, payload: bytes) -> None:
         """A guest changed its power state by itself. Spec: LCE-08, LCE-09, LCE-20."""

@@ -63,6 +63,11 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
     seen_at: float
 
+    @property
+    def kept_off(self) -> bool:
+        """Whether its host gets no new servers. One forced down gets none even if its agent goes on reporting."""
+        return self.disabled or self.forced_down
+
     def up(self, now: float, down_time: float) -> bool:
         """Whether it has shown a sign of life within `down_time` seconds and is not forced down."""
         return not self.forced_down and now - self.seen_at <= down_time
@@ -80,6 +85,10 @@ class ComputeNode(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
 
 
+_KEPT_OFF = Prepared(
+    sa.select(sa.or_(services.c.disabled, services.c.forced_down).label("off"))
+    .where(services.c.binary == COMPUTE, services.c.host == sa.bindparam("host"))
+)
 _SEEN = Prepared(
     sa.update(services)
     .where(services.c.binary == sa.bindparam("b_binary"), services.c.host == sa.bindparam("b_host"))
@@ -109,6 +118,12 @@ def seen(conn: sa.Connection, binary: str, host: str, *, version: str, now: floa
     }
     _ADD.run(conn, **new)
     return all_services(conn, binary=binary, host=host)[0]
+
+
+def kept_off(conn: sa.Connection, host: str) -> bool | None:
+    """Whether a compute host gets no new servers, None if its service has no record."""
+    found = _KEPT_OFF.scalar(conn, host=host)
+    return None if found is None else bool(found)
 
 
 def all_services(conn: sa.Connection, *, binary: str | None = None, host: str | None = None) -> list[Service]:

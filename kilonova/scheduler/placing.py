@@ -232,11 +232,14 @@ class Placing:
 
         await self._database.write(unit)
 
-    async def report(self, host: str, inventory: HostInventory, *, now: float, cell: str) -> str:
+    async def report(
+        self, host: str, inventory: HostInventory, *, now: float, cell: str, kept_off: bool | None = None
+    ) -> str:
         """Record what a host offers; returns the uuid of its resource provider."""
         return await self._database.write(
             lambda conn: placement_hosts.report(
-                conn, host, inventory.hostname, inventory, now=now, cell=cell, settings=self._settings
+                conn, host, inventory.hostname, inventory, now=now, cell=cell, settings=self._settings,
+                kept_off=kept_off,
             )
         )
 

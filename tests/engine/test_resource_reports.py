@@ -11,7 +11,7 @@ from small_cloud import OPTIONS, SmallCloud, in_cloud
 from structlog.testing import capture_logs
 
 from kilonova.conductor.hosts import HostReports
-from kilonova.db import placement
+from kilonova.db import placement, services
 from kilonova.db.placement import search
 from kilonova.db.placement.errors import ConcurrentUpdate
 from kilonova.db.placement.hosts import STATUS_DISABLED, publish_status
@@ -26,6 +26,14 @@ def offers(cloud: SmallCloud, host: str) -> dict[str, Inventory]:
     provider = cloud.provider(host)
     found: dict[str, Inventory] = cloud.api(
         lambda conn: search.inventories_of(conn, placement.find_provider(conn, provider).id)
+    )
+    return found
+
+
+def traits(cloud: SmallCloud, host: str) -> set[str]:
+    provider = cloud.provider(host)
+    found: set[str] = cloud.api(
+        lambda conn: search.traits_of_provider(conn, placement.find_provider(conn, provider).id)
     )
     return found
 
@@ -47,10 +55,7 @@ async def test_what_a_host_has_now_is_written_host_by_host(cloud: SmallCloud) ->
 
 @pytest.mark.spec("RSU-07")
 @in_cloud()
-async def test_drift_in_placement_is_repaired_and_an_operators_ratio_stays(
-    cloud: SmallCloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await _without_uptime(cloud, monkeypatch)
+async def test_drift_in_placement_is_repaired_and_an_operators_ratio_stays(cloud: SmallCloud) -> None:
     right = offers(cloud, "host0")
     own_ratio = msgspec.structs.replace(right["VCPU"], allocation_ratio=9.0)
     await set_offers(
@@ -60,31 +65,33 @@ async def test_drift_in_placement_is_repaired_and_an_operators_ratio_stays(
     await asyncio.sleep(OPTIONS.update_resources_interval + REPORTS)
     now = offers(cloud, "host0")
     assert now == {**right, "VCPU": own_ratio, "CUSTOM_GOLD": Inventory(total=3)}
-    provider = cloud.provider("host0")
-    assert STATUS_DISABLED in cloud.api(
-        lambda conn: search.traits_of_provider(conn, placement.find_provider(conn, provider).id)
-    )
+    assert STATUS_DISABLED not in traits(cloud, "host0")
+
+
+@in_cloud()
+async def test_placement_learns_from_the_next_report_whether_a_host_gets_new_servers(cloud: SmallCloud) -> None:
+    """Whoever changed the record of the service did not live to tell placement."""
+    (service,) = await cloud.databases.cell.read(lambda conn: services.all_services(conn, host="host0"))
+    for disabled in (True, False):
+        await cloud.databases.cell.write(
+            lambda conn, to=disabled: services.change_service(conn, service.uuid, now=1.0, disabled=to)
+        )
+        await asyncio.sleep(REPORTS)
+        assert (STATUS_DISABLED in traits(cloud, "host0")) is disabled
 
 
 @pytest.mark.spec("RSU-07", "PER-01")
 @in_cloud(options=msgspec.structs.replace(OPTIONS, update_resources_interval=-1.0))
-async def test_a_negative_interval_writes_only_what_has_changed(
-    cloud: SmallCloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    still = await _without_uptime(cloud, monkeypatch)
+async def test_a_negative_interval_writes_only_what_has_changed(cloud: SmallCloud) -> None:
+    """The time that a host is up, and what is free on it, are different in every report."""
+    await asyncio.sleep(REPORTS)
+    still = cloud.hypervisors["host0"].memory_mib
     await set_offers(cloud, "host0", MEMORY_MB=Inventory(total=1))
     await asyncio.sleep(1000.0)
     assert offers(cloud, "host0")["MEMORY_MB"].total == 1
     cloud.hypervisors["host0"].memory_mib = still + 1
     await asyncio.sleep(REPORTS)
     assert offers(cloud, "host0")["MEMORY_MB"].total == still + 1
-
-
-async def _without_uptime(cloud: SmallCloud, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Let the host report nothing that changes by itself; returns its MiB of memory."""
-    monkeypatch.setattr("kilonova.hypervisor.fake.uptime", lambda *_: "up")
-    await asyncio.sleep(REPORTS)
-    return cloud.hypervisors["host0"].memory_mib
 
 
 @pytest.mark.spec("RSU-11")

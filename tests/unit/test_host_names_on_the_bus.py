@@ -23,7 +23,9 @@ HOST = "rack1.example.org"
 
 
 class Registry:
-    async def report(self, host: str, inventory: HostInventory, *, now: float, cell: str) -> str:
+    async def report(
+        self, host: str, inventory: HostInventory, *, now: float, cell: str, kept_off: bool | None
+    ) -> str:
         return "5a0ab0cc-5a0c-4b8e-9a3c-2c9b6b1e3d10"
 
     async def heartbeat(self, host: str, now: float) -> bool:

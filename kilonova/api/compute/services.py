@@ -147,7 +147,7 @@ async def change_service(call: Call, known: KnownService, **changes: object) -> 
 
     record = await known.cell.database.write(change)
     told: Service | None = None
-    while told is None or _keeps_off(record) != _keeps_off(told):
+    while told is None or record.kept_off != told.kept_off:
         await call.cloud.cells.api.write(partial(_publish, record=record))
         told = record
         found = await known.cell.database.read(
@@ -156,13 +156,8 @@ async def change_service(call: Call, known: KnownService, **changes: object) -> 
         record = found[0] if found else told
 
 
-def _keeps_off(record: Service) -> bool:
-    """Whether the host gets no new servers. One forced down gets none even if its agent goes on reporting."""
-    return record.disabled or record.forced_down
-
-
 def _publish(conn: sa.Connection, record: Service) -> None:
-    placement.publish_status(conn, record.host, disabled=_keeps_off(record))
+    placement.publish_status(conn, record.host, disabled=record.kept_off)
     if record.forced_down:
         placement.mark_down(conn, record.host)
 

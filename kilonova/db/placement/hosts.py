@@ -76,15 +76,18 @@ def report(
     cell: str = "",
     provider: str | None = None,
     settings: HostSettings | None = None,
+    kept_off: bool | None = None,
 ) -> str:
     """Record what a node of a host has, and that the host is alive. A repeated report writes only the latter.
 
     Inventories of other classes, child providers, traits that others have set, and allocations stay. Whether the host
-    gets new servers is not for the host to say: what `publish_status` has set stays, and holds for a new node, too.
+    gets new servers is not for the host to say.
 
     Args:
         now: seconds since the epoch. cell: uuid of the host's cell.
         provider: uuid for the node's provider when it is made.
+        kept_off: it gets no new servers, whatever `publish_status` has set; None: that stays, and holds for a new
+            node, too.
 
     Returns:
         The uuid of the node's provider.
@@ -122,7 +125,7 @@ def report(
             )
         )
         reported_before: set[str] = set()
-        if _is_kept_off(connection, host):
+        if kept_off is None and _is_kept_off(connection, host):
             own_traits.add(STATUS_DISABLED)
     else:
         uuid_ = known.uuid
@@ -135,7 +138,10 @@ def report(
             stamp(connection, [provider_id])
     offered = _inventories(connection, provider_id, inventory, settings or HostSettings())
     set_inventories(connection, uuid_, offered)
-    set_traits(connection, uuid_, (traits_of(connection, provider_id) - reported_before) | own_traits)
+    traits = (traits_of(connection, provider_id) - reported_before) | own_traits
+    if kept_off is not None:
+        traits = traits | {STATUS_DISABLED} if kept_off else traits - {STATUS_DISABLED}
+    set_traits(connection, uuid_, traits)
     return uuid_
 
 
