@@ -184,7 +184,7 @@ async def test_the_databases_of_a_running_installation_fit(cloud: ControlCloud) 
 
 
 async def test_operations_are_followed_on_a_terminal_and_in_a_pipe(tmp_path: Path) -> None:
-    async with control_cloud(tmp_path, hosts=1) as cloud:
+    async with control_cloud(tmp_path, hosts=1, latency=0.3) as cloud:
         ours, theirs = os.openpty()
         on_terminal = _follow(cloud, theirs)
         os.close(theirs)

@@ -112,8 +112,8 @@ ROUTES = [
     _get("", index, "list", query=Query({"zone": Param(Text())}), answer=answers.OS_HOSTS),
     _get("/{id}", show, "show", answer=answers.OS_HOST),
     Route(method="PUT", path="/os-hosts/{id}", handler=update, rule=Rule("os-hosts:update", Audience.ADMIN),
-          body=UPDATE, until=LAST, answer=answers.CHANGED_OS_HOST),
-    _get("/{id}/reboot", _power, "reboot"),
-    _get("/{id}/shutdown", _power, "shutdown"),
-    _get("/{id}/startup", _power, "start"),
+          body=UPDATE, until=LAST, answer=answers.CHANGED_OS_HOST, errors=(501,)),
+    _get("/{id}/reboot", _power, "reboot", errors=(501,)),
+    _get("/{id}/shutdown", _power, "shutdown", errors=(501,)),
+    _get("/{id}/startup", _power, "start", errors=(501,)),
 ]

@@ -26,8 +26,8 @@ async def create_image(call: Call) -> Answer:
 
 
 async def create_backup(call: Call) -> Answer:
-    refuse_with_encrypted_disks(call.server.instance)
     """The image of a backup that is kept by no rotation is not worth a link."""
+    refuse_with_encrypted_disks(call.server.instance)
     asked: dict[str, Any] = call.body["createBackup"]
     metadata, rotation = asked.get("metadata") or {}, asked["rotation"]
     await _check_metadata(call, metadata)

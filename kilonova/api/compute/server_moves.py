@@ -7,6 +7,7 @@ from typing import Any
 
 from kilonova.api.call import Call
 from kilonova.api.compute.action_checks import HostDown, host_is_up
+from kilonova.api.compute.answers.servers import ADMIN_PASSWORD
 from kilonova.api.compute.feature_blocks import refuse_with_tpm
 from kilonova.api.compute.field_types import HOST
 from kilonova.api.compute.server_actions import server_action
@@ -22,6 +23,8 @@ LIVE = Rule("os-migrate-server:migrate_live", Audience.MANAGER)
 LIVE_TO_HOST = Rule("os-migrate-server:migrate_live:host", Audience.ADMIN)
 EVACUATE = Rule("os-evacuate", Audience.ADMIN)
 
+PASSWORD_TOLD = 13
+"""Last microversion in which an evacuation answers with the password of the guest."""
 CHECKED_WITHIN = 33
 """Last microversion in which the checks of a live migration run inside the call."""
 
@@ -56,7 +59,7 @@ async def migrate_live(call: Call) -> None:
 
 
 async def evacuate(call: Call) -> Any:
-    """The host that is left has to be down. Up to 2.13 the answer has the password of the guest."""
+    """The host that is left has to be down."""
     asked: dict[str, Any] = call.body["evacuate"]
     instance, host = call.server.instance, asked.get("host")
     refuse_with_tpm(instance, "evacuate")
@@ -69,7 +72,7 @@ async def evacuate(call: Call) -> Any:
     if instance.host is not None and await host_is_up(call, instance.host):
         raise InvalidInput(f"Compute service of {instance.host} is still in use.")
     await call.cloud.compute.refuse_move(call.context, call.server, Move.EVACUATION)
-    if call.version >= 14:
+    if call.version > PASSWORD_TOLD:
         return None
     password = asked.get("adminPass") or generate_password()
     return {"adminPass": password} if call.cloud.options.enable_instance_password else {}
@@ -113,5 +116,6 @@ ROUTES = [
     server_action("migrate", migrate, MIGRATE, until=55, rules=(MIGRATE_TO_HOST,)),
     server_action("migrate", migrate, MIGRATE, _TO, since=56, rules=(MIGRATE_TO_HOST,)),
     server_action("os-migrateLive", migrate_live, LIVE, _LIVE, rules=(LIVE_TO_HOST,)),
-    server_action("evacuate", evacuate, EVACUATE, _EVACUATE, status=200),
+    server_action("evacuate", evacuate, EVACUATE, _EVACUATE, until=PASSWORD_TOLD, status=200, answer=ADMIN_PASSWORD),
+    server_action("evacuate", evacuate, EVACUATE, _EVACUATE, since=PASSWORD_TOLD + 1, status=200),
 ]

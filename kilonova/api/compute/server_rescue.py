@@ -7,6 +7,7 @@ from typing import Any
 
 from kilonova.api.call import Call
 from kilonova.api.compute import server_image, server_records
+from kilonova.api.compute.answers.servers import ADMIN_PASSWORD
 from kilonova.api.compute.feature_blocks import refuse_with_tpm
 from kilonova.api.compute.field_types import UUID
 from kilonova.api.compute.server_actions import server_action
@@ -60,6 +61,7 @@ async def unrescue(call: Call) -> None:
 _BODY = nullable(Object({"adminPass": optional(Text()), "rescue_image_ref": optional(UUID)}))
 
 ROUTES = [
-    server_action("rescue", rescue, Rule("os-rescue", Audience.MEMBER), _BODY, status=200),
+    server_action("rescue", rescue, Rule("os-rescue", Audience.MEMBER), _BODY, status=200,
+                  answer=ADMIN_PASSWORD),
     server_action("unrescue", unrescue, Rule("os-unrescue", Audience.MEMBER)),
 ]

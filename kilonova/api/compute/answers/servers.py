@@ -122,6 +122,8 @@ NETWORK_ADDRESSES = _BASIC_ADDRESSES
 METADATA = shown({"metadata": STRINGS})
 META = shown({"meta": STRINGS})
 TAGS = shown({"tags": ListOf(STRING)})
+ADMIN_PASSWORD = shown({"adminPass": optional(STRING)})
+"""It is left out where passwords are not told."""
 CONSOLE_OUTPUT = shown({"output": STRING})
 OWN_DIAGNOSTICS = mapping(VALUE)
 _COUNT = nullable(INTEGER)
