@@ -107,10 +107,7 @@ class SqliteDatabase(Database):
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         queued = _Queued(fn, future)
         if self._committer is None:
-            self._raw.execute("BEGIN IMMEDIATE")
             self._run(queued)
-            if self._raw.in_transaction:
-                self._raw.execute("COMMIT")
             queued.settle(None)
             return await future
         self._queue.append(queued)
@@ -164,7 +161,7 @@ class SqliteDatabase(Database):
         return batch
 
     def _run(self, queued: _Queued) -> None:
-        """Run one unit inside a savepoint, and keep its result or error."""
+        """Run one unit inside a savepoint (which is a transaction by itself outside of one); keep its result or error."""
         raw = self._raw
         queued.result = queued.error = None
         raw.execute("SAVEPOINT unit")

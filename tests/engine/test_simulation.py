@@ -27,7 +27,7 @@ FIRST = int(os.environ.get("KILONOVA_SIMULATION_FIRST", "0"))
 LIMIT = 360.0
 """Seconds that 10,000 seeds may take on two cores."""
 
-TOLD = 8
+TOLD = 16
 """Of so many seeds one has listeners."""
 
 _databases: list[Databases] = []
