@@ -161,7 +161,7 @@ class SqliteDatabase(Database):
         return batch
 
     def _run(self, queued: _Queued) -> None:
-        """Run one unit inside a savepoint (which is a transaction by itself outside of one); keep its result or error."""
+        """Run one unit inside a savepoint, outside of a transaction one of its own; keep its result or error."""
         raw = self._raw
         queued.result = queued.error = None
         raw.execute("SAVEPOINT unit")
