@@ -182,19 +182,19 @@ class HostReports:
         confirm_overdue(Tx(conn, now), report.host, self._options.resize_confirm_window)
 
     def _compare(self, conn: sa.Connection, report: HostReport, now: float) -> None:
-        """Compare guests with their records when it is time, and when the host has just started. Spec: PER-01, PER-02,
-        PSY-02, PSY-29."""
+        """Compare guests with their records when it is time, and when the host has just started; again with the next
+        report if a record was too fresh for that. Spec: PER-01, PER-02, PSY-02, PSY-29."""
         interval = self._options.sync_power_state_interval
         due = report.started or now - self._compared.get(report.host, 0.0) >= interval
         if interval < 0 or not due:
             return
-        self._compared[report.host] = now
         guests, servers = len(report.guests), instances.count_on_host(conn, report.host)
         if guests != servers and self._counted.get(report.host) != (guests, servers):
             log.warning("numbers of guests and of servers differ", host=report.host, guests=guests, servers=servers)
         self._counted[report.host] = (guests, servers)
         seen = {guest.uuid: guest.power_state for guest in report.guests}
-        observe(Tx(conn, now), report.host, seen, whole=True)
+        complete = observe(Tx(conn, now), report.host, seen, whole=True)
+        self._compared[report.host] = now if complete else now - interval
 
     # --- recovery: comparing the hypervisor with the records --------------------------------------
 

@@ -40,21 +40,27 @@ STRANGE = {
 and what is deleted softly may be restored. Spec: PSY-21, PSY-22, PSY-25."""
 
 
-def observe(tx: Tx, host: str, seen: dict[str, PowerState], *, whole: bool = False) -> None:
+def observe(tx: Tx, host: str, seen: dict[str, PowerState], *, whole: bool = False) -> bool:
     """Take note of guests of a host, in one transaction. Only servers at rest are looked at: one that has a task, is
     deleted, or is on another host, is not changed.
 
     Args:
-        whole: all guests of the host are given, as one listing showed them; a server without one has no power state,
-            unless its record changed after the host may have looked. Otherwise each was looked at a second time when
-            it had told of a change.
+        whole: all guests of the host are given, as one listing showed them; a server without one has no power state.
+            Servers whose record changed after the host may have looked are left alone. Otherwise each guest was
+            looked at a second time when it had told of a change.
+
+    Returns:
+        Whether none was left alone.
 
     Spec: PWR-14, INI-121, PSY-09 to PSY-18, PSY-26 to PSY-28, PSY-30 to PSY-33, LCE-08, LCE-09, LCE-15, LCE-20.
     """
-    at_rest = instances.power_states(tx.conn, host)
+    at_rest, complete = instances.power_states(tx.conn, host), True
     for uuid, (vm_state, stored, changed) in at_rest.items():
         settled = changed < tx.now - REPORT_AGE
-        state = seen.get(uuid, PowerState.NOSTATE if whole and settled else stored)
+        if whole and not settled:
+            complete = False
+            continue
+        state = seen.get(uuid, PowerState.NOSTATE if whole else stored)
         if state is not stored:
             try:
                 instances.update(tx.conn, uuid, now=tx.now, task=(None,), power_state=state)
@@ -68,6 +74,7 @@ def observe(tx: Tx, host: str, seen: dict[str, PowerState], *, whole: bool = Fal
     if not whole:
         for uuid in seen.keys() - at_rest.keys():
             log.debug("a guest changed whose server is not at rest here", instance=uuid, host=host)
+    return complete
 
 
 def _warn(uuid: str, vm_state: VmState, state: PowerState) -> None:

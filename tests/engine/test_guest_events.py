@@ -11,7 +11,7 @@ import structlog
 from small_cloud import SmallCloud, in_cloud
 
 from kilonova.conductor.power_states import REPORT_AGE
-from kilonova.db import instances
+from kilonova.db import instances, services
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.hypervisor.guest import GuestEvent
 
@@ -154,6 +154,13 @@ async def test_events_are_queued_and_told_in_order(cloud: SmallCloud) -> None:
     assert cloud.loop.time() - before > 3.0  # each after what the one before needed
 
 
+def last_report(cloud: SmallCloud) -> float:
+    """When the host last reported."""
+    with cloud.databases.cell.engine.connect() as conn:
+        (service,) = services.all_services(conn, host="host0")
+    return service.seen_at
+
+
 @pytest.mark.spec("PSY-30", "PER-04")
 @in_cloud()
 async def test_what_a_host_saw_before_the_last_change_stops_no_server(cloud: SmallCloud) -> None:
@@ -163,7 +170,9 @@ async def test_what_a_host_saw_before_the_last_change_stops_no_server(cloud: Sma
     await cloud.rest()
     guest = cloud.hypervisors["host0"].guests[uuid]
     cloud.hypervisors["host0"].guests[uuid] = msgspec.structs.replace(guest, power_state=P.SHUTDOWN)
-    await cloud.until(lambda: cloud.server(uuid).power_state is P.SHUTDOWN, within=8.0)
+    last = last_report(cloud)
+    await cloud.until(lambda: last_report(cloud) > last, within=8.0)
+    assert cloud.server(uuid).power_state is P.RUNNING
     cloud.hypervisors["host0"].guests[uuid] = guest
     await asyncio.sleep(60.0)
     server = cloud.server(uuid)
