@@ -9,8 +9,10 @@ from pathlib import Path
 
 from kilonova.domain.errors import InvalidInput, KilonovaError, TryElsewhere
 
-ADDRESS_SPACE = 1 << 30
-"""Bytes of address space that one qemu-img may use."""
+ADDRESS_SPACE = 2 << 30
+"""Bytes of address space that one qemu-img may use: the stacks of its up to 64 threads take 512 MiB."""
+ONE_ARENA = "MALLOC_ARENA_MAX=1"
+"""Otherwise the C library sets aside another 64 MiB for each thread, as many as run at the same time (mallopt(3))."""
 FLATTEN_SECONDS = 4 * 3600
 """Processor time that copying the disk of a guest may take."""
 CREATE_SECONDS, CONVERT_SECONDS = 10, 600
@@ -116,7 +118,7 @@ def _run(arguments: list[str], cpu_seconds: int, *, key: str | None = None) -> N
 
 
 def _limits(cpu_seconds: int) -> list[str]:
-    return ["prlimit", f"--as={ADDRESS_SPACE}", f"--cpu={cpu_seconds}", "--core=0", "--"]
+    return ["env", ONE_ARENA, "prlimit", f"--as={ADDRESS_SPACE}", f"--cpu={cpu_seconds}", "--core=0", "--"]
 
 
 def _not_installed(error: FileNotFoundError) -> KilonovaError:

@@ -1,0 +1,24 @@
+"""qemu-img within its limits."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kilonova.hypervisor.libvirt import qemu_img
+
+NARROW = 384 << 20
+"""Bytes of address space that are enough if memory is not set aside for each thread, and else half of the time not."""
+
+
+async def test_copying_takes_no_address_space_for_each_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk"
+    qemu_img.create_empty(disk, 1 << 30)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 1 0 300M", str(disk)], check=True, capture_output=True)
+    monkeypatch.setattr(qemu_img, "ADDRESS_SPACE", NARROW)
+    for number in range(5):
+        copy = tmp_path / f"copy{number}"
+        await qemu_img.flatten(disk, copy)
+        copy.unlink()
