@@ -16,9 +16,13 @@ NARROW = 384 << 20
 async def test_copying_takes_no_address_space_for_each_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = tmp_path / "disk"
     qemu_img.create_empty(disk, 1 << 30)
-    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 1 0 300M", str(disk)], check=True, capture_output=True)
+    _fill(disk)
     monkeypatch.setattr(qemu_img, "ADDRESS_SPACE", NARROW)
     for number in range(5):
         copy = tmp_path / f"copy{number}"
         await qemu_img.flatten(disk, copy)
         copy.unlink()
+
+
+def _fill(disk: Path) -> None:
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 1 0 300M", str(disk)], check=True, capture_output=True)
