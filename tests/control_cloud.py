@@ -124,6 +124,11 @@ class ControlCloud:
         await until(gone)
 
 
+def kinds(report: Report) -> list[tuple[str, str]]:
+    """What an audit has found: kinds of differences, and of what."""
+    return [(one.kind.value, one.object) for one in report.differences]
+
+
 async def until(look: Callable[[], Any]) -> Any:
     """Look until there is something."""
     async with asyncio.timeout(LIMIT):

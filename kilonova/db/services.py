@@ -85,9 +85,8 @@ class ComputeNode(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
 
 
-_KEPT_OFF = Prepared(
-    sa.select(sa.or_(services.c.disabled, services.c.forced_down).label("off"))
-    .where(services.c.binary == COMPUTE, services.c.host == sa.bindparam("host"))
+_AGENT = Prepared(
+    sa.select(services).where(services.c.binary == COMPUTE, services.c.host == sa.bindparam("host"))
 )
 _SEEN = Prepared(
     sa.update(services)
@@ -122,8 +121,8 @@ def seen(conn: sa.Connection, binary: str, host: str, *, version: str, now: floa
 
 def kept_off(conn: sa.Connection, host: str) -> bool | None:
     """Whether a compute host gets no new servers, None if its service has no record."""
-    found = _KEPT_OFF.scalar(conn, host=host)
-    return None if found is None else bool(found)
+    found = _AGENT.first(conn, host=host)
+    return None if found is None else Service(**found._asdict()).kept_off
 
 
 def all_services(conn: sa.Connection, *, binary: str | None = None, host: str | None = None) -> list[Service]:

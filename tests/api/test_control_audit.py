@@ -20,7 +20,7 @@ from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.embedded.network import ports as ports_module
 from kilonova.embedded.network import schema as network_schema
 from kilonova.hypervisor.fake import FakeGuest
-from tests.control_cloud import ControlCloud, control_cloud, until
+from tests.control_cloud import ControlCloud, control_cloud, kinds, until
 
 HOST = "host-1"
 
@@ -29,10 +29,6 @@ HOST = "host-1"
 async def cloud(tmp_path: Path) -> AsyncIterator[ControlCloud]:
     async with control_cloud(tmp_path) as running:
         yield running
-
-
-def kinds(report: Report) -> list[tuple[str, str]]:
-    return [(one.kind.value, one.object) for one in report.differences]
 
 
 async def test_a_cloud_at_work_and_at_rest_is_clean(cloud: ControlCloud) -> None:

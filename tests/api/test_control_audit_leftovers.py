@@ -10,7 +10,6 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from kilonova.audit.report import Report
 from kilonova.db import console_tokens, instances, secrets
 from kilonova.db.outbox import api_outbox, cell_outbox
 from kilonova.db.placement.tables import allocations, consumers, inventories, providers
@@ -19,7 +18,7 @@ from kilonova.domain.notification import Notification
 from kilonova.domain.states import PowerState, VmState
 from kilonova.hypervisor.fake import FakeDisks
 from kilonova.hypervisor.fake_state import Sizes
-from tests.control_cloud import ControlCloud, control_cloud
+from tests.control_cloud import ControlCloud, control_cloud, kinds
 
 IMAGE = "33333333-3333-4333-8333-333333333333"
 BESIDE = {
@@ -38,10 +37,6 @@ MESSAGE = Notification(
 async def cloud(tmp_path: Path) -> AsyncIterator[ControlCloud]:
     async with control_cloud(tmp_path) as running:
         yield running
-
-
-def kinds(report: Report) -> list[tuple[str, str]]:
-    return [(one.kind.value, one.object) for one in report.differences]
 
 
 async def test_what_lies_beside_the_disks_of_a_server_is_removed(cloud: ControlCloud) -> None:
