@@ -24,9 +24,6 @@ from kilonova.operations.catalogue import CELL_OPERATIONS
 
 SEEDS = int(os.environ.get("KILONOVA_SIMULATION_SEEDS", "10000"))
 FIRST = int(os.environ.get("KILONOVA_SIMULATION_FIRST", "0"))
-LIMIT = 360.0
-"""Seconds that 10,000 seeds may take on two cores."""
-
 TOLD = 16
 """Of so many seeds one has listeners."""
 
