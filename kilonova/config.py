@@ -15,6 +15,7 @@ import msgspec
 
 from kilonova.agent.image_cache import ImageCacheOptions
 from kilonova.domain.errors import InvalidInput
+from kilonova.embedded.shares import ShareOptions
 from kilonova.notifications.options import NotificationOptions
 from kilonova.operations.consoles import ConsoleOptions
 from kilonova.operations.options import OperationOptions
@@ -161,6 +162,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     image_cache: ImageCacheOptions = ImageCacheOptions()
     consoles: ConsoleOptions = ConsoleOptions()
     notifications: NotificationOptions = NotificationOptions()
+    shares: ShareOptions = ShareOptions()
     metrics: MetricsOptions = MetricsOptions()
     tracing: TracingOptions = TracingOptions()
 

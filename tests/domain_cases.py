@@ -7,7 +7,7 @@ from pathlib import Path
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BlockDevice
 from kilonova.domain.network import Vif
-from kilonova.hypervisor.guest import Guest, GuestMetadata
+from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare
 from kilonova.hypervisor.libvirt.description import Describer, GuestFiles
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.host import CpuInfo, CpuTopology, HostCapabilities, Virt
@@ -67,7 +67,7 @@ def capabilities(virt: Virt = "qemu", *, divided: bool = False) -> HostCapabilit
         uefi=("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
         secure_uefi=("/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
         hypervisor_type="QEMU", hypervisor_version=7002022, cpu_info=info, traits=frozenset(),
-        topology=CELLS, divided=divided,
+        topology=CELLS, divided=divided, sharing="/usr/lib/qemu/virtiofsd",
     )
 
 
@@ -141,6 +141,7 @@ GUESTS: dict[str, tuple[Virt, Guest]] = {
         extra_specs={"hw:locked_memory": "true", "hw:mem_page_size": "small", "hw:pmu": "off"},
         layout=Layout(places=(Place(host_cell=0, cpus=(0,), floating=(0, 1), memory_mib=256, page_kib=4),)),
     )),
+    "shares": ("qemu", guest(shares=(GuestShare("my-data", "/srv/a & b"), GuestShare("more", "/srv/more")))),
     "encrypted": ("qemu", guest(
         ephemeral_gib=1, swap_mib=64, extra_specs={"hw:ephemeral_encryption": "true"},
         properties={"hw_ephemeral_encryption_format": "luks"},

@@ -13,6 +13,7 @@ from kilonova.operations.compute import Compute
 from kilonova.services.identity import IdentityService
 from kilonova.services.image import ImageCatalogue
 from kilonova.services.network import NetworkService
+from kilonova.services.shares import ShareService
 
 if TYPE_CHECKING:
     from kilonova.api.compute.hosts import Hosts
@@ -58,6 +59,7 @@ class Cloud:
     identity: IdentityService
     images: ImageCatalogue
     networks: NetworkService
+    shares: ShareService
     actions: ActionLog
     consoles: Consoles
     quotas: Quotas

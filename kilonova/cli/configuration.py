@@ -124,10 +124,14 @@ def _type_name(type_: Any) -> str:
         return " or ".join(str(one) for one in typing.get_args(type_))
     if typing.get_origin(type_) is tuple:
         return f"list of {_type_name(typing.get_args(type_)[0])}s"
+    if typing.get_origin(type_) is dict:
+        return "table"
     text = type_.__name__ if isinstance(type_, type) else str(type_).replace("typing.", "")
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(text, text)
 
 
 def _toml(value: Any) -> str:
-    """JSON is TOML for all the values that options have."""
+    """JSON is TOML for all the values that options have but tables."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_toml(key)} = {_toml(one)}' for key, one in value.items())}}}"
     return msgspec.json.encode(value).decode()

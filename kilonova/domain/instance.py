@@ -7,6 +7,7 @@ import msgspec
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.network import RequestedNetwork, Vif
+from kilonova.domain.share import ShareMapping
 from kilonova.domain.states import PowerState, TaskState, VmState
 
 GUEST_PASSWORD = "password"
@@ -111,6 +112,7 @@ class Instance(msgspec.Struct, kw_only=True):
     """Counts only while vm_state is RESCUED."""
     block_devices: tuple[BlockDevice, ...] = ()
     """Those that its user asked for; what a flavor gives is not among them."""
+    shares: tuple[ShareMapping, ...] = ()
 
 
 class InjectedFile(msgspec.Struct, frozen=True):

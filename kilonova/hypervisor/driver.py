@@ -189,11 +189,18 @@ class Driver(Protocol):
         """
         ...
 
+    async def absent_shares(self, directories: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the directories that this host cannot give to guests now, because it does not have them."""
+        ...
+
     async def spawn(self, guest: Guest, *, paused: bool = False) -> None:
         """Define and start a guest whose disks exist. A guest that already runs is left alone.
 
         Args:
             paused: start with the CPUs stopped; `resume` lets it run (after its interfaces are wired).
+
+        Raises:
+            TryElsewhere: the host lacks what the guest needs, for example the directory of a share.
         """
         ...
 

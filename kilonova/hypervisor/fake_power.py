@@ -8,6 +8,7 @@ from kilonova.hypervisor.fake_calls import ON, FakeCalls
 from kilonova.hypervisor.fake_state import FakeGuest
 from kilonova.hypervisor.guest import Guest
 from kilonova.hypervisor.guest_shape import checked_shape
+from kilonova.hypervisor.shares import lacks_share
 
 
 class FakePowerCalls(FakeCalls):
@@ -18,12 +19,22 @@ class FakePowerCalls(FakeCalls):
         guest = self._guest(uuid)
         return guest.power_state if guest.defined else PowerState.NOSTATE
 
+    async def absent_shares(self, directories: tuple[str, ...]) -> tuple[str, ...]:
+        await self._call("absent_shares")
+        return tuple(one for one in directories if one in self.hypervisor.faults.absent)
+
+    def _need_shares(self, guest: Guest) -> None:
+        for share in guest.shares:
+            if share.directory in self.hypervisor.faults.absent:
+                raise lacks_share(self.hypervisor.host, share)
+
     def _start(self, guest: Guest, state: PowerState = PowerState.RUNNING) -> None:
         """Start a guest from the disks that it is to boot from; one that runs goes on as it is."""
         record = self._existing(guest.uuid)
         if guest.rescue is not None and record.rescue is None:
             raise NotFound(f"Guest {guest.uuid} has no rescue disk on host {self.hypervisor.host}.")
         if not record.defined or record.power_state not in ON:
+            self._need_shares(guest)
             define(record, guest)
             record.rescued = guest.rescue is not None
             record.rescue = guest.rescue.id if guest.rescue is not None else None
@@ -97,6 +108,7 @@ class FakePowerCalls(FakeCalls):
     async def hard_reboot(self, guest: Guest) -> None:
         await self._call("hard_reboot")
         record = self._existing(guest.uuid)
+        self._need_shares(guest)
         self._power(record, PowerState.SHUTDOWN)
         self._start(guest)
 
@@ -104,5 +116,5 @@ class FakePowerCalls(FakeCalls):
 def define(record: FakeGuest, guest: Guest) -> None:
     """The hypervisor knows the guest with the shape that it is given now. Raises KilonovaError, InvalidInput."""
     checked_shape(guest)
-    record.layout = guest.layout
+    record.layout, record.shares = guest.layout, guest.shares
     record.defined, record.vcpus, record.memory_mib = True, guest.vcpus, guest.memory_mib

@@ -11,6 +11,7 @@ import msgspec
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.fake_screen import FakeScreens
+from kilonova.hypervisor.guest import GuestShare
 from kilonova.shapes.host import HostTopology, Layout
 from kilonova.shapes.traits import LOCKED_MEMORY
 
@@ -26,7 +27,7 @@ TRAITS = (
         "1_2", "2_0", "TIS", "CRB", "SECRET_SECURITY_USER", "SECRET_SECURITY_HOST", "SECRET_SECURITY_DEPLOYMENT",
     )),
     "COMPUTE_EPHEMERAL_ENCRYPTION", "COMPUTE_EPHEMERAL_ENCRYPTION_LUKS", "COMPUTE_SOUND_MODEL_ICH9",
-    "COMPUTE_NET_VIRTIO_PACKED", LOCKED_MEMORY,
+    "COMPUTE_NET_VIRTIO_PACKED", "COMPUTE_STORAGE_VIRTIO_FS", "COMPUTE_MEM_BACKING_FILE", LOCKED_MEMORY,
 )
 """What a host claims to be able to do."""
 
@@ -60,7 +61,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
         snapshots: ids of images being made of it.
         rescue: the image of its rescue disk, None without one. rescued: it was started from that.
         sizes: of its disks. kept: those of the disks that are kept, by the name under which they are.
-        vcpus, memory_mib, layout: what it was last started with.
+        vcpus, memory_mib, layout, shares: what it was last started with.
         frozen: its file systems are held still. freezes: how often they were.
     """
 
@@ -82,6 +83,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     vcpus: int = 0
     memory_mib: int = 0
     layout: Layout | None = None
+    shares: tuple[GuestShare, ...] = ()
     frozen: bool = False
     freezes: int = 0
 
@@ -93,11 +95,13 @@ class Faults(msgspec.Struct, kw_only=True):
         latency: seconds that every call takes. disobedient: guests that ignore a shutdown signal and let go of no
             interface.
         fail: by call name, errors to raise, one each time.
+        absent: directories that the host does not have.
     """
 
     latency: float = 0.0
     disobedient: set[str] = set()
     fail: dict[str, list[KilonovaError]] = {}
+    absent: set[str] = set()
 
 
 class FakeHypervisor:

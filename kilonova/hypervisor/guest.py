@@ -38,6 +38,13 @@ class GuestMetadata(msgspec.Struct, frozen=True, kw_only=True):
     root_device_name: str = "/dev/vda"
 
 
+class GuestShare(msgspec.Struct, frozen=True):
+    """A directory of the host that a guest sees. tag: the name under which it finds it."""
+
+    tag: str
+    directory: str
+
+
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """One guest on one host.
 
@@ -71,6 +78,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     rescue: Image | None = None
     layout: Layout | None = None
     block_devices: tuple[BlockDevice, ...] = ()
+    shares: tuple[GuestShare, ...] = ()
 
     @property
     def blank_disks(self) -> tuple[BlankDisk, ...]:

@@ -66,7 +66,6 @@ NOT_TOLD = (
     ),
     NotTold(("instance.volume_attach", "instance.volume_detach", "instance.volume_swap", "volume.usage"),
             "there are no volumes"),
-    NotTold(("instance.share_attach", "instance.share_detach"), "there are no shares"),
     NotTold(("libvirt.connect",),
             "a host whose hypervisor is away does not report, and its service is shown as down"),
     NotTold(("metrics.update",), "hosts do not measure themselves for the scheduler; `/metrics` tells numbers"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kilonova.engine.operation import Definitions
 from kilonova.operations.attach_interface import ATTACH_INTERFACE
+from kilonova.operations.attach_share import ATTACH_SHARE
 from kilonova.operations.backup import BACKUP
 from kilonova.operations.build import BUILD
 from kilonova.operations.clean_migration import CLEAN_MIGRATION
@@ -12,6 +13,7 @@ from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP
 from kilonova.operations.delete import DELETE
 from kilonova.operations.deleted_guest import POWER_OFF_DELETED, REAP_DELETED
 from kilonova.operations.detach_interface import DETACH_INTERFACE
+from kilonova.operations.detach_share import DETACH_SHARE
 from kilonova.operations.fixed_ip import ADD_FIXED_IP, REMOVE_FIXED_IP
 from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO
 from kilonova.operations.password import CHANGE_PASSWORD
@@ -41,6 +43,7 @@ CELL_OPERATIONS = Definitions(
     PAUSE_SERVER, UNPAUSE_SERVER, SUSPEND_SERVER, RESUME_SERVER, CHANGE_PASSWORD,
     TRIGGER_CRASH_DUMP, INJECT_NETWORK_INFO,
     ATTACH_INTERFACE, DETACH_INTERFACE, ADD_FIXED_IP, REMOVE_FIXED_IP,
+    ATTACH_SHARE, DETACH_SHARE,
     SOFT_DELETE, RESTORE,
     REBUILD, RESCUE, UNRESCUE,
     SNAPSHOT, BACKUP,

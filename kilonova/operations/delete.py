@@ -126,7 +126,7 @@ def _gone(tx: Tx, run: Run[DeleteServer]) -> None:
     close(tx, run.subject, ON_THE_WAY, MigrationStatus.ERROR)
     instances.update(
         tx.conn, run.subject, now=tx.now, vm_state=VmState.DELETED, task_state=None,
-        power_state=PowerState.NOSTATE, terminated_at=tx.now, deleted_at=tx.now,
+        power_state=PowerState.NOSTATE, terminated_at=tx.now, deleted_at=tx.now, shares=(),
     )
 
 

@@ -14,7 +14,7 @@ from kilonova.domain.network import Vif
 from kilonova.domain.states import VmState
 from kilonova.engine.operation import Tx
 from kilonova.engine.run import Run
-from kilonova.hypervisor.guest import Guest, GuestMetadata
+from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare
 from kilonova.operations.environment import Environment
 from kilonova.operations.options import OperationOptions
 from kilonova.shapes.host import Layout
@@ -73,6 +73,7 @@ def guest_of(
         rescue=instance.rescue.image if instance.vm_state is VmState.RESCUED and instance.rescue else None,
         layout=layout,
         block_devices=instance.block_devices,
+        shares=tuple(GuestShare(one.tag, one.export_location) for one in instance.shares if one.described),
     )
 
 

@@ -27,6 +27,7 @@ from kilonova.operations.notices import announce
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER
 from kilonova.operations.records import fail, observe, settle, take
+from kilonova.operations.shares import LOOK_FOR_SHARES
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER
 
 log = structlog.get_logger(__name__)
@@ -141,6 +142,7 @@ SOFT_REBOOT_SERVER = Operation(
         OnHost("look at guest", lambda run: run.output(Host).host, LOOK, lambda run: GuestRef(uuid=run.subject),
                undo=STANDS, recorded=_pending_soft),
         Here("describe guest", describe, undo=STANDS),
+        *LOOK_FOR_SHARES,
         Record("started", _started_soft, undo=STANDS),
         OnHost("reboot guest", lambda run: run.output(Described).host, SOFT_REBOOT,
                lambda run: RebootArgs(guest=run.output(Described).guest, wait=run.request.wait), undo=STANDS,
@@ -166,6 +168,7 @@ HARD_REBOOT_SERVER = Operation(
         OnHost("look at guest", lambda run: run.output(Host).host, LOOK, lambda run: GuestRef(uuid=run.subject),
                undo=STANDS, recorded=_pending_hard),
         Here("describe guest", describe, undo=STANDS),
+        *LOOK_FOR_SHARES,
         Record("started", _started_hard, undo=STANDS),
         OnHost("reboot guest", lambda run: run.output(Described).host, HARD_REBOOT,
                lambda run: RebootArgs(guest=run.output(Described).guest), undo=STANDS),

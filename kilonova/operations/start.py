@@ -12,6 +12,7 @@ from kilonova.engine.run import Run
 from kilonova.operations.guests import Described, describe
 from kilonova.operations.notices import announce
 from kilonova.operations.records import fail, observe, settle, take
+from kilonova.operations.shares import LOOK_FOR_SHARES
 
 OWNED = (TaskState.POWERING_ON,)
 
@@ -47,6 +48,7 @@ START = Operation(
     begins=_begin,
     steps=(
         Here("describe guest", describe, undo=NoUndo("changes nothing")),
+        *LOOK_FOR_SHARES,
         OnHost("power on", lambda run: run.output(Described).host, POWER_ON,
                lambda run: GuestArgs(run.output(Described).guest),
                undo=NoUndo("a guest that came up stays up; its power state is observed")),

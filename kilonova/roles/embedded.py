@@ -24,6 +24,7 @@ from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring, Wiring
 from kilonova.embedded.placement import EmbeddedPlacement
+from kilonova.embedded.shares import DirectoryShares
 from kilonova.engine.operation import Tx
 from kilonova.hypervisor.guest import GuestMetadata
 from kilonova.metadata.service import Keep, Lookup, MetadataService
@@ -169,6 +170,7 @@ def _compute(ground: Ground, services: Embedded, wakes: Wakes, consoles: Console
     return ComputeApi(
         cells=ground.cells, compute=assembly.compute(ground, wakes), identity=services.identity,
         images=services.images, networks=services.networks, actions=History(ground.cells),
+        shares=DirectoryShares(config.shares),
         consoles=consoles, clock=ground.clock,
         identity_url=services.auth_url, policy_file=Path(config.api.policy_file or config.directory / "policy.yaml"),
         quotas=_quotas(ground, services), hosts=ServiceHosts(

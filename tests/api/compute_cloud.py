@@ -55,6 +55,7 @@ from kilonova.domain.network import FixedIp, Subnet, Vif
 from kilonova.domain.notification import Listeners
 from kilonova.domain.operation import Asker, ExternalEvent, OperationRecord
 from kilonova.domain.states import PowerState, VmState
+from kilonova.embedded.shares import DirectoryShares, SharedDirectory, ShareOptions
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor import fake_diagnostics
@@ -82,6 +83,11 @@ IDENTITY_URL = "http://identity.test/identity"
 CIRROS = "11111111-1111-4111-8111-111111111111"
 NETWORK = "22222222-2222-4222-8222-222222222222"
 HOST = "host-1"
+SHARE, SECOND_SHARE, FOREIGN_SHARE = (f"{n}0000000-7777-4777-8777-777777777777" for n in (7, 8, 9))
+SHARES = ShareOptions(directories={
+    SHARE: SharedDirectory(path="/srv/one"), SECOND_SHARE: SharedDirectory(path="/srv/two", projects=(PROJECT,)),
+    FOREIGN_SHARE: SharedDirectory(path="/srv/three", projects=(OTHER_PROJECT,)),
+})
 TINY = Flavor(flavor_id="1", name="tiny", vcpus=1, memory_mib=512, root_gib=1, extra_specs={"hw:cpu_policy": "shared"})
 
 PERSONAS: dict[str, Token] = {
@@ -533,7 +539,7 @@ class ComputeCloud:
         self.app = ComputeApi(
             cells=self.cells, compute=self.compute, identity=self.identity, images=self.images,
             networks=self.networks, actions=self.actions, clock=self.clock, policy_file=policy_file,  # type: ignore[arg-type]
-            consoles=self.consoles,
+            consoles=self.consoles, shares=DirectoryShares(SHARES),
             identity_url=IDENTITY_URL, hosts=self.hosts, options=options, quotas=RecordQuotas(self.cells, limits),
         )
         self.flavors_made = 0

@@ -30,6 +30,7 @@ from kilonova.db.placement import claims, hosts, search
 from kilonova.db.placement.providers import find_provider
 from kilonova.db.services import ComputeNode, Service
 from kilonova.domain.errors import ServiceUnavailable
+from kilonova.embedded.shares import DirectoryShares, ShareOptions
 from kilonova.hypervisor.guest import HostInventory
 
 SECOND_CELL = "55555555-5555-4555-8555-555555555555"
@@ -61,7 +62,8 @@ class ResourceCloud(ComputeCloud):
         self.app = ComputeApi(
             cells=self.cells, compute=self.compute, identity=self.identity, images=self.images,
             networks=self.networks, actions=self.actions, clock=self.clock,  # type: ignore[arg-type]
-            consoles=self.consoles, identity_url=IDENTITY_URL, hosts=self.service_hosts, options=options,
+            consoles=self.consoles, shares=DirectoryShares(ShareOptions()), identity_url=IDENTITY_URL,
+            hosts=self.service_hosts, options=options,
             quotas=quotas,
         )
         self.client = httpx.AsyncClient(

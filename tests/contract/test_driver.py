@@ -23,12 +23,13 @@ from kilonova.domain.errors import (
     KilonovaError,
     NotFound,
     NotSupported,
+    TryElsewhere,
 )
 from kilonova.domain.image import Image
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
-from kilonova.hypervisor.guest import BesideDisks, Guest
+from kilonova.hypervisor.guest import BesideDisks, Guest, GuestShare
 from kilonova.imaging import qcow2
 from kilonova.imaging.inspect import check
 from kilonova.shapes.quiesce import Quiesce
@@ -118,6 +119,28 @@ async def test_a_spawned_guest_runs_and_spawning_it_again_leaves_it_alone(driver
         await driver.spawn(guest)
         assert await states(driver) == {guest.uuid: PowerState.RUNNING}
         assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+
+
+async def test_a_guest_starts_with_the_directories_of_its_shares(
+    driver: Driver, guest: Guest, tmp_path: Path
+) -> None:
+    gone = str(tmp_path / "gone")
+    if isinstance(driver, FakeDriver):
+        driver.hypervisor.faults.absent.add(gone)
+    assert {"COMPUTE_STORAGE_VIRTIO_FS", "COMPUTE_MEM_BACKING_FILE"} <= set((await driver.inventory()).traits)
+    assert await driver.absent_shares((str(tmp_path), gone)) == (gone,)
+    shares = msgspec.structs.replace(guest, shares=(GuestShare("one", str(tmp_path)), GuestShare("two", str(tmp_path))))
+    lacking = msgspec.structs.replace(guest, shares=(GuestShare("three", gone),))
+    with pytest.raises(TryElsewhere, match="'three'"):
+        await driver.power_on(lacking)
+    assert await driver.power_state(guest.uuid) is PowerState.NOSTATE
+    await driver.power_on(shares)
+    assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+    with pytest.raises(TryElsewhere, match="'three'"):
+        await driver.hard_reboot(lacking)
+    assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+    await driver.hard_reboot(guest)
+    assert await driver.power_state(guest.uuid) is PowerState.RUNNING
 
 
 async def test_a_guest_that_was_started_paused_runs_when_resumed(driver: Driver, guest: Guest) -> None:

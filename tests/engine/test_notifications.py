@@ -76,6 +76,8 @@ REQUESTS: dict[str, tuple[tuple[str, ...], Ask, str, str]] = {
     "trigger-crash-dump": ((), asked("crash dump"), "trigger_crash_dump", "trigger_crash_dump"),
     "attach-interface": ((), asked("attach"), "interface_attach", ""),
     "detach-interface": ((), detach, "interface_detach", ""),
+    "attach-share": (("stop",), asked("attach share"), "share_attach", ""),
+    "detach-share": (("attach-share",), asked("detach share"), "share_detach", ""),
     "add-fixed-ip": ((), asked("add address"), "", "create_ip"),
     "remove-fixed-ip": ((), remove_address, "", "delete_ip"),
     "rebuild": ((), rebuild, "rebuild", "rebuild"),
@@ -211,6 +213,7 @@ def test_an_operation_that_fails_tells_so_and_tells_no_end(operation: str) -> No
 EVERY_CALL = (
     "power_off", "power_on", "soft_reboot", "hard_reboot", "pause", "resume", "suspend", "wake", "inject_nmi",
     "attach_interface", "detach_interface", "snapshot", "prepare_disks", "prepare_rescue",
+    "absent_shares", "power_state",
 )
 
 

@@ -20,6 +20,7 @@ from kilonova.config import Config, load
 from kilonova.control.documents import Fault, OperationView, StepView
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.operation import OperationState
+from kilonova.embedded.shares import SharedDirectory
 
 if not main.app.registered_commands:
     main._register()
@@ -135,6 +136,27 @@ def test_a_wrong_configuration_is_told(tmp_path: Path) -> None:
     (tmp_path / "kilonova.toml").write_text("[api]\nport = 'many'\n")
     shown = RUN(main.app, ["config", "check", "--data-dir", str(tmp_path)])
     assert isinstance(shown.exception, InvalidInput) and "port" in str(shown.exception)
+
+
+def test_shares_are_a_table_that_config_show_prints_again(tmp_path: Path) -> None:
+    id_, file = "6f0b4c1e-0d9a-4b0e-9d6e-3a1c5d0f7a11", tmp_path / "kilonova.toml"
+    file.write_text(f'[shares.directories.{id_}]\npath = "/srv/a"\nprojects = ["p"]\n')
+    assert load(file, {}).shares.directories[id_] == SharedDirectory(path="/srv/a", projects=("p",))
+    shown = RUN(main.app, ["config", "show", "--data-dir", str(tmp_path)])
+    before = load(file, {}, {"data_dir": str(tmp_path)})
+    file.write_text(shown.output)
+    assert load(file, {}) == before
+
+
+@pytest.mark.parametrize(("id_", "path"), [
+    ("6f0b4c1e-0d9a-4b0e-9d6e-3a1c5d0f7a11", "srv/a"), ("6F0B4C1E-0D9A-4B0E-9D6E-3A1C5D0F7A11", "/srv/a"),
+    ("data", "/srv/a"),
+])
+def test_shares_need_a_uuid_and_an_absolute_path(tmp_path: Path, id_: str, path: str) -> None:
+    file = tmp_path / "kilonova.toml"
+    file.write_text(f'[shares.directories.{id_}]\npath = "{path}"\n')
+    with pytest.raises(InvalidInput, match="of a share is not"):
+        load(file, {})
 
 
 @pytest.mark.parametrize("command", [

@@ -20,6 +20,7 @@ import pytest
 from domain_cases import FILES, GUESTS, UUID, capabilities, domains, guest, local, vif
 
 from kilonova.domain.errors import InvalidInput, NotSupported, TryElsewhere
+from kilonova.hypervisor.guest import GuestShare
 from kilonova.hypervisor.libvirt import domain as domain_package
 from kilonova.hypervisor.libvirt.description import Describer, domain_name, root_device_name
 from kilonova.hypervisor.libvirt.domain.mark import Mark, installation_of
@@ -44,6 +45,12 @@ def test_the_root_device_is_named_as_the_xml_does(name: str) -> None:
     first = domains()[name].element().find("devices/disk/target")
     assert first is not None
     assert root_device_name(GUESTS[name][1]) == f"/dev/{first.get('dev')}"
+
+
+def test_a_host_without_the_program_gives_no_shares() -> None:
+    describer = Describer(host=dataclasses.replace(capabilities(), sharing=None), installation="i", cache="none")
+    with pytest.raises(TryElsewhere, match="shares"):
+        describer.describe(guest(shares=(GuestShare("data", "/srv/data"),)), FILES)
 
 
 @pytest.mark.spec("BDM-14")

@@ -76,6 +76,7 @@ from kilonova.operations.consoles import Consoles
 from kilonova.services.identity import IdentityService
 from kilonova.services.image import ImageCatalogue
 from kilonova.services.network import NetworkService
+from kilonova.services.shares import ShareService
 
 RESOURCES = (
     versions, retired, tenant_usage, usage_audit_log, external_events, topology, volumes, volume_attachments,
@@ -126,6 +127,7 @@ class ComputeApi(Application):
         identity: IdentityService,
         images: ImageCatalogue,
         networks: NetworkService,
+        shares: ShareService,
         actions: ActionLog,
         consoles: Consoles,
         clock: Clock,
@@ -137,7 +139,7 @@ class ComputeApi(Application):
     ) -> None:
         routes = all_routes()
         cloud = Cloud(
-            cells=cells, compute=compute, identity=identity, images=images, networks=networks,
+            cells=cells, compute=compute, identity=identity, images=images, networks=networks, shares=shares,
             actions=actions, consoles=consoles, quotas=quotas or RecordQuotas(cells), hosts=hosts or UnknownHosts(),
             clock=clock, options=options or ApiOptions(),
         )

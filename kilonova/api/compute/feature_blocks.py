@@ -6,7 +6,7 @@ Spec: API-068, API-069.
 from __future__ import annotations
 
 from kilonova.api.compute.server_create import DEVICE_PROFILE
-from kilonova.domain.errors import InvalidInput
+from kilonova.domain.errors import Conflict, InvalidInput
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import Instance
@@ -18,6 +18,18 @@ def refuse_with_tpm(instance: Instance, action: str) -> None:
     """Raises InvalidInput: its TPM holds what the action would lose, or lay open to others."""
     if shape_of(instance.flavor, instance.image).devices.tpm is not None:
         raise InvalidInput(f"Operation '{action}' is not supported for server {instance.uuid}, which has a vTPM.")
+
+
+def refuse_rebuild_with_shares(instance: Instance) -> None:
+    """Raises InvalidInput."""
+    if instance.shares:
+        raise InvalidInput(f"Server {instance.uuid} has shares, so it cannot be rebuilt.")
+
+
+def refuse_with_shares(instance: Instance, action: str) -> None:
+    """Raises Conflict: what the guest has mounted can neither be saved nor follow it."""
+    if instance.shares:
+        raise Conflict(f"Operation '{action}' is not supported for server {instance.uuid}, which has shares.")
 
 
 def refuse_with_encrypted_disks(instance: Instance) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from kilonova.api.call import Answer, Call
 from kilonova.api.compute import quota_check, server_image, server_records
-from kilonova.api.compute.feature_blocks import refuse_other_encryption, refuse_with_tpm
+from kilonova.api.compute.feature_blocks import refuse_other_encryption, refuse_rebuild_with_shares, refuse_with_tpm
 from kilonova.api.compute.personality import check_files, injected_files
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.compute.server_create import check_disk_config, find_keypair, generate_password, image_metadata
@@ -36,6 +36,7 @@ async def rebuild(call: Call) -> Answer:
     body: dict[str, Any] = call.body["rebuild"]
     server = call.server
     refuse_with_tpm(server.instance, "rebuild")
+    refuse_rebuild_with_shares(server.instance)
     server_records.check_lock(call, server.instance)
     server_records.check_state(server.instance, "rebuild", REBUILDABLE)
     if body.get("trusted_image_certificates"):

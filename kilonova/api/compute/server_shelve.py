@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kilonova.api.call import Call
-from kilonova.api.compute.feature_blocks import refuse_with_encrypted_disks, refuse_with_tpm
+from kilonova.api.compute.feature_blocks import refuse_with_encrypted_disks, refuse_with_shares, refuse_with_tpm
 from kilonova.api.compute.field_types import HOST
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.policy import Audience, Rule
@@ -23,6 +23,7 @@ TO_HOST = Rule("os-shelve:unshelve_to_host", Audience.ADMIN)
 async def shelve(call: Call) -> None:
     refuse_with_tpm(call.server.instance, "shelve")
     refuse_with_encrypted_disks(call.server.instance)
+    refuse_with_shares(call.server.instance, "shelve")
     await call.cloud.compute.shelve(call.context, call.server)
 
 

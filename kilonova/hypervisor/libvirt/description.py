@@ -11,7 +11,7 @@ from kilonova import __version__
 from kilonova.domain.errors import NotSupported, TryElsewhere
 from kilonova.domain.image import Image
 from kilonova.domain.network import Vif
-from kilonova.hypervisor.guest import Guest
+from kilonova.hypervisor.guest import Guest, GuestShare
 from kilonova.hypervisor.guest_shape import checked_shape
 from kilonova.hypervisor.libvirt import limits, processors, rescue
 from kilonova.hypervisor.libvirt.direct_boot import boot_files, command_line
@@ -24,6 +24,7 @@ from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.domain.element import Device
 from kilonova.hypervisor.libvirt.domain.entropy import Entropy
 from kilonova.hypervisor.libvirt.domain.features import Features
+from kilonova.hypervisor.libvirt.domain.filesystem import SharedFilesystem
 from kilonova.hypervisor.libvirt.domain.firmware import Uefi, UefiVariables
 from kilonova.hypervisor.libvirt.domain.graphics import Spice, Video, Vnc
 from kilonova.hypervisor.libvirt.domain.interface import BridgeInterface
@@ -111,7 +112,7 @@ class Describer:
             cpuset=None if guest.layout is not None else processors.shared_cpus(self.host),
             placement=processors.placement(shape, guest.layout),
             memory_placement=processors.memory_placement(guest.layout),
-            backing=processors.memory_backing(self.host, shape, guest.layout),
+            backing=processors.memory_backing(self.host, shape, guest.layout, shared=bool(guest.shares)),
             mark=Mark(
                 installation=self.installation, name=guest.name, project_id=guest.project_id, user_id=guest.user_id
             ),
@@ -139,7 +140,7 @@ class Describer:
     def _devices(self, guest: Guest, files: GuestFiles, wanted: Hardware) -> Iterator[Device]:
         disks = list(self._disks(guest, files, wanted))
         if wanted.pcie:
-            needed = len(disks) + len(guest.vifs) + SPARE_ROOT_PORTS
+            needed = len(disks) + len(guest.vifs) + len(guest.shares) + SPARE_ROOT_PORTS
             yield from (PcieRootPort(index=index) for index in range(1, max(LEAST_ROOT_PORTS, needed) + 1))
         asked = wanted.devices
         if any(disk.bus == "scsi" for disk in disks):
@@ -150,6 +151,7 @@ class Describer:
             yield UsbController()
         yield from disks
         yield from (_interface(vif, wanted, guest.vcpus) for vif in guest.vifs)
+        yield from (self._share(share) for share in guest.shares)
         if asked.machine.serial_ports:
             yield SerialConsole(socket=str(files.console_socket), log=str(files.console_log))
         for port in range(1, asked.machine.serial_ports):
@@ -169,6 +171,11 @@ class Describer:
         elif asked.machine.iommu is not None:
             yield Iommu(model=asked.machine.iommu)
         yield Balloon()
+
+    def _share(self, share: GuestShare) -> SharedFilesystem:
+        if self.host.sharing is None:
+            raise TryElsewhere("This host cannot give shares to guests.", hint="install virtiofsd")
+        return SharedFilesystem(tag=share.tag, directory=share.directory, program=self.host.sharing)
 
     def _screen(self, wanted: Hardware) -> Iterator[Device]:
         """What there is to see, hear and touch. A port for a client's devices is one of SPICE."""

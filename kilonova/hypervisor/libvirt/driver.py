@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 LIBVIRT_THREADS = 12
 FILE_THREADS = 6
+SHARE_THREADS = 2
 LOOKS_AFTER_GAP = (0.0, 2.0, 8.0)
 """Seconds before each comparison of guests after a lost connection. A libvirtd that has just started lists guests
 that ended before it as running, and tells no event when it finds out."""
@@ -70,6 +71,7 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
         self._cpu_sets = cpu_sets or CpuSets()
         self._libvirt_threads = Threads(LIBVIRT_THREADS, "libvirt")
         self._file_threads = Threads(FILE_THREADS, "guest-files")
+        self._share_threads = Threads(SHARE_THREADS, "shares")
         cache = ImageCache(directory / "images", images, self._file_threads)
         self._disks = GuestDisks(directory, daemon, cache, self._file_threads)
         self._freezer = Freezer(self._disks, clock, self._file_threads)
@@ -123,6 +125,7 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
         await self._connection.close()
         self._libvirt_threads.shutdown(wait=False)
         self._file_threads.shutdown(wait=False)
+        self._share_threads.shutdown(wait=False)
 
     async def inventory(self) -> HostInventory:
         """Also keeps the consoles' records short and looks for guests that were left frozen, since it is asked for

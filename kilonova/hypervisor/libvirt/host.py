@@ -45,6 +45,9 @@ SECURE_FIRMWARE = (
 )
 """The same for secure boot: code that enforces it, and variables with the keys of those who sign boot loaders."""
 
+SHARING_PROGRAMS = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
+"""What serves directories to guests, where distributions put it."""
+
 STATELESS_FIRMWARE = 8_006_000
 """The libvirt that knows firmware without variables."""
 
@@ -87,6 +90,9 @@ ALWAYS = (
 """Traits of every QEMU that this driver runs, and of the driver."""
 
 
+SHARING = ("COMPUTE_STORAGE_VIRTIO_FS", "COMPUTE_MEM_BACKING_FILE")
+"""Traits of a host that can give directories to guests."""
+
 OFFERED = {
     "COMPUTE_STORAGE_BUS": "./devices/disk/enum[@name='bus']/value",
     "COMPUTE_GRAPHICS_MODEL": "./devices/video/enum[@name='modelType']/value",
@@ -121,6 +127,7 @@ class HostCapabilities:
 
     Args:
         uefi, secure_uefi: the firmware's code and variables, None where it is not installed.
+        sharing: the program that serves directories to guests, None if it cannot.
         topology: its cells, and the CPUs of each that guests may have. divided: an operator has said which.
         hypervisor_version: as libvirt counts, major * 1000000 + minor * 1000 + release.
     """
@@ -136,6 +143,7 @@ class HostCapabilities:
     traits: frozenset[str]
     topology: HostTopology
     divided: bool = False
+    sharing: str | None = None
 
 
 def capabilities(connection: libvirt.virConnect, virt: Virt, sets: CpuSets) -> HostCapabilities:
@@ -151,7 +159,7 @@ def capabilities(connection: libvirt.virConnect, virt: Virt, sets: CpuSets) -> H
     if described.find("./os/loader/enum[@name='secure'][value='yes']") is None:
         secure = None
     info = _cpu_info(connection, described, virt)
-    cells = topology(connection, sets)
+    cells, sharing = topology(connection, sets), _sharing_program(described)
     return HostCapabilities(
         virt=virt,
         arch=arch,
@@ -162,10 +170,12 @@ def capabilities(connection: libvirt.virConnect, virt: Virt, sets: CpuSets) -> H
         hypervisor_version=connection.getVersion(),
         cpu_info=info,
         traits=frozenset().union(
-            _traits(described, info, arch), older, _firmware_traits(connection, uefi, secure), _cpu_traits(cells, virt)
+            _traits(described, info, arch), older, _firmware_traits(connection, uefi, secure), _cpu_traits(cells, virt),
+            SHARING if sharing is not None else (),
         ),
         topology=cells,
         divided=bool(sets.dedicated or sets.shared),
+        sharing=sharing,
     )
 
 
@@ -291,6 +301,17 @@ def _traits(described: ET.Element, info: CpuInfo, arch: str) -> frozenset[str]:
         standard.update(f"COMPUTE_SECURITY_TPM_SECRET_SECURITY_{who}" for who in ("USER", "HOST", "DEPLOYMENT"))
     devices = QEMU_DEVICES if arch == "x86_64" else ()
     return frozenset(standard & set(os_traits.get_traits())) | set(ALWAYS) | set(devices)
+
+
+def _sharing_program(described: ET.Element) -> str | None:
+    """None where QEMU or libvirt cannot, or the program is not installed."""
+    offered = (
+        "./devices/filesystem[@supported='yes']/enum[@name='driverType'][value='virtiofs']",
+        "./memoryBacking[@supported='yes']/enum[@name='sourceType'][value='memfd']",
+    )
+    if any(described.find(place) is None for place in offered):
+        return None
+    return next((program for program in SHARING_PROGRAMS if Path(program).exists()), None)
 
 
 def _offered(described: ET.Element) -> frozenset[str]:

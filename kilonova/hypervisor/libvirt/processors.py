@@ -48,7 +48,9 @@ def memory_placement(layout: Layout | None) -> MemoryPlacement | None:
     return MemoryPlacement(cells=tuple(CellMemory(cell=number, host_cell=one.host_cell) for number, one in places))
 
 
-def memory_backing(host: HostCapabilities, shape: Shape, layout: Layout | None) -> MemoryBacking | None:
+def memory_backing(
+    host: HostCapabilities, shape: Shape, layout: Layout | None, *, shared: bool
+) -> MemoryBacking | None:
     """None for memory that the host treats like any other."""
     usual = {min(cell.pages, default=None) for cell in host.topology.cells}
     places = enumerate(layout.places if layout is not None else ())
@@ -57,9 +59,11 @@ def memory_backing(host: HostCapabilities, shape: Shape, layout: Layout | None) 
         for number, place in places if place.page_kib is not None and place.page_kib not in usual
     )
     realtime = bool(shape.cpu.realtime)
-    if not huge and not realtime and not shape.memory.locked:
+    if not huge and not realtime and not shape.memory.locked and not shared:
         return None
-    return MemoryBacking(huge_pages=huge or None, locked=shape.memory.locked or realtime, private=realtime)
+    return MemoryBacking(
+        huge_pages=huge or None, locked=shape.memory.locked or realtime, private=realtime, shared=shared
+    )
 
 
 def shared_cpus(host: HostCapabilities) -> tuple[int, ...] | None:

@@ -23,11 +23,13 @@ from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor.fake import DISK, FakeGuest
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
+from kilonova.operations.attach_share import ATTACH_SHARE, AttachShare
 from kilonova.operations.clean_migration import CLEAN_MIGRATION, CleanMigration
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
 from kilonova.operations.deleted_guest import POWER_OFF_DELETED, REAP_DELETED, DeletedGuest
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
+from kilonova.operations.detach_share import DETACH_SHARE, DetachShare
 from kilonova.operations.fixed_ip import ADD_FIXED_IP, REMOVE_FIXED_IP, AddFixedIp, RemoveFixedIp
 from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO, InjectNetworkInfo
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
@@ -228,6 +230,8 @@ async def _precache_images(cloud: OneCloud) -> None:
     await cloud.compute.cache_images(CONTEXT, cell, SERVER, ["host0"], [OTHER_IMAGE.id])
 
 
+SHARE = "77777777-7777-4777-8777-777777777777"
+ATTACHED = AttachShare(share_id=SHARE, tag="data", export_location="/srv/data")
 SOFTLY = SoftDeleteServer(grace=5.0, interval=1.0)
 
 SCENARIOS = {
@@ -235,9 +239,11 @@ SCENARIOS = {
     "bury": Scenario((), _create_impossible),
     "build": Scenario((), _create),
     "stop": Scenario(("build",), _stop),
-    "start": Scenario(("build", "stop"), _ask(START, StartServer())),
-    "soft-reboot": Scenario(("build",), _soft_reboot),
-    "hard-reboot": Scenario(("build",), _hard_reboot),
+    "start": Scenario(("build", "stop", "attach-share"), _ask(START, StartServer())),
+    "attach-share": Scenario(("build", "stop"), _ask(ATTACH_SHARE, ATTACHED)),
+    "detach-share": Scenario(("build", "stop", "attach-share"), _ask(DETACH_SHARE, DetachShare(SHARE))),
+    "soft-reboot": Scenario(("build", "stop", "attach-share", "start"), _soft_reboot),
+    "hard-reboot": Scenario(("build", "stop", "attach-share", "start"), _hard_reboot),
     "pause": Scenario(("build",), _ask(PAUSE_SERVER, PauseServer())),
     "unpause": Scenario(("build", "pause"), _ask(UNPAUSE_SERVER, UnpauseServer())),
     "suspend": Scenario(("build",), _ask(SUSPEND_SERVER, SuspendServer())),

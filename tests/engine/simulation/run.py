@@ -33,9 +33,11 @@ from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, VmState
 from kilonova.engine.operation import Operation
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
+from kilonova.operations.attach_share import ATTACH_SHARE, AttachShare
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
+from kilonova.operations.detach_share import DETACH_SHARE, DetachShare
 from kilonova.operations.fixed_ip import ADD_FIXED_IP, REMOVE_FIXED_IP, AddFixedIp, RemoveFixedIp
 from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO, InjectNetworkInfo
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
@@ -148,6 +150,7 @@ async def _until_hosts_known(world: World) -> None:
 # --- users ------------------------------------------------------------------------------------------
 
 
+SHARE = "66666666-7777-4777-8777-777777777777"
 AGGREGATE = "77777777-7777-4777-8777-777777777777"
 ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "unshelve": (UNSHELVE, UnshelveServer()),
@@ -164,6 +167,8 @@ ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "attach": (ATTACH_INTERFACE, AttachInterface(RequestedNetwork(network_id=NETWORK))),
     "add address": (ADD_FIXED_IP, AddFixedIp(NETWORK)),
     "remove address": (REMOVE_FIXED_IP, RemoveFixedIp("10.0.0.100")),
+    "attach share": (ATTACH_SHARE, AttachShare(share_id=SHARE, tag="data", export_location="/srv/data")),
+    "detach share": (DETACH_SHARE, DetachShare(SHARE)),
     "soft-delete": (SOFT_DELETE, SoftDeleteServer(grace=5.0, interval=1.0)),
     "restore": (RESTORE, RestoreServer()),
     "rescue": (RESCUE, RescueServer(image=OTHER_IMAGE, admin_password="secret")),
@@ -444,8 +449,13 @@ def _check_server(world: World, record: Instance, claimed: set[str], mapped: dic
             found.append(f"{name} lists {interfaces}, its ports are {world.net.of(record.uuid)}")
         if guest is not None and {vif.devname for vif in record.network_info} != set(guest.devnames):
             found.append(f"{name} lists {interfaces}, its guest has {guest.devnames}")
+        shares = {one.tag for one in record.shares}
+        if guest is not None and guest.power_state is PowerState.RUNNING and shares != {s.tag for s in guest.shares}:
+            found.append(f"{name} has the shares {shares}, its guest {guest.shares}")
         if is_resized(record) and guest is not None and not guest.kept:
             found.append(f"{name}: its old disks are gone")
+    if any(not one.described for one in record.shares):
+        found.append(f"{name}: its shares come or go for ever: {record.shares}")
     if (record.vm_state not in LEGAL or from_error) and record.host is None and record.uuid in claimed:
         found.append(f"{name} has a claim but no host")
     return found

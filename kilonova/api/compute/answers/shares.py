@@ -1,8 +1,10 @@
-"""How shared file systems of servers look in answers."""
+"""How shared file systems of servers look in answers. Spec: API-472."""
 
 from __future__ import annotations
 
-from kilonova.api.answers import STRING, shown
-from kilonova.api.schema import ListOf, required
+from kilonova.api.answers import STRING, UUID, Fields, shown
+from kilonova.api.schema import ListOf, optional
 
-SHARES = shown({"shares": required(ListOf(shown({"share_id": STRING, "status": STRING, "tag": STRING})))})
+_ROW: Fields = {"share_id": STRING, "status": STRING, "tag": STRING}
+SHARES = shown({"shares": ListOf(shown(_ROW))})
+SHARE = shown({"share": shown({**_ROW, "uuid": optional(UUID), "export_location": optional(STRING)})})

@@ -9,7 +9,7 @@ import libvirt  # type: ignore[import-untyped]
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.guest import Guest
 from kilonova.hypervisor.libvirt import power, secrets
-from kilonova.hypervisor.libvirt.calls.parts import Calls
+from kilonova.hypervisor.libvirt.calls.shares import ShareCalls
 
 SOFT_REBOOT_SIGNAL_INTERVAL = 5.0
 """Seconds. A guest that is still starting misses a signal, so it is repeated."""
@@ -19,10 +19,11 @@ LONGEST_WAIT_FOR_EVENT = 1.0
 """Seconds after which the state is asked for although no event came (it may have been lost)."""
 
 
-class PowerCalls(Calls):
+class PowerCalls(ShareCalls):
     """Power: spawned, paused, suspended, rebooted, shut down, destroyed."""
 
     async def spawn(self, guest: Guest, *, paused: bool = False) -> None:
+        await self._need_shares(guest)
         described = self._describe(guest)
         values = await self._values(guest.uuid, described.xml())
 
@@ -79,6 +80,7 @@ class PowerCalls(Calls):
         return True
 
     async def hard_reboot(self, guest: Guest) -> None:
+        await self._need_shares(guest)
         described = self._describe(guest)
         values = await self._values(guest.uuid, described.xml())
 

@@ -21,11 +21,13 @@ class HugePages:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryBacking:
-    """locked: never swapped out. private: its pages are not merged with equal ones of other guests."""
+    """locked: never swapped out. private: its pages are not merged with equal ones of other guests. shared: processes
+    of the host that serve the guest's devices see it."""
 
     huge_pages: tuple[HugePages, ...] | None = None
     locked: bool = False
     private: bool = False
+    shared: bool = False
 
     def element(self) -> ET.Element:
         backing = make("memoryBacking")
@@ -37,4 +39,7 @@ class MemoryBacking:
             add(backing, "nosharepages")
         if self.locked:
             add(backing, "locked")
+        if self.shared:
+            add(backing, "source", type="memfd")
+            add(backing, "access", mode="shared")
         return backing
