@@ -104,8 +104,11 @@ class Journal:
             sa.select(t.c.body, t.c.lease_epoch, t.c.cancel)
             .where(*due).order_by(t.c.wake_at).limit(sa.bindparam("count"))
         )
-        self._any_due = Prepared(sa.select(t.c.id).where(*due).limit(sa.literal_column("1")))
-        self._next_wake = Prepared(sa.select(sa.func.min(t.c.wake_at)).where(driven, t.c.lease_until.is_(None)))
+        self._next_due = Prepared(sa.select(
+            sa.select(t.c.id).where(*due).limit(sa.literal_column("1")).scalar_subquery().label("due"),
+            sa.select(sa.func.min(t.c.wake_at)).where(driven, t.c.lease_until.is_(None))
+            .scalar_subquery().label("wake"),
+        ))
         self._queued = Prepared(
             sa.select(t.c.body)
             .where(t.c.subject == sa.bindparam("subject"), t.c.state == OperationState.QUEUED.value)
@@ -266,9 +269,8 @@ class Journal:
 
     def next_due(self, conn: sa.Connection, now: float) -> float | None:
         """When an operation can be claimed next: `now` if one can be already, None if none is in sight."""
-        if self._any_due.first(conn, now=now) is not None:
-            return now
-        found: float | None = self._next_wake.scalar(conn)
+        due, wake = self._next_due.first(conn, now=now)
+        found: float | None = wake if due is None else now
         return found
 
     def of_subject(self, conn: sa.Connection, subject: str) -> list[OperationRecord]:

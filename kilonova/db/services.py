@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid as uuids
 from collections.abc import Sequence
+from functools import cache
 
 import msgspec
 import sqlalchemy as sa
@@ -125,14 +126,17 @@ def kept_off(conn: sa.Connection, host: str) -> bool | None:
     return None if found is None else Service(**found._asdict()).kept_off
 
 
+@cache
+def _of(*names: str) -> Prepared:
+    """Records whose columns of these names have given values."""
+    given = (services.c[name] == sa.bindparam(name) for name in names)
+    return Prepared(sa.select(services).where(*given).order_by(services.c.id))
+
+
 def all_services(conn: sa.Connection, *, binary: str | None = None, host: str | None = None) -> list[Service]:
     """Service records, by id."""
-    query = sa.select(services).order_by(services.c.id)
-    if binary is not None:
-        query = query.where(services.c.binary == binary)
-    if host is not None:
-        query = query.where(services.c.host == host)
-    return [Service(**row) for row in conn.execute(query).mappings()]
+    asked = {name: value for name, value in (("binary", binary), ("host", host)) if value is not None}
+    return [Service(**row._asdict()) for row in _of(*asked).all(conn, **asked)]
 
 
 def change_service(conn: sa.Connection, uuid: str, *, now: float, **changes: object) -> Service:

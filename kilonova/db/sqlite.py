@@ -89,10 +89,14 @@ class SqliteDatabase(Database):
 
     async def read(self, fn: Unit[T]) -> T:
         raw = self._raw_reader
-        # In memory nothing else can come in between, and the only connection has to be kept from changes for once.
-        raw.execute("BEGIN" if self._path else "PRAGMA query_only=ON")
+        # In memory nothing else can come in between, but the only connection is not kept from changes.
+        raw.execute("BEGIN")
+        changes = raw.total_changes
         try:
-            return run_unit(fn, self._reader)
+            result = run_unit(fn, self._reader)
+            if raw.total_changes != changes:
+                raise RuntimeError("a unit of work that reads has changed something")
+            return result
         except sa.exc.DBAPIError as error:
             if _result_code(error.orig) in AT_FAULT:
                 raise unavailable(error) from error
@@ -100,8 +104,6 @@ class SqliteDatabase(Database):
         finally:
             if raw.in_transaction:
                 raw.execute("ROLLBACK")
-            if not self._path:
-                raw.execute("PRAGMA query_only=OFF")
 
     async def write(self, fn: Unit[T]) -> T:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
