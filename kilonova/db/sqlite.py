@@ -95,7 +95,8 @@ class SqliteDatabase(Database):
         try:
             result = run_unit(fn, self._reader)
             if raw.total_changes != changes:
-                raise RuntimeError("a unit of work that reads has changed something")
+                readonly = sqlite3.OperationalError("attempt to write a readonly database")
+                raise sa.exc.OperationalError(None, None, readonly)
             return result
         except sa.exc.DBAPIError as error:
             if _result_code(error.orig) in AT_FAULT:
