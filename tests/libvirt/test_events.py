@@ -47,6 +47,7 @@ def test_an_event_that_is_not_known_is_worth_a_warning_and_nothing_else() -> Non
 
 def test_every_state_of_libvirt_has_a_power_state() -> None:
     assert power_state(libvirt.VIR_DOMAIN_BLOCKED, 0) is PowerState.RUNNING
+    assert power_state(libvirt.VIR_DOMAIN_SHUTDOWN, 0) is PowerState.RUNNING
     assert power_state(libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED) is PowerState.SHUTDOWN
     assert power_state(libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED) is PowerState.CRASHED
     assert power_state(libvirt.VIR_DOMAIN_PMSUSPENDED, 0) is PowerState.SUSPENDED

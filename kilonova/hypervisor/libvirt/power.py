@@ -64,16 +64,23 @@ def _state_of(domain: libvirt.virDomain) -> PowerState:
     return power_state(*domain.state(), saved=bool(domain.hasManagedSaveImage()))
 
 
+def is_ending(domain: libvirt.virDomain) -> bool:
+    """Whether the guest has shut down and only its QEMU is left, which will end by itself."""
+    return bool(domain.state()[0] == libvirt.VIR_DOMAIN_SHUTDOWN)
+
+
 def saved(connection: libvirt.virConnect) -> set[str]:
     """UUIDs of the guests whose memory was saved."""
     return {domain.UUIDString() for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)}
 
 
 def start(connection: libvirt.virConnect, described: Domain, *, paused: bool) -> None:
-    """Define and start. A guest that runs is left alone; one that was only defined is defined anew, and memory that
-    was saved is dropped."""
+    """Define and start. A guest that runs is left alone, unless it is just ending; one that was only defined is
+    defined anew, and memory that was saved is dropped."""
     domain = find(connection, described.uuid)
-    if domain is not None and domain.isActive():
+    if domain is not None and is_ending(domain):
+        cut(connection, described.uuid)
+    elif domain is not None and domain.isActive():
         return
     domain = connection.defineXML(described.xml())
     flags = libvirt.VIR_DOMAIN_START_FORCE_BOOT | (libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
@@ -169,7 +176,7 @@ def press_button(connection: libvirt.virConnect, uuid: str) -> PowerState:
     if domain is None:
         return PowerState.NOSTATE
     found = _state_of(domain)
-    if found is PowerState.RUNNING:
+    if found is PowerState.RUNNING and not is_ending(domain):
         try:
             domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
         except libvirt.libvirtError:
