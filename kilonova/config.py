@@ -16,6 +16,7 @@ import msgspec
 from kilonova.agent.image_cache import ImageCacheOptions
 from kilonova.domain.errors import InvalidInput
 from kilonova.embedded.shares import ShareOptions
+from kilonova.imaging.signatures import SignatureOptions
 from kilonova.notifications.options import NotificationOptions
 from kilonova.operations.consoles import ConsoleOptions
 from kilonova.operations.options import OperationOptions
@@ -160,6 +161,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scheduler: SchedulerOptions = SchedulerOptions()
     operations: OperationOptions = OperationOptions()
     image_cache: ImageCacheOptions = ImageCacheOptions()
+    image_signatures: SignatureOptions = SignatureOptions()
     consoles: ConsoleOptions = ConsoleOptions()
     notifications: NotificationOptions = NotificationOptions()
     shares: ShareOptions = ShareOptions()

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from signed_images import rules
+
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import ImageNotFound, NotFound
@@ -19,6 +21,7 @@ from kilonova.hypervisor.guest import Guest, GuestEvent, GuestMetadata
 from kilonova.hypervisor.libvirt.cells import CpuSets
 from kilonova.hypervisor.libvirt.daemon import PrivateDaemon
 from kilonova.hypervisor.libvirt.driver import LibvirtDriver
+from kilonova.imaging.signatures import ImageSignatures
 from kilonova.services.secrets import Purpose
 
 
@@ -94,9 +97,17 @@ class Installation:
     ) -> LibvirtDriver:
         return LibvirtDriver(
             self.directory / "guests", self.daemon(), self.images, SystemClock(), installation=installation,
-            secrets=self.secrets,
-            cpu_sets=cpu_sets, spice=spice,
+            secrets=self.secrets, signatures=self.signatures, cpu_sets=cpu_sets, spice=spice,
         )
+
+    @property
+    def certificates(self) -> Path:
+        """The directory of the certificates that its host knows."""
+        return self.directory / "certificates"
+
+    @property
+    def signatures(self) -> ImageSignatures:
+        return rules(self.certificates)
 
     def libvirtd_pid(self) -> int:
         return int((self.directory / "libvirt/run/libvirtd.pid").read_text())

@@ -18,6 +18,7 @@ from kilonova.hypervisor.fake_power import FakePowerCalls
 from kilonova.hypervisor.fake_state import FakeDisks, FakeGuest, FakeHypervisor, Faults
 from kilonova.hypervisor.guest import GuestEvent, GuestOnHost, HostInventory
 from kilonova.hypervisor.uptime import uptime
+from kilonova.imaging.signatures import TRUSTED_CERTS
 
 
 class FakeDriver(FakeDiskCalls, FakeInterfaceCalls, FakePowerCalls, FakeGuestCalls):
@@ -53,7 +54,8 @@ class FakeDriver(FakeDiskCalls, FakeInterfaceCalls, FakePowerCalls, FakeGuestCal
             memory_free_mib=h.memory_mib,
             cpu_info='{"arch":"x86_64","model":"fake","vendor":"fake","features":[],'
             '"topology":{"cores":1,"threads":1,"sockets":1}}',
-            supported=(("x86_64", "fake", "hvm"),), traits=h.traits,
+            supported=(("x86_64", "fake", "hvm"),),
+            traits=h.traits if h.signatures is None else (*h.traits, TRUSTED_CERTS),
             topology=h.topology,
             uptime=uptime(self._clock.now() - self._since, (0.0, 0.0, 0.0), self._clock.now()),
         )

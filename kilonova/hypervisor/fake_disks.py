@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from kilonova.domain.errors import InvalidInput, KilonovaError, NotFound, NotSupported
 from kilonova.domain.image import Image
@@ -27,8 +27,8 @@ class FakeDiskCalls(FakeCalls):
         await self._call("create_disks")
         record = self._guest(guest.uuid)
         if not record.disks:
+            self._use(guest.image, guest.trusted_certs)
             record.uses = _made_of(guest, 1)
-            self._use(_image_of(guest))
             record.sizes = sizes_of(guest)
         record.disks, record.name = True, guest.name
         self.hypervisor.keep(record)
@@ -36,7 +36,7 @@ class FakeDiskCalls(FakeCalls):
     async def cache_image(self, image: Image) -> bool:
         await self._call("cache_image")
         was_there = image.id in self.hypervisor.images
-        self._use(image.id)
+        self._use(image, ())
         return not was_there
 
     async def age_cache(self, *, minimum_age: float) -> list[str]:
@@ -51,9 +51,13 @@ class FakeDiskCalls(FakeCalls):
             del self.hypervisor.images[id_]
         return unused
 
-    def _use(self, image_id: str) -> None:
-        if image_id:
-            self.hypervisor.images[image_id] = self._clock.now()
+    def _use(self, image: Image | None, trusted: Sequence[str]) -> None:
+        if image is None:
+            return
+        rules = self.hypervisor.signatures
+        if rules is not None and rules.demanded(image, trusted) and image.id in self.hypervisor.faults.forged:
+            raise InvalidInput(f"Signature verification of image {image.id} failed: its data is not what was signed.")
+        self.hypervisor.images[image.id] = self._clock.now()
 
     def root_device_name(self, guest: Guest) -> str:
         return "/dev/vda"
@@ -70,8 +74,8 @@ class FakeDiskCalls(FakeCalls):
     async def prepare_disks(self, guest: Guest, *, keep_ephemeral: bool) -> None:
         await self._call("prepare_disks")
         record = self._guest(guest.uuid)
+        self._use(guest.image, guest.trusted_certs)
         record.disks = True
-        self._use(_image_of(guest))
         record.prepared = _made_of(guest, record.uses.ephemeral + (not keep_ephemeral))
         self.hypervisor.keep(record)
 
@@ -103,9 +107,9 @@ class FakeDiskCalls(FakeCalls):
     async def prepare_rescue(self, guest: Guest) -> None:
         await self._call("prepare_rescue")
         assert guest.rescue is not None
+        self._use(guest.rescue, guest.trusted_certs)
         record = self._guest(guest.uuid)
         record.disks, record.rescue = True, guest.rescue.id
-        self._use(guest.rescue.id)
         self.hypervisor.keep(record)
 
     async def drop_rescue(self, uuid: str) -> None:

@@ -12,6 +12,7 @@ from kilonova.domain.errors import KilonovaError
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.fake_screen import FakeScreens
 from kilonova.hypervisor.guest import GuestShare
+from kilonova.imaging.signatures import ImageSignatures
 from kilonova.shapes.host import HostTopology, Layout
 from kilonova.shapes.traits import LOCKED_MEMORY
 
@@ -95,13 +96,14 @@ class Faults(msgspec.Struct, kw_only=True):
         latency: seconds that every call takes. disobedient: guests that ignore a shutdown signal and let go of no
             interface.
         fail: by call name, errors to raise, one each time.
-        absent: directories that the host does not have.
+        absent: directories that the host does not have. forged: images that are not what was signed.
     """
 
     latency: float = 0.0
     disobedient: set[str] = set()
     fail: dict[str, list[KilonovaError]] = {}
     absent: set[str] = set()
+    forged: set[str] = set()
 
 
 class FakeHypervisor:
@@ -111,11 +113,12 @@ class FakeHypervisor:
         directory: where it is kept across processes, as a log of what each guest became; None keeps it in memory.
         topology: its NUMA cells and CPUs, in place of `vcpus`; None for a host that does not tell.
         screens: what its guests show; None for addresses where nobody listens.
+        signatures: which images must be signed; None for a host that does not look at that.
     """
 
     def __init__(self, host: str, directory: Path | None = None, *, vcpus: int = 1000, memory_mib: int = 8_000_000,
                  local_gib: int = 600_000, topology: HostTopology | None = None,
-                 screens: FakeScreens | None = None) -> None:
+                 screens: FakeScreens | None = None, signatures: ImageSignatures | None = None) -> None:
         self.host = host
         self.topology = topology
         self.vcpus = vcpus if topology is None else sum(len(cell.shared) for cell in topology.cells)
@@ -124,6 +127,7 @@ class FakeHypervisor:
         self.local_gib = local_gib
         self.traits = TRAITS
         self.screens = screens
+        self.signatures = signatures
         self.faults = Faults()
         self.agents: Container[str] = frozenset()
         """Guests in which an agent answers."""

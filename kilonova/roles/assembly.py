@@ -33,6 +33,7 @@ from kilonova.embedded.schema import IDENTITY, IMAGE, NETWORK
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
 from kilonova.hypervisor.fake_screen import FakeScreens
+from kilonova.imaging.signatures import ImageSignatures
 from kilonova.metrics.measures import Metrics
 from kilonova.notifications.changes import watch_states
 from kilonova.notifications.deliverer import Deliverer
@@ -224,13 +225,21 @@ def agent(
     )
 
 
+def signatures(config: Config, clock: Clock) -> ImageSignatures:
+    """Which images the hosts of this process take, and the certificates that they know."""
+    options = config.image_signatures
+    return ImageSignatures(options, Path(options.certificates or config.directory / "certificates"), clock)
+
+
 def fake_hosts(config: Config, directory: Path, clock: Clock) -> dict[str, Driver]:
     """The simulated hosts of this process, by name."""
     base = own_host(config)
     names = [base] if config.agent.hosts == 1 else [f"{base}-{n}" for n in range(1, config.agent.hosts + 1)]
     drivers: dict[str, Driver] = {}
     for name in names:
-        hypervisor = FakeHypervisor(name, directory / "fake" / name, screens=FakeScreens())
+        hypervisor = FakeHypervisor(
+            name, directory / "fake" / name, screens=FakeScreens(), signatures=signatures(config, clock)
+        )
         hypervisor.faults.latency = config.agent.fake_latency
         drivers[name] = FakeDriver(hypervisor, clock)
     return drivers

@@ -133,6 +133,7 @@ class OneMachine:
         return LibvirtDriver(
             self._guests, self._daemon, images, ground.clock, installation=made.id,
             secrets=EmbeddedSecrets(ground.cell, credentials.secrets_key(self._directory), ground.clock),
+            signatures=assembly.signatures(self.config, ground.clock),
             spice=self.config.consoles.spice_enabled,
             cpu_sets=CpuSets(dedicated=self.config.agent.cpu_dedicated_set, shared=self.config.agent.cpu_shared_set),
         )

@@ -79,7 +79,10 @@ async def _remove_guests(config: Config, made: credentials.Installation) -> None
     data = config.directory / "guests"
     private = PrivateDaemon(config.directory / "libvirt", data, SystemClock())
     daemon = SystemDaemon(config.agent.libvirt_uri) if config.agent.libvirt_uri else private
-    driver = LibvirtDriver(data, daemon, _NoImages(), SystemClock(), installation=made.id, secrets=NoSecrets())
+    driver = LibvirtDriver(
+        data, daemon, _NoImages(), SystemClock(), installation=made.id, secrets=NoSecrets(),
+        signatures=assembly.signatures(config, SystemClock()),
+    )
     await driver.start(lambda _event: None)
     try:
         for guest in await driver.guests():

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from kilonova.domain.grouping import Aggregate, GroupPolicy, ServerGroup
 from kilonova.domain.instance import RequestSpec
+from kilonova.imaging.signatures import TRUSTED_CERTS
 from kilonova.shapes.blank_disks import bus_traits
 from kilonova.shapes.resources import is_volume_backed, resources_of, traits_of
 from kilonova.shapes.shape import Shape, shape_of
 from kilonova.shapes.traits import needed_traits
 
 DEVICE_TAGGING = "COMPUTE_DEVICE_TAGGING"
-TRUSTED_CERTS = "COMPUTE_TRUSTED_CERTS"
 
 
 @dataclass(frozen=True, kw_only=True)

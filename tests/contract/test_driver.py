@@ -6,13 +6,14 @@ import asyncio
 import secrets
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 from domain_cases import local, vif
 from libvirt_installations import Installation, Listener, empty_guest, make_installation, remove_installation
+from signed_images import Signer, elliptic, rules
 
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.console import ConsoleKind
@@ -42,10 +43,19 @@ def installation() -> Iterator[Installation]:
     asyncio.run(remove_installation(made))
 
 
+@pytest.fixture
+def certificates(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Where the host finds the certificates that it knows."""
+    if "libvirt" not in request.node.name:
+        return tmp_path
+    known: Path = request.getfixturevalue("installation").certificates
+    return known
+
+
 @pytest.fixture(params=["fake", pytest.param("libvirt", marks=pytest.mark.servers)])
-async def driver(request: pytest.FixtureRequest) -> AsyncIterator[Driver]:
+async def driver(request: pytest.FixtureRequest, certificates: Path) -> AsyncIterator[Driver]:
     if request.param == "fake":
-        made: Driver = FakeDriver(FakeHypervisor("host"), SystemClock())
+        made: Driver = FakeDriver(FakeHypervisor("host", signatures=rules(certificates)), SystemClock())
     else:
         made = request.getfixturevalue("installation").driver()
     await made.start(Listener())
@@ -675,3 +685,36 @@ async def test_an_image_is_cached_once_and_forgotten_when_no_disk_uses_it(driver
     await driver.delete_disks(made.uuid)
     assert tiny.id in await driver.age_cache(minimum_age=0.0)
     assert await driver.cache_image(tiny)
+
+
+async def test_disks_are_made_of_images_that_are_signed_as_they_have_to_be(
+    driver: Driver, tiny: Image, certificates: Path, request: pytest.FixtureRequest
+) -> None:
+    def make_disks(signer: Signer, image: Image) -> Awaitable[None]:
+        return driver.create_disks(msgspec.structs.replace(made, image=image, trusted_certs=(signer.id,)))
+
+    assert "COMPUTE_TRUSTED_CERTS" in (await driver.inventory()).traits
+    data = b"" if isinstance(driver, FakeDriver) else request.getfixturevalue("installation").images.files[
+        tiny.id].read_bytes()
+    signer, forger = elliptic(certificates), elliptic(certificates)
+    made = empty_guest(root_gib=1)
+    forged = forger.signed(tiny, data + b"?")
+    if isinstance(driver, FakeDriver):
+        driver.hypervisor.faults.forged.add(tiny.id)
+    for by, image, why in (
+        (signer, tiny, "it lacks img_signature"), (signer, forged, "is not trusted"), (forger, forged, "not what was"),
+    ):
+        with pytest.raises(InvalidInput, match=why):
+            await make_disks(by, image)
+        rescue = msgspec.structs.replace(made, rescue=image, trusted_certs=(by.id,))
+        with pytest.raises(InvalidInput, match=why):
+            await driver.prepare_rescue(rescue)
+        await driver.delete_disks(made.uuid)
+        assert await driver.disks() == []
+        assert tiny.id not in await driver.age_cache(minimum_age=0.0)
+    if isinstance(driver, FakeDriver):
+        driver.hypervisor.faults.forged.clear()
+    await make_disks(signer, signer.signed(tiny, data))
+    (certificates / f"{signer.id}.pem").unlink()
+    await make_disks(signer, signer.signed(tiny, data))  # a disk that exists is not judged again
+    assert await driver.disks() == [made.uuid]

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from libvirt_installations import FileImages, empty_guest
+from signed_images import elliptic, rules
 
 from kilonova.domain.errors import InvalidInput, KilonovaError, Retryable, TryElsewhere
 from kilonova.domain.image import Image
@@ -34,7 +35,7 @@ def images() -> FileImages:
 @pytest.fixture
 async def cache(tmp_path: Path, images: FileImages) -> AsyncIterator[ImageCache]:
     workers = ThreadPoolExecutor(4)
-    cache = ImageCache(tmp_path / "cache", images, workers)
+    cache = ImageCache(tmp_path / "cache", images, rules(tmp_path / "certificates"), workers)
     cache.prepare()
     yield cache
     workers.shutdown()
@@ -172,7 +173,7 @@ async def test_a_full_disk_sends_the_guest_elsewhere(images: FileImages, tmp_pat
     (tmp_path / "large").write_bytes(b"\x01" * 3 * MIB)
     workers = ThreadPoolExecutor(2)
     with small_disk(tmp_path / "small"):
-        cache = ImageCache(tmp_path / "small" / "cache", images, workers)
+        cache = ImageCache(tmp_path / "small" / "cache", images, rules(tmp_path / "certificates"), workers)
         cache.prepare()
         announced = images.add(tmp_path / "large", disk_format="raw")
         unannounced = images.add(tmp_path / "large", disk_format="raw", size=0)
@@ -250,7 +251,7 @@ async def test_an_image_that_a_disk_is_being_made_of_stays(
 async def test_what_disks_are_made_of_is_told_by_the_disks(tmp_path: Path, images: FileImages) -> None:
     """Disks that were put aside count, other files do not, and a disk that cannot be understood ends the look."""
     workers = ThreadPoolExecutor(4)
-    cache = ImageCache(tmp_path / "images", images, workers)
+    cache = ImageCache(tmp_path / "images", images, rules(tmp_path / "certificates"), workers)
     disks = GuestDisks(tmp_path, SystemDaemon(), cache, workers)
     disks.make_directories()
     guest, other = empty_guest(), empty_guest()
@@ -284,3 +285,55 @@ def small_disk(path: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", str(path)], check=True)
+
+
+async def test_a_signed_image_is_verified_before_anything_else_reads_it(
+    cache: ImageCache, images: FileImages, tmp_path: Path
+) -> None:
+    signer = elliptic(tmp_path / "certificates")
+    source = qcow2(tmp_path / "a")
+    image = signer.signed(images.add(source, size=0), source.read_bytes())
+    source.write_bytes(b"QFI\xfb" + bytes(4096))  # of which the inspection would complain
+    for local in (False, True):
+        images.local = local
+        with pytest.raises(InvalidInput, match="its data is not what was signed"):
+            await cache.get(image, None, (signer.id,))
+        assert cached(tmp_path) == []
+    qcow2(source)
+    image = signer.signed(image, source.read_bytes())
+    for _ in range(2):
+        base = await cache.get(image, None, (signer.id,))
+    assert [base.path.name] == cached(tmp_path)
+    assert base.path.read_bytes() == source.read_bytes()
+
+
+async def test_the_signature_of_a_foreign_format_is_that_of_what_was_uploaded(
+    cache: ImageCache, images: FileImages, tmp_path: Path
+) -> None:
+    signer = elliptic(tmp_path / "certificates")
+    qemu_img("create", "-q", "-f", "vmdk", tmp_path / "a", "1M")
+    image = images.add(tmp_path / "a", disk_format="vmdk")
+    base = await cache.get(signer.signed(image, (tmp_path / "a").read_bytes()), None, (signer.id,))
+    assert (base.format, base.virtual_size) == ("qcow2", MIB)
+
+
+async def test_what_was_not_verified_is_never_taken_for_what_was(
+    cache: ImageCache, images: FileImages, tmp_path: Path
+) -> None:
+    """An image that somebody used who trusts everybody is fetched again, and both age."""
+    signer, other = elliptic(tmp_path / "certificates"), elliptic(tmp_path / "certificates")
+    source = qcow2(tmp_path / "a")
+    image = signer.signed(images.add(source, size=0), source.read_bytes())
+    plain = await cache.get(image, None)
+    signed = await cache.get(image, None, (signer.id,))
+    assert plain.path != signed.path
+    assert images.fetches == {image.id: 2}
+    with pytest.raises(InvalidInput, match="is not trusted"):
+        await cache.get(image, None, (other.id,))
+    source.write_bytes(b"forged")
+    with pytest.raises(InvalidInput, match="is not what was signed"):
+        await cache.get(other.signed(image, b"another"), None, (other.id,))
+    assert len(cached(tmp_path)) == 2
+    in_use = {signed.path.name}
+    assert await cache.age(lambda: in_use, now=time.time() + 1.0, minimum_age=0.0) == [image.id]
+    assert cached(tmp_path) == [signed.path.name]

@@ -104,7 +104,7 @@ async def test_a_libvirtd_of_somebody_else_serves_as_well(shared_installation: I
     driver = LibvirtDriver(
         shared_installation.directory / "elsewhere", SystemDaemon(shared_installation.daemon().uri),
         shared_installation.images, SystemClock(), installation="system",
-        secrets=shared_installation.secrets,
+        secrets=shared_installation.secrets, signatures=shared_installation.signatures,
     )
     await driver.start(lambda _event: None)
     guest = empty_guest()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 from clouds import RealCloud
+from signed_images import elliptic
 
 from kilonova.embedded.network.extensions import EXTENSIONS
 
@@ -36,10 +37,14 @@ def write_configuration(cloud: RealCloud, guests: Guests, directory: Path, own: 
         cloud.upload(guests.image, name, disk_format=guests.disk_format, hw_qemu_guest_agent="yes")
         for name in ("first", "second")
     ]
+    signer = elliptic(cloud.directory / "certificates")
+    signed = signer.properties(guests.image.read_bytes())
+    certified = cloud.upload(guests.image, "certified", disk_format=guests.disk_format, **signed)
     for name, times in (("small", 1), ("larger", 2)):
         flavor = {"id": name, "name": name, "ram": guests.memory_mib * times, "disk": times, "vcpus": 1}
         assert cloud.call("POST", "/compute/v2.1/flavors", {"flavor": flavor}).status_code == 200
     settings = _usual(cloud, guests, images, _external_network(cloud), EXTERNAL, directory)
+    settings["compute"] |= {"certified_image_ref": certified, "certified_image_trusted_certs": signer.id}
     for section, options in own.items():
         settings[section] = settings.get(section, {}) | options
     parser = configparser.RawConfigParser()

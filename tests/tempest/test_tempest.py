@@ -47,7 +47,7 @@ def check_nothing_is_left(cloud: RealCloud) -> None:
     assert sorted(network["name"] for network in networks) == ["external", "private"]
     assert cloud.get("/network/v2.0/floatingips")["floatingips"] == []
     assert cloud.get("/network/v2.0/routers")["routers"] == []
-    assert {image["name"] for image in cloud.get("/image/v2/images")["images"]} == {"first", "second"}
+    assert {image["name"] for image in cloud.get("/image/v2/images")["images"]} == {"first", "second", "certified"}
 
 
 def run(cloud: RealCloud, programs: Path, guests: Guests, directory: Path, selection: str, own: Settings, *,

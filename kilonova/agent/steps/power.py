@@ -13,14 +13,12 @@ from kilonova.domain.errors import InvalidInput, KilonovaError, Retryable
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.engine.operation import HostStep
 from kilonova.hypervisor.guest import Guest
+from kilonova.imaging.signatures import TRUSTED_CERTS
 
 log = structlog.get_logger(__name__)
 
 DEVICE_TAGGING = "COMPUTE_DEVICE_TAGGING"
 """Trait of a host whose guests can see the tags of their devices."""
-
-TRUSTED_CERTS = "COMPUTE_TRUSTED_CERTS"
-"""Trait of a host that checks the signature of an image against given certificates."""
 
 
 class GuestArgs(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kilonova.agent.steps.environment import HostEnvironment
-from kilonova.agent.steps.power import GuestArgs, GuestRef, Powered
+from kilonova.agent.steps.power import GuestArgs, GuestRef, Powered, check_abilities
 from kilonova.engine.operation import HostStep
 from kilonova.hypervisor.guest import Guest
 
@@ -30,6 +30,7 @@ class PutBackArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def _prepare_rescue(host: HostEnvironment, args: GuestArgs) -> None:
+    await check_abilities(host, args.guest)
     await host.driver.prepare_rescue(args.guest)
 
 

@@ -116,7 +116,7 @@ class GuestDisks:
         await self.drop_rescue(guest.uuid)
         directory = self.of(guest.uuid)
         await self._run(self._make_directory, directory)
-        async with self._cache.using(guest.rescue, None) as base:
+        async with self._cache.using(guest.rescue, None, guest.trusted_certs) as base:
             await self._run(self._overlay, directory / RESCUE, base, base.virtual_size, None)
         if guest.config_drive:
             await self._run(self._config_drive, guest, directory / RESCUE_CONFIG)
@@ -154,16 +154,18 @@ class GuestDisks:
         boots = boot_files(guest)
         directory = self.of(guest.uuid)
         names = boots.names if boots is not None else {}
-        return [self._boot_file(image, directory / f"{prefix}{name}") for name, image in names.items()]
+        return [
+            self._boot_file(image, directory / f"{prefix}{name}", guest.trusted_certs) for name, image in names.items()
+        ]
 
-    async def _boot_file(self, image_id: str, path: Path) -> None:
+    async def _boot_file(self, image_id: str, path: Path, trusted: tuple[str, ...]) -> None:
         """A file of its own for each guest: the image may leave the cache. Raises InvalidInput, ImageNotFound."""
         if await self._run(path.exists):
             return
         image = await self._cache.find(image_id)
         if image.disk_format not in PLAIN:
             raise InvalidInput(f"Image {image_id} cannot be a kernel or ramdisk, because it is {image.disk_format}.")
-        async with self._cache.using(image, None) as base:
+        async with self._cache.using(image, None, trusted) as base:
             await self._run(self._copy, base.path, path)
 
     def _copy(self, source: Path, path: Path) -> None:
@@ -235,14 +237,15 @@ class GuestDisks:
         remove_partials(directory)
 
     async def _root(self, guest: Guest, path: Path, key: str | None) -> None:
+        """A disk that exists needs its image no more, whatever has become of that."""
         assert guest.image is not None
+        if await self._run(path.exists):
+            return
         size = guest.root_gib * GIB
-        async with self._cache.using(guest.image, size or None) as base:
+        async with self._cache.using(guest.image, size or None, guest.trusted_certs) as base:
             await self._run(self._overlay, path, base, size or base.virtual_size, key)
 
     def _overlay(self, path: Path, base: BaseImage, size: int, key: str | None) -> None:
-        if path.exists():
-            return
         with whole(path, owner=self._daemon.guest_owner) as partial:
             # Relative, so that the directory may be found under another name.
             backing = os.path.relpath(base.path, path.parent)

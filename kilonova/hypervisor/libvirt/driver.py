@@ -28,6 +28,7 @@ from kilonova.hypervisor.libvirt.events import Events, power_state
 from kilonova.hypervisor.libvirt.freeze import Freezer
 from kilonova.hypervisor.libvirt.images import ImageCache
 from kilonova.hypervisor.libvirt.snapshots import Snapshots
+from kilonova.imaging.signatures import ImageSignatures
 from kilonova.services.image import ImageSource
 from kilonova.services.secrets import SecretStore
 from kilonova.shapes.screens import USB_REDIRECTION
@@ -51,6 +52,7 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
         images: where images come from.
         installation: id of the installation; only guests marked with it are touched.
         secrets: where the keys of TPMs and encrypted disks are kept.
+        signatures: which images must be signed, and by whom.
         vnc_listen: address of the guests' screens. spice: show them by SPICE as well as by VNC.
         cpu_sets: CPUs of the host that guests may have; None for all of them, shared.
     """
@@ -59,7 +61,8 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
 
     def __init__(
         self, directory: Path, daemon: Daemon, images: ImageSource, clock: Clock, *, installation: str,
-        secrets: SecretStore, vnc_listen: str = "127.0.0.1", spice: bool = False, cpu_sets: CpuSets | None = None,
+        secrets: SecretStore, signatures: ImageSignatures, vnc_listen: str = "127.0.0.1", spice: bool = False,
+        cpu_sets: CpuSets | None = None,
     ) -> None:
         self._directory = directory
         self._daemon = daemon
@@ -72,7 +75,7 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
         self._libvirt_threads = Threads(LIBVIRT_THREADS, "libvirt")
         self._file_threads = Threads(FILE_THREADS, "guest-files")
         self._share_threads = Threads(SHARE_THREADS, "shares")
-        cache = ImageCache(directory / "images", images, self._file_threads)
+        cache = ImageCache(directory / "images", images, signatures, self._file_threads)
         self._disks = GuestDisks(directory, daemon, cache, self._file_threads)
         self._freezer = Freezer(self._disks, clock, self._file_threads)
         self._snapshots = Snapshots(self._disks, daemon, clock, self._file_threads, self._freezer)

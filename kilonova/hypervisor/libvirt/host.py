@@ -21,6 +21,7 @@ from kilonova.domain.errors import KilonovaError
 from kilonova.hypervisor.guest import HostInventory
 from kilonova.hypervisor.libvirt.cells import CpuSets, topology
 from kilonova.hypervisor.uptime import uptime
+from kilonova.imaging.signatures import TRUSTED_CERTS
 from kilonova.shapes.host import HostTopology
 from kilonova.shapes.traits import LOCKED_MEMORY
 
@@ -85,7 +86,7 @@ ALWAYS = (
     "COMPUTE_IMAGE_TYPE_VHDX", "COMPUTE_NET_VIF_MODEL_VIRTIO", "COMPUTE_NET_VIF_MODEL_E1000",
     "COMPUTE_NET_VIF_MODEL_E1000E", "COMPUTE_NET_VIF_MODEL_RTL8139", "COMPUTE_NET_VIF_MODEL_NE2K_PCI",
     "COMPUTE_NET_VIF_MODEL_PCNET", "COMPUTE_NET_VIF_MODEL_VMXNET3", "COMPUTE_NET_ATTACH_INTERFACE",
-    "COMPUTE_NET_ATTACH_INTERFACE_WITH_TAG",
+    "COMPUTE_NET_ATTACH_INTERFACE_WITH_TAG", TRUSTED_CERTS,
 )
 """Traits of every QEMU that this driver runs, and of the driver."""
 
