@@ -6,7 +6,7 @@ written through the placement API) may still be seen half done; nothing of that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -19,6 +19,7 @@ from kilonova.audit.sources import DeviceLedger, ImageLedger, PortLedger
 from kilonova.bus.protocol import Bus
 from kilonova.cells.registry import Cells
 from kilonova.domain.clock import Clock
+from kilonova.notifications.options import NotificationOptions
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,7 @@ class Auditor:
 
     Args:
         ports, devices, images: None where somebody else keeps them.
-        sinks: of notifications, that are configured.
+        retention: seconds after which a notification that its sink does not take is given up.
         wake_api, wake_cell: tell runners that there is work.
         pause: seconds between the two looks.
     """
@@ -42,13 +43,14 @@ class Auditor:
     def __init__(
         self, cells: Cells, bus: Bus, clock: Clock, *, wake_api: Callable[[], None], wake_cell: Callable[[str], None],
         ports: PortLedger | None = None, devices: DeviceLedger | None = None, images: ImageLedger | None = None,
-        sinks: Collection[str] = (), pause: float = BETWEEN_LOOKS,
+        retention: float = NotificationOptions().retention, pause: float = BETWEEN_LOOKS,
     ) -> None:
         self._clock = clock
         self._pause = pause
-        self._looker = Looker(cells, bus, clock, ports=ports, devices=devices, images=images, sinks=sinks)
+        self._looker = Looker(cells, bus, clock, ports=ports, devices=devices, images=images, retention=retention)
         self._healer = Healer(
-            cells, self._looker, clock, ports=ports, images=images, wake_api=wake_api, wake_cell=wake_cell
+            cells, self._looker, clock, ports=ports, images=images, retention=retention, wake_api=wake_api,
+            wake_cell=wake_cell,
         )
 
     async def audit(self) -> Report:

@@ -253,7 +253,7 @@ def _rows(look: Look) -> Iterator[Difference]:
                                  what=f"cell {cell} keeps {what} of {server}, but there is no such server")
     for cell, sink in sorted(look.undelivered):
         yield Difference(kind=Kind.NOTIFICATION_WITHOUT_SINK, object=f"{cell}/{sink}", cell=cell,
-                         what=f"notifications wait for {sink}, which is not in notifications.sinks")
+                         what=f"notifications for {sink} wait longer than they may, and no process delivers to it")
 
 
 def _records(look: Look) -> Iterator[Difference]:

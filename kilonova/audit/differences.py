@@ -56,7 +56,7 @@ HEALS: dict[Kind, str] = {
     Kind.ALLOCATION_LEFT: "given back",
     Kind.SECRET_WITHOUT_SERVER: "deleted",
     Kind.CONSOLE_TOKEN_WITHOUT_SERVER: "revoked",
-    Kind.NOTIFICATION_WITHOUT_SINK: "deleted",
+    Kind.NOTIFICATION_WITHOUT_SINK: "those that are older than `notifications.retention` are given up",
     Kind.ALLOCATION_WITHOUT_SERVER: "given back",
     Kind.USED_COUNTER: "counted anew from the allocations",
     Kind.PORT_WITHOUT_SERVER: "deleted, or unbound if a user made it",

@@ -56,18 +56,20 @@ class Healer:
     """Settles differences.
 
     Args:
+        retention: seconds after which a notification is given up.
         wake_api, wake_cell: tell runners that there is work.
     """
 
     def __init__(
         self, cells: Cells, looker: Looker, clock: Clock, *, ports: PortLedger | None, images: ImageLedger | None,
-        wake_api: Callable[[], None], wake_cell: Callable[[str], None],
+        retention: float, wake_api: Callable[[], None], wake_cell: Callable[[str], None],
     ) -> None:
         self._cells = cells
         self._looker = looker
         self._clock = clock
         self._ports = ports
         self._images = images
+        self._retention = retention
         self._wake_api = wake_api
         self._wake_cell = wake_cell
         self._ways: dict[Kind, Callable[[Difference], Awaitable[str | None]]] = {
@@ -177,7 +179,8 @@ class Healer:
         name, _, sink = difference.object.partition("/")
         outbox = api_outbox if name == "api" else cell_outbox
         database = self._cells.api if name == "api" else self._cells.named(name).database
-        await database.write(lambda conn: outbox.drop(conn, sink))
+        before = self._clock.now() - self._retention
+        await database.write(lambda conn: outbox.abandon(conn, sink, before))
 
     async def _count_anew(self, difference: Difference) -> None:
         provider, _, resource_class = difference.object.partition("/")

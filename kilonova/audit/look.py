@@ -8,7 +8,8 @@ noted as busy and is not compared.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -100,7 +101,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         specs: request specs of servers without a record and without a build request.
         busy: servers that operations work on.
         secrets, tokens: servers of which there are secrets, or tokens of consoles.
-        undelivered: sinks that are not configured and for which notifications are kept.
+        undelivered: sinks that no process has and for which notifications are kept.
     """
 
     servers: dict[str, tuple[str, Instance]]
@@ -125,14 +126,15 @@ class Looker:
     """Takes looks.
 
     Args:
-        ports, devices, images: None where somebody else keeps them. sinks: those that are configured.
+        ports, devices, images: None where somebody else keeps them.
+        retention: seconds after which a notification is given up.
     """
 
     def __init__(
         self, cells: Cells, bus: Bus, clock: Clock, *, ports: PortLedger | None = None,
-        devices: DeviceLedger | None = None, images: ImageLedger | None = None, sinks: Collection[str] = (),
+        devices: DeviceLedger | None = None, images: ImageLedger | None = None, retention: float,
     ) -> None:
-        self._sinks = sinks
+        self._retention = retention
         self._cells = cells
         self._bus = bus
         self._clock = clock
@@ -173,9 +175,9 @@ class Looker:
 
     async def _undelivered(self) -> frozenset[InCell]:
         found: set[InCell] = set()
+        before = self._clock.now() - self._retention
         for name, database, outbox in self._outboxes():
-            sinks = await database.read(_scalars(sa.select(outbox.rows.c.sink).distinct()))
-            found |= {InCell(name, sink) for sink in sinks if sink not in self._sinks}
+            found |= {InCell(name, sink) for sink in await database.read(partial(outbox.abandoned, before=before))}
         return frozenset(found)
 
     def _outboxes(self) -> Iterable[tuple[str, Database, Outbox]]:

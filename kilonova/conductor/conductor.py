@@ -17,8 +17,8 @@ from kilonova.conductor.hosts import HostReports
 from kilonova.conductor.interfaces import InterfaceHealing
 from kilonova.conductor.leftovers import Leftovers
 from kilonova.conductor.overdue import INTERVAL, OVERDUE, OverdueWork
+from kilonova.conductor.usage_audit import FORGET_INTERVAL, UsageAudit, forget_old_audits
 from kilonova.conductor.usage_audit import INTERVAL as AUDIT_INTERVAL
-from kilonova.conductor.usage_audit import UsageAudit
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import Clock
@@ -29,6 +29,7 @@ from kilonova.engine.rounds import Round, Rounds
 from kilonova.engine.runner import POLL, Runner
 from kilonova.engine.workshop import Workshop
 from kilonova.notifications.deliverer import Deliverer
+from kilonova.notifications.options import NotificationOptions
 from kilonova.operations.catalogue import CELL_OPERATIONS
 from kilonova.operations.environment import Environment
 from kilonova.operations.told import take
@@ -51,7 +52,7 @@ class Conductor:
         alone: no other conductor can be alive (one-machine mode).
         ttl: seconds that a lease lasts. poll: seconds between looks at the journal when nothing wakes it.
         deliverer: of the cell's notifications, None if nobody is told. observe, checkpoint: see `Workshop`.
-        audit_period: period of usage that is audited, "" for none.
+        audit_period: period of usage that is audited, "" for none. audit_retention: seconds for which audits are kept.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Conductor:
         alone: bool = False, ttl: float = 10.0, poll: float = POLL, concurrency: int = 256,
         deliverer: Deliverer | None = None, observe: Callable[[OperationRecord], None] = lambda _record: None,
         checkpoint: Callable[[str], None] = lambda _place: None, audit_period: str = "",
+        audit_retention: float = NotificationOptions().instance_usage_audit_retention,
     ) -> None:
         self.name = name
         self._environment = environment
@@ -76,6 +78,7 @@ class Conductor:
         )
         self._subscriptions: list[Subscription] = []
         self._audit = UsageAudit(environment.database, environment.clock, audit_period) if audit_period else None
+        self._audited = (audit_period, audit_retention)
         self._rounds = Rounds(environment.clock, self._periodic_work())
         self._heartbeat = Heartbeat(environment.database, environment.clock, "nova-conductor", name)
         self._deliverer = deliverer
@@ -94,6 +97,8 @@ class Conductor:
                   options.heal_instance_info_cache_interval or -1.0),
             Round("files of deleted servers", leftovers.files, options.instance_delete_interval),
             Round("failed migrations", leftovers.migrations, options.instance_delete_interval),
+            Round("old usage audits", partial(
+                forget_old_audits, environment.database, environment.clock, *self._audited), FORGET_INTERVAL),
             Round("overdue servers", OverdueWork(environment, OVERDUE, self._wake_for).look, INTERVAL),
             *([Round("usage audit", self._audit.look, AUDIT_INTERVAL)] if self._audit is not None else ()),
         )

@@ -21,6 +21,8 @@ from kilonova.notifications.periods import last_completed
 
 log = structlog.get_logger(__name__)
 
+FORGET_INTERVAL = 3600.0
+"""Seconds between two looks for audits that are too old."""
 INTERVAL = 60.0
 """Seconds between two looks whether a period has ended."""
 BATCH = 100
@@ -77,6 +79,19 @@ class UsageAudit:
         message = f"Usage of {audit.instances} servers on {audit.host} was told in {took:.0f} seconds."
         records.end(conn, audit.id, message)
         log.info("usage audited", host=audit.host, instances=audit.instances, errors=audit.errors, seconds=took)
+
+
+async def forget_old_audits(database: Database, clock: Clock, period: str, retention: float) -> None:
+    """Remove audits of periods that ended long ago; never those of the last one, which would be audited again.
+
+    Args:
+        period: that is audited now, "" for none. retention: seconds.
+    """
+    now = clock.now()
+    before = min(now - retention, last_completed(now, period)[0]) if period else now - retention
+    removed = await database.write(lambda conn: records.forget(conn, before))
+    if removed:
+        log.info("old usage audits removed", audits=removed)
 
 
 def _not_begun(conn: sa.Connection, period: tuple[float, float]) -> list[str]:

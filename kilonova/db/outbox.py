@@ -159,10 +159,18 @@ class Outbox:
             conn.execute(sa.update(s).where(s.c.name == sink).values(dropped=s.c.dropped + count))
         return dropped
 
-    def drop(self, conn: sa.Connection, sink: str) -> None:
-        """Forget a sink and all that waits for it."""
-        conn.execute(sa.delete(self.rows).where(self.rows.c.sink == sink))
-        conn.execute(sa.delete(self.sinks).where(self.sinks.c.name == sink))
+    def abandoned(self, conn: sa.Connection, before: float) -> list[str]:
+        """Sinks for which something has waited since before then, and to which no process has delivered since. A
+        process that has a sink takes its lease at least once a minute while something waits."""
+        r, s = self.rows, self.sinks
+        served = sa.select(s.c.name).where(s.c.lease_until >= before)
+        query = sa.select(r.c.sink).where(r.c.created_at < before, r.c.sink.not_in(served))
+        return list(conn.execute(query.distinct().order_by(r.c.sink)).scalars())
+
+    def abandon(self, conn: sa.Connection, sink: str, before: float) -> None:
+        """Drop what has waited since before then for a sink that is still abandoned."""
+        if sink in self.abandoned(conn, before):
+            conn.execute(sa.delete(self.rows).where(self.rows.c.sink == sink, self.rows.c.created_at < before))
 
     def states(self, conn: sa.Connection) -> list[SinkState]:
         """How the deliveries go, of every sink that has ever had one."""

@@ -113,5 +113,12 @@ def told(conn: sa.Connection, number: int, done: Collection[int], *, errors: int
         conn.execute(sa.update(audits).where(audits.c.id == number).values(errors=audits.c.errors + errors))
 
 
+def forget(conn: sa.Connection, before: float) -> int:
+    """Remove the audits that are done of periods that had ended by then. Returns how many."""
+    a = audits.c
+    old = sa.delete(audits).where(a.state == DONE, a.period_begin < before, a.period_end <= before)
+    return conn.execute(old).rowcount
+
+
 def end(conn: sa.Connection, number: int, message: str) -> None:
     conn.execute(sa.update(audits).where(audits.c.id == number).values(state=DONE, message=message))

@@ -26,6 +26,9 @@ class NotificationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     instance_usage_audit_period: Annotated[str, msgspec.Meta(pattern=PERIOD)] = "month"
     """Period whose usage `exists` notifications tell: `hour`, `day`, `month` or `year`. It begins later than the
     calendar's with the minute, hour, day or month of that: `month@15`."""
+    instance_usage_audit_retention: float = 31536000.0
+    """Seconds after the end of a period for which `os-instance_usage_audit_log` can tell of its audits; those of the
+    last period are kept in any case."""
     retention: float = 259200.0
     """Seconds after which a notification that its sink does not take is given up."""
     webhook_url: str = ""

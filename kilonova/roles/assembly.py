@@ -156,6 +156,7 @@ def conductor(
         owner, environment, ground.bus, reports, SystemRandom(), alone=alone, ttl=config.lease_seconds,
         deliverer=_deliverer(ground, ground.cell, outbox.cell_outbox, owner, alone=alone),
         observe=_observer(ground), audit_period=config.notifications.audit_period,
+        audit_retention=config.notifications.instance_usage_audit_retention,
     )
 
 

@@ -192,5 +192,5 @@ def _auditor(ground: Ground, services: Embedded, wakes: Wakes) -> Auditor:
         ground.cells, ground.bus, ground.clock, wake_api=wakes.api, wake_cell=wakes.cell, ports=services.networks,
         devices=EmbeddedDevices(assembly.own_host(ground.config), ground.api, services.wiring),
         images=EmbeddedImageData(ground.api, ground.config.directory / "images"),
-        sinks=ground.config.notifications.sinks,
+        retention=ground.config.notifications.retention,
     )

@@ -120,13 +120,24 @@ async def test_rows_of_servers_that_are_gone_are_deleted(cloud: ControlCloud) ->
     assert None not in kept
 
 
-async def test_notifications_for_a_sink_that_is_not_configured_any_more_are_deleted(cloud: ControlCloud) -> None:
+async def test_notifications_are_given_up_if_nobody_has_delivered_to_their_sink_for_as_long_as_they_may_wait(
+    cloud: ControlCloud,
+) -> None:
+    """Which sinks this process has does not matter: another may have one that is away."""
     def plant(conn: sa.Connection) -> None:
         for outbox in (api_outbox, cell_outbox):
-            conn.execute(sa.insert(outbox.rows).values(sink="webhook", subject="s", created_at=4e9, message=MESSAGE))
+            for sink, at in (("webhook", 1.0), ("webhook", 4e9), ("nats", 1.0), ("log", 4e9)):
+                conn.execute(sa.insert(outbox.rows).values(sink=sink, subject="s", created_at=at, message=MESSAGE))
+            assert outbox.lease(conn, "nats", "another process", now=4e9, until=4e9 + 20.0)
+            assert outbox.lease(conn, "webhook", "a process that is no more", now=1.0, until=20.0)
+
+    def waiting(conn: sa.Connection) -> list[tuple[str, float]]:
+        rows = api_outbox.rows.c
+        return [tuple(row) for row in conn.execute(sa.select(rows.sink, rows.created_at).order_by(rows.id))]
 
     await cloud.database.write(plant)
     found = kinds(await cloud.audit())
     assert {kind for kind, _ in found} == {"notification-without-sink"}
     assert sorted(object_.rpartition("/")[2] for _, object_ in found) == ["webhook", "webhook"]
     assert (await cloud.heal()).after.clean
+    assert await cloud.database.read(waiting) == [("webhook", 4e9), ("nats", 1.0), ("log", 4e9)]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from kilonova.conductor.usage_audit import UsageAudit
+from kilonova.conductor.usage_audit import UsageAudit, forget_old_audits
 from kilonova.db import instances, services, usage_audits
 from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.database import Database
@@ -63,3 +63,31 @@ async def test_every_server_is_told_of_once_however_many_conductors_look(cell: D
     subjects = Counter(pending.message.subject for pending in told)
     assert len(subjects) == 2 * EACH and set(subjects.values()) == {1}
     assert await cell.read(lambda conn: conn.execute(sa.select(usage_audits.listed)).all()) == []
+
+
+async def test_old_audits_are_forgotten_but_for_those_of_the_last_period(cell: Database) -> None:
+    day = 86400.0
+    clock = SystemClock()
+    last = last_completed(clock.now(), "day")
+    running = (last[0] - 9 * day, last[0] - 8 * day)
+    done = [(last[0] - days * day, last[1] - days * day) for days in (0, 1, 2, 30)]
+
+    def plant(conn: sa.Connection) -> None:
+        for period in (*done, running):
+            usage_audits.begin(conn, ["one"], period, now=1.0)
+        for number in usage_audits.unfinished(conn):
+            audit = usage_audits.hold(conn, number)
+            if audit is not None and audit.period_end != running[1]:
+                usage_audits.end(conn, number, "")
+
+    async def kept() -> list[bool]:
+        found = [await cell.read(lambda conn, p=p: usage_audits.of_period(conn, *p)) for p in (*done, running)]  # type: ignore[misc]
+        return [bool(audits) for audits in found]
+
+    await cell.write(plant)
+    await forget_old_audits(cell, clock, "day", 5 * day)
+    assert await kept() == [True, True, True, False, True]
+    await forget_old_audits(cell, clock, "day", 0.0)
+    assert await kept() == [True, False, False, False, True]
+    await forget_old_audits(cell, clock, "", 0.0)
+    assert await kept() == [False, False, False, False, True]
