@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
 from simulation.process import Process, SimClock
-from simulation.run import ACTIVE
+from simulation.violations import ACTIVE
 from simulation.world import IMAGE, Databases, PortedDriver, World
 
 from kilonova.cells.registry import Located
