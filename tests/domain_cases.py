@@ -7,7 +7,7 @@ from pathlib import Path
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BlockDevice
 from kilonova.domain.network import Vif
-from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare
+from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare, HostDevice
 from kilonova.hypervisor.libvirt.description import Describer, GuestFiles
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.host import CpuInfo, CpuTopology, HostCapabilities, Virt
@@ -142,6 +142,7 @@ GUESTS: dict[str, tuple[Virt, Guest]] = {
         layout=Layout(places=(Place(host_cell=0, cpus=(0,), floating=(0, 1), memory_mib=256, page_kib=4),)),
     )),
     "shares": ("qemu", guest(shares=(GuestShare("my-data", "/srv/a & b"), GuestShare("more", "/srv/more")))),
+    "host_devices": ("kvm", guest(host_devices=(HostDevice("0000:81:00.1"), HostDevice("10001:02:1f.7")))),
     "encrypted": ("qemu", guest(
         ephemeral_gib=1, swap_mib=64, extra_specs={"hw:ephemeral_encryption": "true"},
         properties={"hw_ephemeral_encryption_format": "luks"},

@@ -19,6 +19,7 @@ from kilonova.domain.network import Vif
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
 from kilonova.hypervisor.guest import BesideDisks, Guest, GuestEvent, GuestOnHost, HostInventory
+from kilonova.shapes.pci import PciDevice
 from kilonova.shapes.quiesce import Quiesce
 
 
@@ -39,6 +40,15 @@ class Driver(Protocol):
 
     async def guests(self) -> list[GuestOnHost]:
         """All guests of this product on the host, running or not."""
+        ...
+
+    async def pci_devices(self) -> list[PciDevice]:
+        """The PCI devices of the host, whether guests may have them or not, without the bridges between them."""
+        ...
+
+    async def held_devices(self) -> dict[str, tuple[str, ...]]:
+        """The addresses of the PCI devices in the definitions of this product's guests, running or not. Guests
+        without any are left out."""
         ...
 
     async def disks(self) -> list[str]:
@@ -200,7 +210,8 @@ class Driver(Protocol):
             paused: start with the CPUs stopped; `resume` lets it run (after its interfaces are wired).
 
         Raises:
-            TryElsewhere: the host lacks what the guest needs, for example the directory of a share.
+            TryElsewhere: the host lacks what the guest needs, for example the directory of a share or a PCI device
+                that no other guest has.
         """
         ...
 

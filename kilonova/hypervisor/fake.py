@@ -19,6 +19,7 @@ from kilonova.hypervisor.fake_state import FakeDisks, FakeGuest, FakeHypervisor,
 from kilonova.hypervisor.guest import GuestEvent, GuestOnHost, HostInventory
 from kilonova.hypervisor.uptime import uptime
 from kilonova.imaging.signatures import TRUSTED_CERTS
+from kilonova.shapes.pci import PciDevice
 
 
 class FakeDriver(FakeDiskCalls, FakeInterfaceCalls, FakePowerCalls, FakeGuestCalls):
@@ -66,6 +67,17 @@ class FakeDriver(FakeDiskCalls, FakeInterfaceCalls, FakePowerCalls, FakeGuestCal
             GuestOnHost(uuid=g.uuid, name=g.name, power_state=g.power_state)
             for g in self.hypervisor.guests.values() if g.defined
         ]
+
+    async def pci_devices(self) -> list[PciDevice]:
+        await self._call("pci_devices")
+        return list(self.hypervisor.devices)
+
+    async def held_devices(self) -> dict[str, tuple[str, ...]]:
+        await self._call("held_devices")
+        return {
+            g.uuid: tuple(device.address for device in g.host_devices)
+            for g in self.hypervisor.guests.values() if g.defined and g.host_devices
+        }
 
 
 __all__ = ["DISK", "FakeDisks", "FakeDriver", "FakeGuest", "FakeHypervisor", "Faults"]

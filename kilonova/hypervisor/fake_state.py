@@ -11,9 +11,10 @@ import msgspec
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.fake_screen import FakeScreens
-from kilonova.hypervisor.guest import GuestShare
+from kilonova.hypervisor.guest import GuestShare, HostDevice
 from kilonova.imaging.signatures import ImageSignatures
 from kilonova.shapes.host import HostTopology, Layout
+from kilonova.shapes.pci import PciDevice
 from kilonova.shapes.traits import LOCKED_MEMORY
 
 TRAITS = (
@@ -62,7 +63,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
         snapshots: ids of images being made of it.
         rescue: the image of its rescue disk, None without one. rescued: it was started from that.
         sizes: of its disks. kept: those of the disks that are kept, by the name under which they are.
-        vcpus, memory_mib, layout, shares: what it was last started with.
+        vcpus, memory_mib, layout, shares, host_devices: what it was last started with.
         frozen: its file systems are held still. freezes: how often they were.
     """
 
@@ -85,6 +86,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     memory_mib: int = 0
     layout: Layout | None = None
     shares: tuple[GuestShare, ...] = ()
+    host_devices: tuple[HostDevice, ...] = ()
     frozen: bool = False
     freezes: int = 0
 
@@ -125,6 +127,8 @@ class FakeHypervisor:
         self.pcpus = 0 if topology is None else sum(len(cell.dedicated) for cell in topology.cells)
         self.memory_mib = memory_mib
         self.local_gib = local_gib
+        self.devices: tuple[PciDevice, ...] = ()
+        """PCI devices that it has."""
         self.traits = TRAITS
         self.screens = screens
         self.signatures = signatures

@@ -45,6 +45,12 @@ class GuestShare(msgspec.Struct, frozen=True):
     directory: str
 
 
+class HostDevice(msgspec.Struct, frozen=True):
+    """A PCI device of the host that a guest has for itself. address: for example `0000:81:00.1`."""
+
+    address: str
+
+
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """One guest on one host.
 
@@ -79,6 +85,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     layout: Layout | None = None
     block_devices: tuple[BlockDevice, ...] = ()
     shares: tuple[GuestShare, ...] = ()
+    host_devices: tuple[HostDevice, ...] = ()
 
     @property
     def blank_disks(self) -> tuple[BlankDisk, ...]:

@@ -30,7 +30,7 @@ from kilonova.domain.image import Image
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
-from kilonova.hypervisor.guest import BesideDisks, Guest, GuestShare
+from kilonova.hypervisor.guest import BesideDisks, Guest, GuestShare, HostDevice
 from kilonova.imaging import qcow2
 from kilonova.imaging.inspect import check
 from kilonova.shapes.quiesce import Quiesce
@@ -151,6 +151,20 @@ async def test_a_guest_starts_with_the_directories_of_its_shares(
     assert await driver.power_state(guest.uuid) is PowerState.RUNNING
     await driver.hard_reboot(guest)
     assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+
+
+async def test_a_guest_without_its_pci_device_is_tried_elsewhere(driver: Driver, guest: Guest) -> None:
+    there = [device.address for device in await driver.pci_devices()]
+    assert there == sorted(set(there))
+    absent = HostDevice("0000:fe:1f.7")
+    assert absent.address not in there
+    with pytest.raises(TryElsewhere):
+        await driver.spawn(msgspec.structs.replace(guest, host_devices=(absent,)))
+    assert await driver.power_state(guest.uuid) in (PowerState.NOSTATE, PowerState.SHUTDOWN)
+    await driver.destroy(guest.uuid)
+    assert await driver.held_devices() == {}
+    await driver.spawn(guest)
+    assert await driver.held_devices() == {}
 
 
 async def test_a_guest_that_was_started_paused_runs_when_resumed(driver: Driver, guest: Guest) -> None:

@@ -27,6 +27,7 @@ from kilonova.hypervisor.libvirt.domain.features import Features
 from kilonova.hypervisor.libvirt.domain.filesystem import SharedFilesystem
 from kilonova.hypervisor.libvirt.domain.firmware import Uefi, UefiVariables
 from kilonova.hypervisor.libvirt.domain.graphics import Spice, Video, Vnc
+from kilonova.hypervisor.libvirt.domain.host_device import PciHostDevice
 from kilonova.hypervisor.libvirt.domain.interface import BridgeInterface
 from kilonova.hypervisor.libvirt.domain.iommu import IntelIommu, Iommu
 from kilonova.hypervisor.libvirt.domain.kernel import DirectKernel
@@ -140,7 +141,7 @@ class Describer:
     def _devices(self, guest: Guest, files: GuestFiles, wanted: Hardware) -> Iterator[Device]:
         disks = list(self._disks(guest, files, wanted))
         if wanted.pcie:
-            needed = len(disks) + len(guest.vifs) + len(guest.shares) + SPARE_ROOT_PORTS
+            needed = len(disks) + len(guest.vifs) + len(guest.shares) + len(guest.host_devices) + SPARE_ROOT_PORTS
             yield from (PcieRootPort(index=index) for index in range(1, max(LEAST_ROOT_PORTS, needed) + 1))
         asked = wanted.devices
         if any(disk.bus == "scsi" for disk in disks):
@@ -152,6 +153,7 @@ class Describer:
         yield from disks
         yield from (_interface(vif, wanted, guest.vcpus) for vif in guest.vifs)
         yield from (self._share(share) for share in guest.shares)
+        yield from (PciHostDevice.at(device.address) for device in guest.host_devices)
         if asked.machine.serial_ports:
             yield SerialConsole(socket=str(files.console_socket), log=str(files.console_log))
         for port in range(1, asked.machine.serial_ports):

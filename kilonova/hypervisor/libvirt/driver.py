@@ -15,6 +15,7 @@ from kilonova.domain.errors import KilonovaError
 from kilonova.domain.trail import Threads
 from kilonova.hypervisor.guest import GuestEvent, GuestOnHost, HostInventory
 from kilonova.hypervisor.libvirt import host, kvm, power
+from kilonova.hypervisor.libvirt.calls.devices import DeviceCalls
 from kilonova.hypervisor.libvirt.calls.disks import DiskCalls
 from kilonova.hypervisor.libvirt.calls.guests import GuestCalls
 from kilonova.hypervisor.libvirt.calls.interfaces import InterfaceCalls
@@ -43,7 +44,7 @@ LOOKS_AFTER_GAP = (0.0, 2.0, 8.0)
 that ended before it as running, and tells no event when it finds out."""
 
 
-class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls):
+class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls, DeviceCalls):
     """Guests of one host.
 
     Args:
