@@ -20,6 +20,7 @@ from kilonova.imaging.signatures import SignatureOptions
 from kilonova.notifications.options import NotificationOptions
 from kilonova.operations.consoles import ConsoleOptions
 from kilonova.operations.options import OperationOptions
+from kilonova.shapes.pci_requests import PciOptions
 
 PREFIX = "KILONOVA__"
 
@@ -165,6 +166,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     consoles: ConsoleOptions = ConsoleOptions()
     notifications: NotificationOptions = NotificationOptions()
     shares: ShareOptions = ShareOptions()
+    pci: PciOptions = PciOptions()
     metrics: MetricsOptions = MetricsOptions()
     tracing: TracingOptions = TracingOptions()
 

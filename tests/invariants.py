@@ -19,6 +19,7 @@ from kilonova.embedded.image import schema as image
 from kilonova.embedded.network import schema as network
 from kilonova.hypervisor.fake import FakeGuest
 from kilonova.shapes.host import Layout
+from kilonova.shapes.pci import with_devices
 from kilonova.shapes.resources import resources_of
 from kilonova.shapes.shape import shape_of
 
@@ -187,25 +188,35 @@ def violations(cloud: Cloud, *, secret: bytes = b"s3cret-pass") -> list[str]:
 
 
 def wrong_places(placed: list[PlacedOn], servers: Iterable[Instance], guests: Guests) -> Iterator[str]:
-    """No CPU of a host belongs to two, every place has a claim, and a guest runs where its claim says."""
+    """No CPU and no device of a host belongs to two, every place has a claim, and a guest has what its claim says."""
     for number, one in enumerate(placed):
         if one.instance is None:
             yield f"place of {one.consumer} has no claim"
         for other in placed[:number]:
             if other.provider == one.provider and other.layout.taken() & one.layout.taken():
                 yield f"{one.consumer} and {other.consumer} have the same CPUs"
+            if other.provider == one.provider and _devices(other.layout) & _devices(one.layout):
+                yield f"{one.consumer} and {other.consumer} have the same devices"
     held = {one.consumer: one.layout for one in placed}
     for server in servers:
         if server.vm_state not in ENDED:
             continue
         place, needed = held.get(server.uuid), False
         if server.host is not None:  # one that is shelved away is nowhere
-            needed = bool(shape_of(server.flavor, server.image).cells)
+            needed = shape_of(server.flavor, server.image).needs_place
         if (place is not None) != needed:
             yield f"server {server.uuid} needs {'a' if needed else 'no'} place and has {place}"
         guest = guests.get(server.host or "", {}).get(server.uuid)
-        if guest is not None and guest.power_state is PowerState.RUNNING and guest.layout != place:
+        if guest is None or guest.power_state is not PowerState.RUNNING:
+            continue
+        if guest.layout != (place if place is not None and place.places else None):
             yield f"server {server.uuid} has place {place}, its guest runs on {guest.layout}"
+        if {device.address for device in guest.host_devices} != (_devices(place) if place is not None else set()):
+            yield f"server {server.uuid} has place {place}, its guest has {guest.host_devices}"
+
+
+def _devices(layout: Layout) -> set[str]:
+    return {device.address for device in layout.devices}
 
 
 def is_resized(server: Instance) -> bool:
@@ -241,7 +252,7 @@ def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
             yield f"{name}: its guest is {guest}"
         elif bool(guest.kept) != is_resized(server) and not failed:
             yield f"{name}: its guest keeps {guest.kept}"
-        elif not is_resized(server) and cloud.claims.get(server.uuid) != resources_of(server.flavor):
+        elif not is_resized(server) and cloud.claims.get(server.uuid) != _resources(cloud, server):
             yield f"{name} claims {cloud.claims.get(server.uuid)}"
         elif guest.power_state is not server.power_state:
             yield f"{name}: its guest is {guest.power_state.name}"
@@ -255,6 +266,11 @@ def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
             yield f"{name}: its guest has the interfaces {guest.devnames}"
     elif server.host is None and server.uuid in cloud.claims:
         yield f"{name} has a claim but no host"
+
+
+def _resources(cloud: Cloud, server: Instance) -> dict[str, int]:
+    held = [device for one in cloud.layouts if one.consumer == server.uuid for device in one.layout.devices]
+    return with_devices(resources_of(server.flavor), held)
 
 
 def _is_foreign(guest: FakeGuest, server: Instance) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -26,8 +26,10 @@ from kilonova.domain.errors import InvalidInput, KilonovaError, Unreachable
 from kilonova.engine.commands import REPLY_LIMIT
 from kilonova.engine.host import HostExecutor
 from kilonova.hypervisor.driver import Driver
-from kilonova.hypervisor.guest import GuestEvent
+from kilonova.hypervisor.guest import GuestEvent, HostInventory
 from kilonova.services.image import ImageService
+from kilonova.shapes.host import HostTopology
+from kilonova.shapes.pci_requests import DeviceSpec, offered
 
 log = structlog.get_logger(__name__)
 
@@ -49,13 +51,14 @@ class Agent:
         images: the image service, None if it cannot be reached from here.
         report_interval: seconds between reports. max_concurrent_builds, max_concurrent_disk_ops,
             max_concurrent_snapshots: 0 for no limit.
+        device_specs: the PCI devices that guests may have.
         checkpoint: see `HostExecutor`. observer: counts steps and guests.
     """
 
     def __init__(self, host: str, driver: Driver, bus: Bus, journal: Database, clock: Clock, *,
                  images: ImageService | None = None, report_interval: float = 10.0, max_concurrent_builds: int = 10,
                  max_concurrent_disk_ops: int = 0, max_concurrent_snapshots: int = 0,
-                 image_cache: ImageCacheOptions = DEFAULT,
+                 image_cache: ImageCacheOptions = DEFAULT, device_specs: Sequence[DeviceSpec] = (),
                  checkpoint: Callable[[str], None] = lambda _place: None, observer: Observer | None = None) -> None:
         self.host = host
         self._observer = observer or Nobody()
@@ -65,6 +68,7 @@ class Agent:
             observe=partial(self._observer.host_step, host),
         )
         self._driver = driver
+        self._device_specs = device_specs
         self._bus = bus
         self._clock = clock
         self._report_interval = report_interval
@@ -107,11 +111,20 @@ class Agent:
             driver=self._driver.name,
             started=started,
             version=kilonova.__version__,
-            inventory=await self._driver.inventory(),
+            inventory=await self._inventory(),
             guests=tuple(await self._driver.guests()),
         )
         self._observer.guests(self.host, Counter(guest.power_state.name.lower() for guest in report.guests))
         return report
+
+    async def _inventory(self) -> HostInventory:
+        """With the devices that guests may have."""
+        found = await self._driver.inventory()
+        if not self._device_specs:
+            return found
+        devices = offered(await self._driver.pci_devices(), self._device_specs)
+        cells = found.topology.cells if found.topology is not None else ()
+        return msgspec.structs.replace(found, topology=HostTopology(cells, devices))
 
     async def _report_loop(self) -> None:
         ticks = 0

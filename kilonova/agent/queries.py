@@ -39,8 +39,10 @@ async def answer(driver: Driver, query: Query) -> Answer:
                 return await _set_password(driver, query)
             case _:
                 guests, disks = await driver.guests(), await driver.disks()
-                beside = await driver.beside_disks()
-                return Answer(found=Found(guests=tuple(guests), disks=tuple(disks), beside=tuple(beside)))
+                beside, devices = await driver.beside_disks(), await driver.held_devices()
+                return Answer(found=Found(
+                    guests=tuple(guests), disks=tuple(disks), beside=tuple(beside), devices=devices
+                ))
     except KilonovaError as error:
         return Answer(error=error.message, status=error.status)
 

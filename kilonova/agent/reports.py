@@ -84,11 +84,13 @@ Query = ConsoleQuery | ConsoleAddressQuery | PasswordQuery | DiagnosticsQuery | 
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """Guests, instances with files on the host, and what lies beside their disks."""
+    """Guests, instances with files on the host, what lies beside their disks, and by guest the addresses of the PCI
+    devices that it has."""
 
     guests: tuple[GuestOnHost, ...]
     disks: tuple[str, ...]
     beside: tuple[BesideDisks, ...] = ()
+    devices: dict[str, tuple[str, ...]] = {}
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from kilonova.services.identity import IdentityService
 from kilonova.services.image import ImageCatalogue
 from kilonova.services.network import NetworkService
 from kilonova.services.shares import ShareService
+from kilonova.shapes.pci_requests import PciAlias
 
 if TYPE_CHECKING:
     from kilonova.api.compute.hosts import Hosts
@@ -36,6 +37,7 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
         default_schedule_zone: zone of a server that asks for none; "" for any.
         list_records_by_skipping_down_cells: leave out a cell that does not answer instead of failing.
         instance_usage_audit_period: see `kilonova.notifications.periods`.
+        pci_aliases: names by which flavors ask for PCI devices.
     """
 
     max_limit: int = 1000
@@ -48,6 +50,7 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
     default_schedule_zone: str = ""
     list_records_by_skipping_down_cells: bool = True
     instance_usage_audit_period: str = "month"
+    pci_aliases: tuple[PciAlias, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

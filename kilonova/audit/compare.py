@@ -9,7 +9,8 @@ from kilonova.audit.look import Look
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import OperationState
-from kilonova.domain.states import VmState
+from kilonova.domain.states import GUEST_OFF, VmState
+from kilonova.shapes.pci import with_devices
 from kilonova.shapes.resources import resources_of
 
 WITH_GUEST = frozenset({
@@ -29,8 +30,8 @@ def compare(look: Look) -> list[Difference]:
     """All differences, of servers that nothing works on."""
     found: list[Difference] = []
     for part in (
-        _guests, _disks, _beside, _silent_hosts, _claims, _counters, _ports, _devices, _images, _rows, _records,
-        _operations,
+        _guests, _disks, _beside, _guest_devices, _silent_hosts, _claims, _counters, _ports, _devices, _images,
+        _rows, _records, _operations,
     ):
         found += part(look)
     lost = (Kind.OPERATION_STRANDED, Kind.OPERATION_LOST)
@@ -125,6 +126,32 @@ def _beside(look: Look) -> Iterator[Difference]:
                     )
 
 
+def _guest_devices(look: Look) -> Iterator[Difference]:
+    """Between a move and its end the guest has those of the server; a guest that is off may never have been started
+    with them."""
+    for on in look.hosts:
+        if on.found is None:
+            continue
+        off = {guest.uuid for guest in on.found.guests if guest.power_state in GUEST_OFF}
+        for instance in _on_host(look, on.host):
+            own = {device.address for device in look.own_devices.get(instance.uuid, ())}
+            there = set(on.found.devices.get(instance.uuid, ()))
+            about = {"subject": instance.uuid, "host": on.host, "cell": look.servers[instance.uuid][0]}
+            for address in sorted(there - own):
+                yield Difference(
+                    kind=Kind.DEVICE_NOT_ITS_OWN, object=f"{instance.uuid}/{address}", **about,
+                    what=f"the guest of server {instance.uuid} has PCI device {address} of {on.host}, "
+                         "which is not the server's",
+                )
+            guests = {guest.uuid for guest in on.found.guests} - off
+            for address in sorted(own - there) if instance.uuid in guests and instance.vm_state in SETTLED else ():
+                yield Difference(
+                    kind=Kind.DEVICE_MISSING, object=f"{instance.uuid}/{address}", **about,
+                    what=f"PCI device {address} of {on.host} is kept for server {instance.uuid}, "
+                         "and its guest does not have it",
+                )
+
+
 def _silent_hosts(look: Look) -> Iterator[Difference]:
     for on in look.hosts:
         if on.found is None:
@@ -159,7 +186,7 @@ def _claims(look: Look) -> Iterator[Difference]:
         if instance.vm_state not in SETTLED or instance.host is None:
             continue
         held = by_server.get(uuid, {})
-        wanted = _wanted(instance)
+        wanted = _wanted(look, instance)
         if instance.host not in held:
             yield Difference(
                 kind=Kind.ALLOCATION_MISSING, object=uuid, subject=uuid, host=instance.host, cell=cell,
@@ -173,12 +200,13 @@ def _claims(look: Look) -> Iterator[Difference]:
             )
 
 
-def _wanted(instance: Instance) -> dict[str, int] | None:
+def _wanted(look: Look, instance: Instance) -> dict[str, int] | None:
     """What a server takes of its host; None if its flavor makes no sense."""
     try:
-        return resources_of(instance.flavor, instance.image, volume_backed=instance.image is None)
+        wanted = resources_of(instance.flavor, instance.image, volume_backed=instance.image is None)
     except InvalidInput:
         return None
+    return with_devices(wanted, look.own_devices.get(instance.uuid, ()))
 
 
 def _amounts(resources: dict[str, int]) -> str:

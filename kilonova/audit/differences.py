@@ -26,6 +26,8 @@ class Kind(StrEnum):
     ALLOCATION_LEFT = "allocation-left"
     ALLOCATION_MISSING = "allocation-missing"
     ALLOCATION_DIFFERS = "allocation-differs"
+    DEVICE_NOT_ITS_OWN = "device-not-its-own"
+    DEVICE_MISSING = "device-missing"
     USED_COUNTER = "used-counter"
     PORT_WITHOUT_SERVER = "port-without-server"
     PORT_MISSING = "port-missing"
@@ -77,6 +79,8 @@ ADVICE: dict[Kind, str] = {
     Kind.HOST_SILENT: "bring its agent back and audit again: what is there could not be compared",
     Kind.ALLOCATION_MISSING: "delete or move the server, or allocate for it in placement",
     Kind.ALLOCATION_DIFFERS: "correct the allocation in placement, or move the server",
+    Kind.DEVICE_NOT_ITS_OWN: "reboot the server hard: its guest is started with the devices that are its own",
+    Kind.DEVICE_MISSING: "reboot the server hard: its guest is started with the devices that are its own",
     Kind.PORT_MISSING: "detach the interface from the server, or delete the server",
     Kind.PORT_ON_OTHER_HOST: "bind the port to the host of its server",
     Kind.TAP_WITHOUT_PORT: "see which process holds it; it goes when that ends",

@@ -27,12 +27,14 @@ from kilonova.db.instances import instances
 from kilonova.db.journal import Journal, api_journal, cell_journal
 from kilonova.db.outbox import Outbox, api_outbox, cell_outbox
 from kilonova.db.placement.claims import INSTANCE, MIGRATION
+from kilonova.db.placement.layouts import devices_by_consumer
 from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import Unreachable
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import TERMINAL, OperationState
 from kilonova.services.network import PortSummary
+from kilonova.shapes.pci import HeldDevice
 
 PAGE = 500
 """Records read in one unit of work: between two of them the cloud goes on."""
@@ -102,6 +104,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         busy: servers that operations work on.
         secrets, tokens: servers of which there are secrets, or tokens of consoles.
         undelivered: sinks that no process has and for which notifications are kept.
+        own_devices: by consumer, PCI devices that are its own.
     """
 
     servers: dict[str, tuple[str, Instance]]
@@ -120,6 +123,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     secrets: frozenset[InCell] = frozenset()
     tokens: frozenset[InCell] = frozenset()
     undelivered: frozenset[InCell] = frozenset()
+    own_devices: dict[str, tuple[HeldDevice, ...]] = {}
 
 
 class Looker:
@@ -151,6 +155,7 @@ class Looker:
         devices = await self._devices.devices() if self._devices is not None else None
         images = await self._images.image_data() if self._images is not None else None
         holdings, counters = await self._cells.api.read(_claims)
+        own_devices = await self._cells.api.read(devices_by_consumer)
         secret, token = await self._rows_of_servers(secrets.secrets), await self._rows_of_servers(console_tokens)
         servers: dict[str, tuple[str, Instance]] = {}
         for cell in self._cells.all:
@@ -163,6 +168,7 @@ class Looker:
             operations=after, holdings=holdings, counters=counters, hosts=found,
             ports=tuple(ports) if ports is not None else None, devices=devices, images=images,
             secrets=secret, tokens=token, undelivered=await self._undelivered(),
+            own_devices=own_devices,
         )
 
     async def _rows_of_servers(self, table: sa.Table) -> frozenset[InCell]:

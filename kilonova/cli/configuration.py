@@ -126,12 +126,16 @@ def _type_name(type_: Any) -> str:
         return f"list of {_type_name(typing.get_args(type_)[0])}s"
     if typing.get_origin(type_) is dict:
         return "table"
+    if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
+        return "table"
     text = type_.__name__ if isinstance(type_, type) else str(type_).replace("typing.", "")
     return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(text, text)
 
 
 def _toml(value: Any) -> str:
     """JSON is TOML for all the values that options have but tables."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_toml(key)} = {_toml(one)}' for key, one in value.items())}}}"
+        return f"{{{', '.join(f'{_toml(key)} = {_toml(one)}' for key, one in value.items() if one is not None)}}}"
     return msgspec.json.encode(value).decode()

@@ -118,7 +118,7 @@ class HostReports:
         servers = await self._database.read(lambda conn: instances.on_host(conn, report.host))
         topology = report.inventory.topology
         refusal = without_tpm(report.inventory.traits, servers)
-        if refusal or topology is None:
+        if refusal or topology is None or not topology.cells:
             return refusal
         found = policies(servers)
         refusal = objection(topology, found)

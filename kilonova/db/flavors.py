@@ -53,7 +53,7 @@ SEEDS = (
 """Public id, name, CPUs, memory (MiB) and root disk (GiB) of the flavors a fresh installation has."""
 
 _BATCH = 500
-_FIELDS = tuple(field for field in Flavor.__struct_fields__ if field != "id")
+_FIELDS = tuple(field for field in Flavor.__struct_fields__ if field not in ("id", "pci_requests"))
 _COLUMNS = [flavors.c.id, *(flavors.c[name] for name in _FIELDS)]
 _GET = Prepared(sa.select(*_COLUMNS).where(flavors.c.flavor_id == sa.bindparam("flavor_id")))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from kilonova.domain.pci import DeviceRequest
+
 
 class Flavor(msgspec.Struct, frozen=True, kw_only=True):
     """A flavor, also as the copy embedded in each instance record.
@@ -11,6 +13,7 @@ class Flavor(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         id: row number; flavor_id: the public id.
         memory_mib: memory in MiB. root_gib, ephemeral_gib: disks in GiB. swap_mib: swap in MiB.
+        pci_requests: what the aliases in its extra specs meant when the server got it; only in such a copy.
     """
 
     id: int = 0
@@ -27,3 +30,4 @@ class Flavor(msgspec.Struct, frozen=True, kw_only=True):
     is_public: bool = True
     description: str | None = None
     extra_specs: dict[str, str] = {}
+    pci_requests: tuple[DeviceRequest, ...] = ()

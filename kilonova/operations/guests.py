@@ -14,7 +14,7 @@ from kilonova.domain.network import Vif
 from kilonova.domain.states import VmState
 from kilonova.engine.operation import Tx
 from kilonova.engine.run import Run
-from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare
+from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare, HostDevice
 from kilonova.operations.environment import Environment
 from kilonova.operations.options import OperationOptions
 from kilonova.shapes.host import Layout
@@ -48,7 +48,7 @@ def guest_of(
 
     Args:
         vifs: its interfaces as the network service tells them now.
-        layout: its place on its host.
+        layout: its place on its host, and the devices of it that are its own.
         admin_password, files: secrets and files of a first boot; later boots have none.
     """
     metadata = metadata_of(instance, vifs, admin_password=admin_password, files=files)
@@ -71,7 +71,8 @@ def guest_of(
         extra_specs=instance.flavor.extra_specs,
         trusted_certs=instance.trusted_certs or (),
         rescue=instance.rescue.image if instance.vm_state is VmState.RESCUED and instance.rescue else None,
-        layout=layout,
+        layout=layout if layout is not None and layout.places else None,
+        host_devices=tuple(HostDevice(device.address) for device in layout.devices) if layout is not None else (),
         block_devices=instance.block_devices,
         shares=tuple(GuestShare(one.tag, one.export_location) for one in instance.shares if one.described),
     )

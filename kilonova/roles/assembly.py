@@ -222,6 +222,7 @@ def agent(
         max_concurrent_builds=options.max_concurrent_builds if options.driver == "libvirt" else 0,
         max_concurrent_disk_ops=options.max_concurrent_disk_ops,
         max_concurrent_snapshots=options.max_concurrent_snapshots, image_cache=config.image_cache,
+        device_specs=config.pci.device_spec,
         observer=_counter(config, metrics),
     )
 

@@ -177,7 +177,9 @@ def _compute(ground: Ground, services: Embedded, wakes: Wakes, consoles: Console
             ground.cells, ground.clock, service_down_time=config.scheduler.service_down_time,
             default_availability_zone=config.scheduler.default_availability_zone,
         ),
-        options=ApiOptions(instance_usage_audit_period=config.notifications.instance_usage_audit_period),
+        options=ApiOptions(
+            instance_usage_audit_period=config.notifications.instance_usage_audit_period, pci_aliases=config.pci.alias
+        ),
     )
 
 

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from kilonova.domain.errors import NoValidHost
+import msgspec
+
 from kilonova.shapes.cpu import CpuShape
-from kilonova.shapes.host import HostCell, HostTopology, Layout, Place
+from kilonova.shapes.host import DoesNotFit, HostCell, HostTopology, Layout, Place
 from kilonova.shapes.memory import PageSize
 from kilonova.shapes.numa import GuestCell
+from kilonova.shapes.pci_fitting import choose
 from kilonova.shapes.shape import Shape
 
 MIB = 1024
 """KiB."""
-
-
-class DoesNotFit(NoValidHost):
-    """The host has no place for a guest of this shape. reason: why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+MOST_TRIED = 500
+"""Ways to place the cells of a guest that are tried for one with devices near to it."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +52,49 @@ def fit(shape: Shape, topology: HostTopology | None, taken: Iterable[Layout]) ->
     Raises:
         DoesNotFit: with the reason.
     """
-    if not shape.cells:
+    if not shape.needs_place:
         return None
-    if topology is None:
+    there = tuple(taken)
+    if not shape.cells:
+        return Layout(places=(), devices=choose(shape.pci_requests, topology or HostTopology(()), there, None))
+    if topology is None or not topology.cells:
         raise DoesNotFit("The host does not tell its NUMA cells and CPUs.")
     if len(shape.cells) > len(topology.cells):
         raise DoesNotFit(f"The guest has {len(shape.cells)} NUMA cells, but the host has {len(topology.cells)}.")
     emulator = _shared_emulator(topology) if shape.cpu.emulator_threads == "share" else ()
-    free = _left(topology, taken)
+    free = _left(topology, there)
     refused: DoesNotFit | None = None
     for page_kib in _page_sizes(shape.memory.page_size, topology):
         try:
-            places, own = _place_cells(shape, free, page_kib)
+            found = _with_devices(shape, topology, there, _place_cells(shape, free, page_kib))
         except DoesNotFit as error:
             refused = refused or error
         else:
-            return Layout(places=places, emulator=own or emulator, own_emulator=bool(own))
+            return msgspec.structs.replace(found, emulator=found.emulator or emulator)
     raise refused or DoesNotFit(f"The host has no memory pages of size {shape.memory.page_size}.")
+
+
+def _with_devices(
+    shape: Shape, topology: HostTopology, taken: Sequence[Layout], placed: Iterator[Layout]
+) -> Layout:
+    """The first way to place its cells for which there are devices near to them; else the first for which there are
+    devices that its policies allow."""
+    first = next(placed)
+    if not shape.pci_requests:
+        return first
+    ways = [first, *islice(placed, MOST_TRIED)]
+    refused: DoesNotFit | None = None
+    for strict in (True, False):
+        for way in ways:
+            cells = {place.host_cell for place in way.places}
+            try:
+                devices = choose(shape.pci_requests, topology, taken, cells, strict=strict)
+            except DoesNotFit as error:
+                refused = error
+            else:
+                return msgspec.structs.replace(way, devices=devices)
+    assert refused is not None
+    raise refused
 
 
 def _shared_emulator(topology: HostTopology) -> tuple[int, ...]:
@@ -113,10 +136,9 @@ def _page_sizes(wanted: PageSize | None, topology: HostTopology) -> list[int | N
     return list(sizes[:-1] if wanted == "large" else sizes)
 
 
-def _place_cells(
-    shape: Shape, free: Sequence[_Free], page_kib: int | None
-) -> tuple[tuple[Place, ...], tuple[int, ...]]:
-    """Each cell of the guest in a cell of the host of its own. Returns also the CPU of the emulator, if it has one."""
+def _place_cells(shape: Shape, free: Sequence[_Free], page_kib: int | None) -> Iterator[Layout]:
+    """The ways to have each cell of the guest in a cell of the host of its own, the best first. Raises DoesNotFit if
+    there is none."""
     reasons: list[str] = []
 
     def search(index: int, left: tuple[_Free, ...]) -> Iterator[tuple[list[Place], tuple[int, ...]]]:
@@ -132,12 +154,14 @@ def _place_cells(
                 continue
             for rest, _ in search(index + 1, tuple(other for other in left if other is not one)):
                 yield [place, *rest], own
-                return
 
     fullest_first = tuple(sorted(free, key=lambda one: (len(one.dedicated), one.cell.id)))
+    none = True
     for places, own in search(0, fullest_first):
-        return tuple(places), own
-    raise DoesNotFit(reasons[0])
+        none = False
+        yield Layout(places=tuple(places), emulator=own, own_emulator=bool(own))
+    if none:
+        raise DoesNotFit(reasons[0])
 
 
 def _place(

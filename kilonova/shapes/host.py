@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
+from kilonova.domain.errors import NoValidHost
+from kilonova.shapes.pci import HeldDevice, OfferedDevice
+
+
+class DoesNotFit(NoValidHost):
+    """The host has no place for a guest of this shape. reason: why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
 
 class HostCell(msgspec.Struct, frozen=True, kw_only=True):
     """One NUMA cell of a host.
@@ -12,6 +23,7 @@ class HostCell(msgspec.Struct, frozen=True, kw_only=True):
         dedicated: CPUs that are given to one guest at a time. shared: CPUs on which all other guests run.
         siblings: groups of CPUs that are threads of one core; empty without such.
         pages: how many pages guests may have, by size in KiB; the smallest are the host's usual ones.
+        socket: number of the processor that it belongs to, None if the host does not tell.
     """
 
     id: int
@@ -20,12 +32,15 @@ class HostCell(msgspec.Struct, frozen=True, kw_only=True):
     shared: tuple[int, ...] = ()
     siblings: tuple[tuple[int, ...], ...] = ()
     pages: dict[int, int] = {}
+    socket: int | None = None
 
 
 class HostTopology(msgspec.Struct, frozen=True):
-    """The cells of a host, in the order of their numbers."""
+    """The cells of a host, in the order of their numbers; none if it does not tell. devices: those that guests may have
+    for themselves."""
 
     cells: tuple[HostCell, ...]
+    devices: tuple[OfferedDevice, ...] = ()
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,17 +63,19 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a guest is on its host.
+    """Where a guest is on its host, and what of it is its own.
 
     Args:
-        places: one for each NUMA cell of the guest, in their order.
+        places: one for each NUMA cell of the guest, in their order; none for a guest that may run anywhere.
         emulator: CPUs of the host for the emulator's own threads; empty leaves them to the guest's CPUs.
         own_emulator: whether `emulator` belongs to this guest alone.
+        devices: PCI devices of the host that it has for itself.
     """
 
     places: tuple[Place, ...]
     emulator: tuple[int, ...] = ()
     own_emulator: bool = False
+    devices: tuple[HeldDevice, ...] = ()
 
     def taken(self) -> frozenset[int]:
         """The host's CPUs that no other guest may have."""

@@ -1,13 +1,13 @@
-"""PCI devices of hosts."""
+"""PCI devices of hosts, and which of them a guest was given."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
-DeviceType = Literal["type-PCI", "type-PF", "type-VF"]
-"""A device of one function, one that can be divided into virtual functions, and such a virtual function."""
+from kilonova.domain.pci import DeviceMatch, DeviceRequest, DeviceType
 
 
 class PciDevice(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,3 +26,48 @@ class PciDevice(msgspec.Struct, frozen=True, kw_only=True):
     device_type: DeviceType = "type-PCI"
     parent: str = ""
     numa_cell: int | None = None
+
+
+class OfferedDevice(PciDevice, frozen=True, kw_only=True):
+    """A device that guests may have. resource_class: what it counts as in placement."""
+
+    resource_class: str
+    traits: tuple[str, ...] = ()
+
+    def is_meant(self, match: DeviceMatch) -> bool:
+        """Whether it will do."""
+        typed = self.device_type == match.device_type if match.device_type else self.device_type != "type-PF"
+        return (
+            typed and match.vendor_id in ("", self.vendor_id) and match.product_id in ("", self.product_id)
+            and match.resource_class in ("", self.resource_class) and set(match.traits) <= set(self.traits)
+        )
+
+
+class HeldDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A device that belongs to a guest. alias: by which it was asked for. parent: see `PciDevice`."""
+
+    address: str
+    alias: str
+    resource_class: str
+    parent: str = ""
+
+
+def classes_of(devices: Iterable[OfferedDevice | HeldDevice]) -> dict[str, int]:
+    """How many there are of each resource class."""
+    return dict(Counter(device.resource_class for device in devices))
+
+
+def with_devices(resources: Mapping[str, int], held: Iterable[HeldDevice]) -> dict[str, int]:
+    """Amounts by resource class, and one for each device of its class."""
+    amounts = dict(resources)
+    for name, count in classes_of(held).items():
+        amounts[name] = amounts.get(name, 0) + count
+    return amounts
+
+
+def are_given(requests: Iterable[DeviceRequest], held: Iterable[HeldDevice]) -> bool:
+    """Whether these are as many as were asked for, by alias."""
+    asked: Counter[str] = Counter()
+    for request in requests:
+        asked[request.alias] += request.count
+    return asked == Counter(device.alias for device in held)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
-from kilonova.shapes.asked import Asked
+from kilonova.domain.pci import DeviceRequest, NumaPolicy
+from kilonova.shapes.asked import Asked, word
 from kilonova.shapes.cpu import CpuShape, cpu_shape
 from kilonova.shapes.devices import Devices, devices_shape
 from kilonova.shapes.legacy import modern
@@ -14,13 +17,15 @@ from kilonova.shapes.limits import Limits, limits_of
 from kilonova.shapes.memory import MemoryShape, memory_shape
 from kilonova.shapes.numa import GuestCell, asks_for_cells, guest_cells
 
+NUMA_POLICY = "hw:pci_numa_affinity_policy"
+
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
     """What flavor and image ask of a guest.
 
     Args:
-        cells: its NUMA cells. Not empty if the guest shows cells, has CPUs of its own or pages of a certain size; then
-            it needs a place on its host (`fitting.py`).
+        cells: its NUMA cells. Not empty if the guest shows cells, has CPUs of its own or pages of a certain size.
+        pci_requests: devices of its host that are to be its own.
     """
 
     cpu: CpuShape
@@ -28,6 +33,12 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     cells: tuple[GuestCell, ...]
     limits: Limits
     devices: Devices
+    pci_requests: tuple[DeviceRequest, ...] = ()
+
+    @property
+    def needs_place(self) -> bool:
+        """Whether a part of its host belongs to it (`fitting.py`)."""
+        return bool(self.cells or self.pci_requests)
 
 
 def shape_of(flavor: Flavor, image: Image | None) -> Shape:
@@ -37,7 +48,12 @@ def shape_of(flavor: Flavor, image: Image | None) -> Shape:
         InvalidInput: a value that is not understood, or flavor and image contradict each other or themselves.
     """
     properties = modern(image.properties) if image is not None else {}
-    return read_shape(flavor.vcpus, flavor.memory_mib, Asked(flavor.extra_specs, properties))
+    asked = Asked(flavor.extra_specs, properties)
+    policy = asked.agreed(NUMA_POLICY, word(*get_args(NumaPolicy)))
+    requests = tuple(
+        msgspec.structs.replace(one, numa_policy=policy) if policy is not None else one for one in flavor.pci_requests
+    )
+    return msgspec.structs.replace(read_shape(flavor.vcpus, flavor.memory_mib, asked), pci_requests=requests)
 
 
 def read_shape(vcpus: int, memory_mib: int, asked: Asked) -> Shape:

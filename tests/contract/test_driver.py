@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from domain_cases import local, vif
+from host_devices import GPUS
 from libvirt_installations import Installation, Listener, empty_guest, make_installation, remove_installation
 from signed_images import Signer, elliptic, rules
 
@@ -165,6 +166,24 @@ async def test_a_guest_without_its_pci_device_is_tried_elsewhere(driver: Driver,
     assert await driver.held_devices() == {}
     await driver.spawn(guest)
     assert await driver.held_devices() == {}
+
+
+async def test_two_guests_of_the_simulated_host_never_have_one_device() -> None:
+    """As libvirt refuses it: the claims of servers are not all that keeps them apart."""
+    hypervisor = FakeHypervisor("host")
+    hypervisor.devices = (GPUS[0],)
+    driver = FakeDriver(hypervisor, SystemClock())
+    first, second = (empty_guest(host_devices=(HostDevice(GPUS[0].address),)) for _ in range(2))
+    for one in (first, second):
+        await driver.create_disks(one)
+    await driver.spawn(first)
+    assert await driver.held_devices() == {first.uuid: (GPUS[0].address,)}
+    with pytest.raises(TryElsewhere, match=f"is used by guest {first.uuid}"):
+        await driver.spawn(second)
+    await driver.power_off(first.uuid, grace=0.0, interval=1.0)
+    await driver.spawn(second)
+    with pytest.raises(TryElsewhere, match=second.uuid):
+        await driver.power_on(first)
 
 
 async def test_a_guest_that_was_started_paused_runs_when_resumed(driver: Driver, guest: Guest) -> None:

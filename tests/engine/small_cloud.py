@@ -79,7 +79,7 @@ class WatchedDriver(PortedDriver):
         cloud.drivers[hypervisor.host] = self
 
     async def _call(self, name: str) -> None:
-        if name not in ("power_state", "guests"):
+        if name not in ("power_state", "guests", "pci_devices"):
             self._cloud.effects.append(Effect(self._here, name, self._cloud.loop.time()))
         await super()._call(name)
 

@@ -159,6 +159,39 @@ def test_shares_need_a_uuid_and_an_absolute_path(tmp_path: Path, id_: str, path:
         load(file, {})
 
 
+@pytest.mark.spec("INI-002")
+@pytest.mark.parametrize(("text", "why"), [
+    ('device_spec = [{vendor_id = "10DE"}]', "vendor_id '10DE'"), ("device_spec = [{}]", "needs a vendor_id"),
+    ('device_spec = [{address = "81:00.0"}]', "address '81:00.0'"), ('device_spec = [{devname = "eth1"}]', "devname"),
+    ('device_spec = [{product_id = "1db6", resource_class = "gpu"}]', "resource_class 'gpu'"),
+    ('device_spec = [{product_id = "1db6", traits = ["fast"]}]', "trait 'fast'"),
+    ('alias = [{name = "a b", vendor_id = "10de"}]', "name 'a b'"), ('alias = [{name = "gpu"}]', "alias gpu needs"),
+    ('alias = [{vendor_id = "10de"}]', "name"),
+    ('alias = [{name = "gpu", vendor_id = "10de", device_type = "type-QF"}]', "type-QF"),
+    ('alias = [{name = "a", vendor_id = "10de"}, {name = "a", vendor_id = "1af4", numa_policy = "required"}]',
+     "different values of numa_policy"),
+])
+def test_a_wrong_device_keeps_a_process_from_starting(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "kilonova.toml").write_text(f"[pci]\n{text}\n")
+    shown = RUN(main.app, ["up", "--data-dir", str(tmp_path)])
+    assert isinstance(shown.exception, InvalidInput)
+    assert why in str(shown.exception)
+    assert [file.name for file in tmp_path.iterdir()] == ["kilonova.toml"]
+
+
+def test_devices_are_tables_that_config_show_prints_again(tmp_path: Path) -> None:
+    file = tmp_path / "kilonova.toml"
+    file.write_text(
+        '[[pci.device_spec]]\naddress = "0000:81:*.*"\ntraits = ["CUSTOM_FAST"]\n'
+        '[[pci.alias]]\nname = "nic"\nvendor_id = "8086"\ndevice_type = "type-VF"\n'
+        '[[pci.alias]]\nname = "gpu"\nproduct_id = "1db6"\nnuma_policy = "required"\n'
+    )
+    before = load(file, {}, {"data_dir": str(tmp_path)})
+    assert [one.name for one in before.pci.alias] == ["nic", "gpu"]
+    file.write_text(RUN(main.app, ["config", "show", "--data-dir", str(tmp_path)]).output)
+    assert load(file, {}) == before
+
+
 @pytest.mark.parametrize("command", [
     ["status"], ["ops"], ["ops", "show", "x"], ["audit"], ["audit", "--heal"], ["ops", "cancel", "x"],
 ])

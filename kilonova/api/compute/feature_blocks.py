@@ -32,6 +32,12 @@ def refuse_with_shares(instance: Instance, action: str) -> None:
         raise Conflict(f"Operation '{action}' is not supported for server {instance.uuid}, which has shares.")
 
 
+def refuse_with_devices(instance: Instance, action: str) -> None:
+    """Raises Conflict: what the guest's own devices of its host hold can neither be saved nor follow it."""
+    if instance.flavor.pci_requests:
+        raise Conflict(f"Operation '{action}' is not supported for server {instance.uuid}, which has PCI devices.")
+
+
 def refuse_with_encrypted_disks(instance: Instance) -> None:
     """Raises InvalidInput: an image of the server's disk would not be encrypted."""
     if _encryption(instance.flavor, instance.image) is not None:

@@ -94,6 +94,7 @@ async def _plan(call: Call) -> Plan:
     flavor = await server_image.find_flavor(call, body["flavorRef"])
     if DEVICE_PROFILE in flavor.extra_specs:
         raise InvalidInput("The flavor asks for accelerators, and this cloud has no accelerator service.")
+    flavor = server_image.with_devices(call, flavor)
     image = await server_image.find_image(call, server_image.root_image(body, devices))
     server_image.check_fit(call, image, flavor)
     await server_image.check_kernel(call, image)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import sqlalchemy as sa
 
 from kilonova.api.call import Call
@@ -20,11 +21,11 @@ from kilonova.shapes.asked import Asked
 from kilonova.shapes.blank_disks import FILE_SYSTEMS, SWAP, bus_of, check_sizes
 from kilonova.shapes.disks import check_bus
 from kilonova.shapes.kernel import PLAIN, kernel_of
+from kilonova.shapes.pci_requests import read_requests
 from kilonova.shapes.resources import granular_groups
 from kilonova.shapes.shape import shape_of
 
 GIB = 1 << 30
-PCI_ALIAS = "pci_passthrough:alias"
 ZERO_DISK = Rule("servers:create:zero_disk_flavor", Audience.ADMIN)
 ATTACH_VOLUME = Rule("servers:create:attach_volume", Audience.MEMBER)
 
@@ -79,17 +80,24 @@ async def check_kernel(call: Call, image: Image) -> None:
 
 
 def check_groups(flavor: Flavor) -> None:
-    """Whether what a flavor asks for beside the guest's own shape is said completely, and is known here.
+    """Whether what a flavor asks for beside the guest's own shape is said completely.
 
     Raises:
-        InvalidInput: several granular groups without a policy, or a PCI alias; this cloud offers no PCI devices.
+        InvalidInput: several granular groups without a policy.
     """
     specs = flavor.extra_specs
     if len(granular_groups(specs)) > 1 and "group_policy" not in specs:
         raise InvalidInput("The flavor has more than one group of resources or traits, and so needs group_policy.")
-    if PCI_ALIAS in specs:
-        names = ", ".join(sorted({part.partition(":")[0].strip() for part in specs[PCI_ALIAS].split(",")}))
-        raise InvalidInput(f"PCI alias {names} is not defined.")
+
+
+def with_devices(call: Call, flavor: Flavor) -> Flavor:
+    """A flavor as a server gets it: with the PCI devices that its aliases mean now, whatever becomes of the aliases.
+
+    Raises:
+        InvalidInput: it names an alias that is not defined.
+    """
+    requests = read_requests(flavor.extra_specs, call.cloud.options.pci_aliases)
+    return msgspec.structs.replace(flavor, pci_requests=requests)
 
 
 def check_same_place(before: Image, after: Image, flavor: Flavor) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from kilonova.api.call import Call
 from kilonova.api.compute.action_checks import HostDown, host_is_up
 from kilonova.api.compute.answers.servers import ADMIN_PASSWORD
-from kilonova.api.compute.feature_blocks import refuse_with_shares, refuse_with_tpm
+from kilonova.api.compute.feature_blocks import refuse_with_devices, refuse_with_shares, refuse_with_tpm
 from kilonova.api.compute.field_types import HOST
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.compute.server_create import DEVICE_PROFILE, generate_password
@@ -51,6 +51,7 @@ async def migrate_live(call: Call) -> None:
     if call.server.instance.flavor.extra_specs.get(TPM_SECRET) != "host":
         refuse_with_tpm(call.server.instance, "live-migration")
     refuse_with_shares(call.server.instance, "live-migration")
+    refuse_with_devices(call.server.instance, "live-migration")
     check_move(call.context, call.server, Move.LIVE)
     await _check_target(call, asked["host"], LIVE_TO_HOST)
     _check_force(asked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kilonova.api.call import Call
-from kilonova.api.compute.feature_blocks import refuse_saving_memory, refuse_with_shares
+from kilonova.api.compute.feature_blocks import refuse_saving_memory, refuse_with_devices, refuse_with_shares
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.policy import Audience, Rule
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
@@ -21,6 +21,7 @@ async def unpause(call: Call) -> None:
 async def suspend(call: Call) -> None:
     refuse_saving_memory(call.server.instance)
     refuse_with_shares(call.server.instance, "suspend")
+    refuse_with_devices(call.server.instance, "suspend")
     await call.cloud.compute.ask(call.context, call.server, SUSPEND_SERVER, SuspendServer())
 
 

@@ -8,7 +8,7 @@ from kilonova.api.compute.feature_blocks import refuse_other_encryption
 from kilonova.api.compute.quota_check import check_growth
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.compute.server_create import DEVICE_PROFILE
-from kilonova.api.compute.server_image import check_size, find_flavor
+from kilonova.api.compute.server_image import check_size, find_flavor, with_devices
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.schema import Enum, Integer, Object, OneOf, Text, optional, required
 from kilonova.domain.errors import InvalidInput
@@ -41,6 +41,7 @@ async def resize(call: Call) -> None:
     if DEVICE_PROFILE in flavor.extra_specs or DEVICE_PROFILE in instance.flavor.extra_specs:
         raise InvalidInput("Servers with accelerators cannot be resized.")
     await require_movable(call, action="resize", vm=RESIZABLE)
+    flavor = with_devices(call, flavor)
     _check_flavor(instance, flavor)
     await check_growth(call.cloud.quotas, instance, flavor)
     disks = body.get("OS-DCF:diskConfig")

@@ -17,10 +17,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from kilonova.db.placement.errors import ConcurrentUpdate
-from kilonova.db.placement.layouts import find_place, forget_layout, hand_over_layouts, keeps_place
+from kilonova.db.placement.layouts import find_place, forget_layout, hand_over_layouts, held_place, take_place
 from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers, touch
 from kilonova.db.prepared import Prepared
 from kilonova.domain.grouping import GroupPolicy, ServerGroup
+from kilonova.shapes.host import Layout
+from kilonova.shapes.pci import with_devices
 from kilonova.shapes.shape import Shape
 
 INSTANCE = "INSTANCE"
@@ -34,7 +36,7 @@ class Claim(Enum):
     HELD = "the resources are held"
     FULL = "the host has not enough left"
     GROUP = "the policy of the server group does not allow this host"
-    UNFIT = "its NUMA cells, CPUs or memory pages do not fit"
+    UNFIT = "its NUMA cells, CPUs, memory pages or PCI devices do not fit"
     GONE = "the host no longer exists"
 
     def __bool__(self) -> bool:
@@ -165,13 +167,20 @@ def _take(
     }
     held = {name: row.held for name, row in offers.items() if row.held}
     wanted = {name: amount for name, amount in resources.items() if amount > 0}
-    placed = shape is None or keeps_place(connection, consumer, provider_id, shape)
-    if held == wanted and placed:
+    placed = shape if shape is not None and shape.needs_place else None
+    place = held_place(connection, consumer, provider_id, placed) if placed is not None else None
+    if held == _taken(wanted, place) and (placed is None or place is not None):
         return Claim.HELD
-    if any(name not in offers or not fits(offers[name], amount, held.get(name, 0)) for name, amount in wanted.items()):
+    if _lacks(offers, wanted, held):
         return Claim.FULL
-    if shape is not None and not placed and not find_place(connection, consumer, provider_id, shape):
-        return Claim.UNFIT
+    if placed is not None and place is None:
+        place = find_place(connection, consumer, provider_id, placed)
+        if place is None:
+            return Claim.UNFIT
+        if _lacks(offers, _taken(wanted, place), held):
+            return Claim.FULL
+        take_place(connection, consumer, provider_id, place)
+    wanted = _taken(wanted, place)
     change = {name: wanted.get(name, 0) - held.get(name, 0) for name in sorted(wanted.keys() | held.keys())}
     add_use(connection, provider_id, change)
     if held:
@@ -181,6 +190,16 @@ def _take(
     raise_consumer_generation(connection, consumer)
     touch(connection, [provider_id])
     return Claim.HELD
+
+
+def _taken(resources: Mapping[str, int], place: Layout | None) -> dict[str, int]:
+    return with_devices(resources, place.devices if place is not None else ())
+
+
+def _lacks(offers: Mapping[str, Any], wanted: Mapping[str, int], held: Mapping[str, int]) -> bool:
+    return any(
+        name not in offers or not fits(offers[name], amount, held.get(name, 0)) for name, amount in wanted.items()
+    )
 
 
 def fits(offer: Any, amount: int, held: int) -> bool:

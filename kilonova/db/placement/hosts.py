@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,8 @@ import msgspec
 import sqlalchemy as sa
 
 from kilonova.db.placement.errors import ConcurrentUpdate
+from kilonova.db.placement.layouts import read_topology
+from kilonova.db.placement.names import STANDARD_CLASSES, add_class
 from kilonova.db.placement.providers import (
     Inventory,
     create_provider,
@@ -32,6 +35,7 @@ from kilonova.db.placement.tables import (
 )
 from kilonova.db.prepared import Prepared
 from kilonova.hypervisor.guest import HostInventory
+from kilonova.shapes.pci import classes_of
 
 STATUS_DISABLED = "COMPUTE_STATUS_DISABLED"
 STATUS_ATTEMPTS = 4
@@ -136,7 +140,10 @@ def report(
         if changed:
             connection.execute(hosts.update().where(hosts.c.provider_id == provider_id).values(changed))
             stamp(connection, [provider_id])
-    offered = _inventories(connection, provider_id, inventory, settings or HostSettings())
+    devices = classes_of(inventory.topology.devices) if inventory.topology is not None else {}
+    before = read_topology(known.topology) if known is not None else None
+    devices = dict.fromkeys(classes_of(before.devices), 0) | devices if before is not None else devices
+    offered = _inventories(connection, provider_id, inventory, settings or HostSettings(), devices)
     set_inventories(connection, uuid_, offered)
     traits = (traits_of(connection, provider_id) - reported_before) | own_traits
     if kept_off is not None:
@@ -146,9 +153,13 @@ def report(
 
 
 def _inventories(
-    connection: sa.Connection, provider_id: int, inventory: HostInventory, settings: HostSettings
+    connection: sa.Connection, provider_id: int, inventory: HostInventory, settings: HostSettings,
+    devices: Mapping[str, int],
 ) -> dict[str, Inventory]:
+    """devices: how many there are, by resource class; 0 of a class of which there were some before."""
     present = inventories_of(connection, provider_id)
+    for name in devices.keys() - present.keys() - STANDARD_CLASSES:
+        add_class(connection, name)
     wanted = {
         name: Inventory(**{field: getattr(row, field) for field in Inventory.__struct_fields__})
         for name, row in present.items()
@@ -166,6 +177,7 @@ def _inventories(
             -(-settings.reserved_host_disk_mb // 1024),
             settings.initial_disk_allocation_ratio,
         ),
+        **{name: (count, 0, 1.0) for name, count in devices.items()},
     }
     for name, (total, reserved, ratio) in sizes.items():
         if total > 0:

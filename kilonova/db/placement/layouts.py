@@ -1,4 +1,5 @@
-"""Which CPUs, NUMA cells and pages of a host belong to which consumer: decided by claims, on a locked provider."""
+"""Which CPUs, NUMA cells, pages and PCI devices of a host belong to which consumer: decided by claims, on a locked
+provider."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ import sqlalchemy as sa
 
 from kilonova.db.placement.tables import hosts, layouts
 from kilonova.db.prepared import Prepared
-from kilonova.shapes.fitting import DoesNotFit, fit
-from kilonova.shapes.host import HostTopology, Layout
+from kilonova.shapes.fitting import fit
+from kilonova.shapes.host import DoesNotFit, HostTopology, Layout
+from kilonova.shapes.pci import HeldDevice, are_given
 from kilonova.shapes.shape import Shape
 
 _decode_layout = msgspec.json.Decoder(Layout).decode
@@ -27,20 +29,17 @@ def read_layouts(texts: str | None) -> tuple[Layout, ...]:
     return tuple(map(_decode_layout, texts.splitlines())) if texts else ()
 
 
-def keeps_place(connection: sa.Connection, consumer: str, provider_id: int, shape: Shape) -> bool:
-    """Whether a consumer has on this provider what its shape needs already, or needs nothing."""
-    return not shape.cells or _fits(shape, _held(connection, consumer, provider_id))
-
-
-def _held(connection: sa.Connection, consumer: str, provider_id: int) -> Layout | None:
+def held_place(connection: sa.Connection, consumer: str, provider_id: int, shape: Shape) -> Layout | None:
+    """What a consumer has on this provider already, if that is what its shape needs."""
     text = connection.execute(
         sa.select(layouts.c.layout).where(layouts.c.consumer == consumer, layouts.c.provider_id == provider_id)
     ).scalar()
-    return _decode_layout(text) if text is not None else None
+    layout = _decode_layout(text) if text is not None else None
+    return layout if layout is not None and _fits(shape, layout) else None
 
 
-def _fits(shape: Shape, layout: Layout | None) -> bool:
-    if layout is None or len(layout.places) != len(shape.cells):
+def _fits(shape: Shape, layout: Layout) -> bool:
+    if len(layout.places) != len(shape.cells) or not are_given(shape.pci_requests, layout.devices):
         return False
     return all(
         frozenset(place.cpus) == cell.cpus and place.memory_mib == cell.memory_mib
@@ -49,20 +48,23 @@ def _fits(shape: Shape, layout: Layout | None) -> bool:
     )
 
 
-def find_place(connection: sa.Connection, consumer: str, provider_id: int, shape: Shape) -> bool:
-    """Give a consumer its place on a locked provider, instead of the one that it had. Returns whether there was one."""
+def find_place(connection: sa.Connection, consumer: str, provider_id: int, shape: Shape) -> Layout | None:
+    """A place for a consumer on a locked provider, as if it had none; None if there is none."""
     topology = connection.execute(sa.select(hosts.c.topology).where(hosts.c.provider_id == provider_id)).scalar()
     others = connection.execute(
         sa.select(layouts.c.layout).where(layouts.c.provider_id == provider_id, layouts.c.consumer != consumer)
     ).scalars()
     try:
-        found = fit(shape, read_topology(topology or ""), map(_decode_layout, others))
+        return fit(shape, read_topology(topology or ""), map(_decode_layout, others))
     except DoesNotFit:
-        return False
+        return None
+
+
+def take_place(connection: sa.Connection, consumer: str, provider_id: int, layout: Layout) -> None:
+    """Give it to the consumer, instead of the one that it had."""
     forget_layout(connection, consumer, provider_id)
-    text = msgspec.json.encode(found).decode()
+    text = msgspec.json.encode(layout).decode()
     connection.execute(layouts.insert().values(consumer=consumer, provider_id=provider_id, layout=text))
-    return True
 
 
 def layout_of(connection: sa.Connection, consumer: str, host: str | None = None) -> Layout | None:
@@ -81,6 +83,12 @@ def layouts_on(connection: sa.Connection, host: str) -> dict[str, Layout]:
         .join(hosts, hosts.c.provider_id == layouts.c.provider_id).where(hosts.c.host == host)
     )
     return {row.consumer: _decode_layout(row.layout) for row in connection.execute(query)}
+
+
+def devices_by_consumer(connection: sa.Connection) -> dict[str, tuple[HeldDevice, ...]]:
+    """The PCI devices that belong to consumers; those without any are left out."""
+    found = {row.consumer: _decode_layout(row.layout).devices for row in connection.execute(sa.select(layouts))}
+    return {consumer: devices for consumer, devices in found.items() if devices}
 
 
 def forget_layout(connection: sa.Connection, consumer: str, provider_id: int) -> None:

@@ -57,6 +57,7 @@ def _cell(cell: ET.Element, dedicated: frozenset[int], shared: frozenset[int]) -
     cores = {cpu_set(MOST_CPUS)("siblings", text) for text in cpus.values() if text}
     pages = {int(page.get("size", "")): int(page.text or 0) for page in cell.findall("./pages")}
     usual = min(pages, default=0)
+    sockets = {int(cpu.get("socket_id", "-1")) for cpu in cell.findall("./cpus/cpu")}
     return HostCell(
         id=int(cell.get("id", "")),
         memory_mib=int(cell.findtext("./memory") or 0) // 1024,
@@ -64,4 +65,5 @@ def _cell(cell: ET.Element, dedicated: frozenset[int], shared: frozenset[int]) -
         shared=tuple(sorted(shared & cpus.keys())),
         siblings=tuple(sorted(tuple(sorted(core)) for core in cores if len(core) > 1)),
         pages={size: count for size, count in sorted(pages.items()) if count or size == usual},
+        socket=sockets.pop() if len(sockets) == 1 else None,
     )

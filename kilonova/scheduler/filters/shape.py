@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,17 +12,24 @@ from kilonova.db.placement.layouts import read_layouts, read_topology
 from kilonova.scheduler.demand import Demand
 from kilonova.scheduler.filters.resources import room
 from kilonova.scheduler.view import HostView, Mask
-from kilonova.shapes.fitting import DoesNotFit, fit
+from kilonova.shapes.fitting import fit
+from kilonova.shapes.host import DoesNotFit, HostTopology
+from kilonova.shapes.pci_fitting import choose
+from kilonova.shapes.pci_requests import ALIAS
 from kilonova.shapes.resources import granular_groups
 
-DEVICES = {"pci_passthrough:alias": "PCI devices", "hw:pmem": "persistent memory"}
+MEMORY = "hw:pmem"
 ISOLATE = "isolate"
+NOTHING = HostTopology(())
 
 
 def place(view: HostView, demand: Demand) -> Mask | None:
     """Hosts with a place for the guest. The claim decides with the host locked; this is a forecast."""
-    if not demand.shape.cells:
-        return None
+    return _where(view, demand, _refusal) if demand.shape.cells else None
+
+
+def _where(view: HostView, demand: Demand, refusal: Callable[[HostRow, Demand], str]) -> Mask:
+    """The hosts with room for which there is no refusal. Hosts that are alike are looked at once."""
     enough = room(view, demand)
     mask = view.alive if enough is None else view.alive & enough
     answers: dict[tuple[str, str | None], bool] = {}
@@ -30,7 +38,7 @@ def place(view: HostView, demand: Demand) -> Mask | None:
         row = view.row(int(index))
         key = (row.topology, row.layouts)
         if key not in answers:
-            answers[key] = not _refusal(row, demand)
+            answers[key] = not refusal(row, demand)
         found[index] = answers[key]
     return found
 
@@ -40,7 +48,11 @@ def why_no_place(view: HostView, demand: Demand) -> str:
     lacking = [name for name in sorted(demand.resources) if name not in view.offers]
     if lacking:
         return f"No host offers {', '.join(lacking)}."
-    reasons = Counter(_refusal(row, demand) for row in view.rows if row is not None)
+    return _most_common(view, demand, _refusal)
+
+
+def _most_common(view: HostView, demand: Demand, refusal: Callable[[HostRow, Demand], str]) -> str:
+    reasons = Counter(refusal(row, demand) for row in view.rows if row is not None)
     del reasons[""]
     return reasons.most_common(1)[0][0] if reasons else ""
 
@@ -65,12 +77,35 @@ def why_no_groups(_view: HostView, _demand: Demand) -> str:
     return "group_policy = isolate needs hosts whose devices are resource providers of their own; there are none."
 
 
-def missing_devices(view: HostView, demand: Demand) -> Mask | None:
-    """No host offers devices of these kinds, so a flavor that asks for one finds none."""
-    asked = DEVICES.keys() & demand.spec.flavor.extra_specs.keys()
-    return np.zeros(len(view.alive), np.bool_) if asked else None
+def devices(view: HostView, demand: Demand) -> Mask | None:
+    """Hosts with enough PCI devices left, wherever they are in the host. A flavor that names an alias and was not read
+    with it finds none."""
+    if demand.shape.pci_requests:
+        return _where(view, demand, _lacking)
+    return np.zeros(len(view.alive), np.bool_) if ALIAS in demand.spec.flavor.extra_specs else None
 
 
-def why_no_devices(_view: HostView, demand: Demand) -> str:
-    specs = demand.spec.flavor.extra_specs
-    return " ".join(f"No host offers {what} ({key} = {specs[key]})." for key, what in DEVICES.items() if key in specs)
+def why_no_devices(view: HostView, demand: Demand) -> str:
+    asked = f"{ALIAS} = {demand.spec.flavor.extra_specs.get(ALIAS, '')}"
+    if not demand.shape.pci_requests or not any(
+        row is not None and (read_topology(row.topology) or NOTHING).devices for row in view.rows
+    ):
+        return f"No host offers PCI devices ({asked})."
+    return _most_common(view, demand, _lacking)
+
+
+def _lacking(row: HostRow, demand: Demand) -> str:
+    try:
+        choose(demand.shape.pci_requests, read_topology(row.topology) or NOTHING, read_layouts(row.layouts), None)
+    except DoesNotFit as error:
+        return error.reason
+    return ""
+
+
+def missing_memory(view: HostView, demand: Demand) -> Mask | None:
+    """No host offers persistent memory."""
+    return np.zeros(len(view.alive), np.bool_) if MEMORY in demand.spec.flavor.extra_specs else None
+
+
+def why_no_memory(_view: HostView, demand: Demand) -> str:
+    return f"No host offers persistent memory ({MEMORY} = {demand.spec.flavor.extra_specs[MEMORY]})."

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from hearing import unheard
 from host_cells import TWO_CELLS
+from host_devices import GPUS, SPECS
 from invariants import ACTIVE, Cloud, look
 
 from crash_matrix import planting
@@ -106,6 +107,8 @@ class OneCloud:
         self.api, self.cell = self._open("api"), self._open("cell")
         self._hosts_journal = self._open("hosts")
         self.hypervisors = {host: FakeHypervisor(host, directory / host, topology=TWO_CELLS) for host in HOSTS}
+        for hypervisor in self.hypervisors.values():
+            hypervisor.devices = GPUS
         self.networks = EmbeddedNetwork(self.api, clock, None, "", FakeWiring(plugs_at_once=False), self._on_event)  # type: ignore[arg-type]
         self.images = EmbeddedImage(self.api, directory / "images", clock, None, "")  # type: ignore[arg-type]
         self._answered: set[tuple[int, str]] = set()
@@ -189,7 +192,7 @@ class OneCloud:
         driver: Any = planting.Watched(FakeDriver(self.hypervisors[host], self.clock), self.plan)
         return Agent(
             host, driver, self.bus, self._hosts_journal, self.clock, images=self.images, report_interval=20.0,
-            checkpoint=lambda _place: self.plan.here("effect"),
+            device_specs=SPECS, checkpoint=lambda _place: self.plan.here("effect"),
         )
 
     async def close(self) -> None:

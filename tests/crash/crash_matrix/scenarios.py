@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 import sqlalchemy as sa
 from host_cells import DEDICATED
+from host_devices import with_devices
 
 from crash_matrix.cloud import CONTEXT, PROJECT, USERS_PORT, OneCloud
 from kilonova.db import instances
@@ -52,8 +53,12 @@ from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveO
 from kilonova.services.image import NewImage
 
 SERVER = "44444444-4444-4444-8444-444444444444"
-FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1, extra_specs=DEDICATED)
-BIGGER = Flavor(flavor_id="2", name="bigger", vcpus=2, memory_mib=1024, root_gib=2, extra_specs=DEDICATED)
+FLAVOR = with_devices(
+    Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1, extra_specs=DEDICATED), "gpu:1"
+)
+BIGGER = with_devices(
+    Flavor(flavor_id="2", name="bigger", vcpus=2, memory_mib=1024, root_gib=2, extra_specs=DEDICATED), "gpu:2"
+)
 IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
 OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333")
 SECRET = "s3cret-pass"

@@ -13,6 +13,7 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 from host_cells import DEDICATED, TWO_CELLS
+from host_devices import GPUS, with_devices
 
 from kilonova.db.outbox import api_outbox, cell_outbox
 from kilonova.db.placement.tables import inventories
@@ -53,6 +54,7 @@ from simulation.world import IMAGE, OPTIONS, Databases, World
 
 FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1)
 PINNED = Flavor(flavor_id="3", name="pinned", vcpus=2, memory_mib=512, root_gib=1, extra_specs=DEDICATED)
+GPU = with_devices(Flavor(flavor_id="4", name="gpu", vcpus=1, memory_mib=512, root_gib=1), "gpu:1")
 BIGGER = Flavor(flavor_id="2", name="bigger", vcpus=2, memory_mib=1024, root_gib=2, ephemeral_gib=1)
 OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333", properties={"hw_qemu_guest_agent": "yes"})
 CONTEXT = RequestContext(request_id="req-simulation", user_id="u", project_id="p", is_admin=True)
@@ -93,7 +95,7 @@ async def _run(loop: VirtualLoop, random: Random, databases: Databases, result: 
     options = msgspec.structs.replace(OPTIONS, shelved_offload_time=random.choice((-1.0, 0.0, 5.0)))
     world = World(
         loop, random, databases, hosts=random.randint(1, 3), conductors=random.randint(1, 2), options=options,
-        topology=TWO_CELLS,
+        topology=TWO_CELLS, devices=GPUS[:2],
     )
     for name in world.names:
         await world.boot(name)
@@ -118,7 +120,7 @@ async def _run(loop: VirtualLoop, random: Random, databases: Databases, result: 
 
 def _server(random: Random, number: int) -> BuildRequest:
     uuid_ = str(uuid.UUID(int=random.getrandbits(128), version=4))
-    flavor = random.choice((FLAVOR, FLAVOR, PINNED))
+    flavor = random.choice((FLAVOR, FLAVOR, PINNED, GPU))
     instance = Instance(
         uuid=uuid_, project_id="p", user_id="u", display_name=f"vm{number}", flavor=flavor, image_ref=IMAGE.id,
         image=IMAGE, created_at=1_700_000_000.0 + number,
@@ -167,6 +169,7 @@ ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "unrescue": (UNRESCUE, UnrescueServer()),
     "resize": (RESIZE, ResizeServer(flavor=BIGGER)),
     "pin": (RESIZE, ResizeServer(flavor=PINNED)),
+    "give device": (RESIZE, ResizeServer(flavor=GPU)),
     "shrink": (RESIZE, ResizeServer(flavor=FLAVOR)),
     "confirm": (CONFIRM_RESIZE, ConfirmResize()),
     "revert": (REVERT_RESIZE, RevertResize()),

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import sqlalchemy as sa
+from host_devices import SPECS
 
 from kilonova.agent.agent import Agent
 from kilonova.cells.registry import Cell, Cells
@@ -35,6 +36,7 @@ from kilonova.scheduler.placing import Placing
 from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import SchedulerService
 from kilonova.shapes.host import HostTopology
+from kilonova.shapes.pci import PciDevice
 from simulation.images import Shelf
 from simulation.listeners import LISTENERS, Ears
 from simulation.loop import VirtualLoop
@@ -114,6 +116,8 @@ class WatchedHypervisor(FakeHypervisor):
                     both = _cpus_of(neighbour) & _cpus_of(guest)
                     if both:
                         self._world.violations.append(f"CPUs {sorted(both)} of {self.host} belong to two guests")
+                    if set(neighbour.host_devices) & set(guest.host_devices):
+                        self._world.violations.append(f"two guests of {self.host} have {guest.host_devices}")
 
 
 def _cpus_of(guest: FakeGuest) -> frozenset[int]:
@@ -125,7 +129,7 @@ class World:
 
     Args:
         checkpoint: called with the name of a process and of the journal boundary that it has reached.
-        topology: of each host, None for hosts that do not tell.
+        topology: of each host, None for hosts that do not tell. devices: PCI devices of each host that guests may have.
         audit_period: period of usage that is audited, "" for none.
     """
 
@@ -134,6 +138,7 @@ class World:
         options: OperationOptions = OPTIONS, resume_guests: bool = False, max_concurrent_builds: int = 10,
         max_concurrent_disk_ops: int = 0, max_concurrent_snapshots: int = 0, topology: HostTopology | None = None,
         checkpoint: Callable[[str, str], None] = lambda _process, _place: None, audit_period: str = "",
+        devices: tuple[PciDevice, ...] = (),
     ) -> None:
         self.loop = loop
         self.random = random
@@ -155,6 +160,7 @@ class World:
         self.hypervisors = {f"host{i}": WatchedHypervisor(f"host{i}", self, topology) for i in range(hosts)}
         for hypervisor in self.hypervisors.values():
             hypervisor.agents = Everybody()
+            hypervisor.devices = devices
         self.processes: dict[str, Process] = {}
         self.conductors: dict[str, Conductor] = {}
         self._ever: list[Any] = []
@@ -268,7 +274,7 @@ class World:
         driver = self.driver(self.hypervisors[process.name], clock, process)
         return Agent(
             process.name, driver, SimBus(self.wire, process), journal, clock, report_interval=10.0,
-            images=self.images.client(process),
+            images=self.images.client(process), device_specs=SPECS,
             **self._limits,
             checkpoint=partial(self._checkpoint, process.name),
         )

@@ -6,9 +6,10 @@ import xml.etree.ElementTree as ET
 
 import libvirt  # type: ignore[import-untyped]
 
+from kilonova.domain.pci import DeviceType
 from kilonova.hypervisor.libvirt import power
 from kilonova.hypervisor.libvirt.calls.parts import Calls
-from kilonova.shapes.pci import DeviceType, PciDevice
+from kilonova.shapes.pci import PciDevice
 
 BRIDGE_CLASS = 0x06
 """The class of devices that lead to others."""
