@@ -253,6 +253,7 @@ async def test_an_audit_finds_devices_that_are_not_the_servers(cloud: SmallCloud
 
 async def differences(cloud: SmallCloud) -> dict[Kind, str]:
     """What an audit finds about devices, by kind."""
-    look = await Looker(cloud.cells, SimBus(cloud.wire, cloud.processes["conductor0"]), SimClock(cloud.loop)).look()
+    bus = SimBus(cloud.wire, cloud.processes["conductor0"])
+    look = await Looker(cloud.cells, bus, SimClock(cloud.loop), retention=3600.0).look()
     kinds = (Kind.DEVICE_NOT_ITS_OWN, Kind.DEVICE_MISSING, Kind.ALLOCATION_DIFFERS)
     return {one.kind: one.object for one in compare(look) if one.kind in kinds}
