@@ -100,6 +100,9 @@ async def test_a_gateway(cloud: Cloud) -> None:
     assert cloud.wiring.routed[0].gateway == ""
     await cloud.a.put("router", router["id"], admin_state_up=False)
     assert not cloud.wiring.routed[0].admin_state_up
+    assert cloud.wiring.networks[public].answers_to == ()
+    await cloud.a.put("router", router["id"], admin_state_up=True)
+    assert cloud.wiring.networks[public].answers_to == ("203.0.113.2",)
     cleared = await cloud.a.put("router", router["id"], external_gateway_info={})
     assert cleared["external_gateway_info"] is None
     assert cloud.wiring.networks[public].answers_to == ()

@@ -166,6 +166,28 @@ async def test_the_machine_itself_reaches_a_floating_ip(cloud: Cloud) -> None:
         writer.close()
 
 
+@pytest.mark.spec("EMN-14")
+async def test_nobody_answers_at_the_floating_ip_of_a_router_that_is_down(cloud: Cloud) -> None:
+    public = await public_network(cloud)
+    first = await cloud.network.bootstrap(PROJECT, name="first", cidr=CIDR)
+    id_ = await router(cloud, first, public=public)
+    await cloud.guest("one", first)
+    _, address = await float_to(cloud, public, "one")
+    await cloud.allow(cloud.default, direction="ingress", remote_ip_prefix="0.0.0.0/0")
+    assert await answers(address)
+    await change_router(cloud, id_, admin_state_up=False)
+    assert not await answers(address)
+    await change_router(cloud, id_, admin_state_up=True)
+    assert await answers(address)
+
+
+async def answers(address: str) -> bool:
+    """Whether somebody answers a ping."""
+    command = ("ping", "-c", "1", "-w", "2", address)
+    ping = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+    return await ping.wait() == 0
+
+
 @pytest.mark.spec("EMN-57")
 async def test_guests_reach_each_other_by_floating_ips(cloud: Cloud) -> None:
     public = await public_network(cloud)

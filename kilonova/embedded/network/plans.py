@@ -27,13 +27,17 @@ INTERFACE, GATEWAY = "network:router_interface", "network:router_gateway"
 _ports, _addresses, _floating, _routers = schema.ports.c, schema.addresses.c, schema.floating_ips.c, schema.routers.c
 _ANSWERS_TO = Prepared(
     sa.select(_addresses.address).join(schema.ports, _ports.id == _addresses.port_id)
-    .where(_ports.network_id == sa.bindparam("network"),
-           sa.or_(_ports.device_owner == INTERFACE, _ports.device_owner == GATEWAY))
+    .where(_ports.network_id == sa.bindparam("network"), _ports.device_owner == INTERFACE)
     .union(
-        sa.select(_floating.address)
-        .where(_floating.network_id == sa.bindparam("network"), _floating.router_id.is_not(None))
+        sa.select(_addresses.address).join(schema.ports, _ports.id == _addresses.port_id)
+        .join(schema.routers, _routers.id == _ports.device_id)
+        .where(_ports.network_id == sa.bindparam("network"), _ports.device_owner == GATEWAY,
+               _routers.admin_state_up == sa.true()),
+        sa.select(_floating.address).join(schema.routers, _routers.id == _floating.router_id)
+        .where(_floating.network_id == sa.bindparam("network"), _routers.admin_state_up == sa.true()),
     ).order_by(sa.literal_column("1"))
 )
+"""Outside, nobody answers for a router that is down. Spec: EMN-14."""
 _ROUTERS = Prepared(sa.select(schema.routers).order_by(_routers.id))
 _ASSOCIATED = Prepared(
     sa.select(_floating.router_id, _floating.address, _ports.network_id, _floating.fixed_address)
