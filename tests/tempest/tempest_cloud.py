@@ -43,6 +43,7 @@ def write_configuration(cloud: RealCloud, guests: Guests, directory: Path, own: 
     for name, times in (("small", 1), ("larger", 2)):
         flavor = {"id": name, "name": name, "ram": guests.memory_mib * times, "disk": times, "vcpus": 1}
         assert cloud.call("POST", "/compute/v2.1/flavors", {"flavor": flavor}).status_code == 200
+    _let_projects_have_networks_of_their_own(cloud)
     settings = _usual(cloud, guests, images, _external_network(cloud), EXTERNAL, directory)
     settings["compute"] |= {"certified_image_ref": certified, "certified_image_trusted_certs": signer.id}
     for section, options in own.items():
@@ -58,12 +59,21 @@ def write_configuration(cloud: RealCloud, guests: Guests, directory: Path, own: 
 
 def _external_network(cloud: RealCloud) -> str:
     """What an operator makes once, so that projects can take floating IPs; this machine reaches them."""
-    network = {"name": EXTERNAL, "router:external": True}
+    network = {"name": EXTERNAL, "router:external": True, "is_default": True}
     made: str = cloud.call("POST", "/network/v2.0/networks", {"network": network}).json()["network"]["id"]
     cidr = f"172.{24 + cloud.port % 8}.{cloud.port // 8 % 256}.0/24"  # not that of another installation here
     subnet = {"network_id": made, "ip_version": 4, "cidr": cidr, "enable_dhcp": False}
     assert cloud.call("POST", "/network/v2.0/subnets", {"subnet": subnet}).status_code == 201
     return made
+
+
+def _let_projects_have_networks_of_their_own(cloud: RealCloud) -> None:
+    """None is shared by all, and one is made for a project that asks for it."""
+    private = f"/network/v2.0/networks/{cloud.network()}"
+    assert cloud.call("PUT", private, {"network": {"shared": False}}).status_code == 200
+    pool = {"name": "default", "prefixes": [f"10.{228 + cloud.port % 20}.0.0/16"], "default_prefixlen": 26,
+            "shared": True, "is_default": True}
+    assert cloud.call("POST", "/network/v2.0/subnetpools", {"subnetpool": pool}).status_code == 201
 
 
 def _text(value: object) -> str:

@@ -25,7 +25,7 @@ from kilonova.embedded.network.errors import (
     SecurityGroupNotFound,
     ServicePortInUse,
 )
-from kilonova.embedded.network.networks import subnets_of
+from kilonova.embedded.network.networks import DHCP_OWNER, subnets_of
 from kilonova.embedded.network.port_records import existing_port, find_port, ports_of_device
 
 Serves = Callable[[str], bool]
@@ -138,9 +138,12 @@ def update_port(conn: sa.Connection, caller: RequestContext, id_: str, body: Por
     return before, existing_port(conn, id_)
 
 
-def delete_port(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.Port:
-    """Delete a port by the API: not one that a router or DHCP needs. Returns what it was."""
+def delete_port(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.Port | None:
+    """Delete a port by the API: not one that a router needs. Returns what it was; None for one of DHCP, which would
+    be made anew at once, as clients that clean up before they delete the subnet expect."""
     port = access.port(conn, caller, id_)
+    if port.device_owner == DHCP_OWNER:
+        return None
     if port.device_owner.startswith("network:"):
         raise ServicePortInUse(id_, port.device_owner)
     remove(conn, id_)

@@ -175,7 +175,9 @@ class Ports:
         return views.port(after, access.privileged(caller))
 
     def delete(self, conn: sa.Connection, caller: RequestContext, id_: str, effects: Effects) -> None:
-        effects.ports.append((ports.delete_port(conn, caller, id_), None))
+        deleted = ports.delete_port(conn, caller, id_)
+        if deleted is not None:
+            effects.ports.append((deleted, None))
 
 
 class Groups:
