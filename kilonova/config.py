@@ -20,6 +20,7 @@ from kilonova.imaging.signatures import SignatureOptions
 from kilonova.notifications.options import NotificationOptions
 from kilonova.operations.consoles import ConsoleOptions
 from kilonova.operations.options import OperationOptions
+from kilonova.services.cyborg import AcceleratorOptions
 from kilonova.shapes.pci_requests import PciOptions
 
 PREFIX = "KILONOVA__"
@@ -167,6 +168,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     notifications: NotificationOptions = NotificationOptions()
     shares: ShareOptions = ShareOptions()
     pci: PciOptions = PciOptions()
+    accelerator: AcceleratorOptions = AcceleratorOptions()
     metrics: MetricsOptions = MetricsOptions()
     tracing: TracingOptions = TracingOptions()
 

@@ -76,17 +76,17 @@ class ControlCloud:
         found: OperationView = await self.get(f"/operations/{id_}", OperationView)
         return found
 
-    async def ask_for_server(self, name: str = "one") -> str:
+    async def ask_for_server(self, name: str = "one", flavor: str = "m1.nano") -> str:
         """Returns its id as soon as it is accepted."""
         if not self.image:
             self.image, self.network = await asyncio.to_thread(self._prepare)
-        return await asyncio.to_thread(self._create, name)
+        return await asyncio.to_thread(self._create, name, flavor)
 
-    def _create(self, name: str) -> str:
+    def _create(self, name: str, wanted: str) -> str:
         flavors = self.session.get(f"{self.state.compute_url}/flavors")["flavors"]
         body = {
             "name": name, "imageRef": self.image, "key_name": "key", "networks": [{"uuid": self.network}],
-            "flavorRef": next(flavor["id"] for flavor in flavors if flavor["name"] == "m1.nano"),
+            "flavorRef": next(flavor["id"] for flavor in flavors if flavor["name"] == wanted),
         }
         created = self.session.post(f"{self.state.compute_url}/servers", {"server": body}, version="2.79")
         return str(created["server"]["id"])

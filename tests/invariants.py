@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from accelerated import PCI_DEVICES
+from cyborg import PROFILES
 
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.db.migration_records import migrations
 from kilonova.db.placement.tables import allocations, consumers, inventories, layouts
+from kilonova.domain.flavor import Flavor
 from kilonova.domain.instance import BuildRequest, Instance
 from kilonova.domain.migration import ON_THE_WAY, UNDECIDED
 from kilonova.domain.operation import OperationRecord, OperationState
@@ -18,6 +22,7 @@ from kilonova.domain.states import PowerState, VmState
 from kilonova.embedded.image import schema as image
 from kilonova.embedded.network import schema as network
 from kilonova.hypervisor.fake import FakeGuest
+from kilonova.shapes.accelerators import profile_of, with_groups
 from kilonova.shapes.host import Layout
 from kilonova.shapes.pci import with_devices
 from kilonova.shapes.resources import resources_of
@@ -40,6 +45,12 @@ ENDED = {
 
 Guests = Mapping[str, Mapping[str, FakeGuest]]
 """By host and instance."""
+
+Arqs = Mapping[str, Mapping[str, Any]]
+"""Accelerator requests by id, as their service tells them."""
+
+ACCELERATORS = frozenset(device.address for device in PCI_DEVICES)
+"""Addresses of devices that are handed out as accelerators."""
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -77,6 +88,7 @@ class Cloud(msgspec.Struct):
     moving: set[str]
     undecided: set[str]
     layouts: list[PlacedOn]
+    accelerators: Arqs
 
     @property
     def alive(self) -> dict[str, Instance]:
@@ -88,8 +100,8 @@ class Cloud(msgspec.Struct):
         return [operation for operation in self.operations if operation.state in ACTIVE]
 
 
-def look(api: sa.Connection, cell: sa.Connection, guests: Guests) -> Cloud:
-    """Read both databases (the network service's tables are in the API database)."""
+def look(api: sa.Connection, cell: sa.Connection, guests: Guests, accelerators: Arqs) -> Cloud:
+    """Read both databases (the network service's tables are in the API database). accelerators: requests by id."""
     claims: dict[str, dict[str, int]] = {}
     moving: set[str] = set()
     held = sa.select(consumers.c.uuid, consumers.c.instance, allocations.c.resource_class, allocations.c.used)
@@ -122,6 +134,7 @@ def look(api: sa.Connection, cell: sa.Connection, guests: Guests) -> Cloud:
         images={row.id: row.status.value for row in api.execute(sa.select(image.images.c.id, image.images.c.status))},
         events=len(cell.execute(sa.select(cell_journal.events.c.id)).all()),
         wrong_counters=list(_wrong_counters(api)),
+        accelerators=accelerators,
     )
 
 
@@ -181,10 +194,40 @@ def violations(cloud: Cloud, *, secret: bytes = b"s3cret-pass") -> list[str]:
     found += [f"server {uuid} has two claims and no resize, or the other way round" for uuid in resized ^ cloud.moving]
     found += [f"server {uuid} has a migration and no resize, or the other way round"
               for uuid in resized ^ cloud.undecided]
+    found += wrong_accelerators(cloud.accelerators, alive.values(), cloud.guests)
     found += wrong_places(cloud.layouts, alive.values(), cloud.guests)
     if cloud.events:
         found.append(f"{cloud.events} events are kept though nobody waits for one")
     return found
+
+
+def wrong_accelerators(arqs: Arqs, servers: Iterable[Instance], guests: Guests) -> Iterator[str]:
+    """A request is listed by the server that it is bound to, which has what its flavor asks for; its guest that runs
+    has the devices. One that is bound to nothing holds nothing, and is left to an audit."""
+    known = {server.uuid: server for server in servers}
+    for id_, arq in arqs.items():
+        owner = known.get(arq["instance_uuid"] or "")
+        if arq["instance_uuid"] and (owner is None or id_ not in owner.accelerators):
+            yield f"accelerator request {id_} of {arq['instance_uuid']} is nobody's"
+    for server in known.values():
+        own = [arqs[id_] for id_ in server.accelerators if id_ in arqs]
+        if len(own) != len(server.accelerators) or any(arq["instance_uuid"] != server.uuid for arq in own):
+            yield f"server {server.uuid} lists the accelerator requests {server.accelerators}, which are not its own"
+        profile = profile_of(server.flavor)
+        if profile is None or server.vm_state not in ENDED:
+            continue
+        if len(own) != len(PROFILES[profile]) or any(arq["state"] != "Bound" for arq in own):
+            yield f"server {server.uuid} has the accelerator requests {own}"
+        guest = guests.get(server.host or "", {}).get(server.uuid)
+        running = guest is not None and guest.power_state is PowerState.RUNNING
+        if guest is not None and running and len(_addresses(guest) & ACCELERATORS) != len(own):
+            yield f"server {server.uuid} has {len(own)} accelerators, its guest {guest.host_devices}"
+
+
+def held_for(flavor: Flavor) -> dict[str, int]:
+    """What a server of a flavor holds of its host."""
+    profile = profile_of(flavor)
+    return resources_of(flavor if profile is None else with_groups(flavor, PROFILES[profile]))
 
 
 def wrong_places(placed: list[PlacedOn], servers: Iterable[Instance], guests: Guests) -> Iterator[str]:
@@ -211,8 +254,12 @@ def wrong_places(placed: list[PlacedOn], servers: Iterable[Instance], guests: Gu
             continue
         if guest.layout != (place if place is not None and place.places else None):
             yield f"server {server.uuid} has place {place}, its guest runs on {guest.layout}"
-        if {device.address for device in guest.host_devices} != (_devices(place) if place is not None else set()):
+        if _addresses(guest) - ACCELERATORS != (_devices(place) if place is not None else set()):
             yield f"server {server.uuid} has place {place}, its guest has {guest.host_devices}"
+
+
+def _addresses(guest: FakeGuest) -> set[str]:
+    return {device.address for device in guest.host_devices}
 
 
 def _devices(layout: Layout) -> set[str]:
@@ -270,7 +317,7 @@ def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
 
 def _resources(cloud: Cloud, server: Instance) -> dict[str, int]:
     held = [device for one in cloud.layouts if one.consumer == server.uuid for device in one.layout.devices]
-    return with_devices(resources_of(server.flavor), held)
+    return with_devices(held_for(server.flavor), held)
 
 
 def _is_foreign(guest: FakeGuest, server: Instance) -> bool:

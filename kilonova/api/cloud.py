@@ -10,6 +10,7 @@ import msgspec
 from kilonova.cells.registry import Cells
 from kilonova.domain.clock import Clock
 from kilonova.operations.compute import Compute
+from kilonova.services.accelerators import AcceleratorService
 from kilonova.services.identity import IdentityService
 from kilonova.services.image import ImageCatalogue
 from kilonova.services.network import NetworkService
@@ -63,6 +64,7 @@ class Cloud:
     images: ImageCatalogue
     networks: NetworkService
     shares: ShareService
+    accelerators: AcceleratorService
     actions: ActionLog
     consoles: Consoles
     quotas: Quotas

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kilonova.audit.accelerators import compare_accelerators
 from kilonova.audit.differences import Difference, Kind
 from kilonova.audit.look import Look
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import OperationState
 from kilonova.domain.states import GUEST_OFF, VmState
+from kilonova.shapes.accelerators import profile_of
 from kilonova.shapes.pci import with_devices
 from kilonova.shapes.resources import resources_of
 
@@ -30,8 +32,8 @@ def compare(look: Look) -> list[Difference]:
     """All differences, of servers that nothing works on."""
     found: list[Difference] = []
     for part in (
-        _guests, _disks, _beside, _guest_devices, _silent_hosts, _claims, _counters, _ports, _devices, _images,
-        _rows, _records, _operations,
+        _guests, _disks, _beside, _guest_devices, _silent_hosts, _claims, _counters, _ports, compare_accelerators,
+        _devices, _images, _rows, _records, _operations,
     ):
         found += part(look)
     lost = (Kind.OPERATION_STRANDED, Kind.OPERATION_LOST)
@@ -128,7 +130,7 @@ def _beside(look: Look) -> Iterator[Difference]:
 
 def _guest_devices(look: Look) -> Iterator[Difference]:
     """Between a move and its end the guest has those of the server; a guest that is off may never have been started
-    with them."""
+    with them. Which devices are accelerators, their service tells."""
     for on in look.hosts:
         if on.found is None:
             continue
@@ -137,7 +139,7 @@ def _guest_devices(look: Look) -> Iterator[Difference]:
             own = {device.address for device in look.own_devices.get(instance.uuid, ())}
             there = set(on.found.devices.get(instance.uuid, ()))
             about = {"subject": instance.uuid, "host": on.host, "cell": look.servers[instance.uuid][0]}
-            for address in sorted(there - own):
+            for address in sorted(there - own) if not instance.accelerators else ():
                 yield Difference(
                     kind=Kind.DEVICE_NOT_ITS_OWN, object=f"{instance.uuid}/{address}", **about,
                     what=f"the guest of server {instance.uuid} has PCI device {address} of {on.host}, "
@@ -185,8 +187,8 @@ def _claims(look: Look) -> Iterator[Difference]:
     for uuid, (cell, instance) in look.servers.items():
         if instance.vm_state not in SETTLED or instance.host is None:
             continue
-        held = by_server.get(uuid, {})
         wanted = _wanted(look, instance)
+        held = _of_flavor(by_server.get(uuid, {}), wanted, instance)
         if instance.host not in held:
             yield Difference(
                 kind=Kind.ALLOCATION_MISSING, object=uuid, subject=uuid, host=instance.host, cell=cell,
@@ -207,6 +209,16 @@ def _wanted(look: Look, instance: Instance) -> dict[str, int] | None:
     except InvalidInput:
         return None
     return with_devices(wanted, look.own_devices.get(instance.uuid, ()))
+
+
+def _of_flavor(
+    held: dict[str | None, dict[str, int]], wanted: dict[str, int] | None, instance: Instance
+) -> dict[str | None, dict[str, int]]:
+    """What a server holds beside its accelerators: of them the flavor says no more than the name of a profile."""
+    if wanted is None or profile_of(instance.flavor) is None:
+        return held
+    known = {host: {name: n for name, n in amounts.items() if name in wanted} for host, amounts in held.items()}
+    return {host: amounts for host, amounts in known.items() if amounts}
 
 
 def _amounts(resources: dict[str, int]) -> str:

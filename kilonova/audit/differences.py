@@ -32,6 +32,9 @@ class Kind(StrEnum):
     PORT_WITHOUT_SERVER = "port-without-server"
     PORT_MISSING = "port-missing"
     PORT_ON_OTHER_HOST = "port-on-other-host"
+    ACCELERATOR_REQUEST_LEFT = "accelerator-request-left"
+    ACCELERATOR_REQUEST_MISSING = "accelerator-request-missing"
+    ACCELERATORS_SILENT = "accelerators-silent"
     TAP_WITHOUT_PORT = "tap-without-port"
     BRIDGE_WITHOUT_NETWORK = "bridge-without-network"
     IMAGE_DATA_WITHOUT_IMAGE = "image-data-without-image"
@@ -62,6 +65,7 @@ HEALS: dict[Kind, str] = {
     Kind.ALLOCATION_WITHOUT_SERVER: "given back",
     Kind.USED_COUNTER: "counted anew from the allocations",
     Kind.PORT_WITHOUT_SERVER: "deleted, or unbound if a user made it",
+    Kind.ACCELERATOR_REQUEST_LEFT: "deleted at the accelerator service",
     Kind.IMAGE_DATA_WITHOUT_IMAGE: "deleted",
     Kind.BUILD_REQUEST_FORGOTTEN: "placed by a new operation",
     Kind.MAPPING_WITHOUT_SERVER: "deleted",
@@ -83,6 +87,8 @@ ADVICE: dict[Kind, str] = {
     Kind.DEVICE_MISSING: "reboot the server hard: its guest is started with the devices that are its own",
     Kind.PORT_MISSING: "detach the interface from the server, or delete the server",
     Kind.PORT_ON_OTHER_HOST: "bind the port to the host of its server",
+    Kind.ACCELERATOR_REQUEST_MISSING: "shelve and unshelve the server, which asks for its devices anew, or delete it",
+    Kind.ACCELERATORS_SILENT: "bring it back and audit again: its requests could not be compared",
     Kind.TAP_WITHOUT_PORT: "see which process holds it; it goes when that ends",
     Kind.BRIDGE_WITHOUT_NETWORK: "`kilonova down` and `kilonova up`: the start removes it",
     Kind.IMAGE_DATA_MISSING: "upload the image again",

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import sqlalchemy as sa
 
+from kilonova.audit.accelerators import MAKERS
 from kilonova.audit.differences import Difference, Kind
 from kilonova.audit.look import Looker
-from kilonova.audit.sources import ImageLedger, PortLedger
+from kilonova.audit.sources import AcceleratorLedger, ImageLedger, PortLedger
 from kilonova.cells.registry import Cells
 from kilonova.db import build_requests, console_tokens, instances, secrets
 from kilonova.db.journal import api_journal, cell_journal
@@ -62,7 +63,8 @@ class Healer:
 
     def __init__(
         self, cells: Cells, looker: Looker, clock: Clock, *, ports: PortLedger | None, images: ImageLedger | None,
-        retention: float, wake_api: Callable[[], None], wake_cell: Callable[[str], None],
+        accelerators: AcceleratorLedger | None, retention: float, wake_api: Callable[[], None],
+        wake_cell: Callable[[str], None],
     ) -> None:
         self._cells = cells
         self._looker = looker
@@ -70,6 +72,7 @@ class Healer:
         self._ports = ports
         self._images = images
         self._retention = retention
+        self._accelerators = accelerators
         self._wake_api = wake_api
         self._wake_cell = wake_cell
         self._ways: dict[Kind, Callable[[Difference], Awaitable[str | None]]] = {
@@ -86,6 +89,7 @@ class Healer:
             Kind.NOTIFICATION_WITHOUT_SINK: self._drop_notifications,
             Kind.USED_COUNTER: self._count_anew,
             Kind.PORT_WITHOUT_SERVER: self._release_ports,
+            Kind.ACCELERATOR_REQUEST_LEFT: self._discard_request,
             Kind.IMAGE_DATA_WITHOUT_IMAGE: self._discard_image,
             Kind.BUILD_REQUEST_FORGOTTEN: self._place,
             Kind.MAPPING_WITHOUT_SERVER: self._drop_mapping,
@@ -205,6 +209,17 @@ class Healer:
         await self._require_gone(difference.subject)
         assert self._ports is not None
         await self._ports.release(difference.subject)
+
+    async def _discard_request(self, difference: Difference) -> None:
+        """What an operation makes from now on has another id."""
+        for active in await self._looker.active():
+            if active.subject == difference.subject or (not difference.subject and active.kind in MAKERS):
+                raise Conflict(f"Operation {active.kind} {active.id} works on {active.subject} now.")
+        record = await self._record(difference.subject) if difference.subject else None
+        if record is not None and difference.object in record.accelerators:
+            raise Conflict(f"Server {record.uuid} has the request now.")
+        assert self._accelerators is not None
+        await self._accelerators.discard((difference.object,))
 
     async def _discard_image(self, difference: Difference) -> None:
         assert self._images is not None

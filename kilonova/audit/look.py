@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 
 from kilonova.agent.reports import Answer, Found, FoundQuery
-from kilonova.audit.sources import DeviceLedger, ImageData, ImageLedger, OnMachine, PortLedger
+from kilonova.audit.accelerators import MAKERS
+from kilonova.audit.sources import AcceleratorLedger, DeviceLedger, ImageData, ImageLedger, OnMachine, PortLedger
 from kilonova.bus.protocol import Bus
 from kilonova.bus.subjects import to_host
 from kilonova.cells.registry import Cell, Cells
@@ -30,11 +32,14 @@ from kilonova.db.placement.claims import INSTANCE, MIGRATION
 from kilonova.db.placement.layouts import devices_by_consumer
 from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers
 from kilonova.domain.clock import Clock
-from kilonova.domain.errors import Unreachable
+from kilonova.domain.errors import KilonovaError, Unreachable
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import TERMINAL, OperationState
+from kilonova.services.accelerators import AcceleratorRequest
 from kilonova.services.network import PortSummary
 from kilonova.shapes.pci import HeldDevice
+
+log = structlog.get_logger(__name__)
 
 PAGE = 500
 """Records read in one unit of work: between two of them the cloud goes on."""
@@ -103,6 +108,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         specs: request specs of servers without a record and without a build request.
         busy: servers that operations work on.
         secrets, tokens: servers of which there are secrets, or tokens of consoles.
+        accelerators: requests at the accelerator service, None if it was not asked or was silent. making: an
+            operation was under way that makes such requests.
         undelivered: sinks that no process has and for which notifications are kept.
         own_devices: by consumer, PCI devices that are its own.
     """
@@ -120,6 +127,9 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[PortSummary, ...] | None = None
     devices: OnMachine | None = None
     images: ImageData | None = None
+    accelerators: tuple[AcceleratorRequest, ...] | None = None
+    silent: bool = False
+    making: bool = False
     secrets: frozenset[InCell] = frozenset()
     tokens: frozenset[InCell] = frozenset()
     undelivered: frozenset[InCell] = frozenset()
@@ -130,13 +140,14 @@ class Looker:
     """Takes looks.
 
     Args:
-        ports, devices, images: None where somebody else keeps them.
+        ports, devices, images, accelerators: None where somebody else keeps them.
         retention: seconds after which a notification is given up.
     """
 
     def __init__(
         self, cells: Cells, bus: Bus, clock: Clock, *, ports: PortLedger | None = None,
-        devices: DeviceLedger | None = None, images: ImageLedger | None = None, retention: float,
+        devices: DeviceLedger | None = None, images: ImageLedger | None = None,
+        accelerators: AcceleratorLedger | None = None, retention: float,
     ) -> None:
         self._retention = retention
         self._cells = cells
@@ -145,6 +156,7 @@ class Looker:
         self._ports = ports
         self._devices = devices
         self._images = images
+        self._accelerators = accelerators
 
     async def look(self) -> Look:
         """See everything once."""
@@ -154,6 +166,7 @@ class Looker:
         ports = await self._ports.allocated() if self._ports is not None else None
         devices = await self._devices.devices() if self._devices is not None else None
         images = await self._images.image_data() if self._images is not None else None
+        requested, silent = await self._requests()
         holdings, counters = await self._cells.api.read(_claims)
         own_devices = await self._cells.api.read(devices_by_consumer)
         secret, token = await self._rows_of_servers(secrets.secrets), await self._rows_of_servers(console_tokens)
@@ -167,9 +180,21 @@ class Looker:
             servers=servers, requests=requests, mapped=mapped, dangling=dangling, specs=specs, busy=frozenset(busy),
             operations=after, holdings=holdings, counters=counters, hosts=found,
             ports=tuple(ports) if ports is not None else None, devices=devices, images=images,
-            secrets=secret, tokens=token, undelivered=await self._undelivered(),
             own_devices=own_devices,
+            accelerators=requested, silent=silent,
+            making=any(operation.kind in MAKERS for operation in (*before, *after)), secrets=secret, tokens=token,
+            undelivered=await self._undelivered(),
         )
+
+    async def _requests(self) -> tuple[tuple[AcceleratorRequest, ...] | None, bool]:
+        """Requests at the accelerator service, and whether it was asked and did not answer."""
+        if self._accelerators is None:
+            return None, False
+        try:
+            return await self._accelerators.requests(), False
+        except KilonovaError as error:
+            log.warning("accelerator service not audited", error=str(error))
+            return None, True
 
     async def _rows_of_servers(self, table: sa.Table) -> frozenset[InCell]:
         """Asked before the servers themselves: with a server its rows go, never the other way round."""

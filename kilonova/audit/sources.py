@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 import msgspec
 
+from kilonova.services.accelerators import AcceleratorRequest
 from kilonova.services.network import PortSummary
 
 
@@ -52,4 +54,14 @@ class ImageLedger(Protocol):
 
     async def discard(self, image_id: str) -> bool:
         """Delete data without an image. False if it has an image by now, or is gone."""
+        ...
+
+
+class AcceleratorLedger(Protocol):
+    """The requests of an accelerator service."""
+
+    async def requests(self) -> tuple[AcceleratorRequest, ...]: ...
+
+    async def discard(self, ids: Collection[str]) -> None:
+        """Delete requests, unbinding them."""
         ...

@@ -113,6 +113,8 @@ class Instance(msgspec.Struct, kw_only=True):
     block_devices: tuple[BlockDevice, ...] = ()
     """Those that its user asked for; what a flavor gives is not among them."""
     shares: tuple[ShareMapping, ...] = ()
+    accelerators: tuple[str, ...] = ()
+    """Ids of its requests at the accelerator service."""
 
 
 class InjectedFile(msgspec.Struct, frozen=True):

@@ -34,6 +34,7 @@ from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
 from kilonova.notifications import payloads
 from kilonova.notifications.payloads import Payload
+from kilonova.operations.accelerators import AcceleratorSteps, devices_of
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of
 from kilonova.operations.network_allocation import ALLOCATION_LIMIT, allocate, allocation_pause
@@ -54,6 +55,7 @@ class BuildServer(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         targets: the claimed host first, then the alternates.
         wiring_timeout: seconds to wait for the interfaces; 0 does not wait. wiring_is_fatal: fail without them.
+        binding_timeout: seconds in which the accelerators of the server must be bound.
         network_retries: further attempts at allocating the interfaces, if an error may pass.
         time_limit: seconds after the server was asked for that its build may take; 0 for no limit.
     """
@@ -65,6 +67,7 @@ class BuildServer(msgspec.Struct, frozen=True, kw_only=True):
     admin_password: str = ""
     injected_files: tuple[InjectedFile, ...] = ()
     wiring_timeout: float = 300.0
+    binding_timeout: float = 300.0
     wiring_is_fatal: bool = True
     access_network: str = ""
     network_retries: int = 2
@@ -89,7 +92,7 @@ def _guest(run: Run[BuildServer]) -> Guest:
     allocated = run.output(Allocated)
     return guest_of(
         instance, allocated.vifs, layout=allocated.layout, config_drive=request.config_drive,
-        admin_password=request.admin_password, files=request.injected_files,
+        admin_password=request.admin_password, files=request.injected_files, devices=devices_of(run),
     )
 
 
@@ -276,6 +279,11 @@ def _told_as_usage(run: Run[BuildServer], _instance: Instance) -> Payload:
     }
 
 
+ACCELERATORS = AcceleratorSteps(
+    spec=lambda run: run.request.spec, target=_target, timeout=lambda run: run.request.binding_timeout,
+    stays=_guest_may_be_left,
+)
+
 BUILD = Operation(
     name="build",
     action="create",
@@ -295,8 +303,10 @@ BUILD = Operation(
         Here("allocate networks", _allocate, undo=_deallocate, recorded=_networked, undone=_forget_networks,
              timeout=ALLOCATION_LIMIT, retries=lambda run: run.request.network_retries, pause=allocation_pause,
              undo_owed=True),
+        *ACCELERATORS.request,
         OnHost("create disks", lambda run: _target(run).host, CREATE_DISKS, lambda run: GuestArgs(_guest(run)),
                undo=REMOVE, undo_args=_ref, recorded=_spawning, timeout=1800, undo_owed=True),
+        *ACCELERATORS.wait,
         OnHost("start guest", lambda run: _target(run).host, SPAWN,
                lambda run: SpawnArgs(_guest(run), paused=_waits_for_wiring(run)),
                undo=DESTROY, undo_args=_ref, timeout=600, undo_owed=True, binds=True),

@@ -47,6 +47,7 @@ class Remains(msgspec.Struct, frozen=True, kw_only=True):
     devnames: tuple[str, ...]
     keep_ports: tuple[str, ...]
     shelved_image: str = ""
+    accelerators: tuple[str, ...] = ()
     gone: bool = False
 
 
@@ -76,7 +77,8 @@ def _look(tx: Tx, run: Run[DeleteServer]) -> Remains:
     kept = {vif.id for vif in instance.network_info if vif.preserve_on_delete} | set(run.request.keep_ports)
     return Remains(
         host=instance.host, devnames=tuple(v.devname for v in instance.network_info), keep_ports=tuple(sorted(kept)),
-        shelved_image=instance.system_metadata.get(IMAGE_KEY, ""), gone=instance.deleted_at is not None,
+        shelved_image=instance.system_metadata.get(IMAGE_KEY, ""), accelerators=instance.accelerators,
+        gone=instance.deleted_at is not None,
     )
 
 
@@ -114,6 +116,11 @@ async def _release_networks(env: Environment, run: Run[DeleteServer]) -> None:
         await remove_image(env, run.subject, run.output(Remains).shelved_image)
 
 
+async def _release_accelerators(env: Environment, run: Run[DeleteServer]) -> None:
+    """Spec: DEL-29."""
+    await env.accelerators.discard(run.output(Remains).accelerators)
+
+
 async def _release_claim(env: Environment, run: Run[DeleteServer]) -> None:
     """The record stays until its allocations are gone, however long that takes. Spec: DEL-26, INI-128."""
     await env.placement.forget(run.subject)
@@ -127,6 +134,7 @@ def _gone(tx: Tx, run: Run[DeleteServer]) -> None:
     instances.update(
         tx.conn, run.subject, now=tx.now, vm_state=VmState.DELETED, task_state=None,
         power_state=PowerState.NOSTATE, terminated_at=tx.now, deleted_at=tx.now, shares=(),
+        accelerators=(),
     )
 
 
@@ -169,6 +177,8 @@ DELETE = Operation(
         OnHost("remove guest", lambda run: run.output(Remains).host, REMOVE, _guest,
                undo=GONE, owed=True, timeout=600, retries=5),
         Here("release networks", _release_networks, undo=GONE, owed=True, pause=_release_pause),
+        Here("release accelerators", _release_accelerators, undo=GONE, owed=True,
+             given=lambda run: not run.output(Remains).accelerators),
         Here("release claim", _release_claim, undo=GONE, persistent=True),
     ),
     ends=_end,

@@ -9,6 +9,7 @@ from kilonova.cells.registry import Cells
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock
 from kilonova.operations.options import OperationOptions
+from kilonova.services.accelerators import AcceleratorService
 from kilonova.services.image import ImageService
 from kilonova.services.network import NetworkService
 from kilonova.services.placement import PlacementService, SchedulerService
@@ -25,6 +26,7 @@ class Environment:
     clock: Clock
     options: OperationOptions
     images: ImageService
+    accelerators: AcceleratorService
 
 
 @dataclass(frozen=True)

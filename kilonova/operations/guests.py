@@ -15,6 +15,7 @@ from kilonova.domain.states import VmState
 from kilonova.engine.operation import Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare, HostDevice
+from kilonova.operations.accelerators import read_devices
 from kilonova.operations.environment import Environment
 from kilonova.operations.options import OperationOptions
 from kilonova.shapes.host import Layout
@@ -42,7 +43,7 @@ def wants_config_drive(instance: Instance, options: OperationOptions, files: Seq
 
 def guest_of(
     instance: Instance, vifs: tuple[Vif, ...], *, config_drive: bool, layout: Layout | None, admin_password: str = "",
-    files: tuple[InjectedFile, ...] = (),
+    files: tuple[InjectedFile, ...] = (), devices: tuple[str, ...] = (),
 ) -> Guest:
     """Describe the guest of a record.
 
@@ -50,6 +51,7 @@ def guest_of(
         vifs: its interfaces as the network service tells them now.
         layout: its place on its host, and the devices of it that are its own.
         admin_password, files: secrets and files of a first boot; later boots have none.
+        devices: addresses of its accelerators on the host.
     """
     metadata = metadata_of(instance, vifs, admin_password=admin_password, files=files)
     image = instance.image
@@ -72,10 +74,14 @@ def guest_of(
         trusted_certs=instance.trusted_certs or (),
         rescue=instance.rescue.image if instance.vm_state is VmState.RESCUED and instance.rescue else None,
         layout=layout if layout is not None and layout.places else None,
-        host_devices=tuple(HostDevice(device.address) for device in layout.devices) if layout is not None else (),
+        host_devices=tuple(map(HostDevice, (*_addresses(layout), *devices))),
         block_devices=instance.block_devices,
         shares=tuple(GuestShare(one.tag, one.export_location) for one in instance.shares if one.described),
     )
+
+
+def _addresses(layout: Layout | None) -> tuple[str, ...]:
+    return tuple(device.address for device in layout.devices) if layout is not None else ()
 
 
 def metadata_of(
@@ -131,7 +137,8 @@ async def describe_with(
     instance = await env.database.read(lambda conn: instances.get(conn, server))
     vifs = await env.networks.vifs(server)
     layout = await env.placement.layout(holder or server, host)
+    devices = await read_devices(env, instance)
     return guest_of(
         msgspec.structs.replace(instance, flavor=flavor), vifs, layout=layout,
-        config_drive=wants_config_drive(instance, env.options),
+        config_drive=wants_config_drive(instance, env.options), devices=devices,
     )

@@ -26,6 +26,8 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """How long a build waits for the network service to wire the interfaces; 0 does not wait."""
     vif_plugging_is_fatal: bool = True
     """Whether a build fails when they are not wired in time."""
+    arq_binding_timeout: float = 300.0
+    """How long a build waits for the accelerator service to bind what it asks of it. Spec: BLD-121."""
     max_attempts: int = 3
     """Hosts tried for one build. Spec: BLD-63, BLD-64."""
     instance_build_timeout: float = 0.0

@@ -118,7 +118,7 @@ def _insert_building(tx: Tx, env: PlacingEnvironment, run: Run[PlaceServer], cho
             config_drive=wants_config_drive(request.instance, options, request.injected_files),
             admin_password=request.admin_password, injected_files=request.injected_files,
             wiring_timeout=options.vif_plugging_timeout, wiring_is_fatal=options.vif_plugging_is_fatal,
-            access_network=options.default_access_ip_network_name,
+            binding_timeout=options.arq_binding_timeout, access_network=options.default_access_ip_network_name,
             network_retries=options.network_allocate_retries, time_limit=options.instance_build_timeout,
         )
         submit.submit(

@@ -39,6 +39,7 @@ from kilonova.engine import submit
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
+from kilonova.operations.accelerators import read_devices
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of, wants_config_drive
 from kilonova.operations.notices import announce
@@ -119,7 +120,7 @@ def _begin(tx: Tx, run: Run[RebuildServer]) -> None:
 async def _describe(env: Environment, run: Run[RebuildServer]) -> Anew:
     """The host must be able to run another image, too. The interfaces are those stored: no port is touched.
 
-    Spec: RBD-03, RBD-08, RBD-23, RBD-56.
+    Spec: RBD-03, RBD-08, RBD-23, RBD-47, RBD-56.
     """
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
     assert instance.host is not None
@@ -129,6 +130,7 @@ async def _describe(env: Environment, run: Run[RebuildServer]) -> Anew:
     guest = guest_of(
         instance, instance.network_info, layout=await env.placement.layout(run.subject, instance.host),
         config_drive=wants_config_drive(instance, env.options, run.request.files),
+        devices=await read_devices(env, instance),
     )
     return Anew(
         guest=guest, host=instance.host, vm_state=instance.vm_state, grace=grace_of(instance, env.options),

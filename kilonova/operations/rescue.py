@@ -22,6 +22,7 @@ from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
+from kilonova.operations.accelerators import read_devices
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of, wants_config_drive
 from kilonova.operations.notices import announce
@@ -67,7 +68,10 @@ async def _describe(env: Environment, run: Run[RescueServer]) -> Before:
     assert instance.host is not None
     layout = await env.placement.layout(run.subject, instance.host)
     return Before(
-        guest=guest_of(instance, vifs, layout=layout, config_drive=wants_config_drive(instance, env.options)),
+        guest=guest_of(
+            instance, vifs, layout=layout, config_drive=wants_config_drive(instance, env.options),
+            devices=await read_devices(env, instance),
+        ),
         host=instance.host, vm_state=instance.vm_state, grace=grace_of(instance, env.options),
         interval=env.options.shutdown_retry_interval,
     )

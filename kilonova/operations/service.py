@@ -184,7 +184,7 @@ class ComputeOperations:
             return
         request = UnshelveOffloaded(
             host=host, pin=pin, wiring_timeout=self._options.vif_plugging_timeout,
-            wiring_is_fatal=self._options.vif_plugging_is_fatal,
+            wiring_is_fatal=self._options.vif_plugging_is_fatal, binding_timeout=self._options.arq_binding_timeout,
         )
         await self.ask(context, server, UNSHELVE_OFFLOADED, request)
 

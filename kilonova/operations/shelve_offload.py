@@ -43,10 +43,11 @@ class OffloadServer(msgspec.Struct, frozen=True):
 
 
 class Leaving(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the server is, and the taps of its guest."""
+    """Where the server is, the taps of its guest, and its accelerator requests."""
 
     host: str
     devnames: tuple[str, ...]
+    accelerators: tuple[str, ...] = ()
 
 
 def _begin(tx: Tx, run: Run[OffloadServer]) -> None:
@@ -60,7 +61,10 @@ def _begin(tx: Tx, run: Run[OffloadServer]) -> None:
 def _look(tx: Tx, run: Run[OffloadServer]) -> Leaving:
     instance = settle(tx, run, owned=OWNED)
     assert instance.host is not None
-    return Leaving(host=instance.host, devnames=tuple(vif.devname for vif in instance.network_info))
+    return Leaving(
+        host=instance.host, devnames=tuple(vif.devname for vif in instance.network_info),
+        accelerators=instance.accelerators,
+    )
 
 
 def _host(run: Run[OffloadServer]) -> str:
@@ -76,6 +80,11 @@ async def _unbind(env: Environment, run: Run[OffloadServer]) -> None:
     await env.networks.leave_host(run.subject, _host(run))
 
 
+async def _release_accelerators(env: Environment, run: Run[OffloadServer]) -> None:
+    """By their ids: when a debt is paid the server may have others. Spec: SHV-23, PER-51, PER-56."""
+    await env.accelerators.discard(run.output(Leaving).accelerators)
+
+
 async def _release(env: Environment, run: Run[OffloadServer]) -> None:
     """Before anybody can see that the server is offloaded. Spec: SHV-17."""
     await env.placement.release(run.subject)
@@ -89,6 +98,7 @@ def _offloaded(tx: Tx, run: Run[OffloadServer]) -> None:
         return
     gone: dict[str, Any] = {
         "host": None, "node": None, "launched_on": None, "availability_zone": None,
+        "accelerators": (),
         "power_state": run.output(PoweredOff).power_state,
     }
     if instance.task_state in OWNED:
@@ -142,6 +152,8 @@ SHELVE_OFFLOAD = Operation(
                undo=NoUndo("the guest of a shelved server is off")),
         OnHost("remove guest", _host, REMOVE, _ref, undo=FORWARD, owed=True, owed_anyway=True, timeout=600, retries=5),
         Here("unbind ports", _unbind, undo=FORWARD, owed=True),
+        Here("release accelerators", _release_accelerators, undo=FORWARD, owed=True,
+             given=lambda run: not run.output(Leaving).accelerators),
         Here("release claim", _release, undo=FORWARD, persistent=True),
     ),
     ends=_offloaded,

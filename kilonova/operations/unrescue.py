@@ -21,6 +21,7 @@ from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
+from kilonova.operations.accelerators import read_devices
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of, wants_config_drive
 from kilonova.operations.notices import announce
@@ -57,7 +58,10 @@ async def _describe(env: Environment, run: Run[UnrescueServer]) -> Own:
     vifs = await env.networks.vifs(run.subject)
     assert instance.host is not None
     layout = await env.placement.layout(run.subject, instance.host)
-    guest = guest_of(instance, vifs, layout=layout, config_drive=wants_config_drive(instance, env.options))
+    guest = guest_of(
+        instance, vifs, layout=layout, config_drive=wants_config_drive(instance, env.options),
+        devices=await read_devices(env, instance),
+    )
     stopped = instance.rescue is not None and instance.rescue.vm_state is V.STOPPED
     return Own(
         guest=msgspec.structs.replace(guest, rescue=None), host=instance.host,

@@ -36,7 +36,8 @@ from kilonova.domain.states import TaskState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import AnyRun, Await, Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
-from kilonova.hypervisor.guest import Guest
+from kilonova.hypervisor.guest import Guest, HostDevice
+from kilonova.operations.accelerators import AcceleratorSteps, devices_of
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of, wants_config_drive
 from kilonova.operations.notices import announce
@@ -58,12 +59,14 @@ class UnshelveOffloaded(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         host: None for any. pin: what becomes of the zone that the server is tied to; None leaves it.
         wiring_timeout: seconds to wait for the interfaces; 0 does not wait. wiring_is_fatal: fail without them.
+        binding_timeout: seconds in which the accelerators of the server must be bound.
     """
 
     host: str | None = None
     pin: Pin | None = None
     wiring_timeout: float = 300.0
     wiring_is_fatal: bool = True
+    binding_timeout: float = 300.0
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,7 +185,10 @@ async def _describe(env: Environment, run: Run[UnshelveOffloaded]) -> Anew:
 
 
 def _guest(run: Run[UnshelveOffloaded]) -> Guest:
-    return run.output(Anew).guest
+    """Spec: SHV-40."""
+    guest = run.output(Anew).guest
+    accelerators = map(HostDevice, devices_of(run))
+    return msgspec.structs.replace(guest, host_devices=(*guest.host_devices, *accelerators))
 
 
 def _ref(run: Run[UnshelveOffloaded]) -> GuestRef:
@@ -230,6 +236,11 @@ def _rounds(run: Run[UnshelveOffloaded]) -> int:
     return len(run.output(Chosen).targets)
 
 
+ACCELERATORS = AcceleratorSteps(
+    spec=lambda run: run.output(Chosen).spec, target=_target, timeout=lambda run: run.request.binding_timeout,
+    stays=_guest_may_be_left,
+)
+
 UNSHELVE_OFFLOADED = Operation(
     name="unshelve-offloaded",
     action="unshelve",
@@ -248,8 +259,10 @@ UNSHELVE_OFFLOADED = Operation(
         Here("bind ports", _connect, undo=_disconnect, undo_owed=True),
         Record("go to host", _go_to_host, undo=_leave_host),
         Here("describe guest", _describe, undo=READS),
+        *ACCELERATORS.request,
         OnHost("create disks", _host, CREATE_DISKS, lambda run: GuestArgs(_guest(run)), undo=REMOVE, undo_args=_ref,
                timeout=1800, undo_owed=True),
+        *ACCELERATORS.wait,
         OnHost("start guest", _host, SPAWN, lambda run: SpawnArgs(_guest(run), paused=bool(_wired(run))),
                undo=DESTROY, undo_args=_ref, timeout=600, undo_owed=True, undo_paid=_guest_is_gone, binds=True),
         Await("wait for wiring", _wired, timeout=lambda run: run.request.wiring_timeout,

@@ -44,6 +44,7 @@ from kilonova.roles import sinks
 from kilonova.scheduler.placing import Placing
 from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import WAKE, SchedulerService
+from kilonova.services import cyborg
 from kilonova.services.image import ImageService
 from kilonova.services.network import NetworkService
 
@@ -146,7 +147,10 @@ def conductor(
     """A conductor of this process's cell."""
     config = ground.config
     (cell,) = ground.cells.all
-    environment = Environment(cell.name, ground.cell, networks, placing_, ground.clock, config.operations, images)
+    environment = Environment(
+        cell.name, ground.cell, networks, placing_, ground.clock, config.operations, images,
+        cyborg.accelerators(config.accelerator),
+    )
     reports = HostReports(
         cell.uuid, ground.cell, placing_, ground.clock, config.operations,
         resume_guests=config.agent.resume_guests_state_on_host_boot,

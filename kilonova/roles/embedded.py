@@ -38,6 +38,7 @@ from kilonova.roles.assembly import Ground, Progress, Wakes
 from kilonova.roles.credentials import Installation
 from kilonova.roles.watching import Timed
 from kilonova.roles.web import Prefixes, WebServer
+from kilonova.services import cyborg
 from kilonova.services.network import NetworkService
 
 
@@ -170,7 +171,7 @@ def _compute(ground: Ground, services: Embedded, wakes: Wakes, consoles: Console
     return ComputeApi(
         cells=ground.cells, compute=assembly.compute(ground, wakes), identity=services.identity,
         images=services.images, networks=services.networks, actions=History(ground.cells),
-        shares=DirectoryShares(config.shares),
+        shares=DirectoryShares(config.shares), accelerators=cyborg.accelerators(config.accelerator),
         consoles=consoles, clock=ground.clock,
         identity_url=services.auth_url, policy_file=Path(config.api.policy_file or config.directory / "policy.yaml"),
         quotas=_quotas(ground, services), hosts=ServiceHosts(
@@ -195,4 +196,5 @@ def _auditor(ground: Ground, services: Embedded, wakes: Wakes) -> Auditor:
         devices=EmbeddedDevices(assembly.own_host(ground.config), ground.api, services.wiring),
         images=EmbeddedImageData(ground.api, ground.config.directory / "images"),
         retention=ground.config.notifications.retention,
+        accelerators=cyborg.accelerators(ground.config.accelerator),
     )

@@ -12,6 +12,7 @@ from kilonova.db import build_requests
 from kilonova.db.database import Database
 from kilonova.db.placement import claims
 from kilonova.db.placement import hosts as placement_hosts
+from kilonova.db.placement.granted import providers_of_groups
 from kilonova.db.placement.layouts import layout_of, layouts_on
 from kilonova.db.placement.tables import provider_aggregates, providers
 from kilonova.domain.errors import KilonovaError, NoValidHost, TryElsewhere
@@ -24,6 +25,7 @@ from kilonova.scheduler.decision import HostChoice
 from kilonova.scheduler.observed import Nobody, Observer
 from kilonova.scheduler.scheduler import Groupings, NoGroupings, Scheduler
 from kilonova.services.placement import Pin, Target
+from kilonova.shapes.accelerators import DeviceGroup
 from kilonova.shapes.host import Layout
 from kilonova.shapes.resources import is_volume_backed, resources_of
 from kilonova.shapes.shape import shape_of
@@ -154,6 +156,9 @@ class Placing:
 
     async def layout(self, consumer: str, host: str) -> Layout | None:
         return await self._database.read(lambda conn: layout_of(conn, consumer, host))
+
+    async def providers_of(self, server: str, groups: Mapping[int, DeviceGroup]) -> dict[int, str]:
+        return await self._database.read(lambda conn: providers_of_groups(conn, server, groups))
 
     async def count_build(self, target: Target, *, failed: bool) -> None:
         await self._database.write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
+from kilonova.shapes.accelerators import DeviceGroup
 from kilonova.shapes.host import Layout
 
 
@@ -67,6 +69,14 @@ class PlacementService(Protocol):
     async def layout(self, consumer: str, host: str) -> Layout | None:
         """Which CPUs, NUMA cells and pages of that host belong to a server, or to a migration; None for one without a
         place of its own."""
+        ...
+
+    async def providers_of(self, server: str, groups: Mapping[int, DeviceGroup]) -> dict[int, str]:
+        """From which of the resource providers that a server holds something of each group of devices comes.
+
+        Raises:
+            KilonovaError: it does not hold what the groups ask for.
+        """
         ...
 
     async def count_build(self, target: Target, *, failed: bool) -> None:

@@ -70,6 +70,7 @@ from kilonova.operations.server_images import describe_image
 from kilonova.operations.shelve import SHELVE, UNSHELVE, ShelveServer, UnshelveServer
 from kilonova.operations.snapshot import SNAPSHOT, SnapshotServer
 from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveOffloaded
+from kilonova.services.accelerators import AcceleratorService, NoAccelerators
 from kilonova.services.identity import ServiceRequest, Token
 from kilonova.services.image import NewImage
 from kilonova.services.network import FloatingIpSummary, NetworkSummary, PortSummary
@@ -520,7 +521,8 @@ class ComputeCloud:
     """The running API and what stands behind it."""
 
     def __init__(self, *, policy_file: Path | None = None, options: ApiOptions | None = None,
-                 limits: Limits | None = None, consoles: ConsoleOptions | None = None) -> None:
+                 limits: Limits | None = None, consoles: ConsoleOptions | None = None,
+                 accelerators: AcceleratorService | None = None) -> None:
         told = {outbox.OPTION: Listeners(sinks=("listener",), host="here")}
         api, cell = Database.open("sqlite://", options=told), Database.open("sqlite://", options=told)
         api_metadata.create_all(api.engine)
@@ -540,6 +542,7 @@ class ComputeCloud:
             cells=self.cells, compute=self.compute, identity=self.identity, images=self.images,
             networks=self.networks, actions=self.actions, clock=self.clock, policy_file=policy_file,  # type: ignore[arg-type]
             consoles=self.consoles, shares=DirectoryShares(SHARES),
+            accelerators=accelerators or NoAccelerators(),
             identity_url=IDENTITY_URL, hosts=self.hosts, options=options, quotas=RecordQuotas(self.cells, limits),
         )
         self.flavors_made = 0

@@ -32,6 +32,7 @@ from kilonova.db.services import ComputeNode, Service
 from kilonova.domain.errors import ServiceUnavailable
 from kilonova.embedded.shares import DirectoryShares, ShareOptions
 from kilonova.hypervisor.guest import HostInventory
+from kilonova.services.accelerators import NoAccelerators
 
 SECOND_CELL = "55555555-5555-4555-8555-555555555555"
 DOWN_TIME = 60.0
@@ -62,7 +63,8 @@ class ResourceCloud(ComputeCloud):
         self.app = ComputeApi(
             cells=self.cells, compute=self.compute, identity=self.identity, images=self.images,
             networks=self.networks, actions=self.actions, clock=self.clock,  # type: ignore[arg-type]
-            consoles=self.consoles, shares=DirectoryShares(ShareOptions()), identity_url=IDENTITY_URL,
+            consoles=self.consoles, shares=DirectoryShares(ShareOptions()), accelerators=NoAccelerators(),
+            identity_url=IDENTITY_URL,
             hosts=self.service_hosts, options=options,
             quotas=quotas,
         )

@@ -71,7 +71,7 @@ def _violations(running: Cluster) -> list[str]:
     api, cell = (sa.create_engine(url) for url in running.database_urls)
     try:
         with api.connect() as api_connection, cell.connect() as cell_connection:
-            return violations(look(api_connection, cell_connection, guests))
+            return violations(look(api_connection, cell_connection, guests, {}))
     finally:
         api.dispose()
         cell.dispose()

@@ -73,6 +73,7 @@ from kilonova.domain.clock import Clock
 from kilonova.operations.action_log import ActionLog
 from kilonova.operations.compute import Compute
 from kilonova.operations.consoles import Consoles
+from kilonova.services.accelerators import AcceleratorService
 from kilonova.services.identity import IdentityService
 from kilonova.services.image import ImageCatalogue
 from kilonova.services.network import NetworkService
@@ -128,6 +129,7 @@ class ComputeApi(Application):
         images: ImageCatalogue,
         networks: NetworkService,
         shares: ShareService,
+        accelerators: AcceleratorService,
         actions: ActionLog,
         consoles: Consoles,
         clock: Clock,
@@ -140,6 +142,7 @@ class ComputeApi(Application):
         routes = all_routes()
         cloud = Cloud(
             cells=cells, compute=compute, identity=identity, images=images, networks=networks, shares=shares,
+            accelerators=accelerators,
             actions=actions, consoles=consoles, quotas=quotas or RecordQuotas(cells), hosts=hosts or UnknownHosts(),
             clock=clock, options=options or ApiOptions(),
         )

@@ -11,7 +11,7 @@ EFFECTS: dict[str, str] = {
     "pci_passthrough:alias": "PCI devices of the host, by the names that `pci.alias` defines",
     "hw:pci_numa_affinity_policy": "where they are beside a guest with NUMA cells, in place of what the alias says",
     "hw:pmem": "refused: no host offers persistent memory",
-    "accel:device_profile": "refused: there is no accelerator service",
+    "accel:device_profile": "devices of this profile of the accelerator service; refused in a cloud without that",
     "hw:cpu_policy": "dedicated: each CPU of the guest gets one of the host for itself; mixed: some of them",
     "hw:cpu_dedicated_mask": "which ones, with the policy mixed",
     "hw:cpu_thread_policy": "prefer: threads of one core together; require: only so; isolate: a core for each",

@@ -5,11 +5,11 @@ Spec: API-068, API-069.
 
 from __future__ import annotations
 
-from kilonova.api.compute.server_create import DEVICE_PROFILE
 from kilonova.domain.errors import Conflict, InvalidInput
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import Instance
+from kilonova.shapes.accelerators import DEVICE_PROFILE
 from kilonova.shapes.disks import EncryptionFormat
 from kilonova.shapes.shape import shape_of
 

@@ -23,24 +23,24 @@ from kilonova.domain.errors import InvalidInput, NotFound
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BlockDevice, BuildRequest, Instance, RequestSpec
+from kilonova.shapes.accelerators import profile_of, with_groups
 
 CREATE_SERVER = Rule("servers:create", Audience.MEMBER)
 TRUSTED_CERTS = Rule("servers:create:trusted_certs", Audience.MEMBER)
 
 _ALPHABET = string.ascii_letters + string.digits
 PASSWORD_LENGTH = 12
-DEVICE_PROFILE = "accel:device_profile"
-"""Extra spec of flavors with accelerators. Spec: EMP-09."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What all servers of one request have in common, checked."""
+    """What all servers of one request have in common, checked. asked: the flavor as hosts are chosen by it."""
 
     body: dict[str, Any]
     hints: dict[str, list[str]]
     group: str | None
     place: server_placement.Wanted
     flavor: Flavor
+    asked: Flavor
     image: Image
     devices: tuple[BlockDevice, ...]
     networks: server_networks.Requested
@@ -92,9 +92,8 @@ async def _plan(call: Call) -> Plan:
     if body.get("trusted_image_certificates"):
         call.require(TRUSTED_CERTS)
     flavor = await server_image.find_flavor(call, body["flavorRef"])
-    if DEVICE_PROFILE in flavor.extra_specs:
-        raise InvalidInput("The flavor asks for accelerators, and this cloud has no accelerator service.")
     flavor = server_image.with_devices(call, flavor)
+    asked = await _with_accelerators(call, flavor)
     image = await server_image.find_image(call, server_image.root_image(body, devices))
     server_image.check_fit(call, image, flavor)
     await server_image.check_kernel(call, image)
@@ -111,10 +110,20 @@ async def _plan(call: Call) -> Plan:
     group = await server_groups.joined_group(call, hints, limits.server_group_members, count)
     return Plan(
         body=body, hints=hints, group=group,
-        place=place, flavor=flavor, image=image, devices=devices, networks=networks,
+        place=place, flavor=flavor, asked=asked, image=image, devices=devices, networks=networks,
         security_groups=groups, keypair=keypair, count=count, password=body.get("adminPass") or generate_password(),
         reservation_id="r-" + "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8)),
     )
+
+
+async def _with_accelerators(call: Call, flavor: Flavor) -> Flavor:
+    """The device profile is looked up now: what it asks for is kept with the request. Spec: EMP-09.
+
+    Raises:
+        InvalidInput: there is no accelerator service, no such profile, or nothing that it asks for.
+    """
+    profile = profile_of(flavor)
+    return flavor if profile is None else with_groups(flavor, await call.cloud.accelerators.groups(profile))
 
 
 def _project(call: Call) -> str:
@@ -206,7 +215,7 @@ def _spec(call: Call, plan: Plan, uuid_: str) -> RequestSpec:
         instance_uuid=uuid_,
         project_id=_project(call),
         user_id=call.context.user_id,
-        flavor=plan.flavor,
+        flavor=plan.asked,
         image=plan.image,
         availability_zone=plan.place.zone,
         force_host=plan.place.force_host,

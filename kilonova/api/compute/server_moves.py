@@ -11,11 +11,12 @@ from kilonova.api.compute.answers.servers import ADMIN_PASSWORD
 from kilonova.api.compute.feature_blocks import refuse_with_devices, refuse_with_shares, refuse_with_tpm
 from kilonova.api.compute.field_types import HOST
 from kilonova.api.compute.server_actions import server_action
-from kilonova.api.compute.server_create import DEVICE_PROFILE, generate_password
+from kilonova.api.compute.server_create import generate_password
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.schema import Boolean, Enum, Object, OneOf, Text, nullable, optional, required
 from kilonova.domain.errors import InvalidInput, NotFound
 from kilonova.operations.refused_moves import Move, check_move
+from kilonova.shapes.accelerators import DEVICE_PROFILE
 
 MIGRATE = Rule("os-migrate-server:migrate", Audience.MANAGER)
 MIGRATE_TO_HOST = Rule("os-migrate-server:migrate:host", Audience.ADMIN)

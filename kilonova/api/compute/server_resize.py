@@ -7,7 +7,6 @@ from kilonova.api.compute.action_checks import require_movable
 from kilonova.api.compute.feature_blocks import refuse_other_encryption
 from kilonova.api.compute.quota_check import check_growth
 from kilonova.api.compute.server_actions import server_action
-from kilonova.api.compute.server_create import DEVICE_PROFILE
 from kilonova.api.compute.server_image import check_size, find_flavor, with_devices
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.schema import Enum, Integer, Object, OneOf, Text, optional, required
@@ -18,6 +17,7 @@ from kilonova.domain.states import VmState
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
 from kilonova.operations.resize import RESIZE, ResizeServer
 from kilonova.operations.revert_resize import REVERT_RESIZE, RevertResize
+from kilonova.shapes.accelerators import DEVICE_PROFILE
 from kilonova.shapes.blank_disks import check_ephemerals
 
 RESIZE_RULE = Rule("servers:resize", Audience.MEMBER)

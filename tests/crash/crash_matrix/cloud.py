@@ -11,18 +11,20 @@ from random import Random
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from accelerated import PCI_DEVICES, offer_devices
 from hearing import unheard
 from host_cells import TWO_CELLS
 from host_devices import GPUS, SPECS
 from invariants import ACTIVE, Cloud, look
 
 from crash_matrix import planting
+from crash_matrix.accelerators import Accelerators
+from crash_matrix.bus import CutBus
 from crash_matrix.clock import FastClock
 from crash_matrix.listener import NAME, TOLD, Listener, waiting
 from crash_matrix.plan import Plan
 from kilonova.agent import agent as agent_module
 from kilonova.agent.agent import Agent
-from kilonova.bus.local import LocalBus
 from kilonova.cells.registry import Cell, Cells, Located
 from kilonova.conductor import conductor as conductor_module
 from kilonova.conductor.conductor import Conductor
@@ -36,7 +38,7 @@ from kilonova.db.placement.tables import inventories
 from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.db.upgrade import ensure
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import InstanceNotFound, NotFound, Unreachable
+from kilonova.domain.errors import InstanceNotFound, NotFound
 from kilonova.domain.operation import EntryState, ExternalEvent, OperationRecord
 from kilonova.domain.states import PowerState
 from kilonova.embedded.image import schema as image_schema
@@ -57,6 +59,7 @@ from kilonova.scheduler import service as scheduler_module
 from kilonova.scheduler.placing import Placing
 from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import SchedulerService
+from kilonova.services.cyborg import Cyborg
 
 T = TypeVar("T")
 CELL = "cell1"
@@ -73,17 +76,6 @@ OPTIONS = OperationOptions(
 )
 LIMIT = 25.0
 """Real seconds after which an operation that has not ended counts as stuck."""
-
-
-class CutBus(LocalBus):
-    """A bus on which the hosts can be out of reach."""
-
-    cut = False
-
-    async def request(self, subject: str, payload: bytes, *, timeout: float) -> bytes:
-        if self.cut and subject.startswith("kn.host."):
-            raise Unreachable(f"Nobody listens on {subject}.")
-        return await super().request(subject, payload, timeout=timeout)
 
 
 class Stuck(Exception):
@@ -108,8 +100,9 @@ class OneCloud:
         self._hosts_journal = self._open("hosts")
         self.hypervisors = {host: FakeHypervisor(host, directory / host, topology=TWO_CELLS) for host in HOSTS}
         for hypervisor in self.hypervisors.values():
-            hypervisor.devices = GPUS
+            hypervisor.devices = (*GPUS, *PCI_DEVICES)
         self.networks = EmbeddedNetwork(self.api, clock, None, "", FakeWiring(plugs_at_once=False), self._on_event)  # type: ignore[arg-type]
+        self.accelerators = Accelerators(directory)
         self.images = EmbeddedImage(self.api, directory / "images", clock, None, "")  # type: ignore[arg-type]
         self._answered: set[tuple[int, str]] = set()
         self._wakes: set[asyncio.Task[None]] = set()
@@ -170,7 +163,8 @@ class OneCloud:
         networks: Any = planting.Watched(self.networks, plan)
         images: Any = planting.Watched(self.images, plan)
         database = planting.WatchedDatabase(self.cell, plan)
-        environment = Environment(CELL, self.cell, networks, watched, clock, OPTIONS, images)
+        accelerators: Any = planting.Watched(Cyborg(self.accelerators), plan)
+        environment = Environment(CELL, self.cell, networks, watched, clock, OPTIONS, images, accelerators)
         self.conductor = Conductor(
             f"{random.getrandbits(64):x}@crash", environment, self.bus,
             HostReports(CELL, self.cell, placing, clock, OPTIONS), random, alone=True, ttl=600.0, poll=0.05,
@@ -258,6 +252,7 @@ class OneCloud:
             known = sa.select(inventories.c.provider_id).distinct()
             while len(await self.api.read(lambda conn: conn.execute(known).all())) < 2:  # noqa: ASYNC110 - a database
                 await asyncio.sleep(0.002)
+        await self.api.write(offer_devices)
         for host in HOSTS:
             await self.api.write(lambda conn, host=host: count_build(conn, host, host, failed=True))
 
@@ -326,13 +321,14 @@ class OneCloud:
             elif name == "network-vif-plugged":
                 await self.networks.plugged(tag)
             else:
+                self.accelerators.resolve(record.subject)
                 await self.conductor.deliver(ExternalEvent(subject=record.subject, name=name, tag=tag))
 
     def look(self) -> Cloud:
         """Everything there is, read from the files, not from what this process remembers."""
         guests = {host: FakeHypervisor(host, self.directory / host).guests for host in HOSTS}
         with _reading(self.directory / "api.db") as api, _reading(self.directory / "cell.db") as cell:
-            return look(api, cell, guests)
+            return look(api, cell, guests, self.accelerators.arqs)
 
     def _limit(self, what: str) -> _Limit:
         return _Limit(what, self)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 import sqlalchemy as sa
+from accelerated import asks_for
 from host_cells import DEDICATED
 from host_devices import with_devices
 
@@ -82,18 +83,23 @@ class Scenario(msgspec.Struct, frozen=True):
     server: bool = True
 
 
-async def _create(cloud: OneCloud, flavor: Flavor = FLAVOR) -> None:
-    """A server with an interface on a network and one on a port that the user brings."""
+async def _create(cloud: OneCloud, flavor: Flavor = FLAVOR, asked: Flavor | None = None) -> None:
+    """A server with an interface on a network and one on a port that the user brings. asked: how hosts are chosen."""
     instance = Instance(
         uuid=SERVER, project_id=PROJECT, user_id="u", display_name="vm", flavor=flavor, image_ref=IMAGE.id,
         image=IMAGE, created_at=cloud.clock.now(),
     )
     (network, *_) = [n for n in await cloud.networks.networks(CONTEXT) if n.name == "private"]
     spec = RequestSpec(
-        instance_uuid=SERVER, project_id=PROJECT, user_id="u", flavor=flavor, image=IMAGE,
+        instance_uuid=SERVER, project_id=PROJECT, user_id="u", flavor=asked or flavor, image=IMAGE,
         requested_networks=(RequestedNetwork(network_id=network.id), RequestedNetwork(port_id=USERS_PORT)),
     )
     await cloud.compute.create(CONTEXT, [BuildRequest(instance=instance, spec=spec, admin_password=SECRET)])
+
+
+async def _create_accelerated(cloud: OneCloud) -> None:
+    """The same with an accelerator."""
+    await _create(cloud, *asks_for(FLAVOR, "fpga"))
 
 
 async def _create_impossible(cloud: OneCloud) -> None:
@@ -242,7 +248,7 @@ SOFTLY = SoftDeleteServer(grace=5.0, interval=1.0)
 SCENARIOS = {
     "place": Scenario((), _create),
     "bury": Scenario((), _create_impossible),
-    "build": Scenario((), _create),
+    "build": Scenario((), _create_accelerated),
     "stop": Scenario(("build",), _stop),
     "start": Scenario(("build", "stop", "attach-share"), _ask(START, StartServer())),
     "attach-share": Scenario(("build", "stop"), _ask(ATTACH_SHARE, ATTACHED)),
@@ -265,10 +271,10 @@ SCENARIOS = {
     "backup": Scenario(("build",), _create_backup),
     "rescue": Scenario(("build",), _ask(RESCUE, RescueServer(image=OTHER_IMAGE, admin_password=SECRET))),
     "unrescue": Scenario(("build", "rescue"), _ask(UNRESCUE, UnrescueServer())),
-    "resize": Scenario(("build",), _ask(RESIZE, ResizeServer(flavor=BIGGER))),
-    "confirm-resize": Scenario(("build", "resize"), _ask(CONFIRM_RESIZE, ConfirmResize())),
-    "revert-resize": Scenario(("build", "resize"), _ask(REVERT_RESIZE, RevertResize())),
-    "tidy": Scenario(("build", "resize"), _tidy),
+    "resize": Scenario(("place",), _ask(RESIZE, ResizeServer(flavor=BIGGER))),
+    "confirm-resize": Scenario(("place", "resize"), _ask(CONFIRM_RESIZE, ConfirmResize())),
+    "revert-resize": Scenario(("place", "resize"), _ask(REVERT_RESIZE, RevertResize())),
+    "tidy": Scenario(("place", "resize"), _tidy),
     "shelve": Scenario(("build",), _shelve),
     "shelve-offload": Scenario(("build", "shelve"), _ask(SHELVE_OFFLOAD, OffloadServer())),
     "unshelve-offloaded": Scenario(

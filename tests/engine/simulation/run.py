@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 import structlog
+from accelerated import asks_for, offer_devices
 from host_cells import DEDICATED, TWO_CELLS
 from host_devices import GPUS, with_devices
 
@@ -47,6 +48,7 @@ from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
 from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveOffloaded
+from kilonova.shapes.accelerators import profile_of
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
 from simulation.violations import active, violations
@@ -56,6 +58,7 @@ FLAVOR = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1
 PINNED = Flavor(flavor_id="3", name="pinned", vcpus=2, memory_mib=512, root_gib=1, extra_specs=DEDICATED)
 GPU = with_devices(Flavor(flavor_id="4", name="gpu", vcpus=1, memory_mib=512, root_gib=1), "gpu:1")
 BIGGER = Flavor(flavor_id="2", name="bigger", vcpus=2, memory_mib=1024, root_gib=2, ephemeral_gib=1)
+ACCELERATED = asks_for(FLAVOR, "fpga")
 OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333", properties={"hw_qemu_guest_agent": "yes"})
 CONTEXT = RequestContext(request_id="req-simulation", user_id="u", project_id="p", is_admin=True)
 CHAOS = 40.0
@@ -120,14 +123,15 @@ async def _run(loop: VirtualLoop, random: Random, databases: Databases, result: 
 
 def _server(random: Random, number: int) -> BuildRequest:
     uuid_ = str(uuid.UUID(int=random.getrandbits(128), version=4))
-    flavor = random.choice((FLAVOR, FLAVOR, PINNED, GPU))
+    plain = random.choice((FLAVOR, FLAVOR, PINNED, GPU))
+    flavor, asked = ACCELERATED if random.random() < 0.2 else (plain, plain)
     instance = Instance(
         uuid=uuid_, project_id="p", user_id="u", display_name=f"vm{number}", flavor=flavor, image_ref=IMAGE.id,
         image=IMAGE, created_at=1_700_000_000.0 + number,
     )
     networks = (RequestedNetwork(network_id=NETWORK),) if random.random() < 0.8 else ()
     spec = RequestSpec(
-        instance_uuid=uuid_, project_id="p", user_id="u", flavor=flavor, image=IMAGE, requested_networks=networks
+        instance_uuid=uuid_, project_id="p", user_id="u", flavor=asked, image=IMAGE, requested_networks=networks
     )
     return BuildRequest(instance=instance, spec=spec, admin_password="secret")
 
@@ -136,6 +140,7 @@ async def _until_hosts_known(world: World) -> None:
     for _ in range(100):
         hosts = await world.databases.api.read(lambda conn: conn.execute(sa.select(inventories.c.provider_id)).all())
         if hosts:
+            await world.databases.api.write(offer_devices)
             return
         await asyncio.sleep(0.2)
     raise AssertionError("no host ever reported")
@@ -175,6 +180,8 @@ ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "revert": (REVERT_RESIZE, RevertResize()),
 }
 """Operations that a user asks for without more ado."""
+NOT_WITH_DEVICES = ("resize", "pin", "shrink", "suspend")
+"""What the API refuses for servers with accelerators."""
 
 
 async def _user(world: World, random: Random, server: BuildRequest, result: Result) -> None:
@@ -193,6 +200,8 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
             "stop", "soft", "hard", "hard", "delete", "rebuild", "reset", "detach", "image", "backup", "shelve",
             "cache", *ASKED
         ))
+        if profile_of(server.instance.flavor) is not None and action in NOT_WITH_DEVICES:
+            continue
         calls: dict[str, Any] = {
             "stop": lambda at=located: world.compute.stop(CONTEXT, at),
             "soft": lambda at=located: world.compute.reboot(CONTEXT, at, hard=False),

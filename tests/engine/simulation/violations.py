@@ -7,7 +7,7 @@ from collections import Counter
 import msgspec
 import sqlalchemy as sa
 from hearing import unheard
-from invariants import is_resized, places, wrong_places
+from invariants import is_resized, places, wrong_accelerators, wrong_places
 
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
@@ -119,6 +119,7 @@ def violations(world: World) -> tuple[list[str], Counter[str]]:
     found += [f"build request {row.uuid} still waits" for row in waiting]
     found += [f"event kept: {row}" for row in events]
     guests = {host: hypervisor.guests for host, hypervisor in world.hypervisors.items()}
+    found += wrong_accelerators(world.accelerators.arqs, alive.values(), guests)
     found += wrong_places(placed, alive.values(), guests)
     return found, Counter(operation.state.value for operation in operations)
 

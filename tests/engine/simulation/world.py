@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import sqlalchemy as sa
+from accelerated import PCI_DEVICES
 from host_devices import SPECS
 
 from kilonova.agent.agent import Agent
@@ -37,6 +38,7 @@ from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import SchedulerService
 from kilonova.shapes.host import HostTopology
 from kilonova.shapes.pci import PciDevice
+from simulation.accelerators import Accelerators
 from simulation.images import Shelf
 from simulation.listeners import LISTENERS, Ears
 from simulation.loop import VirtualLoop
@@ -155,12 +157,13 @@ class World:
         self.wire = Wire(random, self.trouble)
         self.violations: list[str] = []
         self.net = Net(random, self.trouble, self._announce)
+        self.accelerators = Accelerators(random, self.trouble, self._announce)
         self.ears = Ears(random, self.trouble)
         self.images = Shelf(random, self.trouble, IMAGE)
         self.hypervisors = {f"host{i}": WatchedHypervisor(f"host{i}", self, topology) for i in range(hosts)}
         for hypervisor in self.hypervisors.values():
             hypervisor.agents = Everybody()
-            hypervisor.devices = devices
+            hypervisor.devices = (*devices, *PCI_DEVICES)
         self.processes: dict[str, Process] = {}
         self.conductors: dict[str, Conductor] = {}
         self._ever: list[Any] = []
@@ -230,7 +233,7 @@ class World:
         placing = self._placing(process)
         environment = Environment(
             CELL, database, self.net.client(process), placing, clock, self.options,
-            self.images.client(process),
+            self.images.client(process), self.accelerators.client(process),
         )
         reports = HostReports(
             CELL, database, placing, clock, self.options, resume_guests=self._resume_guests,
