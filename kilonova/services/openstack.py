@@ -8,6 +8,7 @@ import http.client
 import ssl
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -18,7 +19,9 @@ from kilonova.domain.errors import Conflict, InvalidInput, KilonovaError, NotFou
 
 LIMIT = 20.0
 """Seconds that a service may be silent."""
-MIDST = 425, 429
+AT_ONCE = 16
+"""Requests under way: a service that is slow holds up nobody else."""
+TRIED_AGAIN = (425, 429)
 """Answers below 500 that say nothing against the request."""
 
 
@@ -52,6 +55,7 @@ class OpenStackCalls:
         self._authority = authority
         self._token = ""
         self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(AT_ONCE, name)
 
     async def __call__(
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None
@@ -62,7 +66,8 @@ class OpenStackCalls:
             NotFound, Conflict, InvalidInput: what the service says. ServiceUnavailable: it does not answer, or cannot
                 now. KilonovaError: it does not let us in, or answers something else.
         """
-        return await asyncio.to_thread(self._call, method, path, dict(query or {}), body)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._call, method, path, dict(query or {}), body)
 
     def _call(self, method: str, path: str, query: dict[str, str], body: Any) -> Any:
         url = f"{self._endpoint}{path}" + (f"?{urlencode(query)}" if query else "")
@@ -131,7 +136,7 @@ class OpenStackCalls:
         if status < 400:
             return
         said = f"The {self._name} service answers {status}: {_message(answer)}"
-        if status >= 500 or status in MIDST:
+        if status >= 500 or status in TRIED_AGAIN:
             raise ServiceUnavailable(said)
         families: dict[int, type[KilonovaError]] = {400: InvalidInput, 404: NotFound, 409: Conflict}
         raise families.get(status, KilonovaError)(said)
