@@ -11,7 +11,6 @@ import pytest
 from accelerated import PCI_DEVICES, offer_devices
 from cyborg import Server, StandIn, cyborg
 
-from kilonova.db import instances
 from tests.control_cloud import ControlCloud, control_cloud, kinds, until
 
 
@@ -99,7 +98,7 @@ async def test_a_request_that_a_server_has_lost_needs_a_decision(cloud: ControlC
     service.service.arqs.clear()
     healing = await cloud.heal()
     assert kinds(healing.after) == [("accelerator-request-missing", own)]
-    await cloud.database.write(lambda conn: instances.update(conn, server, now=1.0, accelerators=()))
+    await cloud.delete(server)
     assert (await cloud.audit()).clean
 
 
