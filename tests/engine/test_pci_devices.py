@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import pytest
 from host_cells import TWO_CELLS
 from host_devices import CARD, FUNCTIONS, GPU_CLASS, GPUS, OTHER, with_devices
 from simulation.process import SimBus, SimClock
 from small_cloud import CONTEXT, FLAVOR, SmallCloud, in_cloud
+from test_interfaces import attach, detach
 from test_rebuild import rebuild
 from test_resize import confirm, resize, revert
 from test_shelve_offload import offload
@@ -128,6 +130,24 @@ async def test_stopped_started_and_rebooted_servers_keep_their_device(cloud: Sma
     await cloud.rest()
     assert devices(cloud, uuid) == mine
     assert not mine & devices(cloud, other)
+
+
+@pytest.mark.spec("IFC-16")
+@in_cloud(devices=GPUS)
+async def test_an_ordinary_port_takes_no_device(cloud: SmallCloud) -> None:
+    uuid = await cloud.build(flavor=GPU)
+    mine, before = devices(cloud, uuid), cloud.held(uuid)
+    port = await attach(cloud, uuid)
+    for _ in range(2):
+        assert devices(cloud, uuid) == mine
+        assert cloud.held(uuid) == before
+        await cloud.reboot(uuid, hard=True)
+        await cloud.rest()
+        assert devices(cloud, uuid) == mine
+        if port in cloud.ports(uuid):
+            await detach(cloud, uuid, port)
+            await cloud.rest()
+    assert port not in cloud.ports(uuid)
 
 
 @in_cloud(devices=GPUS)
