@@ -17,6 +17,12 @@ def insert_new(conn: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> 
     return number
 
 
+def insert_missing(conn: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
+    """Insert a row of a table without numbers. Returns False if its key is taken."""
+    statement = _insert(conn, table).values(**row).on_conflict_do_nothing().returning(*table.primary_key)
+    return conn.execute(statement).first() is not None
+
+
 def put(conn: sa.Connection, table: sa.Table, row: Mapping[str, Any], key: Sequence[str]) -> None:
     """Insert a row, or change the one with the same key.
 

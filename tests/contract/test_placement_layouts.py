@@ -6,6 +6,7 @@ import asyncio
 import uuid
 
 import msgspec
+from host_devices import GPU_CLASS, GPUS, SPECS, with_devices
 from placement_databases import placement_db
 
 from kilonova.db import placement
@@ -17,6 +18,7 @@ from kilonova.db.placement.replacement import ConsumerWrite, replace_allocations
 from kilonova.domain.flavor import Flavor
 from kilonova.hypervisor.guest import HostInventory
 from kilonova.shapes.host import HostCell, HostTopology, Layout
+from kilonova.shapes.pci_requests import offered
 from kilonova.shapes.shape import Shape, shape_of
 
 __all__ = ["placement_db"]
@@ -40,6 +42,39 @@ def an_id() -> str:
 
 async def a_host(db: Database, inventory: HostInventory = INVENTORY) -> str:
     return await db.write(lambda conn: placement.report(conn, "h1", "h1", inventory, now=1.0))
+
+
+async def test_devices_are_claimed_once_and_counted(db: Database) -> None:
+    topology = HostTopology((), offered(GPUS[:2], SPECS))
+    wanted = shape_of(with_devices(Flavor(flavor_id="1", name="f", vcpus=1, memory_mib=512, root_gib=1), "gpu:1"), None)
+
+    async def report(host: str, found: HostTopology) -> str:
+        inventory = msgspec.structs.replace(INVENTORY, hostname=host, topology=found)
+        return await db.write(lambda conn: placement.report(conn, host, host, inventory, now=1.0))
+
+    provider, _ = await asyncio.gather(report("h1", topology), report("h2", topology))
+    consumers = [an_id() for _ in range(3)]
+    outcomes = await asyncio.gather(*(claims(db, one, provider, {"MEMORY_MB": 512}, wanted) for one in consumers))
+    assert sorted(outcome.name for outcome in outcomes) == ["HELD", "HELD", "UNFIT"]
+    held = dict(zip(consumers, outcomes, strict=True))
+    served = [one for one in consumers if held[one]]
+    places = [await layout(db, one) for one in served]
+    assert len({device.address for place in places if place is not None for device in place.devices}) == 2
+    assert await claims(db, served[0], provider, {"MEMORY_MB": 512}, wanted) is Claim.HELD
+    assert await layout(db, served[0]) == places[0]
+
+    async def resources(consumer: str) -> dict[str, int]:
+        found = await db.read(lambda conn: placement.holdings(conn, consumer))
+        return {name: amount for holding in found for name, amount in holding.resources.items()}
+
+    assert await resources(served[0]) == {"MEMORY_MB": 512, GPU_CLASS: 1}
+    await report("h1", HostTopology(()))
+    assert await resources(served[1]) == {"MEMORY_MB": 512, GPU_CLASS: 1}
+    for one in served:
+        await db.write(lambda conn, one=one: placement.release(conn, one))
+    assert await claims(db, an_id(), provider, {"MEMORY_MB": 512}, wanted) is Claim.UNFIT
+    await report("h1", topology)
+    assert await claims(db, an_id(), provider, {"MEMORY_MB": 512}, wanted) is Claim.HELD
 
 
 async def claims(

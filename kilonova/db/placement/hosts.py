@@ -158,7 +158,7 @@ def _inventories(
 ) -> dict[str, Inventory]:
     """devices: how many there are, by resource class; 0 of a class of which there were some before."""
     present = inventories_of(connection, provider_id)
-    for name in devices.keys() - present.keys() - STANDARD_CLASSES:
+    for name in sorted(devices.keys() - present.keys() - STANDARD_CLASSES):
         add_class(connection, name)
     wanted = {
         name: Inventory(**{field: getattr(row, field) for field in Inventory.__struct_fields__})

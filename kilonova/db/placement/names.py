@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from kilonova.db.placement.errors import PlacementConflict
 from kilonova.db.placement.tables import custom_classes, custom_traits, inventories, provider_traits
+from kilonova.db.upsert import insert_missing
 from kilonova.domain.errors import InvalidInput, NotFound
 
 STANDARD_CLASSES: frozenset[str] = frozenset(os_resource_classes.STANDARDS)
@@ -68,10 +69,7 @@ def add_class(connection: sa.Connection, name: str) -> bool:
 def _add(connection: sa.Connection, table: sa.Table, name: str, kind: str) -> bool:
     if not CUSTOM_NAME.match(name):
         raise InvalidInput(f"The {kind} is invalid: {name!r}.", hint="its name must be CUSTOM_ and A-Z, 0-9, _")
-    if connection.execute(sa.select(table).where(table.c.name == name)).first():
-        return False
-    connection.execute(table.insert().values(name=name))
-    return True
+    return insert_missing(connection, table, {"name": name})
 
 
 def remove_trait(connection: sa.Connection, name: str) -> None:
