@@ -6,6 +6,7 @@ from kilonova.engine.operation import Definitions
 from kilonova.operations.attach_interface import ATTACH_INTERFACE
 from kilonova.operations.attach_share import ATTACH_SHARE
 from kilonova.operations.backup import BACKUP
+from kilonova.operations.bind_ports import BIND_PORTS
 from kilonova.operations.build import BUILD
 from kilonova.operations.clean_migration import CLEAN_MIGRATION
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE
@@ -42,7 +43,7 @@ CELL_OPERATIONS = Definitions(
     BUILD, DELETE, START, STOP, SOFT_REBOOT_SERVER, HARD_REBOOT_SERVER, REMOVE_LEFTOVER, TIDY,
     PAUSE_SERVER, UNPAUSE_SERVER, SUSPEND_SERVER, RESUME_SERVER, CHANGE_PASSWORD,
     TRIGGER_CRASH_DUMP, INJECT_NETWORK_INFO,
-    ATTACH_INTERFACE, DETACH_INTERFACE, ADD_FIXED_IP, REMOVE_FIXED_IP,
+    ATTACH_INTERFACE, DETACH_INTERFACE, ADD_FIXED_IP, REMOVE_FIXED_IP, BIND_PORTS,
     ATTACH_SHARE, DETACH_SHARE,
     SOFT_DELETE, RESTORE,
     REBUILD, RESCUE, UNRESCUE,

@@ -33,6 +33,7 @@ class PortSummary(msgspec.Struct, frozen=True, kw_only=True):
     device_id: str = ""
     device_owner: str = ""
     binding_host: str = ""
+    vif_type: str = "bridge"
     mac: str = ""
     addresses: tuple[str, ...] = ()
     fixed_ips: tuple[PortAddress, ...] = ()

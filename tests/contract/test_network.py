@@ -259,7 +259,7 @@ async def test_all_ports_go_with_their_server_and_leave_one_host_only(network: E
         assert [(port.id, port.binding_host, port.status) for port in left] == [
             (first, "", "DOWN"), (second, "", "DOWN")]
         assert {port.device_owner for port in left} == {"compute:nova"}
-        assert {vif.vif_type for vif in await network.vifs(INSTANCE)} == {"unbound"}
+        assert {vif.vif_type for vif in await network.vifs(INSTANCE)} == {"unbound"} == {p.vif_type for p in left}
     for _ in range(2):
         await network.go_to_host(INSTANCE, "there", availability_zone="moon")
         gone = await network.ports_of(INSTANCE)

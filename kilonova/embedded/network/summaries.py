@@ -26,7 +26,8 @@ def of_network(conn: sa.Connection, network: schema.Network) -> NetworkSummary:
 def of_port(port: schema.Port) -> PortSummary:
     return PortSummary(
         id=port.id, network_id=port.network_id, project_id=port.project_id, device_id=port.device_id,
-        device_owner=port.device_owner, binding_host=port.host, mac=port.mac,
+        device_owner=port.device_owner, binding_host=port.host, vif_type=port.vif_type,
+        mac=port.mac,
         addresses=tuple(item.address for item in port.addresses), status=port.status,
         fixed_ips=tuple(PortAddress(item.address, item.subnet_id) for item in port.addresses),
     )

@@ -104,7 +104,7 @@ def _told(case: Case, scenario: Scenario, tested: OperationRecord, end: End) -> 
     elif tested.kind == "place":
         if end.server["vm_state"] != VmState.ERROR.value:
             yield f"the placing failed, but the server is {end.server['vm_state']}"
-    elif not end.fault:
+    elif scenario.blamed and not end.fault:
         yield f"{tested.kind} failed and the server has no fault"
 
 

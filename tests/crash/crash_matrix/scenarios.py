@@ -26,6 +26,7 @@ from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor.fake import DISK, FakeGuest
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
 from kilonova.operations.attach_share import ATTACH_SHARE, AttachShare
+from kilonova.operations.bind_ports import BIND_PORTS, BindPorts
 from kilonova.operations.clean_migration import CLEAN_MIGRATION, CleanMigration
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
@@ -74,13 +75,14 @@ class Scenario(msgspec.Struct, frozen=True):
     Args:
         before: the requests that lead to it, each of them done. ask: the request itself.
         clean_up: what makes everything go after it has failed.
-        server: it is about a server that a user sees.
+        server: it is about a server that a user sees. blamed: its failure is a fault of the server.
     """
 
     before: tuple[str, ...]
     ask: Request
     clean_up: Request = OneCloud.delete
     server: bool = True
+    blamed: bool = True
 
 
 async def _create(cloud: OneCloud, flavor: Flavor = FLAVOR, asked: Flavor | None = None) -> None:
@@ -263,6 +265,7 @@ SCENARIOS = {
     "remove-fixed-ip": Scenario(("build",), _remove_fixed_ip),
     "attach-interface": Scenario(("build",), _attach_interface),
     "detach-interface": Scenario(("build",), _detach_interface),
+    "bind-ports": Scenario(("build",), _ask(BIND_PORTS, BindPorts("host0")), blamed=False),
     "rebuild": Scenario(("build",), _rebuild),
     "trigger-crash-dump": Scenario(("build",), _ask(TRIGGER_CRASH_DUMP, TriggerCrashDump())),
     "inject-network-info": Scenario(("build",), _ask(INJECT_NETWORK_INFO, InjectNetworkInfo())),

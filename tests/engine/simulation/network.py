@@ -98,8 +98,10 @@ class Net:
 
     def go_to_host(self, instance: str, host: str) -> None:
         for port in self.of(instance):
-            if port.binding_host != host:
-                self.ports[port.id] = msgspec.structs.replace(port, binding_host=host, status="DOWN")
+            if port.binding_host != host or port.vif_type != "bridge":
+                self.ports[port.id] = msgspec.structs.replace(
+                    port, binding_host=host, vif_type="bridge", status="DOWN"
+                )
             self._wire(port.id)
 
     def leave_host(self, instance: str, host: str) -> None:

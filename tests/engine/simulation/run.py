@@ -28,6 +28,7 @@ from kilonova.domain.states import VmState
 from kilonova.engine.operation import Operation
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
 from kilonova.operations.attach_share import ATTACH_SHARE, AttachShare
+from kilonova.operations.bind_ports import BIND_PORTS, BindPorts
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
@@ -198,7 +199,7 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
             continue
         action = random.choice((
             "stop", "soft", "hard", "hard", "delete", "rebuild", "reset", "detach", "image", "backup", "shelve",
-            "cache", *ASKED
+            "cache", "bind", *ASKED
         ))
         if profile_of(server.instance.flavor) is not None and action in NOT_WITH_DEVICES:
             continue
@@ -211,6 +212,7 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
             "cache": lambda: world.compute.cache_images(
                 CONTEXT, world.cells.all[0], AGGREGATE, sorted(world.hypervisors), [IMAGE.id]
             ),
+            "bind": lambda at=located: world.compute.ask(CONTEXT, at, BIND_PORTS, BindPorts(at.instance.host or "")),
             "shelve": lambda at=located: world.compute.shelve(CONTEXT, at),
             "image": lambda at=located: world.compute.create_image(CONTEXT, at, "snap", {}),
             "backup": lambda at=located: world.compute.create_backup(
