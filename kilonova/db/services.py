@@ -89,6 +89,9 @@ class ComputeNode(msgspec.Struct, frozen=True, kw_only=True):
 _AGENT = Prepared(
     sa.select(services).where(services.c.binary == COMPUTE, services.c.host == sa.bindparam("host"))
 )
+_KEPT_OFF = Prepared(sa.select(services.c.host).where(
+    services.c.binary == COMPUTE, sa.or_(services.c.disabled, services.c.forced_down)
+))
 _SEEN = Prepared(
     sa.update(services)
     .where(services.c.binary == sa.bindparam("b_binary"), services.c.host == sa.bindparam("b_host"))
@@ -131,6 +134,11 @@ def _of(*names: str) -> Prepared:
     """Records whose columns of these names have given values."""
     given = (services.c[name] == sa.bindparam(name) for name in names)
     return Prepared(sa.select(services).where(*given).order_by(services.c.id))
+
+
+def hosts_kept_off(conn: sa.Connection) -> list[str]:
+    """The compute hosts that get no new servers."""
+    return _KEPT_OFF.scalars(conn)
 
 
 def all_services(conn: sa.Connection, *, binary: str | None = None, host: str | None = None) -> list[Service]:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from kilonova.agent.agent import Agent
 from kilonova.bus.protocol import Bus
+from kilonova.cells.kept_off import KeptOffHosts
 from kilonova.cells.registry import Cell, Cells
 from kilonova.conductor.conductor import Conductor, wake_subject
 from kilonova.conductor.hosts import HostReports
@@ -124,8 +125,9 @@ def placing(ground: Ground) -> Placing:
     options = ground.config.scheduler
     groupings = StoredGroupings()
     scheduler = Scheduler(
-        ground.api, ground.clock, SystemRandom(), groupings=groupings, service_down_time=options.service_down_time,
-        default_zone=options.default_availability_zone, observer=_counter(ground.config, ground.metrics),
+        ground.api, ground.clock, SystemRandom(), groupings=groupings, kept_off=KeptOffHosts(ground.cells),
+        service_down_time=options.service_down_time, default_zone=options.default_availability_zone,
+        observer=_counter(ground.config, ground.metrics),
     )
     settings = HostSettings(
         initial_cpu_allocation_ratio=options.initial_cpu_allocation_ratio,

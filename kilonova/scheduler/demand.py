@@ -26,6 +26,7 @@ class Demand:
         group: None without a server group, or one that no longer exists. Spec: BLD-20.
         members_on: how many other members of the group are on each host.
         hosts_of: the hosts of each server that the hints `same_host` and `different_host` name.
+        kept_off: hosts that get no new servers, by the records of their services.
         aggregates: all host aggregates. now: seconds since the epoch.
         service_down_time: seconds of silence after which a host counts as dead.
     """
@@ -39,6 +40,7 @@ class Demand:
     group: ServerGroup | None = None
     members_on: dict[str, int] = field(default_factory=dict)
     hosts_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    kept_off: frozenset[str] = frozenset()
     aggregates: Sequence[Aggregate] = ()
     now: float = 0.0
     service_down_time: float = 60.0
@@ -59,6 +61,7 @@ def demand_of(
     *,
     group: ServerGroup | None = None,
     located: Iterable[tuple[str, str]] = (),
+    kept_off: frozenset[str] = frozenset(),
     aggregates: Sequence[Aggregate] = (),
     now: float = 0.0,
     service_down_time: float = 60.0,
@@ -98,6 +101,7 @@ def demand_of(
         group=group,
         members_on=members_on,
         hosts_of={instance: frozenset(hosts) for instance, hosts in hosts_of.items()},
+        kept_off=kept_off,
         aggregates=aggregates,
         now=now,
         service_down_time=service_down_time,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Protocol
 
@@ -53,11 +53,16 @@ class NoGroupings:
         return None
 
 
+async def _none() -> frozenset[str]:
+    return frozenset()
+
+
 class Scheduler:
     """Chooses hosts. Several may run beside each other: what they choose is confirmed by `placement.claim`.
 
     Args:
         db: the API database. random: makes the choice among equally good hosts.
+        kept_off: reads which hosts get no new servers, whatever placement says of them.
         service_down_time: seconds of silence after which a host counts as dead.
         default_zone: zone of hosts that are in none. observer: counts decisions.
     """
@@ -69,6 +74,7 @@ class Scheduler:
         random: Random,
         *,
         groupings: Groupings | None = None,
+        kept_off: Callable[[], Awaitable[frozenset[str]]] = _none,
         preferences: Preferences | None = None,
         service_down_time: float = 60.0,
         default_zone: str = "nova",
@@ -78,6 +84,7 @@ class Scheduler:
         self._clock = clock
         self._random = random
         self._groupings = groupings or NoGroupings()
+        self._kept_off = kept_off
         self._preferences = preferences or Preferences()
         self._service_down_time = service_down_time
         self._default_zone = default_zone
@@ -151,7 +158,8 @@ class Scheduler:
         )
 
     async def _refresh(self, spec: RequestSpec) -> Demand:
-        """Bring the view up to date and read what else this request depends on, in one snapshot."""
+        """Bring the view up to date and read what else this request depends on, in one snapshot of its database."""
+        kept_off = await self._kept_off()
         async with self._lock:
             since = self.view.since
 
@@ -175,6 +183,7 @@ class Scheduler:
             spec,
             group=group,
             located=located,
+            kept_off=kept_off,
             aggregates=aggregates,
             now=now,
             service_down_time=self._service_down_time,

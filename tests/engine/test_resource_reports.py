@@ -68,6 +68,7 @@ async def test_drift_in_placement_is_repaired_and_an_operators_ratio_stays(cloud
     assert STATUS_DISABLED not in traits(cloud, "host0")
 
 
+@pytest.mark.spec("HST-12")
 @in_cloud()
 async def test_placement_learns_from_the_next_report_whether_a_host_gets_new_servers(cloud: SmallCloud) -> None:
     """Whoever changed the record of the service did not live to tell placement."""

@@ -53,8 +53,9 @@ def why_no_traits(view: HostView, demand: Demand) -> str:
 
 
 def not_disabled(view: HostView, demand: Demand) -> Mask:
-    """Hosts that no operator has disabled."""
-    return ~view.with_trait(STATUS_DISABLED)
+    """Hosts that no operator has disabled: neither by what placement has been told, which may have failed, nor by the
+    record of the service. Spec: HST-12."""
+    return ~(view.with_trait(STATUS_DISABLED) | view.on(demand.kept_off))
 
 
 def _all(masks: Iterable[Mask]) -> Mask:

@@ -13,6 +13,7 @@ from accelerated import PCI_DEVICES
 from host_devices import SPECS
 
 from kilonova.agent.agent import Agent
+from kilonova.cells.kept_off import KeptOffHosts
 from kilonova.cells.registry import Cell, Cells
 from kilonova.conductor.conductor import Conductor
 from kilonova.conductor.hosts import HostReports
@@ -199,7 +200,10 @@ class World:
         database = self._database(self.databases.api, process)
         clock = SimClock(self.loop, process)
         groupings = StoredGroupings()
-        scheduler = Scheduler(database, clock, self.random, groupings=groupings, service_down_time=120.0)
+        scheduler = Scheduler(
+            database, clock, self.random, groupings=groupings, kept_off=KeptOffHosts(self._cells(process)),
+            service_down_time=120.0,
+        )
         return Placing(database, scheduler, groupings=groupings)
 
     # --- processes ---------------------------------------------------------------------------------
