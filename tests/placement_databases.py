@@ -20,6 +20,7 @@ TABLES = [
     tables.consumers,
     tables.allocations,
     tables.layouts,
+    tables.allocation_groups,
     tables.custom_traits,
     tables.custom_classes,
     tables.hosts,

@@ -183,7 +183,8 @@ def _claims(look: Look) -> Iterator[Difference]:
                          f"{holding.instance}, which is {server.vm_state.value}",
                 )
         else:
-            by_server.setdefault(holding.instance, {})[holding.host] = holding.resources
+            total = by_server.setdefault(holding.instance, {}).setdefault(holding.host, {})
+            total |= {name: total.get(name, 0) + amount for name, amount in holding.resources.items()}
     for uuid, (cell, instance) in look.servers.items():
         if instance.vm_state not in SETTLED or instance.host is None:
             continue

@@ -321,7 +321,7 @@ def _claims(conn: sa.Connection) -> tuple[tuple[Holding, ...], tuple[Counter, ..
         )
         .join_from(allocations, consumers, consumers.c.uuid == allocations.c.consumer)
         .join(providers, providers.c.id == allocations.c.provider_id)
-        .outerjoin(hosts, hosts.c.provider_id == providers.c.id)
+        .outerjoin(hosts, hosts.c.provider_id == providers.c.root_id)
         .where(consumers.c.type.in_((INSTANCE, MIGRATION)))
     )
     found: dict[tuple[str, str], Holding] = {}

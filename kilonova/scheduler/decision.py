@@ -170,7 +170,7 @@ def _selection(
 
 def _facts(view: HostView, demand: Demand, index: int) -> dict[str, object]:
     row = view.row(index)
-    limits = {name: row.offers[name][0] for name in demand.resources}
+    limits = {name: row.offers[name][0] for name in demand.resources if name in row.offers}
     return {
         "host": row.host,
         "node": row.node,

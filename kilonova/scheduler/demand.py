@@ -9,9 +9,10 @@ from kilonova.domain.grouping import Aggregate, GroupPolicy, ServerGroup
 from kilonova.domain.instance import RequestSpec
 from kilonova.imaging.signatures import TRUSTED_CERTS
 from kilonova.shapes.blank_disks import bus_traits
-from kilonova.shapes.resources import is_volume_backed, resources_of, traits_of
+from kilonova.shapes.resources import groups_of, is_volume_backed, isolates, own_resources_of, traits_of
 from kilonova.shapes.shape import Shape, shape_of
 from kilonova.shapes.traits import needed_traits
+from kilonova.shapes.trees import ResourceGroup
 
 DEVICE_TAGGING = "COMPUTE_DEVICE_TAGGING"
 
@@ -22,6 +23,7 @@ class Demand:
 
     Args:
         resources: amounts by resource class. required, forbidden: traits.
+        groups: what is to come of one provider each. isolate: of different ones.
         asked_by: what asks for a required trait, where that is not its own name.
         group: None without a server group, or one that no longer exists. Spec: BLD-20.
         members_on: how many other members of the group are on each host.
@@ -36,6 +38,8 @@ class Demand:
     required: frozenset[str]
     forbidden: frozenset[str]
     shape: Shape
+    groups: tuple[ResourceGroup, ...] = ()
+    isolate: bool = False
     asked_by: Mapping[str, str] = field(default_factory=dict)
     group: ServerGroup | None = None
     members_on: dict[str, int] = field(default_factory=dict)
@@ -93,7 +97,9 @@ def demand_of(
             members_on[host] = members_on.get(host, 0) + 1
     return Demand(
         spec=spec,
-        resources=resources_of(spec.flavor, spec.image, volume_backed=is_volume_backed(spec.block_devices)),
+        resources=own_resources_of(spec.flavor, spec.image, volume_backed=is_volume_backed(spec.block_devices)),
+        groups=groups_of(spec.flavor),
+        isolate=isolates(spec.flavor),
         required=traits.required | abilities | set(buses),
         forbidden=traits.forbidden,
         shape=shape,

@@ -27,7 +27,7 @@ from kilonova.scheduler.scheduler import Groupings, NoGroupings, Scheduler
 from kilonova.services.placement import Pin, Target
 from kilonova.shapes.accelerators import DeviceGroup
 from kilonova.shapes.host import Layout
-from kilonova.shapes.resources import is_volume_backed, resources_of
+from kilonova.shapes.resources import groups_of, is_volume_backed, isolates, own_resources_of
 from kilonova.shapes.shape import shape_of
 
 log = structlog.get_logger(__name__)
@@ -129,7 +129,7 @@ class Placing:
 
     async def claim(self, spec: RequestSpec, target: Target) -> None:
         """Hold the resources on that host. Raises TryElsewhere with the reason. Spec: BLD-86, BLD-97."""
-        resources = resources_of(spec.flavor, spec.image, volume_backed=is_volume_backed(spec.block_devices))
+        resources = own_resources_of(spec.flavor, spec.image, volume_backed=is_volume_backed(spec.block_devices))
         outcome = await self._claim(spec, target.provider, resources)
         if not outcome:
             raise TryElsewhere(f"Host {target.host} cannot be had: {outcome.value}.")
@@ -147,7 +147,7 @@ class Placing:
             group = self._groupings.server_group(conn, spec.server_group)
         return claims.claim(
             conn, spec.instance_uuid, provider, resources, spec.project_id, spec.user_id, group=group,
-            shape=shape_of(spec.flavor, spec.image),
+            shape=shape_of(spec.flavor, spec.image), groups=groups_of(spec.flavor), isolate=isolates(spec.flavor),
         )
 
     async def layouts(self, host: str) -> dict[str, Layout]:

@@ -72,6 +72,8 @@ class Labels(Generic[H]):
 class HostView:
     """All hosts, as of the last changes applied, less what this process has promised since.
 
+    `nested` tells, by resource class, for which hosts a provider below the host's own has some of it.
+
     `hold` notes a promise until the host is read again; promises are hints that keep decisions made close together
     apart, while the claim in the database decides.
     """
@@ -91,6 +93,7 @@ class HostView:
         self.supported: Labels[tuple[tuple[str, str, str], ...]] = Labels(size)
         self.rows: list[HostRow | None] = [None] * size
         self.offers: dict[str, Offers] = {}
+        self.nested: dict[str, Mask] = {}
         self._traits: dict[str, Mask] = {}
         self._aggregates: dict[str, Mask] = {}
         self._row_of: dict[int, int] = {}
@@ -138,13 +141,15 @@ class HostView:
     def hold(self, row: int, resources: Mapping[str, int], now: float) -> None:
         """Count resources as taken that are about to be claimed."""
         for name, amount in resources.items():
-            self.offers[name].held[row] += amount
+            if name in self.offers:
+                self.offers[name].held[row] += amount
         self.held_instances[row] += 1
         self._held_rows[row] = now
 
     def unhold(self, row: int, resources: Mapping[str, int]) -> None:
         for name, amount in resources.items():
-            self.offers[name].held[row] -= amount
+            if name in self.offers:
+                self.offers[name].held[row] -= amount
         self.held_instances[row] -= 1
 
     def forget_holds(self, before: float) -> bool:
@@ -197,6 +202,7 @@ class HostView:
         none: frozenset[str] = frozenset()
         self._put_names(self._traits, row, host.traits, before.traits if before else none)
         self._put_names(self._aggregates, row, host.aggregates, before.aggregates if before else none)
+        self._put_names(self.nested, row, _classes(host), _classes(before) if before else none)
 
     def _put_offers(
         self, row: int, offers: Mapping[str, tuple[int, int, int, int, int]], before: Mapping[str, object]
@@ -227,6 +233,7 @@ class HostView:
         self._put_offers(row, {}, host.offers)
         self._put_names(self._traits, row, frozenset(), host.traits)
         self._put_names(self._aggregates, row, frozenset(), host.aggregates)
+        self._put_names(self.nested, row, frozenset(), _classes(host))
         self._rows_on[host.host].remove(row)
         if not self._rows_on[host.host]:
             del self._rows_on[host.host]
@@ -256,11 +263,16 @@ class HostView:
         self.supported.grow(size)
         for offers in self.offers.values():
             offers.grow(size)
-        for masks in (self._traits, self._aggregates):
+        for masks in (self._traits, self._aggregates, self.nested):
             for name, mask in masks.items():
                 masks[name] = _grown(mask, size)
         self.rows.extend([None] * (size - before))
         self._free_rows.extend(range(size - 1, before - 1, -1))
+
+
+def _classes(host: HostRow) -> frozenset[str]:
+    """The resource classes that the providers below a host's own have."""
+    return frozenset(name for branch in host.below for name in branch.offers)
 
 
 A = TypeVar("A", NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -13,6 +13,7 @@ from kilonova.domain.image import Image
 from kilonova.domain.instance import BlockDevice
 from kilonova.shapes.shape import shape_of
 from kilonova.shapes.traits import needed_traits
+from kilonova.shapes.trees import ResourceGroup
 
 _AMOUNT = re.compile(r"resources(?P<group>[a-zA-Z0-9_-]{0,64}):(?P<name>[A-Z0-9_]+)$")
 _TRAIT = re.compile(r"trait(?P<group>[a-zA-Z0-9_-]{0,64}):(?P<name>[A-Z0-9_]+)$")
@@ -35,8 +36,23 @@ def resources_of(
 ) -> dict[str, int]:
     """Amounts by resource class that a server of this flavor takes of its host; none of them is 0.
 
+    What its groups ask for is part of it, whichever provider of the host gives it.
+
+    Args and raises as of `own_resources_of`.
+    """
+    amounts = own_resources_of(flavor, image, volume_backed=volume_backed)
+    for group in groups_of(flavor):
+        for name, amount in group.resources.items():
+            amounts[name] = amounts.get(name, 0) + amount
+    return amounts
+
+
+def own_resources_of(
+    flavor: Flavor, image: Image | None = None, *, volume_backed: bool = False
+) -> dict[str, int]:
+    """The same without what its groups ask for.
+
     `resources:CLASS` in the extra specs replaces what the flavor says of that class; 0 takes it away.
-    Numbered and named groups are asked of the same host and add up.
 
     Args:
         image: its properties may ask for dedicated CPUs too.
@@ -56,20 +72,38 @@ def resources_of(
         "DISK_GB": root_gib + flavor.ephemeral_gib + -(-flavor.swap_mib // 1024),
         "MEM_ENCRYPTION_CONTEXT": 1 if shape.memory.encryption is not None else 0,
     }
-    grouped: dict[str, int] = {}
+    amounts |= _amounts(flavor, "")
+    return {name: amount for name, amount in amounts.items() if amount}
+
+
+def _amounts(flavor: Flavor, group: str) -> dict[str, int]:
+    """What the extra specs ask for in a group, "" for what is in none."""
+    found: dict[str, int] = {}
     for key, value in flavor.extra_specs.items():
         match = _AMOUNT.match(key)
-        if match is None:
-            continue
-        if not value.isdecimal():
-            raise InvalidInput(f"Extra spec {key} must be a whole number, not {value!r}.")
-        if match["group"]:
-            grouped[match["name"]] = grouped.get(match["name"], 0) + int(value)
-        else:
-            amounts[match["name"]] = int(value)
-    for name, amount in grouped.items():
-        amounts[name] = amounts.get(name, 0) + amount
-    return {name: amount for name, amount in amounts.items() if amount}
+        if match is not None and match["group"] == group:
+            if not value.isdecimal():
+                raise InvalidInput(f"Extra spec {key} must be a whole number, not {value!r}.")
+            found[match["name"]] = int(value)
+    return found
+
+
+def groups_of(flavor: Flavor) -> tuple[ResourceGroup, ...]:
+    """The groups that ask for resources, each of one provider. Raises InvalidInput: an amount that is no number."""
+    found = []
+    for suffix in sorted(granular_groups(flavor.extra_specs)):
+        amounts = {name: amount for name, amount in _amounts(flavor, suffix).items() if amount}
+        if amounts:
+            required, forbidden = _traits(flavor, {suffix})
+            found.append(ResourceGroup(
+                suffix=suffix, resources=amounts, required=frozenset(required), forbidden=frozenset(forbidden)
+            ))
+    return tuple(found)
+
+
+def isolates(flavor: Flavor) -> bool:
+    """Whether no two groups may be served by the same provider."""
+    return flavor.extra_specs.get("group_policy") == "isolate"
 
 
 def granular_groups(extra_specs: Mapping[str, str]) -> frozenset[str]:
@@ -80,17 +114,14 @@ def granular_groups(extra_specs: Mapping[str, str]) -> frozenset[str]:
 
 def traits_of(flavor: Flavor, image: Image) -> Traits:
     """Traits that flavor (`trait:NAME` = required or forbidden) and image (`trait:NAME` = required) ask for, and those
-    without which a host cannot make a guest of this shape.
+    without which a host cannot make a guest of this shape. Those of a group that asks for resources are its own.
 
     Raises:
         InvalidInput: the same trait is required and forbidden; a shape that cannot be.
     """
-    required = set(needed_traits(shape_of(flavor, image)))
-    forbidden: set[str] = set()
-    for key, value in flavor.extra_specs.items():
-        match = _TRAIT.match(key)
-        if match is not None and value in ("required", "forbidden"):
-            (required if value == "required" else forbidden).add(match["name"])
+    granular = granular_groups(flavor.extra_specs) - {group.suffix for group in groups_of(flavor)}
+    required, forbidden = _traits(flavor, {"", *granular})
+    required |= set(needed_traits(shape_of(flavor, image)))
     for key, value in image.properties.items():
         match = _TRAIT.match(key)
         if match is not None and value == "required":
@@ -99,3 +130,13 @@ def traits_of(flavor: Flavor, image: Image) -> Traits:
         names = ", ".join(sorted(required & forbidden))
         raise InvalidInput(f"Traits are both required and forbidden by flavor and image: {names}.")
     return Traits(frozenset(required), frozenset(forbidden))
+
+
+def _traits(flavor: Flavor, groups: Collection[str]) -> tuple[set[str], set[str]]:
+    """Required and forbidden traits in some groups of the extra specs."""
+    found: dict[str, set[str]] = {"required": set(), "forbidden": set()}
+    for key, value in flavor.extra_specs.items():
+        match = _TRAIT.match(key)
+        if match is not None and match["group"] in groups and value in found:
+            found[value].add(match["name"])
+    return found["required"], found["forbidden"]

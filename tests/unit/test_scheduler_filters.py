@@ -22,6 +22,7 @@ from kilonova.scheduler.filters.image import version_allowed
 from kilonova.scheduler.filters.operators import matches
 from kilonova.scheduler.view import HostView
 from kilonova.shapes.resources import resources_of, traits_of
+from kilonova.shapes.trees import Branch
 
 NOW = 1000.0
 
@@ -130,6 +131,24 @@ def test_trusted_certificates_need_a_host_that_checks_images_against_them() -> N
                    host(2, traits=frozenset({"COMPUTE_TRUSTED_CERTS"})))
     assert able(view, request(trusted_certs=("c",))) == {"h2"}
     assert able(view, request()) == {"h1", "h2"}
+
+
+def test_groups_of_resources_need_a_tree_that_serves_them() -> None:
+    def below(*frees: int) -> tuple[Branch, ...]:
+        return tuple(Branch(provider=f"b{n}", offers={"CUSTOM_X": (free, 0, 1, 9, 1)}) for n, free in enumerate(frees))
+
+    view = view_of(host(1), host(2, below=below(2)), host(3, below=below(2, 2)))
+    pair = {"resources1:CUSTOM_X": "1", "resources2:CUSTOM_X": "1"}
+    assert able(view, request({"resources1:CUSTOM_X": "2"})) == {"h2", "h3"}
+    assert able(view, request({**pair, "group_policy": "none"})) == {"h2", "h3"}
+    assert able(view, request({**pair, "group_policy": "isolate"})) == {"h3"}
+    assert able(view, request({"resources:CUSTOM_X": "2"})) == {"h2", "h3"}
+    assert able(view, request({"resources:CUSTOM_X": "3"})) == set()
+    assert able(view, request({"resources1:VCPU": "8", "resources2:VCPU": "8", "group_policy": "none"})) == set()
+    view.apply(Changes(before=2, hosts=[host(3)], gone=[2], seen=[]))
+    assert able(view, request({"resources1:CUSTOM_X": "2"})) == set()
+    with pytest.raises(NoHostLeft, match="No host has a provider for each of the groups"):
+        chosen(view, request({"resources1:CUSTOM_X": "2"}))
 
 
 def test_disabled_dead_and_ignored_hosts_are_left_out() -> None:

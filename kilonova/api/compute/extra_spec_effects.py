@@ -7,7 +7,7 @@ EFFECTS: dict[str, str] = {
     "capabilities:*": "only hosts that report such a value; see the operators of the scheduler",
     "resources[group]:CLASS": "so much of a resource class in place of what the flavor says",
     "trait[group]:TRAIT": "only hosts with, or without, this trait",
-    "group_policy": "isolate: each group from another resource provider, which no host offers",
+    "group_policy": "isolate: each group from another resource provider",
     "pci_passthrough:alias": "PCI devices of the host, by the names that `pci.alias` defines",
     "hw:pci_numa_affinity_policy": "where they are beside a guest with NUMA cells, in place of what the alias says",
     "hw:pmem": "refused: no host offers persistent memory",

@@ -23,6 +23,7 @@ from kilonova.db.placement.tables import (
     providers,
 )
 from kilonova.db.prepared import Prepared
+from kilonova.shapes.trees import Branch
 
 
 class HostRow(msgspec.Struct, kw_only=True):
@@ -34,7 +35,7 @@ class HostRow(msgspec.Struct, kw_only=True):
         instances: how many consumers hold something here.
         seen_at: last sign of life, seconds since the epoch.
         topology: JSON of a `HostTopology`, "" for none. layouts: a line of JSON for each guest that has a place of its
-            own (`layouts.py` reads both).
+            own (`layouts.py` reads both). below: the providers below the host's own.
     """
 
     id: int
@@ -52,6 +53,7 @@ class HostRow(msgspec.Struct, kw_only=True):
     seen_at: float
     topology: str = ""
     layouts: str | None = None
+    below: tuple[Branch, ...] = ()
     instances: int = 0
     offers: dict[str, tuple[int, int, int, int, int]] = {}
     traits: frozenset[str] = frozenset()
@@ -118,6 +120,9 @@ def _names(column: sa.Column[str]) -> sa.ScalarSelect[str]:
     return sa.select(sa.func.aggregate_strings(column, comma)).where(owner == providers.c.id).scalar_subquery()
 
 
+_OF_TREE = providers.alias("of_tree")
+_CHANGED = sa.select(_OF_TREE.c.root_id).where(_OF_TREE.c.changed >= _SINCE)
+"""The roots of the trees of which something has changed."""
 _LINE_END: Any = sa.literal_column("'\n'")
 _HOSTS = Prepared(
     sa.select(
@@ -136,7 +141,7 @@ _HOSTS = Prepared(
         .label("layouts"),
     )
     .join(providers, hosts.c.provider_id == providers.c.id)
-    .where(providers.c.changed >= _SINCE)
+    .where(providers.c.id.in_(_CHANGED))
 )
 _OFFERS = Prepared(
     sa.select(
@@ -149,7 +154,14 @@ _OFFERS = Prepared(
         inventories.c.step_size,
     )
     .join(providers, inventories.c.provider_id == providers.c.id)
-    .where(providers.c.changed >= _SINCE)
+    .where(providers.c.root_id.in_(_CHANGED))
+)
+_BELOW = Prepared(
+    sa.select(
+        providers.c.id, providers.c.uuid, providers.c.root_id, _names(provider_traits.c.trait).label("traits")
+    )
+    .where(providers.c.root_id.in_(_CHANGED), providers.c.root_id != providers.c.id)
+    .order_by(providers.c.id)
 )
 
 
@@ -164,6 +176,10 @@ def _read_hosts(connection: sa.Connection, since: int) -> list[HostRow]:
             sets[names] = frozenset(names.split(",")) if names else frozenset()
         return sets[names]
 
+    below: dict[int, list[Branch]] = {}
+    for row in _BELOW.all(connection, since=since):
+        branch = Branch(provider=row.uuid, offers=offers.get(row.id, {}), traits=parse(row.traits))
+        below.setdefault(row.root_id, []).append(branch)
     return [
         HostRow(
             id=row.id,
@@ -181,6 +197,7 @@ def _read_hosts(connection: sa.Connection, since: int) -> list[HostRow]:
             seen_at=row.seen_at,
             topology=row.topology,
             layouts=row.layouts,
+            below=tuple(below.get(row.id, ())),
             instances=row.instances,
             offers=offers.get(row.id, {}),
             traits=parse(row.traits),

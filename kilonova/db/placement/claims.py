@@ -7,7 +7,7 @@ memory; whether there is room is decided on rows that the transaction has locked
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -19,11 +19,21 @@ from sqlalchemy.dialects import postgresql, sqlite
 from kilonova.db.placement.errors import ConcurrentUpdate
 from kilonova.db.placement.layouts import find_place, forget_layout, hand_over_layouts, held_place, take_place
 from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers, touch
+from kilonova.db.placement.trees import (
+    assign_in,
+    changes_below,
+    forget_groups,
+    hand_over_groups,
+    in_tree_of,
+    lock_tree,
+    store_groups,
+)
 from kilonova.db.prepared import Prepared
 from kilonova.domain.grouping import GroupPolicy, ServerGroup
 from kilonova.shapes.host import Layout
 from kilonova.shapes.pci import with_devices
 from kilonova.shapes.shape import Shape
+from kilonova.shapes.trees import ResourceGroup
 
 INSTANCE = "INSTANCE"
 MIGRATION = "MIGRATION"
@@ -62,17 +72,21 @@ def claim(
     *,
     group: ServerGroup | None = None,
     shape: Shape | None = None,
+    groups: Sequence[ResourceGroup] = (),
+    isolate: bool = False,
 ) -> Claim:
-    """Make the consumer hold exactly these resources of the provider, if there is room.
+    """Make the consumer hold exactly these resources of the provider and those below it, if there is room.
 
     Repeating a claim changes nothing. A claim that is refused leaves no trace. With other resources than
-    before it changes what is held of this provider; what is held of other providers stays.
+    before it changes what is held of this provider; what is held of other trees stays.
 
     Args:
         consumer: uuid of the instance. provider: uuid. resources: amounts by resource class.
         group: checked here too, because parallel decisions cannot see each other: whoever claims first
             stays. Spec: BLD-11 to BLD-14, BLD-17, BLD-18.
         shape: of a guest that may need a place of its own on the host, which is decided here; None for none.
+        groups: what is to come of one provider each; which one is decided here. Without any, what is
+            held below the provider stays. isolate: of different ones.
     """
     if group is not None:
         _lock_group(connection, group)
@@ -83,7 +97,9 @@ def claim(
     elif group is not None and not _group_allows(connection, group, consumer, provider_id):
         outcome = Claim.GROUP
     else:
-        outcome = _take(connection, consumer, provider_id, resources, shape)
+        outcome = Claim.FULL if groups else _take(connection, consumer, provider_id, resources, shape)
+        if outcome is Claim.FULL:
+            outcome = _take_of_tree(connection, consumer, provider_id, resources, shape, groups, isolate)
     if not outcome or not any(resources.values()):
         drop_consumer_without_allocations(connection, consumer)
     return outcome
@@ -93,7 +109,7 @@ def release(connection: sa.Connection, consumer: str, provider: str | None = Non
     """Give back what the consumer holds.
 
     Args:
-        provider: only what it holds of this provider, so that a late release cannot take the claim made
+        provider: only what it holds of this provider and of its tree, so that a late release cannot take the claim made
             elsewhere since. Spec: BLD-70.
 
     Returns:
@@ -102,8 +118,8 @@ def release(connection: sa.Connection, consumer: str, provider: str | None = Non
     lock_existing_consumers(connection, consumer)
     held = held_by(connection, consumer)
     if provider is not None:
-        wanted = connection.execute(sa.select(providers.c.id).where(providers.c.uuid == provider)).scalar()
-        held = {provider_id: amounts for provider_id, amounts in held.items() if provider_id == wanted}
+        wanted = in_tree_of(connection, provider)
+        held = {provider_id: amounts for provider_id, amounts in held.items() if provider_id in wanted}
     if not held:
         return False
     lock_providers(connection, held.keys())
@@ -143,6 +159,7 @@ def move(connection: sa.Connection, source: str, target: str, *, target_type: st
     lock_consumer(connection, target, origin.project_id, origin.user_id, target_type, origin.instance)
     connection.execute(allocations.update().where(allocations.c.consumer == source).values(consumer=target))
     hand_over_layouts(connection, source, target)
+    hand_over_groups(connection, source, target)
     raise_consumer_generation(connection, target)
     drop_consumer_without_allocations(connection, source)
     touch(connection, list(held))
@@ -202,6 +219,34 @@ def _lacks(offers: Mapping[str, Any], wanted: Mapping[str, int], held: Mapping[s
     )
 
 
+def _take_of_tree(
+    connection: sa.Connection, consumer: str, root_id: int, resources: Mapping[str, int], shape: Shape | None,
+    groups: Sequence[ResourceGroup], isolate: bool,
+) -> Claim:
+    """The root is locked. Providers below it give what they are asked for, and what the root does not have."""
+    tree = lock_tree(connection, consumer, root_id)
+    wanted = {name: amount for name, amount in resources.items() if amount > 0}
+    found = assign_in(connection, consumer, tree, wanted, groups, isolate=isolate)
+    if found is None:
+        return Claim.FULL
+    root, *_ = tree.ids
+    outcome = _take(connection, consumer, root_id, found.holds.get(root, {}), shape)
+    if not outcome:
+        return outcome
+    changed = changes_below(tree, found)
+    for provider_id, (held, share) in sorted(changed.items()):
+        change = {name: share.get(name, 0) - held.get(name, 0) for name in sorted(share.keys() | held.keys())}
+        add_use(connection, provider_id, change)
+        _DEALLOCATE.run(connection, consumer=consumer, provider=provider_id)
+        for name, amount in share.items():
+            _ALLOCATE.run(connection, consumer=consumer, provider_id=provider_id, resource_class=name, used=amount)
+    if changed:
+        raise_consumer_generation(connection, consumer)
+        touch(connection, sorted(changed))
+    store_groups(connection, consumer, tree, groups, found)
+    return Claim.HELD
+
+
 def fits(offer: Any, amount: int, held: int) -> bool:
     """Whether an inventory row has room for an amount of which `held` is already counted. Spec: API-746."""
     allowed = offer.min_unit <= amount <= offer.max_unit and amount % offer.step_size == 0
@@ -228,6 +273,7 @@ def _give_back(connection: sa.Connection, consumer: str, held: Mapping[int, Mapp
     for provider_id in held:
         _DEALLOCATE.run(connection, consumer=consumer, provider=provider_id)
         forget_layout(connection, consumer, provider_id)
+        forget_groups(connection, consumer, provider_id)
     touch(connection, list(held))
 
 

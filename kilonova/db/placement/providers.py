@@ -21,6 +21,7 @@ from kilonova.db.placement.errors import (
     ProviderNotFound,
 )
 from kilonova.db.placement.tables import (
+    allocation_groups,
     allocations,
     change_number,
     deleted_providers,
@@ -30,6 +31,7 @@ from kilonova.db.placement.tables import (
     provider_aggregates,
     provider_traits,
     providers,
+    stamp,
     touch,
 )
 from kilonova.db.prepared import Prepared
@@ -204,6 +206,7 @@ def _move_tree(connection: sa.Connection, provider_id: int, parent: str | None) 
     parent_id, root_id = (None, provider_id) if parent is None else _parent(connection, parent)
     if parent_id in subtree:
         raise InvalidInput("Creating a loop in the provider tree is not allowed.")
+    stamp(connection, [_root_of(connection, provider_id)])
     connection.execute(providers.update().where(providers.c.id == provider_id).values(parent_id=parent_id))
     connection.execute(providers.update().where(providers.c.id.in_(subtree)).values(root_id=root_id))
     touch(connection, sorted(subtree - {provider_id}))
@@ -216,6 +219,10 @@ def _parent(connection: sa.Connection, uuid: str) -> tuple[int, int]:
     if row is None:
         raise InvalidInput(f"Parent provider {uuid} does not exist.")
     return int(row.id), int(row.root_id)
+
+
+def _root_of(connection: sa.Connection, provider_id: int) -> int:
+    return int(connection.execute(sa.select(providers.c.root_id).where(providers.c.id == provider_id)).scalar_one())
 
 
 def _subtree(connection: sa.Connection, provider_id: int) -> set[int]:
@@ -239,10 +246,11 @@ def delete_provider(connection: sa.Connection, uuid: str) -> None:
     claimed = sa.select(allocations.c.consumer).where(allocations.c.provider_id == provider_id)
     if connection.execute(claimed).first():
         raise ProviderInUse(f"Unable to delete resource provider {uuid}: Resource provider has allocations.")
-    for table in (inventories, provider_traits, provider_aggregates, layouts, hosts):
+    for table in (inventories, provider_traits, provider_aggregates, layouts, allocation_groups, hosts):
         connection.execute(table.delete().where(table.c.provider_id == provider_id))
-    stamp = change_number(connection.dialect.name)
-    connection.execute(deleted_providers.insert().values(id=provider_id, changed=stamp))
+    stamp(connection, [_root_of(connection, provider_id)])
+    number = change_number(connection.dialect.name)
+    connection.execute(deleted_providers.insert().values(id=provider_id, changed=number))
     connection.execute(providers.delete().where(providers.c.id == provider_id))
 
 

@@ -22,6 +22,7 @@ from kilonova.db.placement.errors import ConcurrentUpdate, PlacementConflict
 from kilonova.db.placement.layouts import forget_layouts_elsewhere
 from kilonova.db.placement.names import check_classes
 from kilonova.db.placement.tables import allocations, inventories, providers, touch
+from kilonova.db.placement.trees import forget_groups_elsewhere
 from kilonova.domain.errors import InvalidInput
 
 
@@ -87,6 +88,7 @@ def _store(connection: sa.Connection, write: ConsumerWrite, holds: dict[int, dic
         )
         raise_consumer_generation(connection, write.uuid)
     forget_layouts_elsewhere(connection, write.uuid, list(holds))
+    forget_groups_elsewhere(connection, write.uuid, list(holds))
     drop_consumer_without_allocations(connection, write.uuid)
 
 

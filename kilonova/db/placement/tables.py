@@ -130,6 +130,17 @@ layouts = sa.Table(
 """Which CPUs, NUMA cells and pages of a host belong to a consumer, as JSON of a `Layout`. Written and removed together
 with its allocations; consumers that need none have no row."""
 
+allocation_groups = sa.Table(
+    "allocation_groups",
+    api_metadata,
+    sa.Column("consumer", Uuid, primary_key=True),
+    sa.Column("suffix", sa.String(64), primary_key=True),
+    sa.Column("provider_id", sa.ForeignKey("resource_providers.id"), nullable=False, index=True),
+    sa.Column("resources", Json(dict[str, int]), nullable=False),
+)
+"""Which provider serves each group of what a consumer asked for, and what of its allocations the group is. Written and
+removed together with them."""
+
 
 @cache
 def change_number(dialect: str) -> sa.ColumnElement[int]:

@@ -12,10 +12,11 @@ from kilonova.scheduler.view import HostView, Mask
 
 
 def room(view: HostView, demand: Demand) -> Mask | None:
-    """Hosts with enough left of every resource class, in portions that they give."""
+    """Hosts with enough left of every resource class, in portions that they give. What providers below them have is
+    looked at by `groups`."""
     if not demand.resources:
         return None
-    return _all(_has_room(view, name, amount) for name, amount in demand.resources.items())
+    return _all(_has_room(view, name, amount) | _below(view, name) for name, amount in demand.resources.items())
 
 
 def why_no_room(view: HostView, demand: Demand) -> str:
@@ -26,7 +27,11 @@ def why_no_room(view: HostView, demand: Demand) -> str:
 
 def _has_any(view: HostView, name: str) -> Mask:
     offers = view.offers.get(name)
-    return np.zeros(len(view.alive), np.bool_) if offers is None else np.asarray(offers.capacity > 0)
+    return _below(view, name) if offers is None else np.asarray(offers.capacity > 0) | _below(view, name)
+
+
+def _below(view: HostView, name: str) -> Mask:
+    return view.nested.get(name, np.zeros(len(view.alive), np.bool_))
 
 
 def _has_room(view: HostView, name: str, amount: int) -> Mask:

@@ -16,10 +16,9 @@ from kilonova.shapes.fitting import fit
 from kilonova.shapes.host import DoesNotFit, HostTopology
 from kilonova.shapes.pci_fitting import choose
 from kilonova.shapes.pci_requests import ALIAS
-from kilonova.shapes.resources import granular_groups
+from kilonova.shapes.trees import Branch, assign
 
 MEMORY = "hw:pmem"
-ISOLATE = "isolate"
 NOTHING = HostTopology(())
 
 
@@ -67,14 +66,31 @@ def _refusal(row: HostRow, demand: Demand) -> str:
 
 
 def groups(view: HostView, demand: Demand) -> Mask | None:
-    """A host is one resource provider, so groups that must not share a provider find none."""
-    specs = demand.spec.flavor.extra_specs
-    apart = specs.get("group_policy") == ISOLATE and len(granular_groups(specs)) > 1
-    return np.zeros(len(view.alive), np.bool_) if apart else None
+    """Hosts that are, with the providers below them, a tree in which each group finds a provider. The claim decides;
+    this is a forecast."""
+    nested = any(name in view.nested for name in demand.resources)
+    if not demand.groups and not nested:
+        return None
+    enough = room(view, demand)
+    mask = view.alive if enough is None else view.alive & enough
+    found = np.zeros(len(mask), np.bool_)
+    for index in np.flatnonzero(mask):
+        row = view.row(int(index))
+        tree = (Branch(provider=row.provider, offers=row.offers, traits=row.traits), *row.below)
+        found[index] = assign(demand.resources, demand.groups, tree, isolate=demand.isolate) is not None
+    return found
 
 
-def why_no_groups(_view: HostView, _demand: Demand) -> str:
-    return "group_policy = isolate needs hosts whose devices are resource providers of their own; there are none."
+def why_no_groups(view: HostView, demand: Demand) -> str:
+    """What one group asks for that nobody has at all, else that they do not fit."""
+    for group in demand.groups:
+        offered = view.offers.keys() | view.nested.keys()
+        lacking = ", ".join(sorted(group.resources.keys() - offered))
+        if lacking:
+            return f"No host offers {lacking}."
+    if demand.isolate and not any(row.below for row in view.rows if row is not None):
+        return "group_policy = isolate needs hosts whose devices are resource providers of their own; there are none."
+    return "No host has a provider for each of the groups of resources that are asked for." if demand.groups else ""
 
 
 def devices(view: HostView, demand: Demand) -> Mask | None:

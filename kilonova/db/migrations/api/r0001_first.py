@@ -237,6 +237,18 @@ def upgrade() -> None:
     )
     op.create_index("ix_aggregate_hosts_host", "aggregate_hosts", ["host"], unique=False)
     op.create_table(
+        "allocation_groups",
+        sa.Column("consumer", sa.String(length=36), nullable=False),
+        sa.Column("suffix", sa.String(length=64), nullable=False),
+        sa.Column("provider_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("resources", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["provider_id"], ["resource_providers.id"], name=op.f("fk_allocation_groups_provider_id")
+        ),
+        sa.PrimaryKeyConstraint("consumer", "suffix", name=op.f("pk_allocation_groups")),
+    )
+    op.create_index(op.f("ix_allocation_groups_provider_id"), "allocation_groups", ["provider_id"], unique=False)
+    op.create_table(
         "allocations",
         sa.Column("consumer", sa.String(length=36), nullable=False),
         sa.Column("provider_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),

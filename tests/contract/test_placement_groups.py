@@ -1,0 +1,174 @@
+"""Claims of groups of resources on the providers below a host, on both databases."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+import sqlalchemy as sa
+from placement_databases import placement_db
+
+from kilonova.db import placement
+from kilonova.db.database import Database
+from kilonova.db.placement import Claim, Inventory, tables
+from kilonova.db.placement.changes import HostRow, read_changes
+from kilonova.db.placement.replacement import ConsumerWrite, replace_allocations
+from kilonova.db.placement.trees import groups_held
+from kilonova.hypervisor.guest import HostInventory
+from kilonova.shapes.trees import ResourceGroup
+
+__all__ = ["placement_db"]
+
+BW = "NET_BW_EGR_KILOBIT_PER_SEC"
+INVENTORY = HostInventory(
+    hostname="h1", hypervisor_type="QEMU", hypervisor_version=7002022, vcpus=8, memory_mib=8704, local_gib=100,
+    disk_available_gib=90, memory_free_mib=8000,
+)
+
+
+def an_id() -> str:
+    return str(uuid.uuid4())
+
+
+def group(suffix: str, amount: int) -> ResourceGroup:
+    return ResourceGroup(suffix=suffix, resources={BW: amount}, required=frozenset({"CUSTOM_NET"}))
+
+
+async def a_host(db: Database, *below: int) -> tuple[str, list[str]]:
+    """A host with that much bandwidth on each of its interfaces."""
+    children = [an_id() for _ in below]
+
+    def unit(conn: sa.Connection) -> str:
+        root = placement.report(conn, "h1", "h1", INVENTORY, now=1.0)
+        for child, amount in zip(children, below, strict=True):
+            placement.create_provider(conn, child, f"h1:{child}", parent=root, now=1.0)
+            placement.set_inventories(conn, child, {BW: Inventory(total=amount)})
+            placement.set_traits(conn, child, {"CUSTOM_NET"})
+        return root
+
+    return await db.write(unit), children
+
+
+async def claim(
+    db: Database, consumer: str, root: str, *groups: ResourceGroup, isolate: bool = False, vcpus: int = 1
+) -> Claim:
+    return await db.write(lambda conn: placement.claim(
+        conn, consumer, root, {"VCPU": vcpus}, "p", "u", groups=groups, isolate=isolate
+    ))
+
+
+async def held(db: Database, consumer: str) -> dict[str, dict[str, int]]:
+    found = await db.read(lambda conn: placement.holdings(conn, consumer))
+    return {holding.provider: holding.resources for holding in found}
+
+
+async def served(db: Database, consumer: str) -> dict[str, tuple[str, dict[str, int]]]:
+    found = await db.read(lambda conn: groups_held(conn, consumer))
+    return {suffix: (one.provider, one.resources) for suffix, one in found.items()}
+
+
+async def used(db: Database, provider: str) -> dict[str, int]:
+    def read(conn: sa.Connection) -> dict[str, int]:
+        id_ = placement.find_provider(conn, provider).id
+        query = sa.select(tables.inventories).where(tables.inventories.c.provider_id == id_)
+        return {row.resource_class: row.used for row in conn.execute(query) if row.used}
+
+    return await db.read(read)
+
+
+async def test_a_claim_takes_of_the_host_and_of_those_below_it(db: Database) -> None:
+    root, (one, two) = await a_host(db, 500, 800)
+    server = an_id()
+    for _ in range(2):
+        assert await claim(db, server, root, group("a", 600), group("b", 400))
+        assert await held(db, server) == {root: {"VCPU": 1}, two: {BW: 600}, one: {BW: 400}}
+        assert await served(db, server) == {"a": (two, {BW: 600}), "b": (one, {BW: 400})}
+        assert (await used(db, one), await used(db, two)) == ({BW: 400}, {BW: 600})
+    assert await db.write(lambda conn: placement.release(conn, server, root))
+    assert (await held(db, server), await served(db, server)) == ({}, {})
+    assert (await used(db, one), await used(db, two), await used(db, root)) == ({}, {}, {})
+
+
+@pytest.mark.parametrize(("groups", "isolate"), [
+    ((group("a", 900),), False), ((group("a", 500), group("b", 500), group("c", 400)), False),
+    ((group("a", 1), group("b", 1), group("c", 1)), True),
+    ((ResourceGroup(suffix="a", resources={BW: 1}, required=frozenset({"CUSTOM_OTHER"})),), False),
+])
+async def test_a_claim_that_does_not_fit_leaves_no_trace(
+    db: Database, groups: tuple[ResourceGroup, ...], isolate: bool
+) -> None:
+    root, children = await a_host(db, 500, 800)
+    server = an_id()
+    assert await claim(db, server, root, *groups, isolate=isolate) is Claim.FULL
+    assert await claim(db, server, root, group("a", 1), vcpus=1000) is Claim.FULL
+    assert (await held(db, server), await served(db, server)) == ({}, {})
+    assert [await used(db, provider) for provider in (root, *children)] == [{}, {}, {}]
+
+
+async def test_who_serves_a_group_goes_on_serving_it(db: Database) -> None:
+    root, (one, two) = await a_host(db, 500, 500)
+    first, second = an_id(), an_id()
+    assert await claim(db, first, root, group("a", 300))
+    assert await claim(db, second, root, group("a", 300))
+    assert (await served(db, second))["a"][0] == two
+    assert await db.write(lambda conn: placement.release(conn, first))
+    assert await claim(db, second, root, group("a", 300), group("b", 100))
+    assert await served(db, second) == {"a": (two, {BW: 300}), "b": (one, {BW: 100})}
+    assert await claim(db, second, root, group("b", 100))
+    assert await held(db, second) == {root: {"VCPU": 1}, one: {BW: 100}}
+    assert (await used(db, one), await used(db, two)) == ({BW: 100}, {})
+
+
+async def test_a_class_that_only_a_provider_below_has_comes_of_that(db: Database) -> None:
+    root, (one,) = await a_host(db, 500)
+    server = an_id()
+    wanted = {"VCPU": 1, BW: 5}
+    assert await db.write(lambda conn: placement.claim(conn, server, root, wanted, "p", "u"))
+    assert await held(db, server) == {root: {"VCPU": 1}, one: {BW: 5}}
+
+
+async def test_a_migration_holds_the_groups_that_it_was_given(db: Database) -> None:
+    root, (one, two) = await a_host(db, 500, 500)
+    server, migration = an_id(), an_id()
+    assert await claim(db, server, root, group("a", 300))
+    assert await db.write(lambda conn: placement.move(conn, server, migration, target_type=placement.MIGRATION))
+    assert await claim(db, server, root, group("a", 300))
+    assert (await served(db, migration), await served(db, server)) == (
+        {"a": (one, {BW: 300})}, {"a": (two, {BW: 300})})
+    assert await db.write(lambda conn: placement.move(conn, migration, server))
+    assert await served(db, server) == {"a": (one, {BW: 300})}
+    assert (await used(db, one), await used(db, two)) == ({BW: 300}, {})
+
+
+async def test_allocations_that_are_replaced_forget_who_served_them(db: Database) -> None:
+    root, _ = await a_host(db, 500)
+    server = an_id()
+    assert await claim(db, server, root, group("a", 300))
+    write = ConsumerWrite(uuid=server, project_id="p", user_id="u", type="INSTANCE", holds={root: {"VCPU": 2}})
+    await db.write(lambda conn: replace_allocations(conn, [write]))
+    assert await served(db, server) == {}
+
+
+async def test_readers_of_changes_see_what_happens_below_a_host(db: Database) -> None:
+    root, (one,) = await a_host(db, 500)
+    since = 0
+
+    async def changed() -> list[HostRow]:
+        nonlocal since
+        found = await db.read(lambda conn: read_changes(conn, since))
+        since = found.before
+        return found.hosts
+
+    (row,) = await changed()
+    assert [(b.provider, dict(b.offers), b.traits) for b in row.below] == [
+        (one, {BW: (500, 0, 1, 2**31 - 1, 1)}, frozenset({"CUSTOM_NET"}))]
+    assert BW not in row.offers
+    assert await changed() == []
+    await db.write(lambda conn: placement.set_inventories(conn, one, {BW: Inventory(total=7)}))
+    (row,) = await changed()
+    assert row.below[0].offers[BW][0] == 7
+    await db.write(lambda conn: placement.delete_provider(conn, one))
+    (row,) = await changed()
+    assert row.below == ()
+    assert await changed() == []
+    assert row.provider == root
