@@ -89,6 +89,10 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cpu_shared_set: str = ""
     """CPUs of the host on which guests without CPUs of their own run; empty for all, or none beside a
     `cpu_dedicated_set`."""
+    network_egress_kbps: int = 0
+    """Kbit/s that the network of the host carries from guests, to be guaranteed to ports; 0 guarantees none."""
+    network_ingress_kbps: int = 0
+    """Kbit/s that the network of the host carries to guests, to be guaranteed to ports; 0 guarantees none."""
     resume_guests_state_on_host_boot: bool = False
     """Start guests that ran when their host went down."""
 

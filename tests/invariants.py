@@ -13,7 +13,7 @@ from cyborg import PROFILES
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.db.migration_records import migrations
-from kilonova.db.placement.tables import allocations, consumers, inventories, layouts
+from kilonova.db.placement.tables import allocation_groups, allocations, consumers, inventories, layouts
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.instance import BuildRequest, Instance
 from kilonova.domain.migration import ON_THE_WAY, UNDECIDED
@@ -25,7 +25,7 @@ from kilonova.hypervisor.fake import FakeGuest
 from kilonova.shapes.accelerators import profile_of, with_groups
 from kilonova.shapes.host import Layout
 from kilonova.shapes.pci import with_devices
-from kilonova.shapes.resources import resources_of
+from kilonova.shapes.resources import PORT_GROUP, resources_of
 from kilonova.shapes.shape import shape_of
 
 ACTIVE = (OperationState.RUNNING, OperationState.UNDOING, OperationState.QUEUED, OperationState.HELD)
@@ -89,6 +89,8 @@ class Cloud(msgspec.Struct):
     undecided: set[str]
     layouts: list[PlacedOn]
     accelerators: Arqs
+    served: set[tuple[str, str]]
+    """Server and port of each claim for what a port asks."""
 
     @property
     def alive(self) -> dict[str, Instance]:
@@ -110,6 +112,7 @@ def look(api: sa.Connection, cell: sa.Connection, guests: Guests, accelerators: 
         of_server[row.resource_class] = of_server.get(row.resource_class, 0) + row.used
         if row.uuid != row.instance:
             moving.add(row.instance)
+    served = _take_out_ports(api, claims)
     live = sa.select(migrations.c.instance_uuid).where(
         migrations.c.status.in_([status.value for status in (*ON_THE_WAY, *UNDECIDED)])
     )
@@ -128,6 +131,7 @@ def look(api: sa.Connection, cell: sa.Connection, guests: Guests, accelerators: 
         claims=claims,
         moving=moving,
         layouts=places(api),
+        served=served,
         undecided=set(cell.execute(live).scalars()),
         ports=[Port(*row) for row in api.execute(owned)],
         guests=guests,
@@ -136,6 +140,20 @@ def look(api: sa.Connection, cell: sa.Connection, guests: Guests, accelerators: 
         wrong_counters=list(_wrong_counters(api)),
         accelerators=accelerators,
     )
+
+
+def _take_out_ports(api: sa.Connection, claims: dict[str, dict[str, int]]) -> set[tuple[str, str]]:
+    """Leave what flavors ask for in the claims; what ports ask for is returned, by server and port."""
+    served: set[tuple[str, str]] = set()
+    groups = sa.select(allocation_groups.c.suffix, allocation_groups.c.resources, consumers.c.instance)
+    for row in api.execute(groups.join(consumers, consumers.c.uuid == allocation_groups.c.consumer)):
+        if row.suffix.startswith(PORT_GROUP):
+            served.add((row.instance, row.suffix.removeprefix(PORT_GROUP)))
+            for name, amount in row.resources.items():
+                claims[row.instance][name] -= amount
+                if not claims[row.instance][name]:
+                    del claims[row.instance][name]
+    return served
 
 
 def places(api: sa.Connection) -> list[PlacedOn]:
@@ -186,6 +204,8 @@ def violations(cloud: Cloud, *, secret: bytes = b"s3cret-pass") -> list[str]:
             found.append(f"port {port.id} of {port.device_id} is nobody's")
         elif (owner.host or "") != port.host:
             found.append(f"port {port.id} of {port.device_id} is bound to {port.host}, its server is on {owner.host}")
+    owners = {(port.device_id, port.id) for port in cloud.ports}
+    found += [f"{uuid} holds something for port {port}" for uuid, port in cloud.served - owners]
     found += [f"allocation of {uuid} is nobody's" for uuid in cloud.claims if uuid not in alive]
     found += [f"build request {r.instance.uuid} still waits" for r in cloud.waiting
               if r.instance.uuid not in rejected]

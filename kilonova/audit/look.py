@@ -30,7 +30,7 @@ from kilonova.db.journal import Journal, api_journal, cell_journal
 from kilonova.db.outbox import Outbox, api_outbox, cell_outbox
 from kilonova.db.placement.claims import INSTANCE, MIGRATION
 from kilonova.db.placement.layouts import devices_by_consumer
-from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers
+from kilonova.db.placement.tables import allocation_groups, allocations, consumers, hosts, inventories, providers
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import KilonovaError, Unreachable
 from kilonova.domain.instance import Instance
@@ -38,6 +38,7 @@ from kilonova.domain.operation import TERMINAL, OperationState
 from kilonova.services.accelerators import AcceleratorRequest
 from kilonova.services.network import PortSummary
 from kilonova.shapes.pci import HeldDevice
+from kilonova.shapes.resources import PORT_GROUP
 
 log = structlog.get_logger(__name__)
 
@@ -312,6 +313,15 @@ async def _servers(cell: Cell) -> dict[str, tuple[str, Instance]]:
         last = page[-1].uuid
 
 
+_PORT_GROUPS = (
+    sa.select(allocation_groups.c.consumer, allocation_groups.c.resources, providers.c.uuid)
+    .join(providers, providers.c.id == allocation_groups.c.provider_id)
+    .join(consumers, consumers.c.uuid == allocation_groups.c.consumer)
+    .where(consumers.c.type.in_((INSTANCE, MIGRATION)), allocation_groups.c.suffix.startswith(PORT_GROUP))
+)
+"""What ports have asked for: flavors do not tell of it."""
+
+
 def _claims(conn: sa.Connection) -> tuple[tuple[Holding, ...], tuple[Counter, ...]]:
     """What servers and migrations hold, and what the counters say of it."""
     held = conn.execute(
@@ -330,6 +340,14 @@ def _claims(conn: sa.Connection) -> tuple[tuple[Holding, ...], tuple[Counter, ..
             consumer=row.consumer, instance=row.instance, provider=row.uuid, host=row.host, resources={},
         ))
         holding.resources[row.resource_class] = row.used
+    for group in conn.execute(_PORT_GROUPS):
+        of = found.get((group.consumer, group.uuid))
+        if of is None:
+            continue
+        for name, amount in group.resources.items():
+            of.resources[name] = of.resources.get(name, 0) - amount
+            if not of.resources[name]:
+                del of.resources[name]
     summed = sa.func.coalesce(sa.func.sum(allocations.c.used), 0)
     counted = conn.execute(
         sa.select(providers.c.uuid, providers.c.name, inventories.c.resource_class, inventories.c.used,

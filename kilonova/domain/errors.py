@@ -127,6 +127,13 @@ class PortInUse(Conflict):
         super().__init__(f"Port {port} is still in use.")
 
 
+class PortResourcesNotFree(InvalidInput):
+    """Spec: IFC-03, IFC-05."""
+
+    def __init__(self, port: str, host: str) -> None:
+        super().__init__(f"Host {host} has not enough left of the resources that port {port} asks for.")
+
+
 class InstanceInvalidState(Conflict):
     """Spec: API-062."""
 

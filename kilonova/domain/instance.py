@@ -6,7 +6,7 @@ import msgspec
 
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
-from kilonova.domain.network import RequestedNetwork, Vif
+from kilonova.domain.network import PortNeed, RequestedNetwork, Vif
 from kilonova.domain.share import ShareMapping
 from kilonova.domain.states import PowerState, TaskState, VmState
 
@@ -151,9 +151,18 @@ class RequestSpec(msgspec.Struct, frozen=True, kw_only=True):
     requested_networks: tuple[RequestedNetwork, ...] | None = None
     """None asks for automatic choice; an empty tuple for no networking."""
     security_groups: tuple[str, ...] = ("default",)
+    attached: tuple[PortNeed, ...] | None = None
+    """What the ports of a server that is there ask for; None while only the ports that it is to get are known."""
     block_devices: tuple[BlockDevice, ...] = ()
     trusted_certs: tuple[str, ...] = ()
     """Certificates that the image's signature must be checked against."""
+
+    @property
+    def port_needs(self) -> tuple[PortNeed, ...]:
+        """What its ports ask for."""
+        if self.attached is not None:
+            return self.attached
+        return tuple(entry.need for entry in self.requested_networks or () if entry.need is not None)
 
 
 class BuildRequest(msgspec.Struct, kw_only=True):

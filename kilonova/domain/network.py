@@ -56,11 +56,20 @@ class Vif(msgspec.Struct, frozen=True, kw_only=True):
     profile: dict[str, Any] = {}
 
 
+class PortNeed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a port asks of its host: amounts of resource classes, of one provider with these traits."""
+
+    port_id: str
+    resources: dict[str, int]
+    traits: tuple[str, ...] = ()
+
+
 class RequestedNetwork(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of `networks` in POST /servers.
 
     Args:
         foreign: an administrator asked for a network that the project of the server may not use by itself.
+        need: what the port asks for.
     """
 
     network_id: str | None = None
@@ -68,3 +77,4 @@ class RequestedNetwork(msgspec.Struct, frozen=True, kw_only=True):
     fixed_ip: str | None = None
     tag: str | None = None
     foreign: bool = False
+    need: PortNeed | None = None

@@ -123,6 +123,7 @@ class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         vcpus, pcpus: CPUs that guests share, and CPUs that are given to one guest at a time.
         topology: where they are, None if the driver cannot tell.
+        egress_kbps, ingress_kbps: what the host's network carries from and to guests, in kbit/s; 0 if nobody says.
     """
 
     hostname: str
@@ -142,6 +143,8 @@ class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
     """(architecture, hypervisor type, vm mode)"""
     uptime: str | None = None
     topology: HostTopology | None = None
+    egress_kbps: int = 0
+    ingress_kbps: int = 0
 
     def lasting(self) -> HostInventory:
         """Without what is different at every look, and what placement does not know."""

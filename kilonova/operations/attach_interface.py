@@ -20,6 +20,7 @@ from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import Described, Host, describe, find_host
 from kilonova.operations.notices import announce
+from kilonova.operations.port_resources import tell_ports
 from kilonova.operations.records import blame, check
 from kilonova.services.network import PortRequest
 
@@ -52,7 +53,11 @@ async def _make_port(env: Environment, run: Run[AttachInterface]) -> Made:
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
     wanted, host, zone = run.request.wanted, run.output(Host).host, instance.availability_zone or ""
     if wanted.port_id is not None:
+        if wanted.need is not None:
+            await env.placement.add_port(run.subject, host, wanted.need)
         await env.networks.bind_port(wanted.port_id, run.subject, host, availability_zone=zone, tag=wanted.tag)
+        if wanted.need is not None:
+            await tell_ports(env, run.subject, (wanted.need,))
         return Made(wanted.port_id)
     assert wanted.network_id is not None
     return Made(await env.networks.create_port(PortRequest(
@@ -63,10 +68,11 @@ async def _make_port(env: Environment, run: Run[AttachInterface]) -> Made:
 
 
 async def _release_port(env: Environment, run: Run[AttachInterface]) -> None:
-    """Spec: IFC-33, IFC-36 to IFC-38."""
+    """Spec: IFC-08, IFC-33, IFC-36 to IFC-38."""
     port_id = run.request.wanted.port_id
     if port_id is not None:
         await env.networks.unbind_port(port_id, run.subject)
+        await env.placement.drop_port(run.subject, port_id)
     else:
         await env.networks.discard_port(run.id)
 

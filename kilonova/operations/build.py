@@ -39,6 +39,7 @@ from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of
 from kilonova.operations.network_allocation import ALLOCATION_LIMIT, allocate, allocation_pause
 from kilonova.operations.notices import announce, announce_part
+from kilonova.operations.port_resources import tell_ports
 from kilonova.operations.records import fail, give_back, settle
 from kilonova.operations.wiring import wired_events
 from kilonova.services.placement import Target
@@ -173,6 +174,7 @@ def _leave_host(tx: Tx, run: Run[BuildServer]) -> None:
 async def _allocate(env: Environment, run: Run[BuildServer]) -> Allocated:
     target = _target(run)
     vifs = await allocate(env.networks, run.request.spec, target.host, target.availability_zone)
+    await tell_ports(env, run.subject, run.request.spec.port_needs)
     return Allocated(vifs, await env.placement.layout(run.subject, target.host))
 
 

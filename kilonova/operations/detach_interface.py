@@ -67,12 +67,13 @@ def _attach_args(run: Run[DetachInterface]) -> AttachArgs:
 
 
 async def _release_port(env: Environment, run: Run[DetachInterface]) -> None:
-    """Spec: IFC-11, IFC-12, IFC-45."""
+    """With what is held for it. Spec: IFC-09 to IFC-12, IFC-45, XEV-20."""
     vif = run.output(Leaving).vif
     if vif.preserve_on_delete:
         await env.networks.unbind_port(vif.id, run.subject)
     else:
         await env.networks.delete_port(vif.id)
+    await env.placement.drop_port(run.subject, vif.id)
 
 
 def _detached(tx: Tx, run: Run[DetachInterface]) -> None:

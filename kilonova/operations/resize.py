@@ -34,6 +34,7 @@ from kilonova.operations.environment import Environment
 from kilonova.operations.guests import describe_with
 from kilonova.operations.moves import migration_of, progress
 from kilonova.operations.notices import ONLY_FAILURES, announce_part
+from kilonova.operations.port_resources import needs_of, tell_ports
 from kilonova.operations.records import fail, settle, take
 from kilonova.operations.stop import grace_of
 from kilonova.services.placement import Target
@@ -103,13 +104,16 @@ async def _claim(env: Environment, run: Run[ResizeServer]) -> Destination:
     leaving = run.output(Leaving)
     if not env.options.allow_resize_to_same_host:
         raise NoValidHost("Servers are not moved between hosts, and allow_resize_to_same_host is off.")
-    target = await env.placement.begin_resize(run.subject, migration_of(run), run.request.flavor, leaving.host)
+    needs = await needs_of(env, run.subject)
+    target = await env.placement.begin_resize(run.subject, migration_of(run), run.request.flavor, leaving.host, needs)
+    await tell_ports(env, run.subject, needs)
     return Destination(target=target)
 
 
 async def _give_back(env: Environment, run: Run[ResizeServer]) -> None:
     """Spec: MIG-10, MIG-16, MIG-67."""
     await env.placement.take_back(run.subject, migration_of(run), run.output(Leaving).flavor)
+    await tell_ports(env, run.subject, await needs_of(env, run.subject))
 
 
 def _claimed(tx: Tx, run: Run[ResizeServer]) -> None:

@@ -23,6 +23,7 @@ from kilonova.operations.environment import Environment
 from kilonova.operations.guests import describe_with
 from kilonova.operations.moves import DECIDABLE, DELETES, close, conclude, undecided
 from kilonova.operations.notices import announce
+from kilonova.operations.port_resources import needs_of, tell_ports
 from kilonova.operations.records import fail, give_back, take
 
 M = MigrationStatus
@@ -79,9 +80,10 @@ async def _describe(env: Environment, run: Run[RevertResize]) -> Former:
 
 
 async def _return_claim(env: Environment, run: Run[RevertResize]) -> None:
-    """Spec: RSZ-28, RSZ-29, RSZ-55."""
+    """Spec: RSZ-28, RSZ-29, RSZ-55, RSZ-56."""
     back = run.output(GoingBack)
     await env.placement.take_back(run.subject, back.migration, back.flavor)
+    await tell_ports(env, run.subject, await needs_of(env, run.subject))
 
 
 def _returned(tx: Tx, run: Run[RevertResize]) -> None:

@@ -41,6 +41,7 @@ from kilonova.operations.accelerators import AcceleratorSteps, devices_of
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of, wants_config_drive
 from kilonova.operations.notices import announce
+from kilonova.operations.port_resources import needs_of, tell_ports
 from kilonova.operations.records import fail, give_back, settle, take
 from kilonova.operations.shelf import IMAGE_KEY, Shelved, drop_image, without_label
 from kilonova.operations.shelve_offload import SHELVE_OFFLOAD, OffloadServer
@@ -113,7 +114,8 @@ async def _find_image(env: Environment, run: Run[UnshelveOffloaded]) -> FromImag
 async def _choose(env: Environment, run: Run[UnshelveOffloaded]) -> Chosen:
     request = run.request
     spec, targets = await env.placement.choose(
-        run.subject, host=request.host, pin=request.pin, alternates=env.options.max_attempts - 1
+        run.subject, host=request.host, pin=request.pin, alternates=env.options.max_attempts - 1,
+        needs=await needs_of(env, run.subject),
     )
     return Chosen(spec=spec, targets=targets)
 
@@ -146,6 +148,7 @@ async def _connect(env: Environment, run: Run[UnshelveOffloaded]) -> Connected:
     """Spec: SHV-38."""
     target = _target(run)
     await env.networks.go_to_host(run.subject, target.host, availability_zone=target.availability_zone)
+    await tell_ports(env, run.subject, run.output(Chosen).spec.port_needs)
     return Connected(await env.networks.vifs(run.subject))
 
 

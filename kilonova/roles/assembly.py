@@ -229,7 +229,7 @@ def agent(
         max_concurrent_disk_ops=options.max_concurrent_disk_ops,
         max_concurrent_snapshots=options.max_concurrent_snapshots, image_cache=config.image_cache,
         device_specs=config.pci.device_spec,
-        observer=_counter(config, metrics),
+        observer=_counter(config, metrics), bandwidth=(options.network_egress_kbps, options.network_ingress_kbps),
     )
 
 

@@ -9,7 +9,14 @@ from kilonova.domain.grouping import Aggregate, GroupPolicy, ServerGroup
 from kilonova.domain.instance import RequestSpec
 from kilonova.imaging.signatures import TRUSTED_CERTS
 from kilonova.shapes.blank_disks import bus_traits
-from kilonova.shapes.resources import groups_of, is_volume_backed, isolates, own_resources_of, traits_of
+from kilonova.shapes.resources import (
+    groups_of,
+    groups_of_ports,
+    is_volume_backed,
+    isolates,
+    own_resources_of,
+    traits_of,
+)
 from kilonova.shapes.shape import Shape, shape_of
 from kilonova.shapes.traits import needed_traits
 from kilonova.shapes.trees import ResourceGroup
@@ -98,7 +105,7 @@ def demand_of(
     return Demand(
         spec=spec,
         resources=own_resources_of(spec.flavor, spec.image, volume_backed=is_volume_backed(spec.block_devices)),
-        groups=groups_of(spec.flavor),
+        groups=groups_of(spec.flavor) + groups_of_ports(spec.port_needs),
         isolate=isolates(spec.flavor),
         required=traits.required | abilities | set(buses),
         forbidden=traits.forbidden,

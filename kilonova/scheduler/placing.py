@@ -14,12 +14,15 @@ from kilonova.db.placement import claims
 from kilonova.db.placement import hosts as placement_hosts
 from kilonova.db.placement.granted import providers_of_groups
 from kilonova.db.placement.layouts import layout_of, layouts_on
+from kilonova.db.placement.port_claims import add_group, drop_group
 from kilonova.db.placement.tables import provider_aggregates, providers
-from kilonova.domain.errors import KilonovaError, NoValidHost, TryElsewhere
+from kilonova.db.placement.trees import groups_held
+from kilonova.domain.errors import KilonovaError, NoValidHost, PortResourcesNotFree, TryElsewhere
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.grouping import ServerGroup
 from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
+from kilonova.domain.network import PortNeed
 from kilonova.hypervisor.guest import HostInventory
 from kilonova.scheduler.decision import HostChoice
 from kilonova.scheduler.observed import Nobody, Observer
@@ -27,7 +30,14 @@ from kilonova.scheduler.scheduler import Groupings, NoGroupings, Scheduler
 from kilonova.services.placement import Pin, Target
 from kilonova.shapes.accelerators import DeviceGroup
 from kilonova.shapes.host import Layout
-from kilonova.shapes.resources import groups_of, is_volume_backed, isolates, own_resources_of
+from kilonova.shapes.resources import (
+    PORT_GROUP,
+    groups_of,
+    groups_of_ports,
+    is_volume_backed,
+    isolates,
+    own_resources_of,
+)
 from kilonova.shapes.shape import shape_of
 
 log = structlog.get_logger(__name__)
@@ -109,13 +119,15 @@ class Placing:
         return self._default_zone
 
     async def choose(
-        self, server: str, *, host: str | None, pin: Pin | None, alternates: int
+        self, server: str, *, host: str | None, pin: Pin | None, alternates: int, needs: tuple[PortNeed, ...] = ()
     ) -> tuple[RequestSpec, tuple[Target, ...]]:
         """What an administrator forced when the server was made is forgotten."""
         spec = await self._spec_of(server)
         if pin is not None:
             spec = msgspec.structs.replace(spec, availability_zone=pin.zone)
-        wanted = msgspec.structs.replace(spec, requested_host=host, force_host=None, force_node=None, ignore_hosts=())
+        wanted = msgspec.structs.replace(
+            spec, requested_host=host, force_host=None, force_node=None, ignore_hosts=(), attached=needs
+        )
         (selection,) = await self._scheduler.select(wanted, count=1, alternates=alternates)
         if pin is not None:
             await self._database.write(lambda conn: build_requests.replace_spec(conn, spec))
@@ -147,7 +159,8 @@ class Placing:
             group = self._groupings.server_group(conn, spec.server_group)
         return claims.claim(
             conn, spec.instance_uuid, provider, resources, spec.project_id, spec.user_id, group=group,
-            shape=shape_of(spec.flavor, spec.image), groups=groups_of(spec.flavor), isolate=isolates(spec.flavor),
+            shape=shape_of(spec.flavor, spec.image), isolate=isolates(spec.flavor),
+            groups=groups_of(spec.flavor) + groups_of_ports(spec.port_needs),
         )
 
     async def layouts(self, host: str) -> dict[str, Layout]:
@@ -184,14 +197,16 @@ class Placing:
     async def release(self, consumer: str, provider: str | None = None) -> None:
         await self._database.write(lambda conn: claims.release(conn, consumer, provider))
 
-    async def begin_resize(self, server: str, migration: str, flavor: Flavor, host: str) -> Target:
+    async def begin_resize(
+        self, server: str, migration: str, flavor: Flavor, host: str, needs: tuple[PortNeed, ...] = ()
+    ) -> Target:
         """The scheduler looks at the host as for a new server, and the claim is taken in one transaction with handing
         over what is held. Spec: MIG-15, MIG-27.
         """
         spec = await self._spec_of(server)
         held = await self._database.read(lambda conn: claims.holdings(conn, migration))
         wanted = msgspec.structs.replace(
-            spec, flavor=flavor, requested_host=host, force_host=None, force_node=None, ignore_hosts=()
+            spec, flavor=flavor, requested_host=host, force_host=None, force_node=None, ignore_hosts=(), attached=needs
         )
         if held:  # done before
             held = await self._database.read(lambda conn: claims.holdings(conn, server))
@@ -228,6 +243,21 @@ class Placing:
 
         if await self._database.write(unit):
             log.error("a migration holds nothing that its server could take back", instance=server, migration=migration)
+
+    async def served(self, consumer: str) -> dict[str, str]:
+        held = await self._database.read(lambda conn: groups_held(conn, consumer))
+        return {name.removeprefix(PORT_GROUP): one.provider for name, one in held.items()
+                if name.startswith(PORT_GROUP)}
+
+    async def add_port(self, server: str, host: str, need: PortNeed) -> str:
+        (group,) = groups_of_ports([need])
+        provider = await self._database.write(lambda conn: add_group(conn, server, host, group))
+        if provider is None:
+            raise PortResourcesNotFree(need.port_id, host)
+        return provider
+
+    async def drop_port(self, server: str, port_id: str) -> None:
+        await self._database.write(lambda conn: drop_group(conn, server, PORT_GROUP + port_id))
 
     async def forget(self, consumer: str) -> None:
         """What its migrations hold is its own, too. Spec: RSZ-22."""

@@ -7,17 +7,20 @@ from typing import Protocol
 import msgspec
 
 from kilonova.domain.context import RequestContext
-from kilonova.domain.network import Vif
+from kilonova.domain.network import PortNeed, Vif
 from kilonova.services.security_groups import SecurityGroups
 
 
 class NetworkSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """guarantees: its ports ask for resources, unless they say otherwise."""
+
     id: str
     name: str
     project_id: str
     shared: bool = False
     external: bool = False
     has_subnets: bool = True
+    guarantees: bool = False
     mtu: int = 1500
 
 
@@ -27,6 +30,8 @@ class PortAddress(msgspec.Struct, frozen=True):
 
 
 class PortSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """need: what it asks of its host, None for nothing."""
+
     id: str
     network_id: str
     project_id: str
@@ -38,6 +43,7 @@ class PortSummary(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     fixed_ips: tuple[PortAddress, ...] = ()
     status: str = "DOWN"
+    need: PortNeed | None = None
 
 
 class PortRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +111,11 @@ class NetworkService(SecurityGroups, Protocol):
         Raises:
             PortNotFound; Conflict: the port belongs to another device.
         """
+        ...
+
+    async def serve_ports(self, instance_uuid: str, providers: dict[str, str]) -> None:
+        """Let the bindings of an instance's ports name who serves what they ask for: uuids of providers by port. Ports
+        that are not named are left alone, and so is one that is gone."""
         ...
 
     async def unbind_port(self, port_id: str, instance_uuid: str) -> None:

@@ -108,6 +108,9 @@ class RemoteNetwork(_RemoteGroups):
                         tag: str | None = None) -> None:
         await self._service.call("bind_port", port_id, instance_uuid, host, availability_zone, tag)
 
+    async def serve_ports(self, instance_uuid: str, providers: dict[str, str]) -> None:
+        await self._service.call("serve_ports", instance_uuid, providers)
+
     async def unbind_port(self, port_id: str, instance_uuid: str) -> None:
         await self._service.call("unbind_port", port_id, instance_uuid)
 

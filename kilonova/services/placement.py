@@ -10,6 +10,7 @@ import msgspec
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
+from kilonova.domain.network import PortNeed
 from kilonova.shapes.accelerators import DeviceGroup
 from kilonova.shapes.host import Layout
 
@@ -42,12 +43,13 @@ class PlacementService(Protocol):
         ...
 
     async def choose(
-        self, server: str, *, host: str | None, pin: Pin | None, alternates: int
+        self, server: str, *, host: str | None, pin: Pin | None, alternates: int, needs: tuple[PortNeed, ...] = ()
     ) -> tuple[RequestSpec, tuple[Target, ...]]:
         """Choose hosts for a server that has none, best first, and tell what is to be claimed there.
 
         Args:
             host: this one and no other. pin: noted if there is a host. alternates: how many further hosts at most.
+            needs: what its ports ask for.
 
         Raises:
             NoValidHost: with the reason; nothing is noted. KilonovaError: nothing is known of the server.
@@ -88,8 +90,13 @@ class PlacementService(Protocol):
         """Give back what the consumer holds, of one provider or of all. Spec: BLD-70."""
         ...
 
-    async def begin_resize(self, server: str, migration: str, flavor: Flavor, host: str) -> Target:
+    async def begin_resize(
+        self, server: str, migration: str, flavor: Flavor, host: str, needs: tuple[PortNeed, ...] = ()
+    ) -> Target:
         """Claim that host for the server with another flavor, beside what it holds, which goes to the migration.
+
+        Args:
+            needs: what its ports ask for, claimed with the flavor.
 
         Raises:
             NoValidHost: the host cannot take it; nothing has changed. KilonovaError: the server holds nothing.
@@ -103,6 +110,22 @@ class PlacementService(Protocol):
         Args:
             flavor: the one that the server has from then on. Spec: MIG-10, MIG-11, MIG-16, RSZ-28.
         """
+        ...
+
+    async def served(self, consumer: str) -> dict[str, str]:
+        """The uuid of the provider that serves each port of a server which asks for something. Spec: BLD-34."""
+        ...
+
+    async def add_port(self, server: str, host: str, need: PortNeed) -> str:
+        """Claim what a port asks for beside what the server holds of its host; returns who serves it.
+
+        Raises:
+            PortResourcesNotFree: there is not enough; nothing has changed. Spec: IFC-02 to IFC-05.
+        """
+        ...
+
+    async def drop_port(self, server: str, port_id: str) -> None:
+        """Give back what is held for a port; nothing held is fine. Spec: IFC-09, IFC-10."""
         ...
 
     async def forget(self, consumer: str) -> None:

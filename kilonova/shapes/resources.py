@@ -11,10 +11,13 @@ from kilonova.domain.errors import InvalidInput
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BlockDevice
+from kilonova.domain.network import PortNeed
 from kilonova.shapes.shape import shape_of
 from kilonova.shapes.traits import needed_traits
 from kilonova.shapes.trees import ResourceGroup
 
+PORT_GROUP = "port-"
+"""The names of groups that ports ask for begin with this."""
 _AMOUNT = re.compile(r"resources(?P<group>[a-zA-Z0-9_-]{0,64}):(?P<name>[A-Z0-9_]+)$")
 _TRAIT = re.compile(r"trait(?P<group>[a-zA-Z0-9_-]{0,64}):(?P<name>[A-Z0-9_]+)$")
 
@@ -99,6 +102,14 @@ def groups_of(flavor: Flavor) -> tuple[ResourceGroup, ...]:
                 suffix=suffix, resources=amounts, required=frozenset(required), forbidden=frozenset(forbidden)
             ))
     return tuple(found)
+
+
+def groups_of_ports(needs: Iterable[PortNeed]) -> tuple[ResourceGroup, ...]:
+    """What ports ask for, each of one provider."""
+    return tuple(
+        ResourceGroup(suffix=PORT_GROUP + need.port_id, resources=need.resources, required=frozenset(need.traits))
+        for need in needs
+    )
 
 
 def isolates(flavor: Flavor) -> bool:

@@ -16,7 +16,7 @@ from kilonova.db import keypairs
 from kilonova.db.keypairs import Keypair
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.instance import BuildRequest
-from kilonova.domain.network import RequestedNetwork
+from kilonova.domain.network import PortNeed, RequestedNetwork
 from kilonova.services.network import NetworkSummary, PortSummary
 
 
@@ -312,6 +312,24 @@ async def test_networks_named(cloud: ComputeCloud) -> None:
     assert (await create(cloud, networks=[{"uuid": foreign}, {"uuid": NETWORK}], as_="admin")).status_code == 202
     assert cloud.compute.created[-1].spec.requested_networks == (
         RequestedNetwork(network_id=foreign, foreign=True), RequestedNetwork(network_id=NETWORK))
+
+
+@pytest.mark.spec("API-572")
+async def test_ports_that_ask_for_resources(cloud: ComputeCloud) -> None:
+    """From 2.72 on; their networks cannot be named instead, because the host is chosen before there is a port."""
+    port, network = str(uuid.uuid4()), str(uuid.uuid4())
+    need = PortNeed(port_id=port, resources={"NET_BW_EGR_KILOBIT_PER_SEC": 1000})
+    cloud.networks.ports[port] = PortSummary(
+        id=port, network_id=NETWORK, project_id=PROJECT, addresses=("10.0.0.9",), need=need
+    )
+    assert "resources" in await refused(cloud, 400, 71, networks=[{"port": port}])
+    request = await accepted(cloud, 72, networks=[{"port": port}])
+    assert request.spec.requested_networks == (RequestedNetwork(port_id=port, need=need),)
+    assert request.spec.port_needs == (need,)
+    cloud.compute.created.clear()
+    cloud.networks.all = [NetworkSummary(id=network, name="gold", project_id=PROJECT, guarantees=True)]
+    for asked in ([{"uuid": network}], "auto"):
+        assert "make a port on it" in await refused(cloud, 400, 72, networks=asked)
 
 
 @pytest.mark.spec("API-532", "API-542", "API-612")

@@ -9,7 +9,7 @@ from compute_cloud import NETWORK, PROJECT, ComputeCloud, vif
 
 from kilonova.domain.errors import Conflict
 from kilonova.domain.instance import Instance
-from kilonova.domain.network import RequestedNetwork
+from kilonova.domain.network import PortNeed, RequestedNetwork
 from kilonova.domain.operation import Entry, EntryState, OperationRecord, OperationState
 from kilonova.domain.states import VmState
 from kilonova.operations.attach_interface import AttachInterface
@@ -162,3 +162,24 @@ async def test_detach(cloud: ComputeCloud) -> None:
     answer = await cloud.delete(f"{path}/{interface.id}")
     assert (answer.status_code, answer.content) == (202, b"")
     assert cloud.compute.asked == [("detach-interface", server.uuid, DetachInterface(interface.id))]
+
+
+NEED = PortNeed(port_id=OTHER, resources={"NET_BW_EGR_KILOBIT_PER_SEC": 1000}, traits=("CUSTOM_VNIC_TYPE_NORMAL",))
+
+
+async def test_a_port_that_asks_for_resources_is_attached_with_what_it_asks_for(cloud: ComputeCloud) -> None:
+    server = await cloud.boot()
+    succeeds(cloud, server)
+    given = bring(cloud, id=OTHER, need=NEED)
+    assert (await attach(cloud, server, {"port_id": given.id})).status_code == 200
+    (asked,) = cloud.compute.asked
+    assert asked[2] == AttachInterface(RequestedNetwork(port_id=given.id, need=NEED))
+
+
+async def test_no_port_is_made_on_a_network_that_guarantees_a_bandwidth(cloud: ComputeCloud) -> None:
+    server = await cloud.boot()
+    cloud.networks.all = [NetworkSummary(id=NETWORK, name="n", project_id=PROJECT, guarantees=True)]
+    answer = await attach(cloud, server, {"net_id": NETWORK})
+    assert answer.status_code == 400
+    assert "make a port on it" in answer.text
+    assert cloud.compute.asked == []

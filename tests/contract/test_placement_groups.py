@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from placement_databases import placement_db
@@ -11,7 +12,10 @@ from placement_databases import placement_db
 from kilonova.db import placement
 from kilonova.db.database import Database
 from kilonova.db.placement import Claim, Inventory, tables
+from kilonova.db.placement.bandwidth import EGRESS, INGRESS, provider_of_bandwidth
 from kilonova.db.placement.changes import HostRow, read_changes
+from kilonova.db.placement.port_claims import add_group, drop_group
+from kilonova.db.placement.providers import inventories_of
 from kilonova.db.placement.replacement import ConsumerWrite, replace_allocations
 from kilonova.db.placement.trees import groups_held
 from kilonova.hypervisor.guest import HostInventory
@@ -172,3 +176,50 @@ async def test_readers_of_changes_see_what_happens_below_a_host(db: Database) ->
     assert row.below == ()
     assert await changed() == []
     assert row.provider == root
+
+
+async def test_a_group_is_added_to_what_is_held_and_taken_from_it_again(db: Database) -> None:
+    root, (one, two) = await a_host(db, 500, 500)
+    server = an_id()
+    assert await db.write(lambda conn: add_group(conn, server, "h1", group("p", 300))) is None
+    assert await claim(db, server, root, group("a", 300))
+    for _ in range(2):
+        assert await db.write(lambda conn: add_group(conn, server, "h1", group("p", 300))) == two
+    assert await db.write(lambda conn: add_group(conn, server, "h1", group("q", 200))) == one
+    assert await db.write(lambda conn: add_group(conn, server, "h1", group("r", 300))) is None
+    assert await db.write(lambda conn: add_group(conn, server, "nowhere", group("r", 1))) is None
+    assert await held(db, server) == {root: {"VCPU": 1}, one: {BW: 500}, two: {BW: 300}}
+    for _ in range(2):
+        await db.write(lambda conn: drop_group(conn, server, "p"))
+        await db.write(lambda conn: drop_group(conn, server, "q"))
+        assert await held(db, server) == {root: {"VCPU": 1}, one: {BW: 300}}
+    assert (await used(db, one), await used(db, two)) == ({BW: 300}, {})
+    assert await served(db, server) == {"a": (one, {BW: 300})}
+
+
+@pytest.mark.spec("EMP-05", "EMP-08")
+async def test_what_a_hosts_network_carries_is_a_provider_below_it(db: Database) -> None:
+    async def report(egress: int, ingress: int) -> dict[str, int]:
+        inventory = msgspec.structs.replace(INVENTORY, egress_kbps=egress, ingress_kbps=ingress)
+
+        def unit(conn: sa.Connection) -> dict[str, int]:
+            below = provider_of_bandwidth(placement.report(conn, "h1", "h1", inventory, now=1.0))
+            known = conn.execute(sa.select(tables.providers.c.id).where(tables.providers.c.uuid == below)).scalar()
+            return {} if known is None else {n: one.total for n, one in inventories_of(conn, known).items()}
+
+        return await db.write(unit)
+
+    root, _ = await a_host(db)
+    assert await report(0, 0) == {}
+    for _ in range(2):
+        assert await report(1000, 2000) == {EGRESS: 1000, INGRESS: 2000}
+    server = an_id()
+    wanted = ResourceGroup(suffix="p", resources={EGRESS: 300}, required=frozenset({"CUSTOM_VNIC_TYPE_NORMAL"}))
+    assert await claim(db, server, root, wanted)
+    assert await report(0, 0) == {EGRESS: 1000, INGRESS: 2000}  # a port holds something of it
+    assert await report(0, 500) == {EGRESS: 300, INGRESS: 500}
+    assert await db.write(lambda conn: placement.release(conn, server))
+    assert await report(0, 0) == {}
+    assert await report(700, 0) == {EGRESS: 700}
+    await db.write(lambda conn: placement.forget_host(conn, "h1"))
+    assert await db.read(lambda conn: conn.execute(sa.select(tables.providers)).all()) == []

@@ -73,7 +73,9 @@ class Api:
 
 
 class Cloud:
-    def __init__(self, client: httpx.AsyncClient, events: "asyncio.Queue[tuple[str, str]]", wiring: Wiring) -> None:
+    def __init__(self, client: httpx.AsyncClient, events: "asyncio.Queue[tuple[str, str]]", wiring: Wiring,
+                 network: EmbeddedNetwork) -> None:
+        self.network = network
         self.client = client
         self.events = events
         self.wiring = wiring
@@ -97,7 +99,7 @@ async def cloud() -> AsyncIterator[Cloud]:
     await service.start()
     transport = httpx.ASGITransport(service.application())
     async with httpx.AsyncClient(transport=transport, base_url="http://cloud") as client:
-        yield Cloud(client, events, wiring)
+        yield Cloud(client, events, wiring, service)
     await service.close()
     await database.close()
 
@@ -121,8 +123,8 @@ async def test_discovery_needs_no_token_and_all_else_does(cloud: Cloud) -> None:
 @pytest.mark.spec("EMN-01")
 async def test_extensions_are_those_that_work(cloud: Cloud) -> None:
     listed = {entry["alias"] for entry in (await cloud.a.get("/extensions"))["extensions"]}
-    assert {"binding-extended", "security-group", "port-security", "quotas"} <= listed == set(EXTENSIONS)
-    assert not {"extraroute", "segment", "qos", "trunk", "l3_agent_scheduler"} & listed
+    assert {"binding-extended", "security-group", "port-security", "quotas", "qos"} <= listed == set(EXTENSIONS)
+    assert not {"extraroute", "segment", "trunk", "l3_agent_scheduler"} & listed
     assert (await cloud.a.get("/extensions/binding"))["extension"]["alias"] == "binding"
     assert (await cloud.a.get("/extensions/segment", 404))["NeutronError"]["type"] == "ExtensionNotFound"
 

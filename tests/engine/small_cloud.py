@@ -155,7 +155,9 @@ class SmallCloud(World):
     def new(self, *, networks: int = 1, ports: tuple[str, ...] = (), **fields: Any) -> BuildRequest:
         """A server to ask for. fields: of the instance, the request spec and the build request."""
         uuid = fields.pop("uuid", None) or str(uuids.UUID(int=self.random.getrandbits(128), version=4))
-        wanted = tuple(RequestedNetwork(port_id=p) for p in ports) + (RequestedNetwork(network_id=NETWORK),) * networks
+        brought = tuple(RequestedNetwork(port_id=p, need=known.need if (known := self.net.ports.get(p)) else None)
+                        for p in ports)
+        wanted = brought + (RequestedNetwork(network_id=NETWORK),) * networks
         both = {"project_id": "project", "user_id": "user", "flavor": fields.pop("flavor", FLAVOR)}
         image = fields.pop("image", IMAGE)
         both["block_devices"] = fields.pop("block_devices", ())

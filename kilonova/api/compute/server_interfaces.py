@@ -8,7 +8,7 @@ from kilonova.api.call import Call
 from kilonova.api.compute.answers import attachments as answers
 from kilonova.api.compute.field_types import ADDRESS, TAG, UUID
 from kilonova.api.compute.server_lookup import find_server
-from kilonova.api.compute.server_networks import ATTACH_EXTERNAL, is_foreign
+from kilonova.api.compute.server_networks import ATTACH_EXTERNAL, is_foreign, refuse_guarantees
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
 from kilonova.api.schema import ListOf, Object, nullable, optional, required
@@ -85,7 +85,7 @@ async def _wanted(call: Call, asked: dict[str, Any]) -> RequestedNetwork:
             raise PortInUse(port_id)
         if not port.addresses:
             raise InvalidInput(f"Port {port_id} requires a FixedIP in order to be used.")
-        return RequestedNetwork(port_id=port_id, tag=tag)
+        return RequestedNetwork(port_id=port_id, tag=tag, need=port.need)
     if network_id:
         network = await _check_network(call, network_id)
         foreign = is_foreign(network, call.server.instance.project_id)
@@ -101,6 +101,7 @@ async def _check_network(call: Call, network_id: str) -> NetworkSummary:
         raise Forbidden(f"It is not allowed to create an interface on external network {network_id}")
     if not found[0].has_subnets:
         raise InvalidInput(f"Network {network_id} requires a subnet in order to boot instances on.")
+    refuse_guarantees(found[0])
     return found[0]
 
 

@@ -14,10 +14,12 @@ from kilonova.api.call import Call
 from kilonova.api.compute.server_lookup import is_uuid
 from kilonova.api.policy import Audience, Rule
 from kilonova.domain.errors import Conflict, Forbidden, InvalidInput, NetworkNotFound, PortNotFound
-from kilonova.domain.network import RequestedNetwork
+from kilonova.domain.network import PortNeed, RequestedNetwork
 from kilonova.services.network import NetworkSummary
 
 ATTACH_EXTERNAL = Rule("network:attach_external_network", Audience.ADMIN)
+PORT_RESOURCES = 72
+"""From this microversion on ports may ask for resources of their host."""
 ATTACH_NETWORK = Rule("servers:create:attach_network", Audience.MEMBER)
 
 Requested = tuple[RequestedNetwork, ...] | None
@@ -84,22 +86,25 @@ async def _automatic(call: Call, fallback: Requested) -> Requested:
         raise Conflict("Multiple possible networks found, use a Network ID to be more specific.")
     if not usable:
         return fallback
+    refuse_guarantees(usable[0])
     return (RequestedNetwork(network_id=usable[0].id),)
 
 
 async def _check_each(call: Call, requested: tuple[RequestedNetwork, ...]) -> tuple[RequestedNetwork, ...]:
     ids = tuple(dict.fromkeys(entry.network_id for entry in requested if entry.network_id))
     networks: dict[str, NetworkSummary] = {}
+    needs: dict[str, PortNeed | None] = {}
     if ids:
         networks = {network.id: network for network in await call.cloud.networks.networks(call.context, ids)}
     for entry in requested:
         if entry.port_id:
-            await _check_port(call, entry.port_id)
+            needs[entry.port_id] = await _check_port(call, entry.port_id)
         elif entry.network_id:
             _check_network(call, entry.network_id, networks.get(entry.network_id))
     return tuple(
         msgspec.structs.replace(entry, foreign=is_foreign(networks[entry.network_id], call.context.project_id))
-        if entry.network_id else entry for entry in requested
+        if entry.network_id else msgspec.structs.replace(entry, need=needs.get(entry.port_id or ""))
+        for entry in requested
     )
 
 
@@ -108,7 +113,8 @@ def is_foreign(network: NetworkSummary, project_id: str | None) -> bool:
     return not (network.shared or network.external or network.project_id == project_id)
 
 
-async def _check_port(call: Call, port_id: str) -> None:
+async def _check_port(call: Call, port_id: str) -> PortNeed | None:
+    """Returns what it asks of its host. Spec: API-572."""
     try:
         port = await call.cloud.networks.port(call.context, port_id)
     except PortNotFound as error:
@@ -117,6 +123,11 @@ async def _check_port(call: Call, port_id: str) -> None:
         raise Conflict(f"Port {port_id} is still in use.")
     if not port.addresses:
         raise InvalidInput(f"Port {port_id} requires a FixedIP in order to be used.")
+    if port.need is not None and call.version < PORT_RESOURCES:
+        raise InvalidInput(
+            f"Creating servers with ports that ask for resources, like {port_id}, is not supported with this version."
+        )
+    return port.need
 
 
 def _check_network(call: Call, network_id: str, network: NetworkSummary | None) -> None:
@@ -126,3 +137,12 @@ def _check_network(call: Call, network_id: str, network: NetworkSummary | None) 
         raise Forbidden(f"It is not allowed to create an interface on external network {network_id}")
     if not network.has_subnets:
         raise InvalidInput(f"Network {network_id} requires a subnet in order to boot instances on.")
+    refuse_guarantees(network)
+
+
+def refuse_guarantees(network: NetworkSummary) -> None:
+    """A port that is made for a server cannot ask for resources: its host is chosen before there is a port."""
+    if network.guarantees:
+        raise InvalidInput(
+            f"Network {network.id} guarantees its ports a bandwidth: make a port on it and name that instead."
+        )

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from kilonova.db.placement.errors import ConcurrentUpdate
+from kilonova.db.placement.group_policies import group_allows, lock_group
 from kilonova.db.placement.layouts import find_place, forget_layout, hand_over_layouts, held_place, take_place
 from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers, touch
 from kilonova.db.placement.trees import (
@@ -29,7 +30,7 @@ from kilonova.db.placement.trees import (
     store_groups,
 )
 from kilonova.db.prepared import Prepared
-from kilonova.domain.grouping import GroupPolicy, ServerGroup
+from kilonova.domain.grouping import ServerGroup
 from kilonova.shapes.host import Layout
 from kilonova.shapes.pci import with_devices
 from kilonova.shapes.shape import Shape
@@ -89,12 +90,12 @@ def claim(
             held below the provider stays. isolate: of different ones.
     """
     if group is not None:
-        _lock_group(connection, group)
+        lock_group(connection, group)
     lock_consumer(connection, consumer, project_id, user_id, INSTANCE, consumer)
     provider_id = _LOCK_PROVIDER.scalar(connection, uuid=provider)
     if provider_id is None:
         outcome = Claim.GONE
-    elif group is not None and not _group_allows(connection, group, consumer, provider_id):
+    elif group is not None and not group_allows(connection, group, consumer, provider_id):
         outcome = Claim.GROUP
     else:
         outcome = Claim.FULL if groups else _take(connection, consumer, provider_id, resources, shape)
@@ -314,30 +315,6 @@ def raise_consumer_generation(connection: sa.Connection, uuid: str) -> None:
 def drop_consumer_without_allocations(connection: sa.Connection, uuid: str) -> None:
     """Forget a consumer that holds nothing. Spec: API-751."""
     _DROP_EMPTY.run(connection, consumer=uuid)
-
-
-def _lock_group(connection: sa.Connection, group: ServerGroup) -> None:
-    """One claim of a group at a time. SQLite has one writer anyway. Spec: BLD-18."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(group.uuid, 0))))
-
-
-def _group_allows(connection: sa.Connection, group: ServerGroup, instance: str, provider_id: int) -> bool:
-    others = [member for member in group.members if member != instance]
-    if group.policy not in (GroupPolicy.AFFINITY, GroupPolicy.ANTI_AFFINITY) or not others:
-        return True
-    located = connection.execute(
-        sa.select(hosts.c.host, consumers.c.instance)
-        .distinct()
-        .join_from(consumers, allocations, allocations.c.consumer == consumers.c.uuid)
-        .join(hosts, hosts.c.provider_id == allocations.c.provider_id)
-        .where(consumers.c.instance.in_(others))
-    ).all()
-    here = connection.execute(sa.select(hosts.c.host).where(hosts.c.provider_id == provider_id)).scalar()
-    if group.policy is GroupPolicy.AFFINITY:
-        return not located or any(row.host == here for row in located)
-    members_here = sum(row.host == here for row in located)
-    return bool(members_here < group.max_per_host)
 
 
 # Statements of the hot path, built once.

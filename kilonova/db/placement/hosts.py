@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from kilonova.db.placement.bandwidth import provider_of_bandwidth, report_bandwidth
 from kilonova.db.placement.errors import ConcurrentUpdate
 from kilonova.db.placement.layouts import read_topology
 from kilonova.db.placement.names import STANDARD_CLASSES, add_class
@@ -149,6 +150,7 @@ def report(
     if kept_off is not None:
         traits = traits | {STATUS_DISABLED} if kept_off else traits - {STATUS_DISABLED}
     set_traits(connection, uuid_, traits)
+    report_bandwidth(connection, uuid_, node, inventory, now=now)
     return uuid_
 
 
@@ -320,7 +322,9 @@ def forget_host(connection: sa.Connection, host: str, node: str | None = None) -
     if node is not None:
         statement = statement.where(hosts.c.node == node)
     for uuid_ in connection.execute(statement).scalars().all():
-        delete_provider(connection, uuid_)
+        below = sa.select(providers.c.uuid).where(providers.c.uuid == provider_of_bandwidth(uuid_))
+        for one in (*connection.execute(below).scalars().all(), uuid_):
+            delete_provider(connection, one)
 
 
 def _node_ids(connection: sa.Connection, host: str) -> list[int]:

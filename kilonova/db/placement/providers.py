@@ -250,6 +250,7 @@ def delete_provider(connection: sa.Connection, uuid: str) -> None:
         connection.execute(table.delete().where(table.c.provider_id == provider_id))
     stamp(connection, [_root_of(connection, provider_id)])
     number = change_number(connection.dialect.name)
+    connection.execute(deleted_providers.delete().where(deleted_providers.c.id == provider_id))  # SQLite reuses ids
     connection.execute(deleted_providers.insert().values(id=provider_id, changed=number))
     connection.execute(providers.delete().where(providers.c.id == provider_id))
 

@@ -33,10 +33,22 @@ class NetworkBody(Body, kw_only=True):
     mtu: int | UnsetType = UNSET
     port_security_enabled: Flag = UNSET
     dns_domain: Text = UNSET
+    qos_policy_id: str | UnsetType | None = UNSET
     availability_zone_hints: list[str] | UnsetType = UNSET
     provider_network_type: str | UnsetType | None = field(name="provider:network_type", default=UNSET)
     provider_physical_network: str | UnsetType | None = field(name="provider:physical_network", default=UNSET)
     provider_segmentation_id: int | UnsetType | None = field(name="provider:segmentation_id", default=UNSET)
+
+
+class PolicyBody(Body, kw_only=True):
+    shared: Flag = UNSET
+
+
+class RuleOfPolicyBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """min_kbps: in kbit/s."""
+
+    direction: Text = UNSET
+    min_kbps: int | UnsetType = UNSET
 
 
 class SubnetBody(Body, kw_only=True):
@@ -83,6 +95,7 @@ class PortBody(Body, kw_only=True):
     allowed_address_pairs: list[AddressPair] | UnsetType | None = UNSET
     extra_dhcp_opts: list[DhcpOption] | UnsetType | None = UNSET
     dns_name: str | UnsetType | None = UNSET
+    qos_policy_id: str | UnsetType | None = UNSET
     host_id: str | UnsetType | None = field(name="binding:host_id", default=UNSET)
     profile: dict[str, Any] | UnsetType | None = field(name="binding:profile", default=UNSET)
     vnic_type: Text = field(name="binding:vnic_type", default=UNSET)

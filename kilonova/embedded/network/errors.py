@@ -28,6 +28,26 @@ class SubnetPoolQuotaExceeded(Conflict):
         super().__init__(f"Failed to allocate subnet: no range of that size is left in subnet pool {pool}.")
 
 
+class QosPolicyNotFound(NotFound):
+    def __init__(self, policy: str) -> None:
+        super().__init__(f"QoS policy {policy} could not be found.")
+
+
+class QosRuleNotFound(NotFound):
+    def __init__(self, policy: str, rule: str) -> None:
+        super().__init__(f"QoS rule {rule} for policy {policy} could not be found.")
+
+
+class QosPolicyInUse(Conflict):
+    def __init__(self, policy: str) -> None:
+        super().__init__(f"QoS policy {policy} is used by a network or a port.")
+
+
+class QosRuleConflict(Conflict):
+    def __init__(self, policy: str, reason: str) -> None:
+        super().__init__(f"What QoS policy {policy} guarantees cannot be changed: {reason}.")
+
+
 class AutoAllocationFailure(Conflict):
     def __init__(self, reason: str) -> None:
         super().__init__(f"Deployment error: {reason}")

@@ -79,14 +79,15 @@ class Records:
 
 
 class ResourceRoutes:
-    """The five calls of one resource."""
+    """The five calls of one resource. below: the path under which its collection is."""
 
-    def __init__(self, resource: Resource, records: Records) -> None:
+    def __init__(self, resource: Resource, records: Records, below: str = "/v2.0") -> None:
         self._resource = resource
         self._records = records
+        self._below = below
 
     def routes(self) -> list[BaseRoute]:
-        path = f"/v2.0/{self._resource.plural.replace('_', '-')}"
+        path = f"{self._below}/{self._resource.plural.replace('_', '-')}"
         calls: list[tuple[str, str, Handler]] = [
             (path, "GET", self._list), (path, "POST", self._create), (f"{path}/{{id}}", "GET", self._show),
             (f"{path}/{{id}}", "PUT", self._update), (f"{path}/{{id}}", "DELETE", self._delete),

@@ -70,6 +70,13 @@ def update_network(conn: sa.Connection, caller: RequestContext, id_: str, body: 
     return access.network(conn, caller, id_)
 
 
+def serves_servers(conn: sa.Connection, id_: str) -> bool:
+    """Whether servers have ports on a network."""
+    ports = schema.ports
+    mine = sa.select(ports.c.id).where(ports.c.network_id == id_, ports.c.device_owner.startswith("compute:"))
+    return conn.execute(mine.limit(1)).first() is not None
+
+
 def delete_network(conn: sa.Connection, caller: RequestContext, id_: str) -> None:
     """Takes its subnets and DHCP ports along. Spec: EMN-09."""
     access.network(conn, caller, id_, change=True)

@@ -13,7 +13,7 @@ from msgspec import UNSET
 from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Forbidden, InvalidInput
-from kilonova.embedded.network import access, addresses, automatic_addresses, quotas, schema, security
+from kilonova.embedded.network import access, addresses, automatic_addresses, qos, quotas, schema, security
 from kilonova.embedded.network.bodies import FixedIpBody, PortBody, refuse_read_only, require_privilege, sent
 from kilonova.embedded.network.errors import (
     AddressPairAndPortSecurityRequired,
@@ -154,6 +154,7 @@ def remove(conn: sa.Connection, id_: str) -> None:
     """Delete the rows of a port. Floating IPs let go of it. Spec: EMN-53."""
     addresses.assign(conn, id_, [])
     _LET_GO.run(conn, port=id_)
+    qos.forget(conn, id_)
     for statement in (_LEAVE, _UNBIND, _DELETE):
         statement.run(conn, port=id_)
 

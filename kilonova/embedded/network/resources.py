@@ -11,7 +11,7 @@ from starlette.datastructures import QueryParams
 
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InvalidInput
-from kilonova.embedded.network import access, automatic_addresses, networks, ports, schema, security, views
+from kilonova.embedded.network import access, automatic_addresses, networks, ports, qos, schema, security, views
 from kilonova.embedded.network.bodies import GroupBody, NetworkBody, PortBody, RuleBody, SubnetBody
 from kilonova.embedded.network.datapath import Effects
 from kilonova.embedded.network.port_records import ports_where
@@ -69,16 +69,20 @@ class Networks:
 
     def create(self, conn: sa.Connection, caller: RequestContext, body: NetworkBody, now: float,
                effects: Effects) -> View:
-        return self._views(conn, caller, [networks.create_network(conn, caller, body, now)])[0]
+        made = networks.create_network(conn, caller, body, now)
+        qos.set_policy(conn, caller, made.id, body.qos_policy_id)
+        return self._views(conn, caller, [made])[0]
 
     def update(self, conn: sa.Connection, caller: RequestContext, id_: str, body: NetworkBody, now: float,
                effects: Effects) -> View:
         changed = networks.update_network(conn, caller, id_, body, now)
+        qos.set_policy(conn, caller, id_, body.qos_policy_id, bound=networks.serves_servers(conn, id_))
         effects.networks.append(id_)
         return self._views(conn, caller, [changed])[0]
 
     def delete(self, conn: sa.Connection, caller: RequestContext, id_: str, effects: Effects) -> None:
         networks.delete_network(conn, caller, id_)
+        qos.forget(conn, id_)
         effects.networks.append(id_)
 
     def _views(self, conn: sa.Connection, caller: RequestContext, items: list[schema.Network]) -> list[View]:
@@ -89,7 +93,8 @@ class Networks:
             statement = statement.where(table.c.network_id == items[0].id)
         for row in conn.execute(statement):
             held[row.network_id].append(row.id)
-        return [views.network(item, held[item.id], access.privileged(caller)) for item in items]
+        privileged = access.privileged(caller)
+        return [qos.of_network(conn, views.network(item, held[item.id], privileged)) for item in items]
 
 
 class Subnets:
@@ -149,7 +154,7 @@ class Ports:
         if not access.privileged(caller):
             own = sa.select(nets.c.id).where(nets.c.project_id == caller.project_id)
             where.append(sa.or_(table.c.project_id == caller.project_id, table.c.network_id.in_(own)))
-        return [views.port(port, access.privileged(caller)) for port in ports_where(conn, *where)]
+        return [_port(conn, caller, port) for port in ports_where(conn, *where)]
 
     @staticmethod
     def _narrow_addresses(query: QueryParams) -> list[sa.ColumnElement[bool]]:
@@ -160,24 +165,31 @@ class Ports:
         return [schema.ports.c.id.in_(sa.select(table.c.port_id).where(table.c.address.in_(exact)))] if exact else []
 
     def show(self, conn: sa.Connection, caller: RequestContext, id_: str) -> View:
-        return views.port(access.port(conn, caller, id_), access.privileged(caller))
+        return _port(conn, caller, access.port(conn, caller, id_))
 
     def create(self, conn: sa.Connection, caller: RequestContext, body: PortBody, now: float,
                effects: Effects) -> View:
         port = ports.create_port(conn, caller, body, now, self._wiring.serves)
+        qos.set_policy(conn, caller, port.id, body.qos_policy_id)
         effects.ports.append((None, port))
-        return views.port(port, access.privileged(caller))
+        return _port(conn, caller, port)
 
     def update(self, conn: sa.Connection, caller: RequestContext, id_: str, body: PortBody, now: float,
                effects: Effects) -> View:
         before, after = ports.update_port(conn, caller, id_, body, now, self._wiring.serves)
+        qos.set_policy(conn, caller, id_, body.qos_policy_id, bound=after.device_owner.startswith("compute:"))
         effects.ports.append((before, after))
-        return views.port(after, access.privileged(caller))
+        return _port(conn, caller, after)
 
     def delete(self, conn: sa.Connection, caller: RequestContext, id_: str, effects: Effects) -> None:
         deleted = ports.delete_port(conn, caller, id_)
         if deleted is not None:
             effects.ports.append((deleted, None))
+
+
+def _port(conn: sa.Connection, caller: RequestContext, port: schema.Port) -> View:
+    privileged = access.privileged(caller)
+    return qos.of_port(conn, port, views.port(port, privileged), privileged=privileged)
 
 
 class Groups:

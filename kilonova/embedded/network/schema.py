@@ -52,7 +52,7 @@ class DhcpOption(msgspec.Struct, frozen=True):
     ip_version: int = 4
 
 
-def _stamped() -> list[sa.Column[Any]]:
+def stamped_columns() -> list[sa.Column[Any]]:
     """Columns that every visible resource has."""
     return [
         sa.Column("description", sa.Text, nullable=False, default=""),
@@ -76,7 +76,7 @@ networks = sa.Table(
     sa.Column("port_security", sa.Boolean, nullable=False),
     sa.Column("dns_domain", sa.String(255), nullable=False),
     sa.Column("segment", sa.Integer, nullable=False, unique=True),
-    *_stamped(),
+    *stamped_columns(),
 )
 
 subnet_pools = sa.Table(
@@ -90,7 +90,7 @@ subnet_pools = sa.Table(
     sa.Column("default_length", sa.Integer, nullable=False),
     sa.Column("shared", sa.Boolean, nullable=False),
     sa.Column("is_default", sa.Boolean, nullable=False),
-    *_stamped(),
+    *stamped_columns(),
 )
 
 subnets = sa.Table(
@@ -109,7 +109,7 @@ subnets = sa.Table(
     sa.Column("ra_mode", sa.String(16)),
     sa.Column("address_mode", sa.String(16)),
     sa.Column("pool_id", Uuid, sa.ForeignKey("subnet_pools.id"), index=True),
-    *_stamped(),
+    *stamped_columns(),
 )
 
 ports = sa.Table(
@@ -133,7 +133,7 @@ ports = sa.Table(
     sa.Column("dns_name", sa.String(255), nullable=False),
     sa.Column("owned", sa.Boolean, nullable=False),
     sa.Column("device_tag", sa.String(60)),
-    *_stamped(),
+    *stamped_columns(),
     sa.UniqueConstraint("network_id", "mac"),
 )
 
@@ -164,7 +164,7 @@ groups = sa.Table(
     sa.Column("project_id", sa.String(64), nullable=False, index=True),
     sa.Column("name", sa.String(255), nullable=False),
     sa.Column("stateful", sa.Boolean, nullable=False),
-    *_stamped(),
+    *stamped_columns(),
 )
 
 rules = sa.Table(
@@ -180,7 +180,7 @@ rules = sa.Table(
     sa.Column("remote_prefix", sa.String(64)),
     sa.Column("remote_group_id", Uuid, sa.ForeignKey("security_groups.id"), index=True),
     sa.Column("fingerprint", sa.String(255), nullable=False),
-    *_stamped(),
+    *stamped_columns(),
     sa.UniqueConstraint("group_id", "fingerprint"),
 )
 
@@ -206,7 +206,7 @@ routers = sa.Table(
     sa.Column("admin_state_up", sa.Boolean, nullable=False),
     sa.Column("external_network_id", Uuid, sa.ForeignKey("networks.id"), index=True),
     sa.Column("snat", sa.Boolean, nullable=False),
-    *_stamped(),
+    *stamped_columns(),
 )
 """Its interfaces and its gateway are ports whose device it is."""
 
@@ -219,7 +219,7 @@ floating_ips = sa.Table(
     sa.Column("fixed_port_id", Uuid, sa.ForeignKey("ports.id"), index=True),
     sa.Column("fixed_address", sa.String(64)),
     sa.Column("router_id", Uuid, sa.ForeignKey("routers.id"), index=True),
-    *_stamped(),
+    *stamped_columns(),
     sa.UniqueConstraint("network_id", "address"),
     sa.UniqueConstraint("network_id", "fixed_port_id", "fixed_address"),
 )

@@ -24,6 +24,7 @@ from kilonova.embedded.network import (
     group_calls,
     networks,
     ports,
+    qos,
     schema,
     summaries,
     topology,
@@ -37,6 +38,7 @@ from kilonova.embedded.network.http_api import Records, ResourceRoutes, api_inde
 from kilonova.embedded.network.http_extra import SmallCalls
 from kilonova.embedded.network.pool_resources import SubnetPools, TopologyRoutes
 from kilonova.embedded.network.port_records import find_port, ports_of_device, ports_where
+from kilonova.embedded.network.qos_resources import Policies, RuleRoutes
 from kilonova.embedded.network.resources import Groups, Networks, Ports, Resource, Rules, Subnets
 from kilonova.embedded.network.router_resources import FloatingIps, InterfaceRoutes, Routers
 from kilonova.embedded.network.wiring import BridgeListener, Wiring, tap_name
@@ -78,7 +80,8 @@ class EmbeddedNetwork(SecurityGroupCalls):
         routes = [
             Route("/", versions), Route("/v2.0", api_index(resources)), Route("/v2.0/", api_index(resources)),
             *SmallCalls(self._records, self._wiring, resources).routes(), *InterfaceRoutes(self._records).routes(),
-            *TopologyRoutes(self._records).routes(),
+            *TopologyRoutes(self._records).routes(), *RuleRoutes(self._records).routes(),
+            *ResourceRoutes(Policies(), self._records, "/v2.0/qos").routes(),
         ]
         for resource in resources:
             routes += ResourceRoutes(resource, self._records).routes()
@@ -132,8 +135,9 @@ class EmbeddedNetwork(SecurityGroupCalls):
         """All ports that belong to servers, for the audit."""
         table = schema.ports
         owned = table.c.device_owner.startswith("compute:", autoescape=True)
-        found = await self._database.read(lambda conn: ports_where(conn, owned, table.c.device_id != ""))
-        return [summaries.of_port(port) for port in found]
+        return await self._database.read(lambda conn: [
+            summaries.of_port(conn, port) for port in ports_where(conn, owned, table.c.device_id != "")
+        ])
 
     # --- NetworkService ----------------------------------------------------------------------------
 
@@ -150,7 +154,7 @@ class EmbeddedNetwork(SecurityGroupCalls):
             return None
 
     async def port(self, context: RequestContext, port_id: str) -> PortSummary:
-        return summaries.of_port(await self._database.read(lambda conn: access.port(conn, context, port_id)))
+        return await self._database.read(lambda conn: summaries.of_port(conn, access.port(conn, context, port_id)))
 
     async def create_port(self, request: PortRequest) -> str:
         id_ = _port_of_key(request.key)
@@ -197,6 +201,14 @@ class EmbeddedNetwork(SecurityGroupCalls):
 
         await self._datapath.settle(await self._change(unit))
 
+    async def serve_ports(self, instance_uuid: str, providers: dict[str, str]) -> None:
+        def unit(conn: sa.Connection) -> None:
+            for port in ports_of_device(conn, instance_uuid):
+                if port.id in providers:
+                    qos.serve(conn, port, providers[port.id], self._clock.now())
+
+        await self._database.write(unit)
+
     async def unbind_port(self, port_id: str, instance_uuid: str) -> None:
         def unit(conn: sa.Connection, effects: Effects) -> None:
             self._release_one(conn, port_id, instance_uuid, effects)
@@ -241,8 +253,9 @@ class EmbeddedNetwork(SecurityGroupCalls):
         await self._change(unit)
 
     async def ports_of(self, instance_uuid: str) -> list[PortSummary]:
-        found = await self._database.read(lambda conn: ports_of_device(conn, instance_uuid))
-        return [summaries.of_port(port) for port in found]
+        return await self._database.read(
+            lambda conn: [summaries.of_port(conn, port) for port in ports_of_device(conn, instance_uuid)]
+        )
 
     async def vifs(self, instance_uuid: str) -> tuple[Vif, ...]:
         return await self._database.read(

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from kilonova.db.prepared import Prepared
 from kilonova.domain.network import Route, Subnet
-from kilonova.embedded.network import schema
+from kilonova.embedded.network import qos, schema
 from kilonova.services.network import NetworkSummary, PortAddress, PortSummary
 
 _HAS_SUBNETS = Prepared(
@@ -19,15 +19,15 @@ def of_network(conn: sa.Connection, network: schema.Network) -> NetworkSummary:
     return NetworkSummary(
         id=network.id, name=network.name, project_id=network.project_id, shared=network.shared,
         external=network.external, has_subnets=_HAS_SUBNETS.first(conn, network=network.id) is not None,
-        mtu=network.mtu,
+        mtu=network.mtu, guarantees=qos.guarantees(conn, network.id),
     )
 
 
-def of_port(port: schema.Port) -> PortSummary:
+def of_port(conn: sa.Connection, port: schema.Port) -> PortSummary:
     return PortSummary(
         id=port.id, network_id=port.network_id, project_id=port.project_id, device_id=port.device_id,
         device_owner=port.device_owner, binding_host=port.host, vif_type=port.vif_type,
-        mac=port.mac,
+        mac=port.mac, need=qos.need_of(conn, port),
         addresses=tuple(item.address for item in port.addresses), status=port.status,
         fixed_ips=tuple(PortAddress(item.address, item.subnet_id) for item in port.addresses),
     )

@@ -8,7 +8,7 @@ from kilonova.domain.clock import iso_seconds
 from kilonova.embedded.network import schema
 
 
-def _stamped(item: schema.Stamped) -> dict[str, Any]:
+def stamped(item: schema.Stamped) -> dict[str, Any]:
     return {
         "id": item.id, "project_id": item.project_id, "tenant_id": item.project_id,
         "description": item.description, "tags": list(item.tags), "created_at": iso_seconds(item.created_at),
@@ -18,7 +18,7 @@ def _stamped(item: schema.Stamped) -> dict[str, Any]:
 
 def network(item: schema.Network, subnet_ids: list[str], privileged: bool) -> dict[str, Any]:
     """Spec: EMN-02, EMN-03."""
-    view = _stamped(item) | {
+    view = stamped(item) | {
         "name": item.name, "status": "ACTIVE", "admin_state_up": item.admin_state_up, "shared": item.shared,
         "router:external": item.external, "is_default": item.is_default, "mtu": item.mtu,
         "port_security_enabled": item.port_security, "dns_domain": item.dns_domain, "subnets": subnet_ids,
@@ -32,7 +32,7 @@ def network(item: schema.Network, subnet_ids: list[str], privileged: bool) -> di
 
 
 def subnet(item: schema.Subnet) -> dict[str, Any]:
-    return _stamped(item) | {
+    return stamped(item) | {
         "name": item.name, "network_id": item.network_id, "ip_version": item.version, "cidr": item.cidr,
         "gateway_ip": item.gateway, "enable_dhcp": item.dhcp, "dns_nameservers": list(item.dns),
         "host_routes": item.routes, "allocation_pools": item.pools, "subnetpool_id": item.pool_id,
@@ -41,7 +41,7 @@ def subnet(item: schema.Subnet) -> dict[str, Any]:
 
 
 def subnet_pool(item: schema.SubnetPool) -> dict[str, Any]:
-    return _stamped(item) | {
+    return stamped(item) | {
         "name": item.name, "prefixes": list(item.prefixes), "ip_version": item.version,
         "min_prefixlen": item.min_length, "max_prefixlen": item.max_length,
         "default_prefixlen": item.default_length, "shared": item.shared, "is_default": item.is_default,
@@ -59,7 +59,7 @@ def binding(host: str, vif_type: str, vnic_type: str, profile: dict[str, Any], *
 
 def port(item: schema.Port, privileged: bool) -> dict[str, Any]:
     """Spec: section 4.4."""
-    view = _stamped(item) | {
+    view = stamped(item) | {
         "name": item.name, "network_id": item.network_id, "admin_state_up": item.admin_state_up,
         "mac_address": item.mac, "device_id": item.device_id, "device_owner": item.device_owner,
         "status": item.status, "port_security_enabled": item.secured,
@@ -93,7 +93,7 @@ def _vif_details(vif_type: str) -> dict[str, Any]:
 
 
 def group(item: schema.Group, rules: list[schema.Rule]) -> dict[str, Any]:
-    return _stamped(item) | {
+    return stamped(item) | {
         "name": item.name, "stateful": item.stateful, "shared": False,
         "security_group_rules": [rule(entry) for entry in rules],
     }
@@ -101,7 +101,7 @@ def group(item: schema.Group, rules: list[schema.Rule]) -> dict[str, Any]:
 
 def rule(item: schema.Rule) -> dict[str, Any]:
     """Spec: EMN-43."""
-    view = _stamped(item)
+    view = stamped(item)
     del view["tags"]
     return view | {
         "security_group_id": item.group_id, "direction": item.direction, "ethertype": item.ethertype,
@@ -119,7 +119,7 @@ def router(item: schema.Router, gateway: schema.Port | None) -> dict[str, Any]:
             "network_id": gateway.network_id, "enable_snat": item.snat,
             "external_fixed_ips": [{"subnet_id": a.subnet_id, "ip_address": a.address} for a in gateway.addresses],
         }
-    return _stamped(item) | {
+    return stamped(item) | {
         "name": item.name, "status": "ACTIVE", "admin_state_up": item.admin_state_up, "external_gateway_info": info,
         "routes": [], "distributed": False, "ha": False, "availability_zones": ["nova"],
         "availability_zone_hints": [], "flavor_id": None,
@@ -143,7 +143,7 @@ def floating_ip(item: schema.FloatingIp, port: schema.Port | None) -> dict[str, 
             "name": port.name, "network_id": port.network_id, "mac_address": port.mac, "status": port.status,
             "admin_state_up": port.admin_state_up, "device_id": port.device_id, "device_owner": port.device_owner,
         }
-    return _stamped(item) | {
+    return stamped(item) | {
         "floating_network_id": item.network_id, "floating_ip_address": item.address, "port_id": item.fixed_port_id,
         "fixed_ip_address": item.fixed_address, "router_id": item.router_id,
         "status": "ACTIVE" if item.router_id else "DOWN", "port_details": details, "dns_name": "", "dns_domain": "",

@@ -39,12 +39,13 @@ from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.db.upgrade import ensure
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound, NotFound
+from kilonova.domain.network import PortNeed
 from kilonova.domain.operation import EntryState, ExternalEvent, OperationRecord
 from kilonova.domain.states import PowerState
 from kilonova.embedded.image import schema as image_schema
 from kilonova.embedded.image.service import EmbeddedImage
-from kilonova.embedded.network import ports, schema
-from kilonova.embedded.network.bodies import PortBody
+from kilonova.embedded.network import ports, qos, schema
+from kilonova.embedded.network.bodies import PolicyBody, PortBody, RuleOfPolicyBody
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring
 from kilonova.engine.host import host_metadata
@@ -67,6 +68,7 @@ HOSTS = ("host0", "host1")
 HOST_STEPS = agent_module.ALL
 PROJECT = "11111111111141118111111111111111"
 USERS_PORT = "33333333-3333-4333-8333-333333333333"
+NEED = PortNeed(port_id=USERS_PORT, resources={qos.CLASSES["egress"]: 100}, traits=qos.TRAITS)
 """A port that the user made and gives to the server: it is never deleted."""
 CONTEXT = RequestContext(request_id="req-crash", user_id="u", project_id=PROJECT, is_admin=True)
 OPTIONS = OperationOptions(
@@ -151,7 +153,15 @@ class OneCloud:
         await self.api.write(
             lambda conn: ports.create_port(conn, caller, body, self.clock.now(), lambda _host: True, USERS_PORT)
         )
+        await self.api.write(self._guarantee)
         return other
+
+    def _guarantee(self, conn: sa.Connection) -> None:
+        """The user's port is guaranteed a bandwidth."""
+        admin = RequestContext(request_id="", user_id="a", project_id=PROJECT, roles=("admin",), is_admin=True)
+        policy = qos.create(conn, admin, PolicyBody(name="guaranteed"), self.clock.now())
+        qos.create_rule(conn, admin, policy.id, RuleOfPolicyBody(min_kbps=100))
+        qos.set_policy(conn, admin, USERS_PORT, policy.id)
 
     async def start(self) -> None:
         """Start everything, in the order of one-machine mode."""
@@ -186,7 +196,7 @@ class OneCloud:
         driver: Any = planting.Watched(FakeDriver(self.hypervisors[host], self.clock), self.plan)
         return Agent(
             host, driver, self.bus, self._hosts_journal, self.clock, images=self.images, report_interval=20.0,
-            device_specs=SPECS, checkpoint=lambda _place: self.plan.here("effect"),
+            device_specs=SPECS, bandwidth=(1000, 0), checkpoint=lambda _place: self.plan.here("effect"),
         )
 
     async def close(self) -> None:

@@ -11,7 +11,7 @@ from accelerated import asks_for
 from host_cells import DEDICATED
 from host_devices import with_devices
 
-from crash_matrix.cloud import CONTEXT, PROJECT, USERS_PORT, OneCloud
+from crash_matrix.cloud import CONTEXT, NEED, PROJECT, USERS_PORT, OneCloud
 from kilonova.db import instances
 from kilonova.db.journal import cell_journal
 from kilonova.domain.errors import KilonovaError
@@ -94,7 +94,7 @@ async def _create(cloud: OneCloud, flavor: Flavor = FLAVOR, asked: Flavor | None
     (network, *_) = [n for n in await cloud.networks.networks(CONTEXT) if n.name == "private"]
     spec = RequestSpec(
         instance_uuid=SERVER, project_id=PROJECT, user_id="u", flavor=asked or flavor, image=IMAGE,
-        requested_networks=(RequestedNetwork(network_id=network.id), RequestedNetwork(port_id=USERS_PORT)),
+        requested_networks=(RequestedNetwork(network_id=network.id), RequestedNetwork(port_id=USERS_PORT, need=NEED)),
     )
     await cloud.compute.create(CONTEXT, [BuildRequest(instance=instance, spec=spec, admin_password=SECRET)])
 
@@ -174,10 +174,8 @@ async def _remove_fixed_ip(cloud: OneCloud) -> None:
 
 
 async def _detach_interface(cloud: OneCloud) -> None:
-    """The one whose port was made for the server."""
-    server = await cloud.located()
-    (port_id,) = [vif.id for vif in server.instance.network_info if not vif.preserve_on_delete]
-    await cloud.compute.ask(CONTEXT, server, DETACH_INTERFACE, DetachInterface(port_id))
+    """The one whose port is guaranteed a bandwidth."""
+    await cloud.compute.ask(CONTEXT, await cloud.located(), DETACH_INTERFACE, DetachInterface(USERS_PORT))
 
 
 async def _rebuild(cloud: OneCloud) -> None:

@@ -23,7 +23,8 @@ NETWORK = "11111111-1111-4111-8111-111111111111"
 class Net:
     """The service itself; it does not crash.
 
-    `calls` are those that arrived, `fail` errors by call name, one for each call, `wires` whether it announces ports.
+    `calls` are those that arrived, `fail` errors by call name, one for each call, `wires` whether it announces ports,
+    `served` the provider that each bound port names.
     """
 
     def __init__(self, random: Random, trouble: Trouble, announce: Callable[[ExternalEvent], Awaitable[None]]) -> None:
@@ -33,6 +34,7 @@ class Net:
         self.fail: dict[str, list[Exception]] = {}
         self.wires = True
         self.addresses: tuple[str, ...] = ("10.0.0.5",)
+        self.served: dict[str, str] = {}
         self._random = random
         self._trouble = trouble
         self._announce = announce
@@ -95,6 +97,14 @@ class Net:
         known = self.ports.get(port_id)
         if known is not None and known.device_id == instance_uuid:
             self.ports[port_id] = msgspec.structs.replace(known, device_id="", binding_host="")
+            self.served.pop(port_id, None)
+
+    def remove(self, port_id: str) -> None:
+        self.ports.pop(port_id, None)
+        self.served.pop(port_id, None)
+
+    def serve(self, instance: str, providers: dict[str, str]) -> None:
+        self.served |= {port.id: providers[port.id] for port in self.of(instance) if port.id in providers}
 
     def go_to_host(self, instance: str, host: str) -> None:
         for port in self.of(instance):
@@ -108,6 +118,7 @@ class Net:
         for port in self.of(instance):
             if port.binding_host == host:
                 self.ports[port.id] = msgspec.structs.replace(port, binding_host="", status="DOWN")
+                self.served.pop(port.id, None)
 
     def _wire(self, port_id: str) -> None:
         task = asyncio.get_running_loop().create_task(self._wire_later(port_id))
@@ -129,6 +140,7 @@ class Net:
         for port in self.of(instance):
             if host is not None and port.binding_host not in (host, ""):
                 continue
+            self.served.pop(port.id, None)
             if port.id in keep:
                 self.ports[port.id] = msgspec.structs.replace(port, device_id="", binding_host="")
             else:
@@ -171,6 +183,9 @@ class SimNetwork:
     ) -> None:
         await self._call("bind_port", lambda: self._net.bind(port_id, instance_uuid, host))
 
+    async def serve_ports(self, instance_uuid: str, providers: dict[str, str]) -> None:
+        await self._call("serve_ports", lambda: self._net.serve(instance_uuid, providers))
+
     async def unbind_port(self, port_id: str, instance_uuid: str) -> None:
         await self._call("unbind_port", lambda: self._net.unbind(port_id, instance_uuid))
 
@@ -181,10 +196,10 @@ class SimNetwork:
         await self._call("leave_host", lambda: self._net.leave_host(instance_uuid, host))
 
     async def discard_port(self, key: str) -> None:
-        await self._call("discard_port", lambda: self._net.ports.pop(port_of_key(key), None))
+        await self._call("discard_port", lambda: self._net.remove(port_of_key(key)))
 
     async def delete_port(self, port_id: str) -> None:
-        await self._call("delete_port", lambda: self._net.ports.pop(port_id, None))
+        await self._call("delete_port", lambda: self._net.remove(port_id))
 
     async def add_address(self, port_id: str, known: tuple[str, ...]) -> None:
         await self._call("add_address", lambda: self._net.add_address(port_id, known))

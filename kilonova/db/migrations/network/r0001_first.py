@@ -38,6 +38,20 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_networks_project_id"), "networks", ["project_id"], unique=False)
     op.create_table(
+        "qos_policies",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("shared", sa.Boolean(), nullable=False),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("tags", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("updated_at", sa.Double(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_qos_policies")),
+    )
+    op.create_index(op.f("ix_qos_policies_project_id"), "qos_policies", ["project_id"], unique=False)
+    op.create_table(
         "security_groups",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("project_id", sa.String(length=64), nullable=False),
@@ -102,6 +116,26 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_ports_device_id"), "ports", ["device_id"], unique=False)
     op.create_index(op.f("ix_ports_project_id"), "ports", ["project_id"], unique=False)
+    op.create_table(
+        "qos_minimum_bandwidth_rules",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("policy_id", sa.String(length=36), nullable=False),
+        sa.Column("direction", sa.String(length=8), nullable=False),
+        sa.Column("min_kbps", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["policy_id"], ["qos_policies.id"], name=op.f("fk_qos_minimum_bandwidth_rules_policy_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_qos_minimum_bandwidth_rules")),
+        sa.UniqueConstraint("policy_id", "direction", name=op.f("uq_qos_minimum_bandwidth_rules_policy_id_direction")),
+    )
+    op.create_table(
+        "qos_targets",
+        sa.Column("target_id", sa.String(length=36), nullable=False),
+        sa.Column("policy_id", sa.String(length=36), nullable=False),
+        sa.ForeignKeyConstraint(["policy_id"], ["qos_policies.id"], name=op.f("fk_qos_targets_policy_id")),
+        sa.PrimaryKeyConstraint("target_id", name=op.f("pk_qos_targets")),
+    )
+    op.create_index(op.f("ix_qos_targets_policy_id"), "qos_targets", ["policy_id"], unique=False)
     op.create_table(
         "routers",
         sa.Column("id", sa.String(length=36), nullable=False),

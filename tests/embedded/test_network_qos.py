@@ -1,0 +1,119 @@
+"""QoS policies over the in-memory wiring: what bandwidth ports are guaranteed, and who serves it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import test_network_api
+from test_network_api import SERVER, Cloud
+
+from kilonova.domain.network import PortNeed
+from kilonova.embedded.network import qos
+
+cloud = test_network_api.cloud
+PROVIDER = "77777777-7777-4777-8777-777777777777"
+
+
+async def policy(cloud: Cloud, *, shared: bool = True, **rules: int) -> Any:
+    body = await cloud.admin.call("POST", "/qos/policies", 201, {"policy": {"name": "gold", "shared": shared}})
+    made = body["policy"]
+    for direction, kbps in rules.items():
+        await rule(cloud, made["id"], direction=direction, min_kbps=kbps)
+    return (await cloud.admin.get(f"/qos/policies/{made['id']}"))["policy"]
+
+
+async def rule(cloud: Cloud, policy_id: str, status: int = 201, **fields: Any) -> Any:
+    path = f"/qos/policies/{policy_id}/minimum_bandwidth_rules"
+    body = await cloud.admin.call("POST", path, status, {"minimum_bandwidth_rule": fields})
+    return body["minimum_bandwidth_rule"] if status == 201 else body["NeutronError"]["type"]
+
+
+async def test_policies_and_their_rules(cloud: Cloud) -> None:
+    made = await policy(cloud, egress=1000, ingress=2000)
+    assert {(r["direction"], r["min_kbps"], r["type"]) for r in made["rules"]} == {
+        ("egress", 1000, "minimum_bandwidth"), ("ingress", 2000, "minimum_bandwidth")}
+    path = f"/qos/policies/{made['id']}"
+    assert (await cloud.a.get(path))["policy"]["name"] == "gold"
+    found = (await cloud.a.get(f"{path}/minimum_bandwidth_rules"))["minimum_bandwidth_rules"]
+    one = found[0]
+    assert (await cloud.a.get(f"{path}/minimum_bandwidth_rules/{one['id']}"))["minimum_bandwidth_rule"] == one
+    body = {"minimum_bandwidth_rule": {"min_kbps": 5}}
+    changed = await cloud.admin.call("PUT", f"{path}/minimum_bandwidth_rules/{one['id']}", 200, body)
+    assert changed["minimum_bandwidth_rule"] == one | {"min_kbps": 5}
+    assert await rule(cloud, made["id"], 409, direction="egress", min_kbps=1) == "QosRuleConflict"
+    assert await rule(cloud, made["id"], 400, direction="up", min_kbps=1) == "InvalidInput"
+    assert await rule(cloud, made["id"], 400, direction="ingress", min_kbps=-1) == "InvalidInput"
+    await cloud.admin.delete(f"{path}/minimum_bandwidth_rules/{one['id']}")
+    await cloud.admin.get(f"{path}/minimum_bandwidth_rules/{one['id']}", 404)
+    body = {"policy": {"name": "silver"}}
+    assert (await cloud.admin.call("PUT", path, 200, body))["policy"]["name"] == "silver"
+    assert (await cloud.a.get("/qos/rule-types"))["rule_types"] == [{"type": "minimum_bandwidth"}]
+    await cloud.admin.delete(path)
+    await cloud.a.get(path, 404)
+
+
+async def test_administrators_make_policies_and_projects_use_those_that_are_shared(cloud: Cloud) -> None:
+    own, shared = await policy(cloud, shared=False), await policy(cloud)
+    assert [found["id"] for found in (await cloud.a.get("/qos/policies"))["policies"]] == [shared["id"]]
+    await cloud.a.get(f"/qos/policies/{own['id']}", 404)
+    await cloud.a.call("POST", "/qos/policies", 403, {"policy": {"name": "mine"}})
+    await cloud.a.delete(f"/qos/policies/{shared['id']}", 403)
+    network = await cloud.a.make("network")
+    assert network["qos_policy_id"] is None
+    assert await cloud.a.make("port", 404, network_id=network["id"], qos_policy_id=own["id"]) == "QosPolicyNotFound"
+    port = await cloud.a.make("port", network_id=network["id"], qos_policy_id=shared["id"])
+    assert (port["qos_policy_id"], port["qos_network_policy_id"], "resource_request" in port) == (
+        shared["id"], None, False)
+    assert await cloud.admin.delete(f"/qos/policies/{shared['id']}", 409) == "QosPolicyInUse"
+    await cloud.a.delete(f"/ports/{port['id']}")
+    await cloud.admin.delete(f"/qos/policies/{shared['id']}")
+
+
+@pytest.mark.spec("EMP-08")
+async def test_what_a_port_asks_for_and_who_serves_it(cloud: Cloud) -> None:
+    gold, network = await policy(cloud, egress=1000, ingress=2000), await cloud.a.make("network")
+    port = await cloud.a.make("port", network_id=network["id"], qos_policy_id=gold["id"])
+    wanted = {"NET_BW_EGR_KILOBIT_PER_SEC": 1000, "NET_BW_IGR_KILOBIT_PER_SEC": 2000}
+    path, group = f"/ports/{port['id']}", qos.group_of(port["id"])
+    assert (await cloud.admin.get(path))["port"]["resource_request"] == {
+        "request_groups": [{"id": group, "required": ["CUSTOM_VNIC_TYPE_NORMAL"], "resources": wanted}],
+        "same_subtree": [group],
+    }
+    await cloud.network.bind_port(port["id"], SERVER, "here")
+    (seen,) = await cloud.network.ports_of(SERVER)
+    assert seen.need == PortNeed(port_id=port["id"], resources=wanted, traits=qos.TRAITS)
+    for _ in range(2):
+        await cloud.network.serve_ports(SERVER, {port["id"]: PROVIDER, "another": PROVIDER})
+        assert (await cloud.admin.get(path))["port"]["binding:profile"] == {"allocation": {group: PROVIDER}}
+    (vif,) = await cloud.network.vifs(SERVER)
+    assert vif.profile == {"allocation": {group: PROVIDER}}
+    # What is claimed for a bound port does not follow, so nothing is changed under it.
+    assert await cloud.a.put("port", port["id"], 409, qos_policy_id=None) == "QosRuleConflict"
+    assert await rule(cloud, gold["id"], 409, direction="egress", min_kbps=1) == "QosRuleConflict"
+    await cloud.network.unbind_port(port["id"], SERVER)
+    assert (await cloud.admin.get(path))["port"]["binding:profile"] == {}
+    assert (await cloud.a.put("port", port["id"], qos_policy_id=None))["qos_policy_id"] is None
+    assert (await cloud.admin.get(path))["port"]["resource_request"] is None
+
+
+async def test_ports_have_the_policy_of_their_network_unless_they_have_their_own(cloud: Cloud) -> None:
+    gold, plain = await policy(cloud, egress=1000), await policy(cloud)
+    network = await cloud.a.make("network", qos_policy_id=gold["id"])
+    assert network["qos_policy_id"] == gold["id"]
+    port = await cloud.a.make("port", network_id=network["id"])
+    assert (port["qos_policy_id"], port["qos_network_policy_id"]) == (None, gold["id"])
+    await cloud.network.bind_port(port["id"], SERVER, "here")
+    (seen,) = await cloud.network.ports_of(SERVER)
+    assert seen.need is not None
+    assert await cloud.a.put("network", network["id"], 409, qos_policy_id=None) == "QosRuleConflict"
+    await cloud.network.unbind_port(port["id"], SERVER)
+    await cloud.a.put("port", port["id"], qos_policy_id=plain["id"])
+    await cloud.network.bind_port(port["id"], SERVER, "here")
+    (seen,) = await cloud.network.ports_of(SERVER)
+    assert seen.need is None
+    assert (await cloud.a.put("network", network["id"], 200, name="x"))["qos_policy_id"] == gold["id"]
+    await cloud.network.unbind_port(port["id"], SERVER)
+    await cloud.a.delete(f"/ports/{port['id']}")
+    await cloud.a.delete(f"/networks/{network['id']}")
+    await cloud.admin.delete(f"/qos/policies/{gold['id']}")
