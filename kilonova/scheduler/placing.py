@@ -12,7 +12,6 @@ from kilonova.db import build_requests
 from kilonova.db.database import Database
 from kilonova.db.placement import claims
 from kilonova.db.placement import hosts as placement_hosts
-from kilonova.db.placement.granted import providers_of_groups
 from kilonova.db.placement.layouts import layout_of, layouts_on
 from kilonova.db.placement.port_claims import add_group, drop_group
 from kilonova.db.placement.tables import provider_aggregates, providers
@@ -28,7 +27,6 @@ from kilonova.scheduler.decision import HostChoice
 from kilonova.scheduler.observed import Nobody, Observer
 from kilonova.scheduler.scheduler import Groupings, NoGroupings, Scheduler
 from kilonova.services.placement import Pin, Target
-from kilonova.shapes.accelerators import DeviceGroup
 from kilonova.shapes.host import Layout
 from kilonova.shapes.resources import (
     PORT_GROUP,
@@ -39,6 +37,7 @@ from kilonova.shapes.resources import (
     own_resources_of,
 )
 from kilonova.shapes.shape import shape_of
+from kilonova.shapes.trees import ResourceGroup
 
 log = structlog.get_logger(__name__)
 
@@ -170,8 +169,11 @@ class Placing:
     async def layout(self, consumer: str, host: str) -> Layout | None:
         return await self._database.read(lambda conn: layout_of(conn, consumer, host))
 
-    async def providers_of(self, server: str, groups: Mapping[int, DeviceGroup]) -> dict[int, str]:
-        return await self._database.read(lambda conn: providers_of_groups(conn, server, groups))
+    async def providers_of(self, server: str, groups: Mapping[int, ResourceGroup]) -> dict[int, str]:
+        held = await self._database.read(lambda conn: groups_held(conn, server))
+        if any(group.suffix not in held for group in groups.values()):
+            raise KilonovaError(f"Server {server} does not hold the devices that it asks for.")
+        return {number: held[group.suffix].provider for number, group in groups.items()}
 
     async def count_build(self, target: Target, *, failed: bool) -> None:
         await self._database.write(

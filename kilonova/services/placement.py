@@ -11,8 +11,8 @@ from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
 from kilonova.domain.network import PortNeed
-from kilonova.shapes.accelerators import DeviceGroup
 from kilonova.shapes.host import Layout
+from kilonova.shapes.trees import ResourceGroup
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,11 +73,11 @@ class PlacementService(Protocol):
         place of its own."""
         ...
 
-    async def providers_of(self, server: str, groups: Mapping[int, DeviceGroup]) -> dict[int, str]:
-        """From which of the resource providers that a server holds something of each group of devices comes.
+    async def providers_of(self, server: str, groups: Mapping[int, ResourceGroup]) -> dict[int, str]:
+        """The resource provider that serves each group of a server.
 
         Raises:
-            KilonovaError: it does not hold what the groups ask for.
+            KilonovaError: a group is served by none.
         """
         ...
 

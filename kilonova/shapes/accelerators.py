@@ -9,23 +9,14 @@ import msgspec
 
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.flavor import Flavor
+from kilonova.shapes import resources
+from kilonova.shapes.trees import ResourceGroup
 
 DEVICE_PROFILE = "accel:device_profile"
 """Extra spec of flavors with accelerators: the name of a device profile. Spec: EMP-09."""
 
 _KEY = re.compile(r"(?P<kind>resources|trait):(?P<name>[A-Z0-9_]+)$")
 _SUFFIX = "_device_profile_"
-
-
-class DeviceGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """A group of a device profile: all of it comes from one resource provider.
-
-    Args:
-        resources: amounts by resource class. required: traits that its provider must have.
-    """
-
-    resources: dict[str, int]
-    required: tuple[str, ...] = ()
 
 
 def profile_of(flavor: Flavor) -> str | None:
@@ -47,34 +38,21 @@ def with_groups(flavor: Flavor, groups: Sequence[Mapping[str, str]]) -> Flavor:
         for key, value in group.items():
             match = _KEY.match(key)
             if match is not None:
+                if match["kind"] == "resources" and not str(value).isdecimal():
+                    raise InvalidInput(f"Device profile {profile_of(flavor)} asks for {value!r} of {match['name']}.")
                 added[f"{match['kind']}{_SUFFIX}{number}:{match['name']}"] = str(value)
     changed = msgspec.structs.replace(flavor, extra_specs=flavor.extra_specs | added)
-    if not any(sum(group.resources.values()) for group in groups_of(changed).values()):
+    if not groups_of(changed):
         raise InvalidInput(f"Device profile {profile_of(flavor)} asks for no device.")
     return changed
 
 
-def groups_of(flavor: Flavor) -> dict[int, DeviceGroup]:
-    """The groups that `with_groups` has added, by number.
-
-    Raises:
-        InvalidInput: an amount is not a whole number.
-    """
-    found: dict[int, DeviceGroup] = {}
-    for key, value in sorted(flavor.extra_specs.items()):
-        kind, _, rest = key.partition(_SUFFIX)
-        number, _, name = rest.partition(":")
-        if not number.isdecimal():
-            continue
-        group = found.get(int(number)) or DeviceGroup(resources={})
-        if kind == "resources":
-            if not value.isdecimal():
-                raise InvalidInput(f"Device profile {profile_of(flavor)} asks for {value!r} of {name}.")
-            group = msgspec.structs.replace(group, resources=group.resources | {name: int(value)})
-        elif value == "required":
-            group = msgspec.structs.replace(group, required=(*group.required, name))
-        found[int(number)] = group
-    return found
+def groups_of(flavor: Flavor) -> dict[int, ResourceGroup]:
+    """The groups that `with_groups` has added and that ask for devices, by number."""
+    return {
+        int(group.suffix.removeprefix(_SUFFIX)): group
+        for group in resources.groups_of(flavor) if group.suffix.startswith(_SUFFIX)
+    }
 
 
 def requests_expected(flavor: Flavor) -> dict[int, int]:

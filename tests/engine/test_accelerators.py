@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import uuid as uuids
+
 import msgspec
 import pytest
+import sqlalchemy as sa
 from accelerated import asks_for, offer_devices
 from cyborg import FPGA
 from small_cloud import CONTEXT, FLAVOR, OPTIONS, SmallCloud, in_cloud
 from test_shelve_offload import is_offloaded, offload
 
+from kilonova.db import placement
+from kilonova.db.placement import Inventory
 from kilonova.domain.errors import KilonovaError, ServiceUnavailable, TryElsewhere
 from kilonova.domain.instance import BuildRequest
 from kilonova.domain.operation import OperationState
@@ -89,6 +94,22 @@ async def test_a_guest_has_the_devices_that_were_bound_for_it(cloud: SmallCloud,
     assert len(cloud.accelerators.arqs) == number
     assert cloud.events(uuid) == []
     assert [made.host_devices for _, name, made in cloud.guests_made if name == "create_disks"] == [()]
+
+
+@in_cloud()
+async def test_devices_are_bound_at_the_provider_below_the_host_that_serves_them(cloud: SmallCloud) -> None:
+    below, root = str(uuids.uuid4()), cloud.provider("host0")
+
+    def offer(conn: sa.Connection) -> None:
+        placement.create_provider(conn, below, "card", parent=root, now=1.0)
+        placement.set_inventories(conn, below, {FPGA: Inventory(total=1)})
+
+    await cloud.databases.api.write(offer)
+    uuid = await cloud.ask(wanted(cloud))
+    await cloud.until(lambda: cloud.server(uuid).vm_state is VmState.ACTIVE)
+    (arq,) = cloud.accelerators.of(uuid)
+    assert (arq["state"], arq["device_rp_uuid"]) == ("Bound", below)
+    assert len(devices(cloud, uuid)) == 1
 
 
 @pytest.mark.spec("RBD-50", "SHV-23", "PER-56")
