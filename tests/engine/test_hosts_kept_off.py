@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from small_cloud import SmallCloud, in_cloud
 
+from kilonova.cells import kept_off as kept_off_hosts
 from kilonova.cells.kept_off import KeptOffHosts
 from kilonova.cells.registry import Cell, Cells
 from kilonova.db import services
@@ -67,3 +69,30 @@ async def test_of_a_cell_that_cannot_be_read_what_was_read_last_holds() -> None:
     assert await kept_off() == {"h1", "h2"}
     two.hosts, one.hosts = None, []
     assert await kept_off() == {"h2"}
+
+
+class Slow(Answers):
+    """Answers when it is told to."""
+
+    def __init__(self, *hosts: str) -> None:
+        super().__init__(*hosts)
+        self.go, self.asked = asyncio.Event(), 0
+
+    async def read(self, unit: Callable[[Any], Any]) -> Any:
+        self.asked += 1
+        await self.go.wait()
+        return await super().read(unit)
+
+
+@pytest.mark.spec("HST-12")
+async def test_a_cell_that_is_slow_holds_up_no_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_off_hosts, "PATIENCE", 0.01)
+    one, two = Answers("h1"), Slow("h2")
+    cells: Any = [Cell(name, name, database) for name, database in (("one", one), ("two", two))]  # type: ignore[arg-type]
+    kept_off = KeptOffHosts(Cells(one, tuple(cells)))  # type: ignore[arg-type]
+    assert [await kept_off() for _ in range(3)] == [{"h1"}] * 3
+    assert two.asked == 1
+    two.go.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert await kept_off() == {"h1", "h2"}
