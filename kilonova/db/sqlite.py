@@ -240,7 +240,7 @@ def _connect_raw(path: str) -> sqlite3.Connection:
     try:
         for setting in (
             f"busy_timeout={OPEN_LIMIT_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON",
-            "cache_size=-16000", "busy_timeout=0",
+            "cache_size=-12000", "busy_timeout=0",
         ):
             raw.execute(f"PRAGMA {setting}")
     except sqlite3.Error:

@@ -195,6 +195,20 @@ FILTERS: list[tuple[str, str, int, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.spec("API-620")
+async def test_letters_are_found_in_names_as_they_are_written(cloud: ComputeCloud) -> None:
+    for name in ("Web-1", "web-1", "web_2 a", "w"):
+        await cloud.boot(display_name=name)
+    found = {
+        asked: set(await names(cloud, f"name={asked}"))
+        for asked in ("eb-1", "web", "WEB", "b_2 a", "^Web-1$", "w.b", "")
+    }
+    assert found == {
+        "eb-1": {"Web-1", "web-1"}, "web": {"web-1", "web_2 a"}, "WEB": set(), "b_2 a": {"web_2 a"},
+        "^Web-1$": {"Web-1"}, "w.b": {"web-1", "web_2 a"}, "": {"Web-1", "web-1", "web_2 a", "w"},
+    }
+
+
 @pytest.mark.spec("API-620", "API-622", "API-505", "API-526", "API-573", "API-583", "API-590", "API-016")
 @pytest.mark.parametrize(("query", "audience", "since", "fields"), FILTERS)
 async def test_filters(

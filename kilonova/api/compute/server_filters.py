@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +31,8 @@ JOINS = frozenset({
     "block_device_mapping", "services", "metadata", "system_metadata", "info_cache", "security_groups", "pci_devices"
 })
 """Names that no filter may have. Spec: API-621."""
+
+_LITERAL = re.compile(r"[\w -]+", re.ASCII)
 
 _columns = instances.c
 
@@ -94,9 +97,16 @@ def _matching(field: str, value: Callable[[Instance], Any] | None = None) -> Any
             found = read(instance)
             return found is not None and search(_text(found))
 
-        return Filter(matches)
+        return Filter(matches, None if value else _containing(field, text))
 
     return make
+
+
+def _containing(field: str, text: str) -> sa.ColumnElement[bool] | None:
+    """The same as SQL, if a column has the field and the expression means no more than its letters."""
+    if field not in _columns or not isinstance(_columns[field].type, sa.String) or not _LITERAL.fullmatch(text):
+        return None
+    return sa.func.replace(_columns[field], text, "") != _columns[field]  # LIKE heeds case here and not there
 
 
 def _text(value: Any) -> str:
