@@ -17,6 +17,7 @@ from kilonova.agent.image_cache import ImageCacheOptions
 from kilonova.domain.errors import InvalidInput
 from kilonova.embedded.shares import ShareOptions
 from kilonova.imaging.signatures import SignatureOptions
+from kilonova.metadata.vendor_data import VendorDataOptions
 from kilonova.notifications.options import NotificationOptions
 from kilonova.operations.consoles import ConsoleOptions
 from kilonova.operations.options import OperationOptions
@@ -173,6 +174,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shares: ShareOptions = ShareOptions()
     pci: PciOptions = PciOptions()
     accelerator: AcceleratorOptions = AcceleratorOptions()
+    vendor_data: VendorDataOptions = VendorDataOptions()
     metrics: MetricsOptions = MetricsOptions()
     tracing: TracingOptions = TracingOptions()
 

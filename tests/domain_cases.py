@@ -93,6 +93,14 @@ def vif(number: int, **changes: object) -> Vif:
     return Vif(**(values | changes))  # type: ignore[arg-type]
 
 
+def port(number: int, vnic_type: str, **changes: object) -> Vif:
+    """An interface that is a PCI device."""
+    values: dict[str, object] = {
+        "vnic_type": vnic_type, "vif_type": "hw_veb", "bridge": "", "profile": {"pci_slot": f"0000:82:02.{number}"},
+    }
+    return vif(number, **(values | changes))
+
+
 GUESTS: dict[str, tuple[Virt, Guest]] = {
     "plain": ("qemu", guest(vifs=(vif(1),), config_drive=True)),
     "kvm": ("kvm", guest(vcpus=4, memory_mib=4096, vifs=(vif(1), vif(2, mtu=9000)))),
@@ -162,6 +170,13 @@ GUESTS: dict[str, tuple[Virt, Guest]] = {
         properties={"kernel_id": "k", "ramdisk_id": "r"}, rescue=Image(id="rescue", properties={"kernel_id": "k2"}),
     )),
     "usb": ("qemu", guest(properties={"hw_disk_bus": "usb"})),
+    "ports": ("kvm", guest(
+        vifs=(
+            port(1, "direct", vlan=100), port(2, "direct"), port(3, "macvtap", vlan=101), port(4, "macvtap"),
+            port(5, "direct-physical"),
+        ),
+        properties={"hw_vif_model": "e1000e"}, host_devices=(HostDevice("0000:81:00.1"),),
+    )),
 }
 
 
@@ -172,6 +187,7 @@ def domains(virt: Virt | None = None) -> dict[str, Domain]:
             host=capabilities(virt or own, divided=name == "bare"), installation="9b2f6f7e",
             cache="writeback" if name == "usb" else "none",
             vnc_listen="127.0.0.1" if name != "kvm" else "10.0.0.5", spice=name in ("kvm", "touched"),
+            netdev_of=lambda address: f"eth{address[-1]}",
         ).describe(one, FILES)
         for name, (own, one) in GUESTS.items()
     }

@@ -10,6 +10,7 @@ GPU_CLASS = "CUSTOM_PCI_10DE_1DB6"
 SPECS = (
     DeviceSpec(vendor_id="10de", product_id="1db6"),
     DeviceSpec(address="0000:81:*.*", resource_class="CUSTOM_NIC", traits=("CUSTOM_FAST",)),
+    DeviceSpec(address="0000:82:*.*", physical_network="physnet1"),
 )
 GPUS = tuple(
     PciDevice(address=f"0000:{bus}:00.0", vendor_id="10de", product_id="1db6", numa_cell=cell)
@@ -21,6 +22,14 @@ FUNCTIONS = tuple(
               parent=CARD.address, numa_cell=0)
     for n in range(2)
 )
+PORT_CARD = PciDevice(address="0000:82:00.0", vendor_id="8086", product_id="1572", device_type="type-PF", numa_cell=0)
+PORT_FUNCTIONS = tuple(
+    PciDevice(address=f"0000:82:02.{n}", vendor_id="8086", product_id="154c", device_type="type-VF",
+              parent=PORT_CARD.address, numa_cell=n % 2)
+    for n in range(4)
+)
+"""For ports on a physical network."""
+PORT_CLASS = "CUSTOM_PCI_8086_154C"
 OTHER = PciDevice(address="0000:00:1f.2", vendor_id="8086", product_id="a102")
 """Not for guests."""
 ALIASES = (

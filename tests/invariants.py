@@ -25,6 +25,7 @@ from kilonova.hypervisor.fake import FakeGuest
 from kilonova.shapes.accelerators import profile_of, with_groups
 from kilonova.shapes.host import Layout
 from kilonova.shapes.pci import with_devices
+from kilonova.shapes.port_devices import by_port
 from kilonova.shapes.resources import PORT_GROUP, resources_of
 from kilonova.shapes.shape import shape_of
 
@@ -206,6 +207,8 @@ def violations(cloud: Cloud, *, secret: bytes = b"s3cret-pass") -> list[str]:
             found.append(f"port {port.id} of {port.device_id} is bound to {port.host}, its server is on {owner.host}")
     owners = {(port.device_id, port.id) for port in cloud.ports}
     found += [f"{uuid} holds something for port {port}" for uuid, port in cloud.served - owners]
+    devices = {(one.instance, port) for one in cloud.layouts for port in by_port(one.layout.devices)}
+    found += [f"{uuid} holds a device for port {port}" for uuid, port in devices - owners]
     found += [f"allocation of {uuid} is nobody's" for uuid in cloud.claims if uuid not in alive]
     found += [f"build request {r.instance.uuid} still waits" for r in cloud.waiting
               if r.instance.uuid not in rejected]
@@ -266,16 +269,27 @@ def wrong_places(placed: list[PlacedOn], servers: Iterable[Instance], guests: Gu
             continue
         place, needed = held.get(server.uuid), False
         if server.host is not None:  # one that is shelved away is nowhere
-            needed = shape_of(server.flavor, server.image).needs_place
+            needed = shape_of(server.flavor, server.image).needs_place or any(
+                vif.is_device for vif in server.network_info
+            )
         if (place is not None) != needed:
             yield f"server {server.uuid} needs {'a' if needed else 'no'} place and has {place}"
+        own = {port: one.address for port, one in by_port(place.devices if place is not None else ()).items()}
+        listed = {vif.id: vif.address for vif in server.network_info if vif.is_device and server.host is not None}
+        if own != listed:
+            yield f"server {server.uuid} holds devices of ports {own}, its record has {listed}"
         guest = guests.get(server.host or "", {}).get(server.uuid)
         if guest is None or guest.power_state is not PowerState.RUNNING:
             continue
-        if guest.layout != (place if place is not None and place.places else None):
+        if _without_devices(guest.layout) != _without_devices(place):
             yield f"server {server.uuid} has place {place}, its guest runs on {guest.layout}"
         if _addresses(guest) - ACCELERATORS != (_devices(place) if place is not None else set()):
             yield f"server {server.uuid} has place {place}, its guest has {guest.host_devices}"
+
+
+def _without_devices(place: Layout | None) -> Layout | None:
+    """Devices of ports come and go while the guest is there."""
+    return msgspec.structs.replace(place, devices=()) if place is not None and place.places else None
 
 
 def _addresses(guest: FakeGuest) -> set[str]:

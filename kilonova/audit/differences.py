@@ -28,6 +28,8 @@ class Kind(StrEnum):
     ALLOCATION_DIFFERS = "allocation-differs"
     DEVICE_NOT_ITS_OWN = "device-not-its-own"
     DEVICE_MISSING = "device-missing"
+    PORT_DEVICE_LEFT = "port-device-left"
+    PORT_DEVICE_MISSING = "port-device-missing"
     USED_COUNTER = "used-counter"
     PORT_WITHOUT_SERVER = "port-without-server"
     PORT_MISSING = "port-missing"
@@ -63,6 +65,7 @@ HEALS: dict[Kind, str] = {
     Kind.CONSOLE_TOKEN_WITHOUT_SERVER: "revoked",
     Kind.NOTIFICATION_WITHOUT_SINK: "those that are older than `notifications.retention` are given up",
     Kind.ALLOCATION_WITHOUT_SERVER: "given back",
+    Kind.PORT_DEVICE_LEFT: "given back",
     Kind.USED_COUNTER: "counted anew from the allocations",
     Kind.PORT_WITHOUT_SERVER: "deleted, or unbound if a user made it",
     Kind.ACCELERATOR_REQUEST_LEFT: "deleted at the accelerator service",
@@ -85,6 +88,7 @@ ADVICE: dict[Kind, str] = {
     Kind.ALLOCATION_DIFFERS: "correct the allocation in placement, or move the server",
     Kind.DEVICE_NOT_ITS_OWN: "reboot the server hard: its guest is started with the devices that are its own",
     Kind.DEVICE_MISSING: "reboot the server hard: its guest is started with the devices that are its own",
+    Kind.PORT_DEVICE_MISSING: "detach the port from the server and attach it again, or delete the server",
     Kind.PORT_MISSING: "detach the interface from the server, or delete the server",
     Kind.PORT_ON_OTHER_HOST: "bind the port to the host of its server",
     Kind.ACCELERATOR_REQUEST_MISSING: "shelve and unshelve the server, which asks for its devices anew, or delete it",

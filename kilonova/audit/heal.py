@@ -22,6 +22,7 @@ from kilonova.db import build_requests, console_tokens, instances, secrets
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.db.outbox import api_outbox, cell_outbox
 from kilonova.db.placement import claims
+from kilonova.db.placement.port_devices import drop_device
 from kilonova.db.placement.tables import allocations, inventories, providers, touch
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import Conflict, InstanceNotFound, KilonovaError
@@ -33,6 +34,7 @@ from kilonova.engine.operation import Tx
 from kilonova.operations.place import PLACE, PlaceServer
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER, RemoveLeftover
 from kilonova.operations.tidy import TIDY, TidyServer
+from kilonova.shapes.port_devices import PORT
 
 UNFINISHED = (
     TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.BLOCK_DEVICE_MAPPING, TaskState.SPAWNING,
@@ -87,6 +89,7 @@ class Healer:
             Kind.SECRET_WITHOUT_SERVER: self._forget_secrets,
             Kind.CONSOLE_TOKEN_WITHOUT_SERVER: self._revoke_tokens,
             Kind.NOTIFICATION_WITHOUT_SINK: self._drop_notifications,
+            Kind.PORT_DEVICE_LEFT: self._drop_device,
             Kind.USED_COUNTER: self._count_anew,
             Kind.PORT_WITHOUT_SERVER: self._release_ports,
             Kind.ACCELERATOR_REQUEST_LEFT: self._discard_request,
@@ -185,6 +188,15 @@ class Healer:
         database = self._cells.api if name == "api" else self._cells.named(name).database
         before = self._clock.now() - self._retention
         await database.write(lambda conn: outbox.abandon(conn, sink, before))
+
+    async def _drop_device(self, difference: Difference) -> None:
+        """An attach of the port that begins now holds another, or waits for this to be over."""
+        server, _, port_id = difference.object.partition("/")
+        active = await self._looker.active(server)
+        record = await self._record(server)
+        if active or (record is not None and any(vif.id == port_id for vif in record.network_info)):
+            raise Conflict(f"Server {server} is being changed, or has port {port_id} now.")
+        await self._cells.api.write(lambda conn: drop_device(conn, server, PORT + port_id))
 
     async def _count_anew(self, difference: Difference) -> None:
         provider, _, resource_class = difference.object.partition("/")

@@ -88,10 +88,13 @@ def options(config: msgspec.Struct, section: str = "") -> Iterator[Option]:
 
 
 def _meanings(tree: type) -> dict[str, str]:
-    """The texts that stand below the fields of a class, by field."""
+    """The texts that stand below the fields of a class and of those that it extends, by field."""
+    if tree is msgspec.Struct:
+        return {}
+    assert tree.__base__ is not None
+    found = _meanings(tree.__base__)
     parsed = ast.parse(inspect.getsource(tree)).body[0]
     assert isinstance(parsed, ast.ClassDef)
-    found = {}
     for before, after in zip(parsed.body, parsed.body[1:], strict=False):
         if (
             isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name)

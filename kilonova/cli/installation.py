@@ -51,6 +51,7 @@ def directory(data_dir: Path | None) -> Path:
 
 def configuration(data_dir: Path | None, overrides: dict[str, object] | None = None) -> Config:
     """The configuration of an installation: its own file, the environment, the command line."""
+    from kilonova.cli import plain_structlog  # noqa: F401 - before the configuration, whose modules write logs
     from kilonova.config import load
 
     base = directory(data_dir)

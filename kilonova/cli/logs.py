@@ -25,7 +25,7 @@ def log_to(stream: TextIO, level: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    written: list[Processor] = [structlog.dev.ConsoleRenderer()]
+    written: list[Processor] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     if not stream.isatty():
         written = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

@@ -58,7 +58,9 @@ def serve_role(role: str, config: Config, *, json: bool) -> None:
     import uvloop
 
     from kilonova.cli.logs import log_to
+    from kilonova.roles import allocator
 
+    allocator.give_back_large_blocks()
     log_to(sys.stderr, config.log_level)
     uvloop.run(_until_stopped(role, config, json=json))
 

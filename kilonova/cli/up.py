@@ -51,7 +51,9 @@ def _serve(config: Config, announcer: Announcer) -> None:
     import uvloop
 
     from kilonova.cli.logs import log_to
+    from kilonova.roles import allocator
 
+    allocator.give_back_large_blocks()
     log_to(sys.stderr, config.log_level)
     uvloop.run(_until_stopped(config, announcer))
 

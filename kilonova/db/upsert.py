@@ -18,7 +18,7 @@ def insert_new(conn: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> 
 
 
 def insert_missing(conn: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
-    """Insert a row of a table without numbers. Returns False if its key is taken."""
+    """Insert a row of a table without numbers. Returns False if its key, or another unique value of it, is taken."""
     statement = _insert(conn, table).values(**row).on_conflict_do_nothing().returning(*table.primary_key)
     return conn.execute(statement).first() is not None
 

@@ -134,6 +134,13 @@ class PortResourcesNotFree(InvalidInput):
         super().__init__(f"Host {host} has not enough left of the resources that port {port} asks for.")
 
 
+class PortDeviceNotFree(InvalidInput):
+    """why: a sentence, or what would be one. Spec: IFC-18."""
+
+    def __init__(self, port: str, host: str, why: str) -> None:
+        super().__init__(f"Host {host} has no PCI device for port {port}: {why.rstrip('.')}.")
+
+
 class InstanceInvalidState(Conflict):
     """Spec: API-062."""
 

@@ -10,6 +10,8 @@ from kilonova.domain.network import PortNeed, RequestedNetwork, Vif
 from kilonova.domain.share import ShareMapping
 from kilonova.domain.states import PowerState, TaskState, VmState
 
+BOOT_ROLES = "boot_roles"
+"""In the system metadata of an instance: roles of who asked for it, with commas between them. Spec: BLD-83."""
 GUEST_PASSWORD = "password"
 """In the system metadata of an instance: what the guest has told of its password, encrypted by the guest."""
 

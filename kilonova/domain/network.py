@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
+
+from kilonova.domain.pci import DeviceType, NumaPolicy
+
+DeviceVnic = Literal["direct", "macvtap", "direct-physical"]
+"""Types of ports that are a PCI device of the host: a virtual function that the guest has for itself, one behind a
+device of its own, and a whole card."""
+DEVICE_OF: dict[str, DeviceType] = {"direct": "type-VF", "macvtap": "type-VF", "direct-physical": "type-PF"}
+"""What each of them is."""
+PCI_SLOT, PCI_VENDOR, PHYSICAL_NETWORK = "pci_slot", "pci_vendor_info", "physical_network"
+"""Keys of a binding's profile that tell which device the port is."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -38,6 +48,7 @@ class Vif(msgspec.Struct, frozen=True, kw_only=True):
         id: the port. devname: name of the tap device on the host.
         bridge: the bridge on the host that the tap joins ("" with the fake driver).
         mtu: bytes. active: the network service has wired it.
+        vlan: the tag of its frames on the physical network, None for none.
     """
 
     id: str
@@ -54,14 +65,44 @@ class Vif(msgspec.Struct, frozen=True, kw_only=True):
     preserve_on_delete: bool = False
     tag: str | None = None
     profile: dict[str, Any] = {}
+    vlan: int | None = None
+
+    @property
+    def is_device(self) -> bool:
+        """Whether it is a PCI device of the host."""
+        return self.vnic_type in DEVICE_OF
+
+    @property
+    def address(self) -> str:
+        """Of its PCI device, for example `0000:81:02.1`; "" without one."""
+        return str(self.profile.get(PCI_SLOT, "")) if self.is_device else ""
+
+
+class PortDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """The PCI device that a port is to be. numa_policy: where it is beside the guest, None as flavor and image say."""
+
+    vnic_type: DeviceVnic
+    physical_network: str
+    numa_policy: NumaPolicy | None = None
+
+
+class BoundDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """The PCI device that a port is. address: for example `0000:81:02.1`. vendor_id, product_id: four hexadecimal
+    digits each."""
+
+    address: str
+    vendor_id: str
+    product_id: str
+    physical_network: str
 
 
 class PortNeed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a port asks of its host: amounts of resource classes, of one provider with these traits."""
+    """What a port asks of its host: amounts of resource classes, of one provider with these traits, and a device."""
 
     port_id: str
-    resources: dict[str, int]
+    resources: dict[str, int] = {}
     traits: tuple[str, ...] = ()
+    device: PortDevice | None = None
 
 
 class RequestedNetwork(msgspec.Struct, frozen=True, kw_only=True):

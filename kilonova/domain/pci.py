@@ -20,6 +20,7 @@ class DeviceMatch(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         vendor_id, product_id: four hexadecimal digits each. traits: the device has all of them.
+        physical_network: the one that it leads to; empty for devices that lead to none.
     """
 
     vendor_id: str = ""
@@ -27,10 +28,12 @@ class DeviceMatch(msgspec.Struct, frozen=True, kw_only=True):
     device_type: DeviceType | None = None
     resource_class: str = ""
     traits: tuple[str, ...] = ()
+    physical_network: str = ""
 
 
 class DeviceRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Devices that were asked for by one alias, as the alias was defined then. matches: any of them will do."""
+    """Devices that were asked for by one alias, as the alias was defined then, or by a port. matches: any of them will
+    do."""
 
     alias: str
     count: int

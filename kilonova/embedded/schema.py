@@ -6,7 +6,7 @@ from kilonova.db.schema import API, CELL
 from kilonova.db.upgrade import Schema
 from kilonova.embedded.identity.schema import IDENTITY
 from kilonova.embedded.image.schema import IMAGE
-from kilonova.embedded.network.qos_schema import NETWORK
+from kilonova.embedded.network.physical_schema import NETWORK
 from kilonova.engine.host import host_metadata
 
 __all__ = ["API", "CELL", "HOST", "IDENTITY", "IMAGE", "NETWORK", "SCHEMAS"]

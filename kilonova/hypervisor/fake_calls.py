@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from kilonova.domain.clock import Clock
-from kilonova.domain.errors import NotFound
+from kilonova.domain.errors import NotFound, TryElsewhere
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.fake_state import FakeGuest, FakeHypervisor
+from kilonova.hypervisor.guest import HostDevice
 
 ON = (PowerState.RUNNING, PowerState.PAUSED)
 
@@ -36,6 +37,16 @@ class FakeCalls:
         if not guest.disks:
             raise NotFound(f"Guest {uuid} has no disks on host {self.hypervisor.host}.")
         return guest
+
+    def _need_devices(self, uuid: str, *devices: HostDevice) -> None:
+        """A device is there, and no other guest that is on has it."""
+        there = {device.address for device in self.hypervisor.devices}
+        on = [one for one in self.hypervisor.guests.values() if one.power_state in ON and one.uuid != uuid]
+        for device in devices:
+            user = next((other.uuid for other in on if device in other.host_devices), None)
+            if device.address not in there or user is not None:
+                why = f"is used by guest {user}" if user is not None else "does not exist"
+                raise TryElsewhere(f"PCI device {device.address} of host {self.hypervisor.host} {why}.")
 
     def _power(self, guest: FakeGuest, state: PowerState) -> None:
         if state in ON and guest.power_state not in ON:

@@ -6,7 +6,7 @@ from kilonova.domain.errors import DeviceDetachFailed
 from kilonova.domain.network import Vif
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.fake_calls import FakeCalls
-from kilonova.hypervisor.guest import Guest
+from kilonova.hypervisor.guest import Guest, HostDevice
 
 
 class FakeInterfaceCalls(FakeCalls):
@@ -28,7 +28,9 @@ class FakeInterfaceCalls(FakeCalls):
         await self._call("attach_interface")
         record = self._existing(guest.uuid)
         if vif.devname not in record.devnames:
+            self._need_devices(guest.uuid, *_device(vif))
             record.devnames = (*record.devnames, vif.devname)
+            record.host_devices = (*record.host_devices, *_device(vif))
             self.hypervisor.keep(record)
 
     async def detach_interface(self, uuid: str, vif: Vif) -> None:
@@ -38,4 +40,9 @@ class FakeInterfaceCalls(FakeCalls):
             raise DeviceDetachFailed(vif.devname, uuid, "the guest does not let go of it.")
         if vif.devname in record.devnames:
             record.devnames = tuple(d for d in record.devnames if d != vif.devname)
+            record.host_devices = tuple(d for d in record.host_devices if d not in _device(vif))
             self.hypervisor.keep(record)
+
+
+def _device(vif: Vif) -> tuple[HostDevice, ...]:
+    return (HostDevice(vif.address),) if vif.address else ()

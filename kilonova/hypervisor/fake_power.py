@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kilonova.domain.errors import KilonovaError, NotFound, TryElsewhere
+from kilonova.domain.errors import KilonovaError, NotFound
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.fake_calls import ON, FakeCalls
 from kilonova.hypervisor.fake_state import FakeGuest
@@ -28,16 +28,6 @@ class FakePowerCalls(FakeCalls):
             if share.directory in self.hypervisor.faults.absent:
                 raise lacks_share(self.hypervisor.host, share)
 
-    def _need_devices(self, guest: Guest) -> None:
-        """A device is there, and no other guest that is on has it."""
-        there = {device.address for device in self.hypervisor.devices}
-        on = [one for one in self.hypervisor.guests.values() if one.power_state in ON and one.uuid != guest.uuid]
-        for device in guest.host_devices:
-            user = next((other.uuid for other in on if device in other.host_devices), None)
-            if device.address not in there or user is not None:
-                why = f"is used by guest {user}" if user is not None else "does not exist"
-                raise TryElsewhere(f"PCI device {device.address} of host {self.hypervisor.host} {why}.")
-
     def _start(self, guest: Guest, state: PowerState = PowerState.RUNNING) -> None:
         """Start a guest from the disks that it is to boot from; one that runs goes on as it is."""
         record = self._existing(guest.uuid)
@@ -45,7 +35,7 @@ class FakePowerCalls(FakeCalls):
             raise NotFound(f"Guest {guest.uuid} has no rescue disk on host {self.hypervisor.host}.")
         if not record.defined or record.power_state not in ON:
             self._need_shares(guest)
-            self._need_devices(guest)
+            self._need_devices(guest.uuid, *guest.host_devices, *guest.port_devices)
             define(record, guest)
             record.rescued = guest.rescue is not None
             record.rescue = guest.rescue.id if guest.rescue is not None else None
@@ -127,5 +117,7 @@ class FakePowerCalls(FakeCalls):
 def define(record: FakeGuest, guest: Guest) -> None:
     """The hypervisor knows the guest with the shape that it is given now. Raises KilonovaError, InvalidInput."""
     checked_shape(guest)
-    record.layout, record.shares, record.host_devices = guest.layout, guest.shares, guest.host_devices
+    record.layout, record.shares, record.host_devices = (
+        guest.layout, guest.shares, (*guest.host_devices, *guest.port_devices)
+    )
     record.defined, record.vcpus, record.memory_mib = True, guest.vcpus, guest.memory_mib

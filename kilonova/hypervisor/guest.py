@@ -36,6 +36,8 @@ class GuestMetadata(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[InjectedFile, ...] = ()
     vifs: tuple[Vif, ...] = ()
     root_device_name: str = "/dev/vda"
+    boot_roles: str = ""
+    """Roles of who asked for the server, with commas between them; nothing that the guest is told."""
 
 
 class GuestShare(msgspec.Struct, frozen=True):
@@ -63,6 +65,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
         trusted_certs: ids of certificates that the image's signature must be checked against.
         rescue: the image of a rescue disk that the guest boots from, with its own disks beside it; None for its own.
         layout: which CPUs, NUMA cells and pages of the host it has, None for a guest without a place of its own.
+        host_devices: PCI devices that it has beside those that its interfaces are.
     """
 
     uuid: str
@@ -86,6 +89,11 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     block_devices: tuple[BlockDevice, ...] = ()
     shares: tuple[GuestShare, ...] = ()
     host_devices: tuple[HostDevice, ...] = ()
+
+    @property
+    def port_devices(self) -> tuple[HostDevice, ...]:
+        """The PCI devices that its interfaces are."""
+        return tuple(HostDevice(vif.address) for vif in self.vifs if vif.address)
 
     @property
     def blank_disks(self) -> tuple[BlankDisk, ...]:

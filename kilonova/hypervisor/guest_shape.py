@@ -26,4 +26,10 @@ def checked_shape(guest: Guest) -> Shape:
         raise KilonovaError(
             f"Instance {guest.uuid} has none of the PCI devices that it was built with.", hint="resize it, or delete it"
         )
+    lost = next((vif.id for vif in guest.vifs if vif.is_device and not vif.address), None)
+    if lost is not None:
+        raise KilonovaError(
+            f"Port {lost} of instance {guest.uuid} has no PCI device of its host.",
+            hint="detach it and attach it again",
+        )
     return shape

@@ -15,27 +15,31 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 import msgspec
-import pycdlib
 
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.instance import InjectedFile
 from kilonova.hypervisor.guest import GuestMetadata
 from kilonova.metadata import ec2, openstack
+from kilonova.metadata.document import NO_VENDOR_DATA
 
 LABEL = "config-2"
 """The volume label by which guests find the drive."""
 
 
-def build_iso(metadata: GuestMetadata, path: Path, *, random: openstack.Random = secrets.token_bytes) -> None:
+def build_iso(
+    metadata: GuestMetadata, path: Path, *, vendor: openstack.VendorDocuments = NO_VENDOR_DATA,
+    random: openstack.Random = secrets.token_bytes,
+) -> None:
     """Write the drive at `path`, whole or not at all. It may hold a password: only the owner can read it.
 
     Args:
+        vendor: what the operator tells this guest.
         random: gives the bytes of `random_seed`.
 
     Raises:
         InvalidInput: the content of an injected file is not base64. Spec: BLD-01, BLD-02.
     """
-    image = _image(drive_files(metadata, random))
+    image = _image(drive_files(metadata, random, vendor))
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -47,7 +51,9 @@ def build_iso(metadata: GuestMetadata, path: Path, *, random: openstack.Random =
         Path(partial).unlink(missing_ok=True)
 
 
-def drive_files(metadata: GuestMetadata, random: openstack.Random) -> dict[str, bytes]:
+def drive_files(
+    metadata: GuestMetadata, random: openstack.Random, vendor: openstack.VendorDocuments = NO_VENDOR_DATA
+) -> dict[str, bytes]:
     """Path and content of each file of the drive.
 
     The drive is the one way by which injected files and the administrator's password reach a guest.
@@ -61,7 +67,7 @@ def drive_files(metadata: GuestMetadata, random: openstack.Random) -> dict[str, 
         known = openstack.LATEST if version == "latest" else version
         for name in openstack.documents(metadata, known):
             if name != openstack.PASSWORD:
-                files[f"openstack/{version}/{name}"] = openstack.document(metadata, known, name, random)
+                files[f"openstack/{version}/{name}"] = openstack.document(metadata, known, name, random, vendor)
         private = msgspec.structs.replace(
             openstack.meta_data(metadata, known, random),
             files=listed or msgspec.UNSET,
@@ -84,6 +90,8 @@ def _content(file: InjectedFile) -> bytes:
 
 def _image(files: dict[str, bytes]) -> bytes:
     """ISO 9660 allows eight capital letters, so its own names are numbers; guests see the other two kinds."""
+    import pycdlib  # here: most servers have no config drive, and it takes 2 MiB
+
     iso = pycdlib.PyCdlib()
     iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=LABEL)
     try:

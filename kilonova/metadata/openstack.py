@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -18,13 +19,15 @@ LATEST = VERSIONS[-1]
 PASSWORD = "password"
 """Where a guest posts the password it has made, encrypted. A place of the service, never a file."""
 
+VENDOR_DATA, DYNAMIC_VENDOR_DATA = "vendor_data.json", "vendor_data2.json"
+
 SINCE = {
     "meta_data.json": "2012-08-10",
     "user_data": "2012-08-10",
     PASSWORD: "2013-04-04",
-    "vendor_data.json": "2013-10-17",
+    VENDOR_DATA: "2013-10-17",
     "network_data.json": "2015-10-15",
-    "vendor_data2.json": "2016-10-06",
+    DYNAMIC_VENDOR_DATA: "2016-10-06",
 }
 """Each document and the version that brought it."""
 SINCE_RANDOM_SEED = "2013-04-04"
@@ -35,6 +38,13 @@ SEED_BYTES = 512
 
 Random = Callable[[int], bytes]
 """Gives that many random bytes."""
+
+
+class VendorDocuments(msgspec.Struct, frozen=True):
+    """What the operator tells a guest. static: `vendor_data.json`. dynamic: `vendor_data2.json`."""
+
+    static: dict[str, Any] = {}
+    dynamic: dict[str, Any] = {}
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -88,7 +98,7 @@ def documents(metadata: GuestMetadata, version: str) -> list[str]:
     ]
 
 
-def document(metadata: GuestMetadata, version: str, name: str, random: Random) -> bytes:
+def document(metadata: GuestMetadata, version: str, name: str, random: Random, vendor: VendorDocuments) -> bytes:
     """One document by a name that `documents` gave."""
     match name:
         case "meta_data.json":
@@ -97,8 +107,10 @@ def document(metadata: GuestMetadata, version: str, name: str, random: Random) -
             return msgspec.json.encode(network_data(metadata.vifs))
         case "user_data":
             return base64.b64decode(metadata.user_data or "")
-        case "vendor_data.json" | "vendor_data2.json":
-            return b"{}"
+        case "vendor_data.json":
+            return msgspec.json.encode(vendor.static)
+        case "vendor_data2.json":
+            return msgspec.json.encode(vendor.dynamic)
         case "password":
             return metadata.told_password.encode()
         case _:

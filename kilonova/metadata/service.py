@@ -20,7 +20,8 @@ import structlog
 
 from kilonova.domain.errors import KilonovaError
 from kilonova.hypervisor.guest import GuestMetadata
-from kilonova.metadata.document import is_password, render
+from kilonova.metadata.document import is_dynamic_vendor_data, is_password, render
+from kilonova.metadata.vendor_data import VendorData
 
 log = structlog.get_logger(__name__)
 
@@ -57,15 +58,18 @@ class MetadataService:
     Args:
         instance_at: usually `EmbeddedNetwork.instance_at`. lookup: None for an instance that is not known.
         keep: where a password goes that a guest tells.
+        vendor: what the operator tells guests.
         address, port: where to listen on each bridge.
     """
 
     def __init__(
-        self, instance_at: InstanceAt, lookup: Lookup, keep: Keep, *, address: str = ADDRESS, port: int = PORT
+        self, instance_at: InstanceAt, lookup: Lookup, keep: Keep, vendor: VendorData, *, address: str = ADDRESS,
+        port: int = PORT,
     ) -> None:
         self._instance_at = instance_at
         self._lookup = lookup
         self._keep = keep
+        self._vendor = vendor
         self._where = (address, port)
         self._servers: dict[str, list[asyncio.Server]] = {}
         self._connections: dict[str, set[asyncio.Task[None]]] = {}
@@ -142,10 +146,13 @@ class MetadataService:
             metadata = await self._lookup(instance) if instance else None
             if method == "POST" and metadata is not None:
                 return await self._take_password(metadata.instance_uuid, head, reader)
+            vendor = self._vendor.fixed
+            if metadata is not None and is_dynamic_vendor_data(path):
+                vendor = await self._vendor.of(metadata)
         except KilonovaError as error:
             log.warning("metadata cannot be told now", network=network_id, error=str(error))
             return 503, b"Service Unavailable"
-        body = render(metadata, path) if metadata and method == "GET" else None
+        body = render(metadata, path, vendor=vendor) if metadata and method == "GET" else None
         return (404, b"Not Found") if body is None else (200, body)
 
     async def _take_password(

@@ -49,7 +49,7 @@ def _begin(tx: Tx, run: Run[AttachInterface]) -> None:
 
 
 async def _make_port(env: Environment, run: Run[AttachInterface]) -> Made:
-    """Spec: IFC-29."""
+    """What the port asks for is claimed before it is bound. Spec: IFC-28, IFC-29."""
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
     wanted, host, zone = run.request.wanted, run.output(Host).host, instance.availability_zone or ""
     if wanted.port_id is not None:

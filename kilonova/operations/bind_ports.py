@@ -19,6 +19,7 @@ from kilonova.engine.operation import Here, NoUndo, Operation, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
 from kilonova.operations.interface_refresh import refresh_interfaces
+from kilonova.operations.port_resources import needs_of, tell_ports
 from kilonova.services.network import PortSummary
 
 log = structlog.get_logger(__name__)
@@ -53,6 +54,7 @@ async def _bind(env: Environment, run: Run[BindPorts]) -> None:
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
     zone = instance.availability_zone or ""
     await env.networks.go_to_host(run.subject, run.request.host, availability_zone=zone)
+    await tell_ports(env, run.subject, await needs_of(env, run.subject))
 
 
 async def _refresh(env: Environment, run: Run[BindPorts]) -> None:

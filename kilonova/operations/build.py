@@ -44,6 +44,7 @@ from kilonova.operations.records import fail, give_back, settle
 from kilonova.operations.wiring import wired_events
 from kilonova.services.placement import Target
 from kilonova.shapes.host import Layout
+from kilonova.shapes.port_devices import with_own_devices
 
 BUILD_TASKS = (
     TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.BLOCK_DEVICE_MAPPING, TaskState.SPAWNING, None,
@@ -175,7 +176,8 @@ async def _allocate(env: Environment, run: Run[BuildServer]) -> Allocated:
     target = _target(run)
     vifs = await allocate(env.networks, run.request.spec, target.host, target.availability_zone)
     await tell_ports(env, run.subject, run.request.spec.port_needs)
-    return Allocated(vifs, await env.placement.layout(run.subject, target.host))
+    layout = await env.placement.layout(run.subject, target.host)
+    return Allocated(with_own_devices(vifs, layout.devices if layout is not None else ()), layout)
 
 
 async def _deallocate(env: Environment, run: Run[BuildServer]) -> None:

@@ -48,13 +48,14 @@ def _begin(tx: Tx, run: Run[DetachInterface]) -> None:
 
 
 def _look(tx: Tx, run: Run[DetachInterface]) -> Leaving:
-    """As the record has it, so that a port that is gone in the network service can still be detached."""
+    """As the record has it, with its PCI device, so that a port that is gone in the network service, or whose device is
+    not held any more, can still be detached. Spec: IFC-44, IFC-46, IFC-47."""
     instance = instances.get(tx.conn, run.subject)
     vif = next(vif for vif in instance.network_info if vif.id == run.request.port_id)
     assert instance.host is not None
     config_drive = instance.config_drive == "True"
     guest = guest_of(instance, instance.network_info, layout=None, config_drive=config_drive)
-    return Leaving(vif, instance.host, guest)
+    return Leaving(vif, instance.host, msgspec.structs.replace(guest, vifs=instance.network_info))
 
 
 def _detach_args(run: Run[DetachInterface]) -> DetachArgs:

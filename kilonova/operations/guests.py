@@ -9,7 +9,7 @@ import msgspec
 
 from kilonova.db import instances
 from kilonova.domain.flavor import Flavor
-from kilonova.domain.instance import GUEST_PASSWORD, InjectedFile, Instance
+from kilonova.domain.instance import BOOT_ROLES, GUEST_PASSWORD, InjectedFile, Instance
 from kilonova.domain.network import Vif
 from kilonova.domain.states import VmState
 from kilonova.engine.operation import Tx
@@ -19,6 +19,7 @@ from kilonova.operations.accelerators import read_devices
 from kilonova.operations.environment import Environment
 from kilonova.operations.options import OperationOptions
 from kilonova.shapes.host import Layout
+from kilonova.shapes.port_devices import is_of_port, with_own_devices
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -49,10 +50,12 @@ def guest_of(
 
     Args:
         vifs: its interfaces as the network service tells them now.
-        layout: its place on its host, and the devices of it that are its own.
+        layout: its place on its host, and the devices of it that are its own, those of its ports among them.
         admin_password, files: secrets and files of a first boot; later boots have none.
         devices: addresses of its accelerators on the host.
     """
+    held = layout.devices if layout is not None else ()
+    vifs = with_own_devices(vifs, held)
     metadata = metadata_of(instance, vifs, admin_password=admin_password, files=files)
     image = instance.image
     return Guest(
@@ -74,14 +77,10 @@ def guest_of(
         trusted_certs=instance.trusted_certs or (),
         rescue=instance.rescue.image if instance.vm_state is VmState.RESCUED and instance.rescue else None,
         layout=layout if layout is not None and layout.places else None,
-        host_devices=tuple(map(HostDevice, (*_addresses(layout), *devices))),
+        host_devices=tuple(map(HostDevice, (*(one.address for one in held if not is_of_port(one)), *devices))),
         block_devices=instance.block_devices,
         shares=tuple(GuestShare(one.tag, one.export_location) for one in instance.shares if one.described),
     )
-
-
-def _addresses(layout: Layout | None) -> tuple[str, ...]:
-    return tuple(device.address for device in layout.devices) if layout is not None else ()
 
 
 def metadata_of(
@@ -108,6 +107,7 @@ def metadata_of(
         files=files,
         vifs=vifs,
         root_device_name=instance.root_device_name or "/dev/vda",
+        boot_roles=instance.system_metadata.get(BOOT_ROLES, ""),
     )
 
 

@@ -48,7 +48,7 @@ async def refresh_interfaces(
             if known != before:
                 return known is None
             kept = tuple(
-                msgspec.structs.replace(fresh[vif.id], active=vif.active)
+                _refreshed(vif, fresh[vif.id])
                 if vif.id in fresh and port_id in ("", vif.id) else vif
                 for vif in known
             )
@@ -59,6 +59,12 @@ async def refresh_interfaces(
         if await cell.write(store):
             return tuple(vif.id for vif in before if vif.id not in fresh and port_id in ("", vif.id))
     return ()
+
+
+def _refreshed(known: Vif, fresh: Vif) -> Vif:
+    """Which device it is in the guest, only operations change."""
+    profile = known.profile if known.is_device else fresh.profile
+    return msgspec.structs.replace(fresh, active=known.active, profile=profile)
 
 
 def _interfaces(conn: sa.Connection, uuid: str, *, lock: bool = False) -> tuple[Vif, ...] | None:

@@ -55,7 +55,9 @@ async def allocate(networks: NetworkService, spec: RequestSpec, host: str, zone:
 async def _automatic(networks: NetworkService, spec: RequestSpec) -> tuple[RequestedNetwork, ...]:
     """The one network that the project can use, or the one that it is given; without either no networking."""
     context = RequestContext(request_id="", user_id=spec.user_id, project_id=spec.project_id)
-    usable = [n for n in await networks.networks(context) if n.has_subnets and not n.external]
+    usable = [
+        n for n in await networks.networks(context) if n.has_subnets and not n.external and not n.physical_network
+    ]
     own = [n for n in usable if n.project_id == spec.project_id] or usable
     if len(own) > 1:
         raise InvalidInput("Multiple possible networks found, use a Network ID to be more specific.")

@@ -7,9 +7,9 @@ from kilonova.domain.operation import event_key
 
 
 def wired_events(vifs: tuple[Vif, ...], timeout: float) -> tuple[str, ...]:
-    """Keys of the events that are waited for.
+    """Keys of the events that are waited for. A port that is a device needs nobody to wire it.
 
     Args:
         timeout: seconds; 0 does not wait.
     """
-    return tuple(event_key("network-vif-plugged", vif.id) for vif in vifs) if timeout > 0 else ()
+    return tuple(event_key("network-vif-plugged", vif.id) for vif in vifs if not vif.is_device) if timeout > 0 else ()

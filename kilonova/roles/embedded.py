@@ -28,6 +28,7 @@ from kilonova.embedded.shares import DirectoryShares
 from kilonova.engine.operation import Tx
 from kilonova.hypervisor.guest import GuestMetadata
 from kilonova.metadata.service import Keep, Lookup, MetadataService
+from kilonova.metadata.vendor_data import vendor_data
 from kilonova.operations.consoles import Consoles
 from kilonova.operations.guests import metadata_of
 from kilonova.operations.history import History
@@ -76,7 +77,8 @@ async def start(
     await networks.bootstrap(realm.admin_project_id)
     listener = None
     if ground.config.agent.driver == "libvirt":
-        listener = MetadataService(networks.instance_at, _lookup(ground), _keep(ground))
+        vendor = vendor_data(ground.config.vendor_data)
+        listener = MetadataService(networks.instance_at, _lookup(ground), _keep(ground), vendor)
         stack.push_async_callback(listener.close)
     await networks.start(listener)
     stack.push_async_callback(networks.close)

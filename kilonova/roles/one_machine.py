@@ -18,6 +18,7 @@ from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.schema import HOST
 from kilonova.embedded.secrets import EmbeddedSecrets
 from kilonova.hypervisor.driver import Driver
+from kilonova.metadata.vendor_data import vendor_data
 from kilonova.roles import assembly, credentials, embedded, watching
 from kilonova.roles.assembly import Ground, Progress, Wakes
 from kilonova.roles.running import Running, announce, public_url, take_directory
@@ -135,6 +136,7 @@ class OneMachine:
             secrets=EmbeddedSecrets(ground.cell, credentials.secrets_key(self._directory), ground.clock),
             signatures=assembly.signatures(self.config, ground.clock),
             spice=self.config.consoles.spice_enabled,
+            vendor=vendor_data(self.config.vendor_data),
             cpu_sets=CpuSets(dedicated=self.config.agent.cpu_dedicated_set, shared=self.config.agent.cpu_shared_set),
         )
 

@@ -88,7 +88,7 @@ def demand_of(
 
     Spec: BLD-32 (what only some hosts can do is demanded as a trait).
     """
-    shape = shape_of(spec.flavor, spec.image)
+    shape = shape_of(spec.flavor, spec.image, spec.port_needs)
     traits = traits_of(spec.flavor, spec.image)
     tagged = any(device.tag for device in spec.block_devices) or any(
         network.tag for network in spec.requested_networks or ()

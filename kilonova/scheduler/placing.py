@@ -14,6 +14,7 @@ from kilonova.db.placement import claims
 from kilonova.db.placement import hosts as placement_hosts
 from kilonova.db.placement.layouts import layout_of, layouts_on
 from kilonova.db.placement.port_claims import add_group, drop_group
+from kilonova.db.placement.port_devices import add_device, drop_device
 from kilonova.db.placement.tables import provider_aggregates, providers
 from kilonova.db.placement.trees import groups_held
 from kilonova.domain.errors import KilonovaError, NoValidHost, PortResourcesNotFree, TryElsewhere
@@ -21,13 +22,14 @@ from kilonova.domain.flavor import Flavor
 from kilonova.domain.grouping import ServerGroup
 from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
-from kilonova.domain.network import PortNeed
+from kilonova.domain.network import BoundDevice, PortNeed
 from kilonova.hypervisor.guest import HostInventory
 from kilonova.scheduler.decision import HostChoice
 from kilonova.scheduler.observed import Nobody, Observer
 from kilonova.scheduler.scheduler import Groupings, NoGroupings, Scheduler
 from kilonova.services.placement import Pin, Target
 from kilonova.shapes.host import Layout
+from kilonova.shapes.port_devices import PORT, bound_device, by_port
 from kilonova.shapes.resources import (
     PORT_GROUP,
     groups_of,
@@ -158,7 +160,7 @@ class Placing:
             group = self._groupings.server_group(conn, spec.server_group)
         return claims.claim(
             conn, spec.instance_uuid, provider, resources, spec.project_id, spec.user_id, group=group,
-            shape=shape_of(spec.flavor, spec.image), isolate=isolates(spec.flavor),
+            shape=shape_of(spec.flavor, spec.image, spec.port_needs), isolate=isolates(spec.flavor),
             groups=groups_of(spec.flavor) + groups_of_ports(spec.port_needs),
         )
 
@@ -251,15 +253,31 @@ class Placing:
         return {name.removeprefix(PORT_GROUP): one.provider for name, one in held.items()
                 if name.startswith(PORT_GROUP)}
 
-    async def add_port(self, server: str, host: str, need: PortNeed) -> str:
-        (group,) = groups_of_ports([need])
-        provider = await self._database.write(lambda conn: add_group(conn, server, host, group))
-        if provider is None:
-            raise PortResourcesNotFree(need.port_id, host)
-        return provider
+    async def devices(self, consumer: str) -> dict[str, BoundDevice]:
+        layout = await self._database.read(lambda conn: layout_of(conn, consumer))
+        held = by_port(layout.devices) if layout is not None else {}
+        return {port_id: bound_device(device) for port_id, device in held.items()}
+
+    async def add_port(self, server: str, host: str, need: PortNeed) -> None:
+        """In one transaction: a device that cannot be had leaves no resources claimed."""
+        spec = await self._spec_of(server) if need.device is not None else None
+        shape = shape_of(spec.flavor, spec.image, (need,)) if spec is not None else None
+
+        def unit(conn: sa.Connection) -> None:
+            for group in groups_of_ports([need]):
+                if add_group(conn, server, host, group) is None:
+                    raise PortResourcesNotFree(need.port_id, host)
+            if shape is not None:
+                add_device(conn, server, host, shape.pci_requests[-1])
+
+        await self._database.write(unit)
 
     async def drop_port(self, server: str, port_id: str) -> None:
-        await self._database.write(lambda conn: drop_group(conn, server, PORT_GROUP + port_id))
+        def unit(conn: sa.Connection) -> None:
+            drop_group(conn, server, PORT_GROUP + port_id)
+            drop_device(conn, server, PORT + port_id)
+
+        await self._database.write(unit)
 
     async def forget(self, consumer: str) -> None:
         """What its migrations hold is its own, too. Spec: RSZ-22."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 
 from kilonova.domain.errors import InvalidInput, KilonovaError, NotFound
 from kilonova.services.accelerators import AcceleratorRequest, AcceleratorService, NoAccelerators, RequestState
-from kilonova.services.openstack import Account, OpenStackCalls, read_password
+from kilonova.services.openstack import AccountOptions, OpenStackCalls, account, check_address
 
 VERSION = {"OpenStack-API-Version": "accelerator 2.0"}
 """The oldest version: it has all that is needed here."""
@@ -18,26 +17,14 @@ STATES = {state.value: state for state in RequestState}
 REQUESTS, PROFILES = "/v2/accelerator_requests", "/v2/device_profiles"
 
 
-class AcceleratorOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AcceleratorOptions(AccountOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The accelerator service."""
 
     endpoint: str = ""
     """URL of Cyborg without its version, for example `http://192.0.2.1:6666`; empty for a cloud without
     accelerators."""
-    auth_url: str = ""
-    """Identity service that knows the user, with its version, for example `http://192.0.2.1:5000/v3`."""
     username: str = ""
     """User as whom the service is asked, who must have the role `admin`; empty if it asks nobody for a token."""
-    password_file: str = ""
-    """File with the password of that user."""
-    project_name: str = "service"
-    """Project of that user."""
-    user_domain_name: str = "Default"
-    """Domain of that user."""
-    project_domain_name: str = "Default"
-    """Domain of that project."""
-    authority: str = ""
-    """PEM file of the certificate that signed those of both services; empty for the authorities of the system."""
 
 
 class Calls(Protocol):
@@ -140,17 +127,7 @@ def accelerators(options: AcceleratorOptions) -> AcceleratorService:
     """
     if not options.endpoint:
         return NoAccelerators()
-    for name, url in (("endpoint", options.endpoint), ("auth_url", options.auth_url)):
-        parts = urlsplit(url)
-        if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise InvalidInput(f"accelerator.{name}: {url!r} is no address of HTTP.")
-    account = None
-    if options.username:
-        if not options.auth_url or not options.password_file:
-            raise InvalidInput("accelerator.username needs accelerator.auth_url and accelerator.password_file.")
-        account = Account(
-            auth_url=options.auth_url, username=options.username, project_name=options.project_name,
-            password=read_password("accelerator.password_file", options.password_file),
-            user_domain_name=options.user_domain_name, project_domain_name=options.project_domain_name,
-        )
-    return Cyborg(OpenStackCalls("accelerator", options.endpoint, account, VERSION, authority=options.authority))
+    check_address("accelerator.endpoint", options.endpoint)
+    return Cyborg(OpenStackCalls(
+        "accelerator", options.endpoint, account("accelerator", options), VERSION, authority=options.authority,
+    ))

@@ -7,12 +7,13 @@ from typing import Protocol
 import msgspec
 
 from kilonova.domain.context import RequestContext
-from kilonova.domain.network import PortNeed, Vif
+from kilonova.domain.network import BoundDevice, PortNeed, Vif
 from kilonova.services.security_groups import SecurityGroups
 
 
 class NetworkSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """guarantees: its ports ask for resources, unless they say otherwise."""
+    """guarantees: its ports ask for resources, unless they say otherwise. physical_network: the one that it is on; its
+    ports are devices of hosts."""
 
     id: str
     name: str
@@ -21,6 +22,7 @@ class NetworkSummary(msgspec.Struct, frozen=True, kw_only=True):
     external: bool = False
     has_subnets: bool = True
     guarantees: bool = False
+    physical_network: str = ""
     mtu: int = 1500
 
 
@@ -113,9 +115,11 @@ class NetworkService(SecurityGroups, Protocol):
         """
         ...
 
-    async def serve_ports(self, instance_uuid: str, providers: dict[str, str]) -> None:
-        """Let the bindings of an instance's ports name who serves what they ask for: uuids of providers by port. Ports
-        that are not named are left alone, and so is one that is gone."""
+    async def serve_ports(
+        self, instance_uuid: str, providers: dict[str, str], devices: dict[str, BoundDevice]
+    ) -> None:
+        """Let the bindings of an instance's ports name who serves what they ask for: uuids of providers by port, and
+        the device that each is which is one. Ports that are not named are left alone, and so is one that is gone."""
         ...
 
     async def unbind_port(self, port_id: str, instance_uuid: str) -> None:

@@ -7,7 +7,7 @@ import inspect
 from kilonova.bus.protocol import Bus
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
-from kilonova.domain.network import Vif
+from kilonova.domain.network import BoundDevice, Vif
 from kilonova.services.network import (
     FloatingIpSummary,
     NetworkService,
@@ -108,8 +108,10 @@ class RemoteNetwork(_RemoteGroups):
                         tag: str | None = None) -> None:
         await self._service.call("bind_port", port_id, instance_uuid, host, availability_zone, tag)
 
-    async def serve_ports(self, instance_uuid: str, providers: dict[str, str]) -> None:
-        await self._service.call("serve_ports", instance_uuid, providers)
+    async def serve_ports(
+        self, instance_uuid: str, providers: dict[str, str], devices: dict[str, BoundDevice]
+    ) -> None:
+        await self._service.call("serve_ports", instance_uuid, providers, devices)
 
     async def unbind_port(self, port_id: str, instance_uuid: str) -> None:
         await self._service.call("unbind_port", port_id, instance_uuid)

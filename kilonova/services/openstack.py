@@ -18,7 +18,7 @@ import msgspec
 from kilonova.domain.errors import Conflict, InvalidInput, KilonovaError, NotFound, ServiceUnavailable
 
 LIMIT = 20.0
-"""Seconds that a service may be silent."""
+"""Seconds that a service may be silent, unless something else is said."""
 AT_ONCE = 16
 """Requests under way: a service that is slow holds up nobody else."""
 TRIED_AGAIN = (425, 429)
@@ -36,23 +36,44 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     project_domain_name: str = "Default"
 
 
+class AccountOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options that say who asks a service, and whom he trusts."""
+
+    auth_url: str = ""
+    """Identity service that knows the user, with its version, for example `http://192.0.2.1:5000/v3`."""
+    username: str = ""
+    """User as whom it is asked; empty for asking without a token."""
+    password_file: str = ""
+    """File with the password of that user."""
+    project_name: str = "service"
+    """Project of that user."""
+    user_domain_name: str = "Default"
+    """Domain of that user."""
+    project_domain_name: str = "Default"
+    """Domain of that project."""
+    authority: str = ""
+    """PEM file of the certificate that signed those of the services; empty for the authorities of the system."""
+
+
 class OpenStackCalls:
     """Calls of one service.
 
     Args:
         name: what errors call it. endpoint: what paths are appended to. account: None for a service that asks nobody
             who he is. headers: sent with each request. authority: PEM file of the certificate that signed those of
-            the services, "" for those of the system.
+            the services, "" for those of the system. limit: seconds that it may be silent.
     """
 
     def __init__(
-        self, name: str, endpoint: str, account: Account | None, headers: Mapping[str, str], *, authority: str = ""
+        self, name: str, endpoint: str, account: Account | None, headers: Mapping[str, str], *, authority: str = "",
+        limit: float = LIMIT,
     ) -> None:
         self._name = name
         self._endpoint = endpoint.rstrip("/")
         self._account = account
         self._headers = dict(headers)
         self._authority = authority
+        self._limit = limit
         self._token = ""
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(AT_ONCE, name)
@@ -118,9 +139,9 @@ class OpenStackCalls:
         connection: http.client.HTTPConnection
         if parts.scheme == "https":
             context = ssl.create_default_context(cafile=self._authority or None)
-            connection = http.client.HTTPSConnection(parts.netloc, timeout=LIMIT, context=context)
+            connection = http.client.HTTPSConnection(parts.netloc, timeout=self._limit, context=context)
         else:
-            connection = http.client.HTTPConnection(parts.netloc, timeout=LIMIT)
+            connection = http.client.HTTPConnection(parts.netloc, timeout=self._limit)
         headers = {"Content-Type": "application/json", "Accept": "application/json", **self._headers, **more}
         try:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -154,12 +175,33 @@ def _message(body: bytes) -> str:
     return str(content)[:300]
 
 
-def read_password(option: str, file: str) -> str:
-    """The password in a file that an option names.
+def account(section: str, options: AccountOptions) -> Account | None:
+    """Who asks, as a section of the configuration says; None for nobody.
 
     Raises:
-        InvalidInput: the file cannot be read, or is empty.
+        InvalidInput: the options contradict themselves, or the password cannot be read.
     """
+    if options.auth_url:
+        check_address(f"{section}.auth_url", options.auth_url)
+    if not options.username:
+        return None
+    if not options.auth_url or not options.password_file:
+        raise InvalidInput(f"{section}.username needs {section}.auth_url and {section}.password_file.")
+    return Account(
+        auth_url=options.auth_url, username=options.username, project_name=options.project_name,
+        password=_password(f"{section}.password_file", options.password_file),
+        user_domain_name=options.user_domain_name, project_domain_name=options.project_domain_name,
+    )
+
+
+def check_address(option: str, url: str) -> None:
+    """Raises InvalidInput if that is no address of HTTP."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidInput(f"{option}: {url!r} is no address of HTTP.")
+
+
+def _password(option: str, file: str) -> str:
     try:
         password = Path(file).read_text().strip()
     except OSError as error:

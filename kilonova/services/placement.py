@@ -10,7 +10,7 @@ import msgspec
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import RequestSpec
-from kilonova.domain.network import PortNeed
+from kilonova.domain.network import BoundDevice, PortNeed
 from kilonova.shapes.host import Layout
 from kilonova.shapes.trees import ResourceGroup
 
@@ -116,16 +116,21 @@ class PlacementService(Protocol):
         """The uuid of the provider that serves each port of a server which asks for something. Spec: BLD-34."""
         ...
 
-    async def add_port(self, server: str, host: str, need: PortNeed) -> str:
-        """Claim what a port asks for beside what the server holds of its host; returns who serves it.
+    async def devices(self, consumer: str) -> dict[str, BoundDevice]:
+        """The device that each port of a server is which is one."""
+        ...
+
+    async def add_port(self, server: str, host: str, need: PortNeed) -> None:
+        """Claim what a port asks for beside what the server holds of its host.
 
         Raises:
-            PortResourcesNotFree: there is not enough; nothing has changed. Spec: IFC-02 to IFC-05.
+            PortResourcesNotFree, PortDeviceNotFree: there is not enough; nothing has changed. Spec: IFC-02 to IFC-05,
+            IFC-18 to IFC-20, IFC-28.
         """
         ...
 
     async def drop_port(self, server: str, port_id: str) -> None:
-        """Give back what is held for a port; nothing held is fine. Spec: IFC-09, IFC-10."""
+        """Give back what is held for a port; nothing held is fine. Spec: IFC-09, IFC-10, IFC-15."""
         ...
 
     async def forget(self, consumer: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from kilonova.domain.pci import DeviceMatch, DeviceRequest, DeviceType
+
+_NOT_OF_TRAITS = re.compile(r"[^A-Z0-9_]")
 
 
 class PciDevice(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,10 +32,16 @@ class PciDevice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OfferedDevice(PciDevice, frozen=True, kw_only=True):
-    """A device that guests may have. resource_class: what it counts as in placement."""
+    """A device that guests may have.
+
+    Args:
+        resource_class: what it counts as in placement.
+        physical_network: the one that it leads to: it is for ports on that. Empty for one that flavors ask for.
+    """
 
     resource_class: str
     traits: tuple[str, ...] = ()
+    physical_network: str = ""
 
     def is_meant(self, match: DeviceMatch) -> bool:
         """Whether it will do."""
@@ -40,21 +49,36 @@ class OfferedDevice(PciDevice, frozen=True, kw_only=True):
         return (
             typed and match.vendor_id in ("", self.vendor_id) and match.product_id in ("", self.product_id)
             and match.resource_class in ("", self.resource_class) and set(match.traits) <= set(self.traits)
+            and match.physical_network == self.physical_network
         )
 
 
 class HeldDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """A device that belongs to a guest. alias: by which it was asked for. parent: see `PciDevice`."""
+    """A device that belongs to a guest.
+
+    Args:
+        alias: by which it was asked for; that of a port tells which (`port_devices.py`).
+        vendor_id, product_id, parent: see `PciDevice`. physical_network: see `OfferedDevice`.
+    """
 
     address: str
     alias: str
     resource_class: str
     parent: str = ""
+    vendor_id: str = ""
+    product_id: str = ""
+    physical_network: str = ""
 
 
 def classes_of(devices: Iterable[OfferedDevice | HeldDevice]) -> dict[str, int]:
     """How many there are of each resource class."""
     return dict(Counter(device.resource_class for device in devices))
+
+
+def physical_networks(devices: Iterable[OfferedDevice]) -> set[str]:
+    """The traits of a host with such devices: that ports on these physical networks may find one there."""
+    names = {device.physical_network for device in devices} - {""}
+    return {"CUSTOM_PHYSNET_" + _NOT_OF_TRAITS.sub("_", name.upper()) for name in names}
 
 
 def with_devices(resources: Mapping[str, int], held: Iterable[HeldDevice]) -> dict[str, int]:

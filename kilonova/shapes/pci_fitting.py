@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from kilonova.domain.pci import DeviceRequest
 from kilonova.shapes.host import DoesNotFit, HostTopology, Layout
 from kilonova.shapes.pci import HeldDevice, OfferedDevice
+from kilonova.shapes.port_devices import meaning
 
 
 def choose(
@@ -28,7 +29,7 @@ def choose(
     for request in requests:
         meant = [device for device in free if any(device.is_meant(match) for match in request.matches)]
         if len(meant) < request.count:
-            raise DoesNotFit(f"The host has {len(meant)} PCI devices left that {request.alias} means, "
+            raise DoesNotFit(f"The host has {len(meant)} PCI devices left {meaning(request)}, "
                              f"the guest needs {request.count}.")
     slots = [request for request in requests for _ in range(request.count)]
     names = [[one.address for one in _ranked(request, free, topology, cells, strict=strict)] for request in slots]
@@ -47,14 +48,19 @@ def choose(
 
 def _held(device: OfferedDevice, request: DeviceRequest) -> HeldDevice:
     return HeldDevice(
-        address=device.address, alias=request.alias, resource_class=device.resource_class, parent=device.parent
+        address=device.address, alias=request.alias, resource_class=device.resource_class, parent=device.parent,
+        vendor_id=device.vendor_id, product_id=device.product_id, physical_network=device.physical_network,
     )
 
 
 def _left(devices: Sequence[OfferedDevice], taken: Iterable[Layout]) -> list[OfferedDevice]:
+    """A card of which a part is held is not there as a whole, its other parts are."""
     held = [device for layout in taken for device in layout.devices]
-    gone = {device.address for device in held} | {device.parent for device in held if device.parent}
-    return [device for device in devices if device.address not in gone and device.parent not in gone]
+    own, divided = {device.address for device in held}, {device.parent for device in held}
+    return [
+        device for device in devices
+        if device.address not in own | divided and device.parent not in own
+    ]
 
 
 def _ranked(

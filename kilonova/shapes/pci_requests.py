@@ -30,6 +30,8 @@ class DeviceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         address: `0000:81:00.1`, a `*` in place of a number means any. A device that is divided is meant with its parts.
         resource_class: what they count as in placement, "" for one named after their ids.
         traits: by which aliases may tell them apart.
+        physical_network: the one that they lead to, as networks name it: they are for ports of such networks, and not
+            for aliases.
     """
 
     vendor_id: str = ""
@@ -37,9 +39,14 @@ class DeviceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     address: str = ""
     resource_class: str = ""
     traits: tuple[str, ...] = ()
+    physical_network: str = ""
 
     def __post_init__(self) -> None:
         _check(self.vendor_id, self.product_id, self.resource_class, self.traits)
+        if self.physical_network and not _NAME.fullmatch(self.physical_network):
+            raise ValueError(
+                f"the physical_network {self.physical_network!r} has other characters than letters, digits and _.-"
+            )
         if not (self.vendor_id or self.product_id or self.address):
             raise ValueError("a device_spec needs a vendor_id, a product_id or an address")
         if self.address and not _ADDRESS.fullmatch(self.address):
@@ -80,7 +87,8 @@ class PciOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     device_spec: tuple[DeviceSpec, ...] = ()
     """Devices of this host that guests may have. Each has one or more of `vendor_id`, `product_id` and `address` (with
-    a `*` for any number), and may have a `resource_class` and `traits`."""
+    a `*` for any number), and may have a `resource_class` and `traits`. Those with a `physical_network` are for ports
+    on networks of that name, and for no alias."""
     alias: tuple[PciAlias, ...] = ()
     """Names by which flavors ask for devices. Each has a `name`, one or more of `vendor_id`, `product_id` and
     `resource_class`, and may have a `device_type`, `traits` and a `numa_policy`."""
@@ -101,7 +109,8 @@ def offered(devices: Iterable[PciDevice], specs: Iterable[DeviceSpec]) -> tuple[
         if spec is not None:
             own = f"CUSTOM_PCI_{device.vendor_id}_{device.product_id}".upper()
             found.append(OfferedDevice(
-                **msgspec.structs.asdict(device), resource_class=spec.resource_class or own, traits=spec.traits
+                **msgspec.structs.asdict(device), resource_class=spec.resource_class or own, traits=spec.traits,
+                physical_network=spec.physical_network,
             ))
     return tuple(found)
 

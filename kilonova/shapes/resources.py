@@ -108,7 +108,7 @@ def groups_of_ports(needs: Iterable[PortNeed]) -> tuple[ResourceGroup, ...]:
     """What ports ask for, each of one provider."""
     return tuple(
         ResourceGroup(suffix=PORT_GROUP + need.port_id, resources=need.resources, required=frozenset(need.traits))
-        for need in needs
+        for need in needs if need.resources
     )
 
 

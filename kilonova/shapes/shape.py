@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import get_args
 
 import msgspec
 
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
+from kilonova.domain.network import PortNeed
 from kilonova.domain.pci import DeviceRequest, NumaPolicy
 from kilonova.shapes.asked import Asked, word
 from kilonova.shapes.cpu import CpuShape, cpu_shape
@@ -16,6 +18,7 @@ from kilonova.shapes.legacy import modern
 from kilonova.shapes.limits import Limits, limits_of
 from kilonova.shapes.memory import MemoryShape, memory_shape
 from kilonova.shapes.numa import GuestCell, asks_for_cells, guest_cells
+from kilonova.shapes.port_devices import requests_of
 
 NUMA_POLICY = "hw:pci_numa_affinity_policy"
 
@@ -41,8 +44,11 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.cells or self.pci_requests)
 
 
-def shape_of(flavor: Flavor, image: Image | None) -> Shape:
+def shape_of(flavor: Flavor, image: Image | None, needs: Iterable[PortNeed] = ()) -> Shape:
     """Read and check everything that flavor and image ask for.
+
+    Args:
+        needs: what the ports of the guest ask for, some of which are devices.
 
     Raises:
         InvalidInput: a value that is not understood, or flavor and image contradict each other or themselves.
@@ -53,6 +59,7 @@ def shape_of(flavor: Flavor, image: Image | None) -> Shape:
     requests = tuple(
         msgspec.structs.replace(one, numa_policy=policy) if policy is not None else one for one in flavor.pci_requests
     )
+    requests += requests_of(needs, policy)
     return msgspec.structs.replace(read_shape(flavor.vcpus, flavor.memory_mib, asked), pci_requests=requests)
 
 

@@ -16,7 +16,7 @@ from kilonova.db import keypairs
 from kilonova.db.keypairs import Keypair
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.instance import BuildRequest
-from kilonova.domain.network import PortNeed, RequestedNetwork
+from kilonova.domain.network import PortDevice, PortNeed, RequestedNetwork
 from kilonova.services.network import NetworkSummary, PortSummary
 
 
@@ -55,7 +55,7 @@ async def test_password_option_off() -> None:
         assert "adminPass" not in (await create(cloud, adminPass="secret")).json()["server"]
 
 
-@pytest.mark.spec("API-610", "API-440", "API-552", "API-563", "API-590")
+@pytest.mark.spec("API-610", "API-440", "API-552", "API-563", "API-590", "BLD-83")
 async def test_record(cloud: ComputeCloud) -> None:
     public = Keypair(user_id="user-of-member", name="mine", public_key="ssh-rsa AAAA", fingerprint="aa")
     await cloud.cells.api.write(lambda conn: keypairs.create(conn, public))
@@ -68,6 +68,7 @@ async def test_record(cloud: ComputeCloud) -> None:
     )
     made = request.instance
     assert (made.project_id, made.user_id, made.display_name) == (PROJECT, "user-of-member", "vm")
+    assert made.system_metadata["boot_roles"] == "member,reader"
     assert (made.metadata, made.tags, made.trusted_certs) == ({"a": "b"}, ("x", "y"), ("c",))
     assert cloud.compute.created[0].spec.trusted_certs == ("c",)
     assert (made.key_name, made.key_data, made.user_data) == ("mine", "ssh-rsa AAAA", data)
@@ -330,6 +331,25 @@ async def test_ports_that_ask_for_resources(cloud: ComputeCloud) -> None:
     cloud.networks.all = [NetworkSummary(id=network, name="gold", project_id=PROJECT, guarantees=True)]
     for asked in ([{"uuid": network}], "auto"):
         assert "make a port on it" in await refused(cloud, 400, 72, networks=asked)
+
+
+async def test_ports_that_are_devices(cloud: ComputeCloud) -> None:
+    """In every version; their networks cannot be named instead, and are not chosen by themselves."""
+    port, network = str(uuid.uuid4()), str(uuid.uuid4())
+    need = PortNeed(port_id=port, device=PortDevice(vnic_type="direct", physical_network="physnet1"))
+    cloud.networks.ports[port] = PortSummary(
+        id=port, network_id=NETWORK, project_id=PROJECT, addresses=("10.0.0.9",), need=need
+    )
+    request = await accepted(cloud, 1, networks=[{"port": port}])
+    assert request.spec.requested_networks == (RequestedNetwork(port_id=port, need=need),)
+    assert request.spec.port_needs == (need,)
+    cloud.compute.created.clear()
+    cloud.networks.all.append(
+        NetworkSummary(id=network, name="outside", project_id=PROJECT, physical_network="physnet1")
+    )
+    assert "make a port on it" in await refused(cloud, 400, 72, networks=[{"uuid": network}])
+    request = await accepted(cloud, 72, networks="auto")
+    assert [one.network_id for one in request.spec.requested_networks or ()] == [NETWORK]
 
 
 @pytest.mark.spec("API-532", "API-542", "API-612")

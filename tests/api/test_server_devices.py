@@ -9,6 +9,7 @@ from host_devices import ALIASES, with_devices
 from kilonova.api.cloud import ApiOptions
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
+from kilonova.domain.network import Vif
 from kilonova.operations.resize import ResizeServer
 from kilonova.shapes.pci_requests import ALIAS
 
@@ -57,8 +58,9 @@ async def test_an_alias_that_is_not_defined_is_refused(cloud: ComputeCloud) -> N
     {"suspend": None}, {"os-migrateLive": {"host": None, "block_migration": "auto"}},
 ])
 async def test_what_devices_hold_can_neither_be_saved_nor_moved(cloud: ComputeCloud, action: dict[str, object]) -> None:
-    server = await cloud.boot(flavor=with_devices(TINY, "gpu:1"))
-    answer = await cloud.post(f"/servers/{server.uuid}/action", action, version="2.90", as_="admin")
-    assert answer.status_code == 409
-    assert "PCI devices" in answer.text
+    port = Vif(id="p", mac="fa:16:3e:00:00:01", network_id="n", network_name="n", devname="t", vnic_type="direct")
+    for server in (await cloud.boot(flavor=with_devices(TINY, "gpu:1")), await cloud.boot(network_info=(port,))):
+        answer = await cloud.post(f"/servers/{server.uuid}/action", action, version="2.90", as_="admin")
+        assert answer.status_code == 409
+        assert "PCI devices" in answer.text
     assert cloud.compute.asked == []

@@ -9,7 +9,7 @@ from compute_cloud import NETWORK, PROJECT, ComputeCloud, vif
 
 from kilonova.domain.errors import Conflict
 from kilonova.domain.instance import Instance
-from kilonova.domain.network import PortNeed, RequestedNetwork
+from kilonova.domain.network import PortDevice, PortNeed, RequestedNetwork
 from kilonova.domain.operation import Entry, EntryState, OperationRecord, OperationState
 from kilonova.domain.states import VmState
 from kilonova.operations.attach_interface import AttachInterface
@@ -174,6 +174,28 @@ async def test_a_port_that_asks_for_resources_is_attached_with_what_it_asks_for(
     assert (await attach(cloud, server, {"port_id": given.id})).status_code == 200
     (asked,) = cloud.compute.asked
     assert asked[2] == AttachInterface(RequestedNetwork(port_id=given.id, need=NEED))
+
+
+async def test_a_port_that_is_a_device_is_attached_with_what_it_asks_for(cloud: ComputeCloud) -> None:
+    server = await cloud.boot()
+    succeeds(cloud, server)
+    need = PortNeed(port_id=OTHER, device=PortDevice(vnic_type="direct", physical_network="physnet1"))
+    given = bring(cloud, id=OTHER, need=need)
+    assert (await attach(cloud, server, {"port_id": given.id})).status_code == 200
+    (asked,) = cloud.compute.asked
+    assert asked[2] == AttachInterface(RequestedNetwork(port_id=given.id, need=need))
+
+
+async def test_no_port_is_made_on_a_physical_network(cloud: ComputeCloud) -> None:
+    server = await cloud.boot()
+    cloud.networks.all = [NetworkSummary(id=NETWORK, name="n", project_id=PROJECT, physical_network="physnet1")]
+    answer = await attach(cloud, server, {"net_id": NETWORK})
+    assert answer.status_code == 400
+    assert "make a port on it" in answer.text
+    answer = await attach(cloud, server, {})
+    assert answer.status_code == 400
+    assert "none are available" in answer.text
+    assert cloud.compute.asked == []
 
 
 async def test_no_port_is_made_on_a_network_that_guarantees_a_bandwidth(cloud: ComputeCloud) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from domain_cases import local, vif
-from host_devices import GPUS
+from domain_cases import local, port, vif
+from host_devices import GPUS, PORT_FUNCTIONS
 from libvirt_installations import Installation, Listener, empty_guest, make_installation, remove_installation
 from signed_images import Signer, elliptic, rules
 
@@ -166,6 +166,43 @@ async def test_a_guest_without_its_pci_device_is_tried_elsewhere(driver: Driver,
     assert await driver.held_devices() == {}
     await driver.spawn(guest)
     assert await driver.held_devices() == {}
+
+
+@pytest.mark.parametrize("vnic_type", ["direct", "macvtap", "direct-physical"])
+async def test_a_port_that_is_no_device_of_the_host_is_tried_elsewhere(
+    driver: Driver, guest: Guest, vnic_type: str
+) -> None:
+    absent = port(1, vnic_type, profile={"pci_slot": "0000:fe:1f.7"})
+    with pytest.raises(TryElsewhere, match="0000:fe:1f"):
+        await driver.attach_interface(msgspec.structs.replace(guest, vifs=(absent,)), absent)
+    await driver.detach_interface(guest.uuid, absent)
+    with pytest.raises(TryElsewhere):
+        await driver.spawn(msgspec.structs.replace(guest, vifs=(absent,)))
+    assert await driver.power_state(guest.uuid) in (PowerState.NOSTATE, PowerState.SHUTDOWN)
+    await driver.destroy(guest.uuid)
+    with pytest.raises(KilonovaError, match=f"Port {absent.id} of instance {guest.uuid} has no PCI device"):
+        await driver.spawn(msgspec.structs.replace(guest, vifs=(port(1, vnic_type, profile={}),)))
+    assert await driver.held_devices() == {}
+
+
+async def test_a_guest_of_the_simulated_host_holds_the_devices_of_its_ports() -> None:
+    hypervisor = FakeHypervisor("host")
+    hypervisor.devices = PORT_FUNCTIONS
+    driver = FakeDriver(hypervisor, SystemClock())
+    first, second = (port(n, "direct", profile={"pci_slot": PORT_FUNCTIONS[n].address}) for n in range(2))
+    one, other = empty_guest(vifs=(first,)), empty_guest(vifs=(first,))
+    for each in (one, other):
+        await driver.create_disks(each)
+    await driver.spawn(one)
+    await driver.plug(one)
+    await driver.attach_interface(msgspec.structs.replace(one, vifs=(first, second)), second)
+    assert await driver.held_devices() == {one.uuid: (PORT_FUNCTIONS[0].address, PORT_FUNCTIONS[1].address)}
+    with pytest.raises(TryElsewhere, match=f"is used by guest {one.uuid}"):
+        await driver.spawn(other)
+    for _ in range(2):
+        await driver.detach_interface(one.uuid, first)
+    assert await driver.held_devices() == {one.uuid: (PORT_FUNCTIONS[1].address,)}
+    await driver.spawn(other)
 
 
 async def test_two_guests_of_the_simulated_host_never_have_one_device() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from kilonova.hypervisor.guest import GuestMetadata
 from kilonova.metadata.service import MAX_PASSWORD, MetadataService
+from kilonova.metadata.vendor_data import VendorData
 
 UUID = "11111111-1111-4111-8111-111111111111"
 PLACE = "/openstack/latest/password"
@@ -49,7 +50,7 @@ async def guest(kept: Kept) -> AsyncIterator[httpx.AsyncClient]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    service = MetadataService(kept.instance_at, kept.lookup, kept.keep, address="127.0.0.1", port=port)
+    service = MetadataService(kept.instance_at, kept.lookup, kept.keep, VendorData(), address="127.0.0.1", port=port)
     await service.opened("net", "")
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         yield client

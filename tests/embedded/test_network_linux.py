@@ -24,6 +24,7 @@ from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import Found
 from kilonova.hypervisor.guest import GuestMetadata
 from kilonova.metadata.service import MetadataService
+from kilonova.metadata.vendor_data import VendorData
 from kilonova.services.identity import Token
 from kilonova.services.network import PortRequest
 
@@ -61,7 +62,7 @@ class Cloud:
         self.network = EmbeddedNetwork(
             self.database, SystemClock(), NoIdentity(), "http://identity", self.wiring, self._event
         )
-        self.metadata = MetadataService(self.network.instance_at, self._lookup, self._keep)
+        self.metadata = MetadataService(self.network.instance_at, self._lookup, self._keep, VendorData())
         await self.network.start(self.metadata)
 
     async def down(self) -> None:

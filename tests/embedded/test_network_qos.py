@@ -84,7 +84,7 @@ async def test_what_a_port_asks_for_and_who_serves_it(cloud: Cloud) -> None:
     (seen,) = await cloud.network.ports_of(SERVER)
     assert seen.need == PortNeed(port_id=port["id"], resources=wanted, traits=qos.TRAITS)
     for _ in range(2):
-        await cloud.network.serve_ports(SERVER, {port["id"]: PROVIDER, "another": PROVIDER})
+        await cloud.network.serve_ports(SERVER, {port["id"]: PROVIDER, "another": PROVIDER}, {})
         assert (await cloud.admin.get(path))["port"]["binding:profile"] == {"allocation": {group: PROVIDER}}
     (vif,) = await cloud.network.vifs(SERVER)
     assert vif.profile == {"allocation": {group: PROVIDER}}

@@ -221,7 +221,7 @@ EVERY_CALL = (
 # --- what is told ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.spec("BLD-84", "BLD-100")
+@pytest.mark.spec("BLD-83", "BLD-84", "BLD-100")
 @in_cloud(told=True)
 async def test_a_build_is_told_in_both_forms(cloud: SmallCloud) -> None:
     uuid = await cloud.build(hostname="vm", tags=("one",), key_name="mine", key_data="ssh-rsa AAAA")

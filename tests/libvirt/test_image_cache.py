@@ -23,6 +23,7 @@ from kilonova.domain.image import Image
 from kilonova.hypervisor.libvirt.daemon import SystemDaemon
 from kilonova.hypervisor.libvirt.disks import GuestDisks
 from kilonova.hypervisor.libvirt.images import ImageCache
+from kilonova.metadata.vendor_data import VendorData
 
 MIB = 1 << 20
 
@@ -252,7 +253,7 @@ async def test_what_disks_are_made_of_is_told_by_the_disks(tmp_path: Path, image
     """Disks that were put aside count, other files do not, and a disk that cannot be understood ends the look."""
     workers = ThreadPoolExecutor(4)
     cache = ImageCache(tmp_path / "images", images, rules(tmp_path / "certificates"), workers)
-    disks = GuestDisks(tmp_path, SystemDaemon(), cache, workers)
+    disks = GuestDisks(tmp_path, SystemDaemon(), cache, workers, VendorData())
     disks.make_directories()
     guest, other = empty_guest(), empty_guest()
     for one, image in ((guest, images.add(qcow2(tmp_path / "a"))), (other, images.add(qcow2(tmp_path / "b")))):

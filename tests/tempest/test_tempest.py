@@ -59,7 +59,7 @@ def run(cloud: RealCloud, programs: Path, guests: Guests, directory: Path, selec
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.spec("TMP-01", "TMP-03", "TMP-05", "TMP-06", "TMP-07", "TMP-09", "TMP-10", "TMP-11", "TMP-13")
+@pytest.mark.spec("TMP-01", "TMP-02", "TMP-03", "TMP-05", "TMP-06", "TMP-07", "TMP-09", "TMP-10", "TMP-11", "TMP-13")
 def test_with_two_simulated_hosts(tempest_programs: Path, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(1 << 20))

@@ -67,6 +67,14 @@ def test_a_card_that_can_be_divided_is_given_only_if_it_is_asked_for() -> None:
     assert chosen("card:1", host(CARD)) == [CARD.address]
 
 
+def test_the_other_functions_of_a_card_can_be_given_to_others() -> None:
+    topology = host(CARD, *FUNCTIONS)
+    first = Layout(places=(), devices=choose(read_requests({ALIAS: "nic:1"}, ALIASES), topology, (), None))
+    assert chosen("nic:1", topology, first) == [FUNCTIONS[1].address]
+    with pytest.raises(DoesNotFit, match="0 PCI devices left that card means"):
+        chosen("card:1", topology, first)
+
+
 def test_a_card_and_its_own_function_are_never_given_together() -> None:
     second = msgspec.structs.replace(CARD, address="0000:81:00.1")
     other = msgspec.structs.replace(FUNCTIONS[1], parent=second.address)

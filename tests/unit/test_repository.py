@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.machinery
 import importlib.util
 import re
@@ -75,6 +76,24 @@ def test_a_module_tells_one_story() -> None:
 def test_modules_are_named_after_something() -> None:
     modules = [path for path in (ROOT / "kilonova").rglob("*.py") if path.stem in VAGUE_MODULES]
     assert modules == []
+
+
+def package_of(init: Path) -> str:
+    return ".".join(init.parent.relative_to(ROOT).parts)
+
+
+def test_no_module_takes_the_place_of_what_its_package_exports() -> None:
+    """Importing a module sets it in its package, over a function of that name that came from another module."""
+    shadowed = [
+        f"{init.relative_to(ROOT)}: {name}"
+        for init in (ROOT / "kilonova").rglob("__init__.py")
+        for node in ast.walk(ast.parse(init.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for name in (alias.asname or alias.name for alias in node.names)
+        if (init.parent / f"{name}.py").is_file()
+        and node.module not in (package_of(init), f"{package_of(init)}.{name}")
+    ]
+    assert shadowed == []
 
 
 def test_test_modules_have_names_of_their_own() -> None:

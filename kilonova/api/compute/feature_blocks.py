@@ -34,7 +34,7 @@ def refuse_with_shares(instance: Instance, action: str) -> None:
 
 def refuse_with_devices(instance: Instance, action: str) -> None:
     """Raises Conflict: what the guest's own devices of its host hold can neither be saved nor follow it."""
-    if instance.flavor.pci_requests:
+    if instance.flavor.pci_requests or any(vif.is_device for vif in instance.network_info):
         raise Conflict(f"Operation '{action}' is not supported for server {instance.uuid}, which has PCI devices.")
 
 

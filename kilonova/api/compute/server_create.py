@@ -22,7 +22,7 @@ from kilonova.db.keypairs import Keypair
 from kilonova.domain.errors import InvalidInput, NotFound
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
-from kilonova.domain.instance import BlockDevice, BuildRequest, Instance, RequestSpec
+from kilonova.domain.instance import BOOT_ROLES, BlockDevice, BuildRequest, Instance, RequestSpec
 from kilonova.shapes.accelerators import profile_of, with_groups
 
 CREATE_SERVER = Rule("servers:create", Audience.MEMBER)
@@ -187,7 +187,7 @@ def _build_request(call: Call, plan: Plan, index: int, now: float) -> BuildReque
         ramdisk_id=plan.image.properties.get("ramdisk_id", ""),
         flavor=plan.flavor,
         metadata=body.get("metadata", {}),
-        system_metadata=image_metadata(plan.image),
+        system_metadata={**image_metadata(plan.image), BOOT_ROLES: ",".join(call.context.roles)},
         tags=tuple(dict.fromkeys(body.get("tags", ()))),
         key_name=plan.keypair.name if plan.keypair else None,
         key_data=plan.keypair.public_key if plan.keypair else None,

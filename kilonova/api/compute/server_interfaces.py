@@ -8,7 +8,7 @@ from kilonova.api.call import Call
 from kilonova.api.compute.answers import attachments as answers
 from kilonova.api.compute.field_types import ADDRESS, TAG, UUID
 from kilonova.api.compute.server_lookup import find_server
-from kilonova.api.compute.server_networks import ATTACH_EXTERNAL, is_foreign, refuse_guarantees
+from kilonova.api.compute.server_networks import ATTACH_EXTERNAL, is_foreign, refuse_without_port
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
 from kilonova.api.schema import ListOf, Object, nullable, optional, required
@@ -101,7 +101,7 @@ async def _check_network(call: Call, network_id: str) -> NetworkSummary:
         raise Forbidden(f"It is not allowed to create an interface on external network {network_id}")
     if not found[0].has_subnets:
         raise InvalidInput(f"Network {network_id} requires a subnet in order to boot instances on.")
-    refuse_guarantees(found[0])
+    refuse_without_port(found[0])
     return found[0]
 
 
@@ -110,7 +110,8 @@ async def _only_network(call: Call) -> str:
     owner = call.server.instance.project_id
     usable = [
         network for network in await call.cloud.networks.networks(call.context)
-        if network.has_subnets and not network.external and (network.shared or network.project_id == owner)
+        if network.has_subnets and not network.external and not network.physical_network
+        and (network.shared or network.project_id == owner)
     ]
     own = [network for network in usable if network.project_id == owner] or usable
     if not own:

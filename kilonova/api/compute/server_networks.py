@@ -80,13 +80,14 @@ async def _automatic(call: Call, fallback: Requested) -> Requested:
     mine = call.context.project_id
     usable = [
         network for network in await call.cloud.networks.networks(call.context)
-        if network.has_subnets and not network.external and (network.shared or network.project_id == mine)
+        if network.has_subnets and not network.external and not network.physical_network
+        and (network.shared or network.project_id == mine)
     ]
     if len(usable) > 1:
         raise Conflict("Multiple possible networks found, use a Network ID to be more specific.")
     if not usable:
         return fallback
-    refuse_guarantees(usable[0])
+    refuse_without_port(usable[0])
     return (RequestedNetwork(network_id=usable[0].id),)
 
 
@@ -123,7 +124,7 @@ async def _check_port(call: Call, port_id: str) -> PortNeed | None:
         raise Conflict(f"Port {port_id} is still in use.")
     if not port.addresses:
         raise InvalidInput(f"Port {port_id} requires a FixedIP in order to be used.")
-    if port.need is not None and call.version < PORT_RESOURCES:
+    if port.need is not None and port.need.resources and call.version < PORT_RESOURCES:
         raise InvalidInput(
             f"Creating servers with ports that ask for resources, like {port_id}, is not supported with this version."
         )
@@ -137,11 +138,17 @@ def _check_network(call: Call, network_id: str, network: NetworkSummary | None) 
         raise Forbidden(f"It is not allowed to create an interface on external network {network_id}")
     if not network.has_subnets:
         raise InvalidInput(f"Network {network_id} requires a subnet in order to boot instances on.")
-    refuse_guarantees(network)
+    refuse_without_port(network)
 
 
-def refuse_guarantees(network: NetworkSummary) -> None:
-    """A port that is made for a server cannot ask for resources: its host is chosen before there is a port."""
+def refuse_without_port(network: NetworkSummary) -> None:
+    """A port that is made for a server cannot ask for resources or a device: its host is chosen before there is a
+    port."""
+    if network.physical_network:
+        raise InvalidInput(
+            f"Network {network.id} is the physical network {network.physical_network}, whose ports are devices of "
+            "hosts: make a port on it and name that instead."
+        )
     if network.guarantees:
         raise InvalidInput(
             f"Network {network.id} guarantees its ports a bandwidth: make a port on it and name that instead."

@@ -36,7 +36,7 @@ from kilonova.db.placement.tables import (
 )
 from kilonova.db.prepared import Prepared
 from kilonova.hypervisor.guest import HostInventory
-from kilonova.shapes.pci import classes_of
+from kilonova.shapes.pci import classes_of, physical_networks
 
 STATUS_DISABLED = "COMPUTE_STATUS_DISABLED"
 STATUS_ATTEMPTS = 4
@@ -102,7 +102,8 @@ def report(
 
     Spec: EMP-04, EMP-05, FND-48.
     """
-    own_traits = set(inventory.traits) - {STATUS_DISABLED}
+    offered_devices = inventory.topology.devices if inventory.topology is not None else ()
+    own_traits = (set(inventory.traits) | physical_networks(offered_devices)) - {STATUS_DISABLED}
     facts = {
         "cell": cell,
         "hypervisor_type": inventory.hypervisor_type,
@@ -141,7 +142,7 @@ def report(
         if changed:
             connection.execute(hosts.update().where(hosts.c.provider_id == provider_id).values(changed))
             stamp(connection, [provider_id])
-    devices = classes_of(inventory.topology.devices) if inventory.topology is not None else {}
+    devices = classes_of(offered_devices)
     before = read_topology(known.topology) if known is not None else None
     devices = dict.fromkeys(classes_of(before.devices), 0) | devices if before is not None else devices
     offered = _inventories(connection, provider_id, inventory, settings or HostSettings(), devices)

@@ -7,11 +7,12 @@ import sqlalchemy as sa
 from kilonova.db.placement.claims import (
     add_use,
     drop_consumer_without_allocations,
+    held_by,
     lock_existing_consumers,
     lock_providers,
-    raise_consumer_generation,
 )
-from kilonova.db.placement.tables import allocation_groups, allocations, hosts, providers, touch
+from kilonova.db.placement.in_place import hold, root_of
+from kilonova.db.placement.tables import allocation_groups, providers
 from kilonova.db.placement.trees import groups_held, lock_tree
 from kilonova.shapes.trees import Branch, ResourceGroup, assign
 
@@ -28,13 +29,9 @@ def add_group(connection: sa.Connection, consumer: str, host: str, group: Resour
     known = groups_held(connection, consumer).get(group.suffix)
     if known is not None:
         return known.provider
-    root = connection.execute(
-        sa.select(hosts.c.provider_id).join(allocations, allocations.c.provider_id == hosts.c.provider_id)
-        .where(hosts.c.host == host, allocations.c.consumer == consumer).limit(1)
-    ).scalar()
+    root = root_of(connection, consumer, host)
     if root is None:
         return None
-    lock_providers(connection, {root})
     tree = lock_tree(connection, consumer, root)
     full = [_with_own(branch, tree.held.get(branch.provider, {})) for branch in tree.branches]
     found = assign({}, [group], full, isolate=False)
@@ -43,7 +40,7 @@ def add_group(connection: sa.Connection, consumer: str, host: str, group: Resour
     provider = found.groups[group.suffix]
     number, before = tree.ids[provider], tree.held.get(provider, {})
     add_use(connection, number, group.resources)
-    _hold(connection, consumer, number, {
+    hold(connection, consumer, number, {
         name: before.get(name, 0) + group.resources.get(name, 0) for name in before.keys() | group.resources.keys()
     })
     connection.execute(allocation_groups.insert().values(
@@ -60,13 +57,10 @@ def drop_group(connection: sa.Connection, consumer: str, suffix: str) -> None:
         return
     number = connection.execute(sa.select(providers.c.id).where(providers.c.uuid == held.provider)).scalar_one()
     lock_providers(connection, {number})
-    rows = connection.execute(sa.select(allocations).where(
-        allocations.c.consumer == consumer, allocations.c.provider_id == number
-    ))
-    before = {row.resource_class: row.used for row in rows}
+    before = held_by(connection, consumer).get(number, {})
     less = {name: min(amount, before.get(name, 0)) for name, amount in held.resources.items()}
     add_use(connection, number, {name: -amount for name, amount in less.items()})
-    _hold(connection, consumer, number, {name: amount - less.get(name, 0) for name, amount in before.items()})
+    hold(connection, consumer, number, {name: amount - less.get(name, 0) for name, amount in before.items()})
     connection.execute(allocation_groups.delete().where(
         allocation_groups.c.consumer == consumer, allocation_groups.c.suffix == suffix
     ))
@@ -80,17 +74,3 @@ def _with_own(branch: Branch, held: dict[str, int]) -> Branch:
         for name, (capacity, used, smallest, largest, step) in branch.offers.items()
     }
     return Branch(provider=branch.provider, offers=offers, traits=branch.traits)
-
-
-def _hold(connection: sa.Connection, consumer: str, provider_id: int, amounts: dict[str, int]) -> None:
-    connection.execute(allocations.delete().where(
-        allocations.c.consumer == consumer, allocations.c.provider_id == provider_id
-    ))
-    rows = [
-        {"consumer": consumer, "provider_id": provider_id, "resource_class": name, "used": amount}
-        for name, amount in sorted(amounts.items()) if amount
-    ]
-    if rows:
-        connection.execute(allocations.insert(), rows)
-    raise_consumer_generation(connection, consumer)
-    touch(connection, [provider_id])

@@ -99,6 +99,7 @@ class PortBody(Body, kw_only=True):
     host_id: str | UnsetType | None = field(name="binding:host_id", default=UNSET)
     profile: dict[str, Any] | UnsetType | None = field(name="binding:profile", default=UNSET)
     vnic_type: Text = field(name="binding:vnic_type", default=UNSET)
+    numa_affinity_policy: str | UnsetType | None = UNSET
 
 
 class GroupBody(Body, kw_only=True):

@@ -178,6 +178,16 @@ class MacAddressInUse(Conflict):
         )
 
 
+class FlatNetworkInUse(Conflict):
+    def __init__(self, physical: str) -> None:
+        super().__init__(f"Unable to create the flat network. Physical network {physical} is in use.")
+
+
+class VlanIdInUse(Conflict):
+    def __init__(self, vlan: int, physical: str) -> None:
+        super().__init__(f"Unable to create the network. The VLAN {vlan} on physical network {physical} is in use.")
+
+
 class PortBound(Conflict):
     def __init__(self, port: str, field: str) -> None:
         super().__init__(f"Unable to complete operation on port {port}, port is already bound: {field} is fixed.")

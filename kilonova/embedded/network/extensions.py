@@ -23,6 +23,8 @@ EXTENSIONS = {
     "network-ip-availability": "Network IP Availability",
     "network_availability_zone": "Network Availability Zone",
     "pagination": "Pagination",
+    "port-numa-affinity-policy": "Port NUMA Affinity Policy",
+    "port-numa-affinity-policy-socket": "Port NUMA Affinity Policy Socket",
     "port-security": "Port Security",
     "project-id": "Project ID",
     "port-resource-request": "Port Resource Request",

@@ -12,7 +12,16 @@ from msgspec import UNSET
 from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, InvalidInput
-from kilonova.embedded.network import access, addresses, automatic_addresses, quotas, ranges, schema, subnet_pools
+from kilonova.embedded.network import (
+    access,
+    addresses,
+    automatic_addresses,
+    physical,
+    quotas,
+    ranges,
+    schema,
+    subnet_pools,
+)
 from kilonova.embedded.network.bodies import NetworkBody, SubnetBody, refuse_read_only, require_privilege, sent
 from kilonova.embedded.network.errors import NetworkInUse, SubnetInUse
 
@@ -38,9 +47,7 @@ def create_network(conn: sa.Connection, caller: RequestContext, body: NetworkBod
     quotas.check(conn, project_id, "network")
     values = sent(body)
     _check_network(values.get("mtu", DEFAULT_MTU))
-    if values.get("provider_network_type") not in (None, "local") or values.get("provider_physical_network") \
-            or values.get("provider_segmentation_id"):
-        raise InvalidInput("Invalid input for operation: only networks of provider type 'local' are offered.")
+    outside = physical.checked(values)
     row = {
         "id": id_ or str(uuid.uuid4()), "project_id": project_id, "name": "", "description": "",
         "admin_state_up": True, "shared": False, "external": False, "is_default": False, "mtu": DEFAULT_MTU,
@@ -50,6 +57,8 @@ def create_network(conn: sa.Connection, caller: RequestContext, body: NetworkBod
     }
     row |= {name: values[name] for name in _SAME_NAME if name in values}
     conn.execute(sa.insert(schema.networks).values(row))
+    if outside is not None:
+        physical.join(conn, str(row["id"]), outside)
     return access.network(conn, caller, str(row["id"]))
 
 
@@ -89,6 +98,7 @@ def delete_network(conn: sa.Connection, caller: RequestContext, id_: str) -> Non
     _delete_dhcp_ports(conn, ports.c.network_id == id_)
     conn.execute(sa.delete(schema.subnets).where(schema.subnets.c.network_id == id_))
     conn.execute(sa.delete(schema.networks).where(schema.networks.c.id == id_))
+    physical.leave(conn, id_)
 
 
 def subnets_of(conn: sa.Connection, network_id: str) -> list[schema.Subnet]:

@@ -26,6 +26,7 @@ from kilonova.embedded.network.errors import (
     ServicePortInUse,
 )
 from kilonova.embedded.network.networks import DHCP_OWNER, subnets_of
+from kilonova.embedded.network.physical import VIF_TYPES, forget_policy
 from kilonova.embedded.network.port_records import existing_port, find_port, ports_of_device
 
 Serves = Callable[[str], bool]
@@ -34,7 +35,7 @@ Change = tuple[schema.Port | None, schema.Port | None]
 """A port before and after."""
 
 ACTIVE, DOWN = "ACTIVE", "DOWN"
-BOUND, UNBOUND, FAILED = "bridge", "unbound", "binding_failed"
+UNBOUND, FAILED = "unbound", "binding_failed"
 _SAME_NAME = ("name", "description", "admin_state_up", "device_id", "device_owner")
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -155,6 +156,7 @@ def remove(conn: sa.Connection, id_: str) -> None:
     addresses.assign(conn, id_, [])
     _LET_GO.run(conn, port=id_)
     qos.forget(conn, id_)
+    forget_policy(conn, id_)
     for statement in (_LEAVE, _UNBIND, _DELETE):
         statement.run(conn, port=id_)
 
@@ -167,7 +169,8 @@ def claim(conn: sa.Connection, id_: str, instance_uuid: str, host: str, owner: s
         PortNotFound; PortInUse: another device has it.
     """
     before = existing_port(conn, id_)
-    same_place = before.device_id == instance_uuid and before.host == host and before.bound
+    placed = before.vif_type not in (UNBOUND, FAILED)
+    same_place = before.device_id == instance_uuid and before.host == host and placed
     table = schema.ports
     values: dict[str, Any] = {"device_id": instance_uuid, "device_owner": owner, "device_tag": device_tag}
     if same_place and all(getattr(before, name) == value for name, value in values.items()):
@@ -249,9 +252,9 @@ def set_status(conn: sa.Connection, id_: str, status: str, now: float) -> tuple[
 
 def binding(host: str | None, profile: dict[str, Any] | None, vnic_type: str, serves: Serves) -> dict[str, Any]:
     """The columns of a binding to that host, or of none. Spec: EMN-22."""
-    if vnic_type != "normal":
+    if vnic_type not in VIF_TYPES:
         raise InvalidInput(f"Invalid input for binding:vnic_type: '{vnic_type}' is not offered here.")
-    vif_type = UNBOUND if not host else BOUND if serves(host) else FAILED
+    vif_type = UNBOUND if not host else VIF_TYPES[vnic_type] if serves(host) else FAILED
     return {"host": host or "", "profile": profile or {}, "vnic_type": vnic_type, "vif_type": vif_type}
 
 
@@ -312,7 +315,10 @@ def _changed_binding(conn: sa.Connection, before: schema.Port, values: dict[str,
     if "vnic_type" in values and values["vnic_type"] != before.vnic_type and before.vif_type != UNBOUND:
         raise PortBound(before.id, "binding:vnic_type")
     if "host_id" not in values:
-        return {"profile": values["profile"] or {}} if "profile" in values else {}
+        changed = {"profile": values["profile"] or {}} if "profile" in values else {}
+        if "vnic_type" in values:
+            changed["vnic_type"] = binding(None, None, values["vnic_type"], serves)["vnic_type"]
+        return changed
     host = values["host_id"] or ""
     changed = binding(host, values.get("profile", before.profile), values.get("vnic_type", before.vnic_type), serves)
     if host != before.host:

@@ -11,7 +11,17 @@ from starlette.datastructures import QueryParams
 
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InvalidInput
-from kilonova.embedded.network import access, automatic_addresses, networks, ports, qos, schema, security, views
+from kilonova.embedded.network import (
+    access,
+    automatic_addresses,
+    networks,
+    physical,
+    ports,
+    qos,
+    schema,
+    security,
+    views,
+)
 from kilonova.embedded.network.bodies import GroupBody, NetworkBody, PortBody, RuleBody, SubnetBody
 from kilonova.embedded.network.datapath import Effects
 from kilonova.embedded.network.port_records import ports_where
@@ -71,12 +81,14 @@ class Networks:
                effects: Effects) -> View:
         made = networks.create_network(conn, caller, body, now)
         qos.set_policy(conn, caller, made.id, body.qos_policy_id)
+        physical.check_network(conn, made.id)
         return self._views(conn, caller, [made])[0]
 
     def update(self, conn: sa.Connection, caller: RequestContext, id_: str, body: NetworkBody, now: float,
                effects: Effects) -> View:
         changed = networks.update_network(conn, caller, id_, body, now)
         qos.set_policy(conn, caller, id_, body.qos_policy_id, bound=networks.serves_servers(conn, id_))
+        physical.check_network(conn, id_)
         effects.networks.append(id_)
         return self._views(conn, caller, [changed])[0]
 
@@ -94,7 +106,11 @@ class Networks:
         for row in conn.execute(statement):
             held[row.network_id].append(row.id)
         privileged = access.privileged(caller)
-        return [qos.of_network(conn, views.network(item, held[item.id], privileged)) for item in items]
+        return [
+            physical.network_view(conn, qos.of_network(conn, views.network(item, held[item.id], privileged)),
+                                  privileged=privileged)
+            for item in items
+        ]
 
 
 class Subnets:
@@ -171,6 +187,8 @@ class Ports:
                effects: Effects) -> View:
         port = ports.create_port(conn, caller, body, now, self._wiring.serves)
         qos.set_policy(conn, caller, port.id, body.qos_policy_id)
+        physical.set_policy(conn, port, body.numa_affinity_policy)
+        physical.check_port(conn, port.id)
         effects.ports.append((None, port))
         return _port(conn, caller, port)
 
@@ -178,6 +196,8 @@ class Ports:
                effects: Effects) -> View:
         before, after = ports.update_port(conn, caller, id_, body, now, self._wiring.serves)
         qos.set_policy(conn, caller, id_, body.qos_policy_id, bound=after.device_owner.startswith("compute:"))
+        physical.set_policy(conn, after, body.numa_affinity_policy)
+        physical.check_port(conn, id_)
         effects.ports.append((before, after))
         return _port(conn, caller, after)
 
@@ -189,7 +209,8 @@ class Ports:
 
 def _port(conn: sa.Connection, caller: RequestContext, port: schema.Port) -> View:
     privileged = access.privileged(caller)
-    return qos.of_port(conn, port, views.port(port, privileged), privileged=privileged)
+    view = qos.of_port(conn, port, views.port(port, privileged), privileged=privileged)
+    return physical.port_view(conn, port, view, privileged=privileged)
 
 
 class Groups:

@@ -13,7 +13,7 @@ from kilonova.db.upgrade import ensure
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import NetworkNotFound
-from kilonova.domain.network import FixedIp, Vif
+from kilonova.domain.network import BoundDevice, FixedIp, Vif
 from kilonova.embedded.http import EmbeddedService
 from kilonova.embedded.network import (
     access,
@@ -23,6 +23,7 @@ from kilonova.embedded.network import (
     floating_calls,
     group_calls,
     networks,
+    physical,
     ports,
     qos,
     schema,
@@ -183,6 +184,7 @@ class EmbeddedNetwork(SecurityGroupCalls):
                 body.security_groups = list(group_calls.resolve(conn, request.project_id, request.security_groups, now))
             port = ports.create_port(conn, caller, body, now, self._wiring.serves, id_, owned=True,
                                      device_tag=request.tag)
+            physical.check_port(conn, id_)
             effects.ports.append((None, port))
 
         await self._change(unit)
@@ -201,11 +203,15 @@ class EmbeddedNetwork(SecurityGroupCalls):
 
         await self._datapath.settle(await self._change(unit))
 
-    async def serve_ports(self, instance_uuid: str, providers: dict[str, str]) -> None:
+    async def serve_ports(
+        self, instance_uuid: str, providers: dict[str, str], devices: dict[str, BoundDevice]
+    ) -> None:
         def unit(conn: sa.Connection) -> None:
             for port in ports_of_device(conn, instance_uuid):
                 if port.id in providers:
                     qos.serve(conn, port, providers[port.id], self._clock.now())
+                if port.id in devices:
+                    physical.serve(conn, port, devices[port.id], self._clock.now())
 
         await self._database.write(unit)
 
@@ -306,6 +312,7 @@ class EmbeddedNetwork(SecurityGroupCalls):
         assert network is not None, "a network with ports cannot be deleted"
         subnets = {subnet.id: subnet for subnet in networks.subnets_of(conn, port.network_id)}
         floated = floating.of_port(conn, port.id)
+        outside = physical.of_network(conn, network.id)
         return Vif(
             id=port.id, mac=port.mac, network_id=port.network_id, network_name=network.name, devname=tap_name(port.id),
             bridge=self._wiring.bridge(network.segment), vif_type=port.vif_type, vnic_type=port.vnic_type,
@@ -316,7 +323,7 @@ class EmbeddedNetwork(SecurityGroupCalls):
                 for item in port.addresses
             ),
             active=port.status == ports.ACTIVE, preserve_on_delete=not port.owned, tag=port.device_tag,
-            profile=port.profile,
+            profile=port.profile, vlan=outside.vlan or None if outside is not None else None,
         )
 
 

@@ -89,7 +89,7 @@ def host_name(address: str) -> str:
 
 
 def _vif_details(vif_type: str) -> dict[str, Any]:
-    return {"port_filter": True} if vif_type == "bridge" else {}
+    return {"port_filter": vif_type == "bridge"} if vif_type in ("bridge", "hw_veb", "hostdev_physical") else {}
 
 
 def group(item: schema.Group, rules: list[schema.Rule]) -> dict[str, Any]:

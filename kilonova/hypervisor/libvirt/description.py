@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ from kilonova.hypervisor.libvirt.domain.filesystem import SharedFilesystem
 from kilonova.hypervisor.libvirt.domain.firmware import Uefi, UefiVariables
 from kilonova.hypervisor.libvirt.domain.graphics import Spice, Video, Vnc
 from kilonova.hypervisor.libvirt.domain.host_device import PciHostDevice
-from kilonova.hypervisor.libvirt.domain.interface import BridgeInterface
+from kilonova.hypervisor.libvirt.domain.interface import BridgeInterface, FunctionInterface, MacvtapInterface
 from kilonova.hypervisor.libvirt.domain.iommu import IntelIommu, Iommu
 from kilonova.hypervisor.libvirt.domain.kernel import DirectKernel
 from kilonova.hypervisor.libvirt.domain.mark import Mark
@@ -39,6 +39,7 @@ from kilonova.hypervisor.libvirt.domain.sound import Sound
 from kilonova.hypervisor.libvirt.domain.tpm import Tpm
 from kilonova.hypervisor.libvirt.domain.watchdog import Watchdog
 from kilonova.hypervisor.libvirt.host import HostCapabilities
+from kilonova.hypervisor.libvirt.netdevs import netdev_of
 from kilonova.hypervisor.libvirt.properties import Hardware, hardware, is_encrypted, offered_bus
 from kilonova.hypervisor.libvirt.secrets import secret_id
 from kilonova.services.secrets import Purpose
@@ -82,6 +83,7 @@ class Describer:
         installation: id of the installation, put into each guest's mark.
         cache: how the host caches the guests' disks.
         vnc_listen: address of the guests' screens. spice: show them by SPICE as well as by VNC.
+        netdev_of: finds the host's network device of a PCI device.
     """
 
     host: HostCapabilities
@@ -89,6 +91,7 @@ class Describer:
     cache: Literal["none", "writeback"]
     vnc_listen: str = "127.0.0.1"
     spice: bool = False
+    netdev_of: Callable[[str], str] = netdev_of
 
     def describe(self, guest: Guest, files: GuestFiles) -> Domain:
         """The whole domain.
@@ -136,7 +139,7 @@ class Describer:
 
     def interface(self, guest: Guest, vif: Vif) -> Device:
         """One more interface of a guest. Raises InvalidInput, NotSupported."""
-        return _interface(vif, hardware(guest.properties, guest.extra_specs), guest.vcpus)
+        return self._interface(vif, hardware(guest.properties, guest.extra_specs), guest.vcpus)
 
     def _devices(self, guest: Guest, files: GuestFiles, wanted: Hardware) -> Iterator[Device]:
         disks = list(self._disks(guest, files, wanted))
@@ -151,7 +154,7 @@ class Describer:
         elif not asked.screens.needs_usb and all(disk.bus != "usb" for disk in disks):
             yield UsbController()
         yield from disks
-        yield from (_interface(vif, wanted, guest.vcpus) for vif in guest.vifs)
+        yield from (self._interface(vif, wanted, guest.vcpus) for vif in guest.vifs)
         yield from (self._share(share) for share in guest.shares)
         yield from (PciHostDevice.at(device.address) for device in guest.host_devices)
         if asked.machine.serial_ports:
@@ -173,6 +176,17 @@ class Describer:
         elif asked.machine.iommu is not None:
             yield Iommu(model=asked.machine.iommu)
         yield Balloon()
+
+    def _interface(self, vif: Vif, wanted: Hardware, vcpus: int) -> Device:
+        if not vif.is_device:
+            return _bridged(vif, wanted, vcpus)
+        device = PciHostDevice.at(vif.address)
+        if vif.vnic_type == "direct-physical":
+            return device
+        if vif.vnic_type == "macvtap":
+            netdev = self.netdev_of(vif.address)
+            return MacvtapInterface(mac=vif.mac, netdev=netdev, model=wanted.vif_model, vlan=vif.vlan)
+        return FunctionInterface(mac=vif.mac, device=device, vlan=vif.vlan)
 
     def _share(self, share: GuestShare) -> SharedFilesystem:
         if self.host.sharing is None:
@@ -294,7 +308,7 @@ def _packed_controller(asked: Devices) -> bool:
     return asked.interfaces.packed and asked.disks.scsi_model in (None, "virtio-scsi")
 
 
-def _interface(vif: Vif, wanted: Hardware, vcpus: int) -> BridgeInterface:
+def _bridged(vif: Vif, wanted: Hardware, vcpus: int) -> BridgeInterface:
     """Queues and packed rings are those of virtio; other models do without."""
     if vif.vif_type != "bridge" or not vif.bridge:
         raise NotSupported(f"Port {vif.id} has the binding type {vif.vif_type!r}, which this host cannot plug.")

@@ -28,6 +28,7 @@ from kilonova.hypervisor.libvirt.images import BaseImage, ImageCache, copy
 from kilonova.imaging import qcow2
 from kilonova.imaging.inspect import inspect
 from kilonova.metadata.configdrive import build_iso
+from kilonova.metadata.vendor_data import VendorData
 from kilonova.shapes.blank_disks import USUAL_FILE_SYSTEM, BlankDisk
 from kilonova.shapes.kernel import PLAIN
 
@@ -49,11 +50,14 @@ CONSOLE_SOCKET = "console.sock"
 class GuestDisks:
     """The guests' files below `directory/instances`, and the images they are made from."""
 
-    def __init__(self, directory: Path, daemon: Daemon, cache: ImageCache, workers: Executor) -> None:
+    def __init__(
+        self, directory: Path, daemon: Daemon, cache: ImageCache, workers: Executor, vendor: VendorData
+    ) -> None:
         self._directory = directory / "instances"
         self._daemon = daemon
         self._cache = cache
         self._workers = workers
+        self._vendor = vendor
 
     def make_directories(self) -> None:
         """Make the directories."""
@@ -119,7 +123,7 @@ class GuestDisks:
         async with self._cache.using(guest.rescue, None, guest.trusted_certs) as base:
             await self._run(self._overlay, directory / RESCUE, base, base.virtual_size, None)
         if guest.config_drive:
-            await self._run(self._config_drive, guest, directory / RESCUE_CONFIG)
+            await self._config_drive(guest, directory / RESCUE_CONFIG)
         for making in self._boot_files(guest):
             await making
 
@@ -138,7 +142,7 @@ class GuestDisks:
         await self._run(self._make_directory, directory)
         making = self._boot_files(guest, prefix)
         if guest.config_drive:
-            making.append(self._run(self._config_drive, guest, directory / f"{prefix}disk.config"))
+            making.append(self._config_drive(guest, directory / f"{prefix}disk.config"))
         if guest.image is not None:
             making.append(self._root(guest, directory / f"{prefix}disk", key))
         for disk in guest.blank_disks:
@@ -183,7 +187,7 @@ class GuestDisks:
         directory = self.of(old.uuid)
         await self._run(functools.partial(kept_disks.restore, keep=keep), directory, old)
         if old.config_drive and directory.exists():
-            await self._run(self._config_drive, old, directory / "disk.config")
+            await self._config_drive(old, directory / "disk.config")
 
     async def drop_kept(self, uuid: str, *, keep: str) -> None:
         """No longer keep what was kept under that name."""
@@ -266,9 +270,14 @@ class GuestDisks:
             finally:
                 plain.unlink(missing_ok=True)
 
-    def _config_drive(self, guest: Guest, path: Path) -> None:
-        with whole(path, owner=self._daemon.guest_owner) as partial:
-            build_iso(guest.metadata, partial)
+    async def _config_drive(self, guest: Guest, path: Path) -> None:
+        vendor = await self._vendor.of(guest.metadata)
+
+        def write() -> None:
+            with whole(path, owner=self._daemon.guest_owner) as partial:
+                build_iso(guest.metadata, partial, vendor=vendor)
+
+        await self._run(write)
 
     def _list(self) -> list[str]:
         with_files = {entry.name for entry in self._directory.iterdir() if entry.is_dir()}

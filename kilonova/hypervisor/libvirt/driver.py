@@ -30,6 +30,7 @@ from kilonova.hypervisor.libvirt.freeze import Freezer
 from kilonova.hypervisor.libvirt.images import ImageCache
 from kilonova.hypervisor.libvirt.snapshots import Snapshots
 from kilonova.imaging.signatures import ImageSignatures
+from kilonova.metadata.vendor_data import VendorData
 from kilonova.services.image import ImageSource
 from kilonova.services.secrets import SecretStore
 from kilonova.shapes.screens import USB_REDIRECTION
@@ -56,6 +57,7 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls, DeviceCal
         signatures: which images must be signed, and by whom.
         vnc_listen: address of the guests' screens. spice: show them by SPICE as well as by VNC.
         cpu_sets: CPUs of the host that guests may have; None for all of them, shared.
+        vendor: what the operator tells guests on their config drives; None for nothing.
     """
 
     name = "libvirt"
@@ -63,7 +65,7 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls, DeviceCal
     def __init__(
         self, directory: Path, daemon: Daemon, images: ImageSource, clock: Clock, *, installation: str,
         secrets: SecretStore, signatures: ImageSignatures, vnc_listen: str = "127.0.0.1", spice: bool = False,
-        cpu_sets: CpuSets | None = None,
+        cpu_sets: CpuSets | None = None, vendor: VendorData | None = None,
     ) -> None:
         self._directory = directory
         self._daemon = daemon
@@ -77,7 +79,7 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls, DeviceCal
         self._file_threads = Threads(FILE_THREADS, "guest-files")
         self._share_threads = Threads(SHARE_THREADS, "shares")
         cache = ImageCache(directory / "images", images, signatures, self._file_threads)
-        self._disks = GuestDisks(directory, daemon, cache, self._file_threads)
+        self._disks = GuestDisks(directory, daemon, cache, self._file_threads, vendor or VendorData())
         self._freezer = Freezer(self._disks, clock, self._file_threads)
         self._snapshots = Snapshots(self._disks, daemon, clock, self._file_threads, self._freezer)
         self._ours: set[str] = set()

@@ -1,4 +1,5 @@
-"""Interfaces that come and go while their guest is there. They are known by their MAC address."""
+"""Interfaces that come and go while their guest is there. They are known by their MAC address; those that are whole
+cards, of which libvirt knows none, by their PCI address."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import xml.etree.ElementTree as ET
 
 import libvirt  # type: ignore[import-untyped]
 
+from kilonova.domain.network import Vif
+from kilonova.hypervisor.libvirt.calls.devices import address_in
 from kilonova.hypervisor.libvirt.domain.element import Device
 from kilonova.hypervisor.libvirt.power import find
 
@@ -23,24 +26,24 @@ def attach(connection: libvirt.virConnect, uuid: str, device: Device) -> None:
     if domain is None:
         return
     element = device.element()
-    mac, xml = _mac(element), ET.tostring(element, encoding="unicode")
+    name, xml = _name(element), ET.tostring(element, encoding="unicode")
     for which in (LIVE, STORED) if domain.isActive() else (STORED,):
-        if _in(domain, which, mac) is None:
+        if _in(domain, which, name) is None:
             domain.attachDeviceFlags(xml, which)
 
 
-def has(connection: libvirt.virConnect, uuid: str, mac: str) -> bool:
+def has(connection: libvirt.virConnect, uuid: str, name: str) -> bool:
     """Whether the running guest has the interface."""
     domain = find(connection, uuid)
-    return domain is not None and bool(domain.isActive()) and _in(domain, LIVE, mac) is not None
+    return domain is not None and bool(domain.isActive()) and _in(domain, LIVE, name) is not None
 
 
-def ask_to_let_go(connection: libvirt.virConnect, uuid: str, mac: str) -> bool:
+def ask_to_let_go(connection: libvirt.virConnect, uuid: str, name: str) -> bool:
     """Ask a running guest to let go of the interface. Returns whether there was anything to let go of."""
     domain = find(connection, uuid)
     if domain is None or not domain.isActive():
         return False
-    found = _in(domain, LIVE, mac)
+    found = _in(domain, LIVE, name)
     if found is None:
         return False
     try:
@@ -51,22 +54,28 @@ def ask_to_let_go(connection: libvirt.virConnect, uuid: str, mac: str) -> bool:
     return True
 
 
-def forget(connection: libvirt.virConnect, uuid: str, mac: str) -> None:
+def forget(connection: libvirt.virConnect, uuid: str, name: str) -> None:
     """Take the interface out of the definition."""
     domain = find(connection, uuid)
-    if domain is not None and (found := _in(domain, STORED, mac)) is not None:
+    if domain is not None and (found := _in(domain, STORED, name)) is not None:
         domain.detachDeviceFlags(found, STORED)
 
 
-def _in(domain: libvirt.virDomain, which: int, mac: str) -> str | None:
+def _in(domain: libvirt.virDomain, which: int, name: str) -> str | None:
     """The XML of the interface in the running guest or in the definition."""
     flags = libvirt.VIR_DOMAIN_XML_INACTIVE if which == STORED else 0
-    for element in ET.fromstring(domain.XMLDesc(flags)).iterfind("devices/interface"):
-        if _mac(element) == mac:
+    devices = ET.fromstring(domain.XMLDesc(flags)).find("devices")
+    for element in devices if devices is not None else ():
+        if element.tag in ("interface", "hostdev") and _name(element) == name:
             return ET.tostring(element, encoding="unicode")
     return None
 
 
-def _mac(interface: ET.Element) -> str:
-    address = interface.find("mac")
-    return address.get("address", "") if address is not None else ""
+def _name(device: ET.Element) -> str:
+    address = device.find("mac")
+    return address.get("address", "") if address is not None else address_in(device)
+
+
+def name_of(vif: Vif) -> str:
+    """What its interface is known by."""
+    return vif.address if vif.vnic_type == "direct-physical" else vif.mac

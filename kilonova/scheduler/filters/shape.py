@@ -102,7 +102,7 @@ def devices(view: HostView, demand: Demand) -> Mask | None:
 
 
 def why_no_devices(view: HostView, demand: Demand) -> str:
-    asked = f"{ALIAS} = {demand.spec.flavor.extra_specs.get(ALIAS, '')}"
+    asked = f"{ALIAS} = {demand.spec.flavor.extra_specs[ALIAS]}" if ALIAS in demand.spec.flavor.extra_specs else "ports"
     if not demand.shape.pci_requests or not any(
         row is not None and (read_topology(row.topology) or NOTHING).devices for row in view.rows
     ):

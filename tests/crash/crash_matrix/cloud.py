@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from accelerated import PCI_DEVICES, offer_devices
 from hearing import unheard
 from host_cells import TWO_CELLS
-from host_devices import GPUS, SPECS
+from host_devices import GPUS, PORT_FUNCTIONS, SPECS
 from invariants import ACTIVE, Cloud, look
 
 from crash_matrix import planting
@@ -39,13 +39,13 @@ from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.db.upgrade import ensure
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound, NotFound
-from kilonova.domain.network import PortNeed
+from kilonova.domain.network import PortDevice, PortNeed
 from kilonova.domain.operation import EntryState, ExternalEvent, OperationRecord
 from kilonova.domain.states import PowerState
 from kilonova.embedded.image import schema as image_schema
 from kilonova.embedded.image.service import EmbeddedImage
-from kilonova.embedded.network import ports, qos, schema
-from kilonova.embedded.network.bodies import PolicyBody, PortBody, RuleOfPolicyBody
+from kilonova.embedded.network import networks, ports, qos, schema
+from kilonova.embedded.network.bodies import NetworkBody, PolicyBody, PortBody, RuleOfPolicyBody, SubnetBody
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring
 from kilonova.engine.host import host_metadata
@@ -70,6 +70,12 @@ PROJECT = "11111111111141118111111111111111"
 USERS_PORT = "33333333-3333-4333-8333-333333333333"
 NEED = PortNeed(port_id=USERS_PORT, resources={qos.CLASSES["egress"]: 100}, traits=qos.TRAITS)
 """A port that the user made and gives to the server: it is never deleted."""
+DEVICE_PORT, SPARE_PORT = "34343434-3434-4434-8434-343434343434", "35353535-3535-4535-8535-353535353535"
+DEVICE_NEEDS = {
+    port: PortNeed(port_id=port, device=PortDevice(vnic_type="direct", physical_network="physnet1"))
+    for port in (DEVICE_PORT, SPARE_PORT)
+}
+"""Ports of the user's that are PCI devices; the server gets the first."""
 CONTEXT = RequestContext(request_id="req-crash", user_id="u", project_id=PROJECT, is_admin=True)
 OPTIONS = OperationOptions(
     shutdown_timeout=20.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=300.0, max_attempts=2,
@@ -102,7 +108,7 @@ class OneCloud:
         self._hosts_journal = self._open("hosts")
         self.hypervisors = {host: FakeHypervisor(host, directory / host, topology=TWO_CELLS) for host in HOSTS}
         for hypervisor in self.hypervisors.values():
-            hypervisor.devices = (*GPUS, *PCI_DEVICES)
+            hypervisor.devices = (*GPUS, *PORT_FUNCTIONS, *PCI_DEVICES)
         self.networks = EmbeddedNetwork(self.api, clock, None, "", FakeWiring(plugs_at_once=False), self._on_event)  # type: ignore[arg-type]
         self.accelerators = Accelerators(directory)
         self.images = EmbeddedImage(self.api, directory / "images", clock, None, "")  # type: ignore[arg-type]
@@ -154,6 +160,7 @@ class OneCloud:
             lambda conn: ports.create_port(conn, caller, body, self.clock.now(), lambda _host: True, USERS_PORT)
         )
         await self.api.write(self._guarantee)
+        await self.api.write(self._bring_devices)
         return other
 
     def _guarantee(self, conn: sa.Connection) -> None:
@@ -162,6 +169,21 @@ class OneCloud:
         policy = qos.create(conn, admin, PolicyBody(name="guaranteed"), self.clock.now())
         qos.create_rule(conn, admin, policy.id, RuleOfPolicyBody(min_kbps=100))
         qos.set_policy(conn, admin, USERS_PORT, policy.id)
+
+    def _bring_devices(self, conn: sa.Connection) -> None:
+        """The user has ports on a physical network."""
+        admin = RequestContext(request_id="", user_id="a", project_id=PROJECT, roles=("admin",), is_admin=True)
+        now = self.clock.now()
+        network = networks.create_network(conn, admin, NetworkBody(
+            name="outside", shared=True, provider_network_type="vlan", provider_physical_network="physnet1",
+            provider_segmentation_id=100,
+        ), now)
+        networks.create_subnet(conn, admin, SubnetBody(
+            network_id=network.id, ip_version=4, cidr="10.20.0.0/24", enable_dhcp=False
+        ), now)
+        for port in DEVICE_NEEDS:
+            body = PortBody(network_id=network.id, project_id=PROJECT, vnic_type="direct")
+            ports.create_port(conn, admin, body, now, lambda _host: True, port)
 
     async def start(self) -> None:
         """Start everything, in the order of one-machine mode."""

@@ -11,7 +11,16 @@ from accelerated import asks_for
 from host_cells import DEDICATED
 from host_devices import with_devices
 
-from crash_matrix.cloud import CONTEXT, NEED, PROJECT, USERS_PORT, OneCloud
+from crash_matrix.cloud import (
+    CONTEXT,
+    DEVICE_NEEDS,
+    DEVICE_PORT,
+    NEED,
+    PROJECT,
+    SPARE_PORT,
+    USERS_PORT,
+    OneCloud,
+)
 from kilonova.db import instances
 from kilonova.db.journal import cell_journal
 from kilonova.domain.errors import KilonovaError
@@ -86,7 +95,8 @@ class Scenario(msgspec.Struct, frozen=True):
 
 
 async def _create(cloud: OneCloud, flavor: Flavor = FLAVOR, asked: Flavor | None = None) -> None:
-    """A server with an interface on a network and one on a port that the user brings. asked: how hosts are chosen."""
+    """A server with an interface on a network and two on ports that the user brings, of which one is a device. asked:
+    how hosts are chosen."""
     instance = Instance(
         uuid=SERVER, project_id=PROJECT, user_id="u", display_name="vm", flavor=flavor, image_ref=IMAGE.id,
         image=IMAGE, created_at=cloud.clock.now(),
@@ -94,7 +104,10 @@ async def _create(cloud: OneCloud, flavor: Flavor = FLAVOR, asked: Flavor | None
     (network, *_) = [n for n in await cloud.networks.networks(CONTEXT) if n.name == "private"]
     spec = RequestSpec(
         instance_uuid=SERVER, project_id=PROJECT, user_id="u", flavor=asked or flavor, image=IMAGE,
-        requested_networks=(RequestedNetwork(network_id=network.id), RequestedNetwork(port_id=USERS_PORT, need=NEED)),
+        requested_networks=(
+            RequestedNetwork(network_id=network.id), RequestedNetwork(port_id=USERS_PORT, need=NEED),
+            RequestedNetwork(port_id=DEVICE_PORT, need=DEVICE_NEEDS[DEVICE_PORT]),
+        ),
     )
     await cloud.compute.create(CONTEXT, [BuildRequest(instance=instance, spec=spec, admin_password=SECRET)])
 
@@ -157,8 +170,8 @@ async def _hard_reboot(cloud: OneCloud) -> None:
 
 
 async def _attach_interface(cloud: OneCloud) -> None:
-    (network, *_) = [n for n in await cloud.networks.networks(CONTEXT) if n.name == "private"]
-    request = AttachInterface(RequestedNetwork(network_id=network.id))
+    """On another port that is a device."""
+    request = AttachInterface(RequestedNetwork(port_id=SPARE_PORT, need=DEVICE_NEEDS[SPARE_PORT]))
     await cloud.compute.ask(CONTEXT, await cloud.located(), ATTACH_INTERFACE, request)
 
 
@@ -174,8 +187,8 @@ async def _remove_fixed_ip(cloud: OneCloud) -> None:
 
 
 async def _detach_interface(cloud: OneCloud) -> None:
-    """The one whose port is guaranteed a bandwidth."""
-    await cloud.compute.ask(CONTEXT, await cloud.located(), DETACH_INTERFACE, DetachInterface(USERS_PORT))
+    """The one whose port is a device."""
+    await cloud.compute.ask(CONTEXT, await cloud.located(), DETACH_INTERFACE, DetachInterface(DEVICE_PORT))
 
 
 async def _rebuild(cloud: OneCloud) -> None:

@@ -11,10 +11,11 @@ import msgspec
 
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, NotSupported, PortNotFound, ServiceUnavailable
-from kilonova.domain.network import FixedIp, Subnet, Vif
+from kilonova.domain.network import BoundDevice, FixedIp, Subnet, Vif
 from kilonova.domain.operation import ExternalEvent
 from kilonova.services.network import FloatingIpSummary, NetworkSummary, PortRequest, PortSummary
 from kilonova.services.security_groups import GroupSummary
+from kilonova.shapes.port_devices import profile_of
 from simulation.process import Process, Trouble
 
 NETWORK = "11111111-1111-4111-8111-111111111111"
@@ -24,7 +25,7 @@ class Net:
     """The service itself; it does not crash.
 
     `calls` are those that arrived, `fail` errors by call name, one for each call, `wires` whether it announces ports,
-    `served` the provider that each bound port names.
+    `served` the provider that each bound port names, `devices` the device.
     """
 
     def __init__(self, random: Random, trouble: Trouble, announce: Callable[[ExternalEvent], Awaitable[None]]) -> None:
@@ -35,6 +36,7 @@ class Net:
         self.wires = True
         self.addresses: tuple[str, ...] = ("10.0.0.5",)
         self.served: dict[str, str] = {}
+        self.devices: dict[str, BoundDevice] = {}
         self._random = random
         self._trouble = trouble
         self._announce = announce
@@ -97,14 +99,19 @@ class Net:
         known = self.ports.get(port_id)
         if known is not None and known.device_id == instance_uuid:
             self.ports[port_id] = msgspec.structs.replace(known, device_id="", binding_host="")
-            self.served.pop(port_id, None)
+            self._let_go(port_id)
 
     def remove(self, port_id: str) -> None:
         self.ports.pop(port_id, None)
-        self.served.pop(port_id, None)
+        self._let_go(port_id)
 
-    def serve(self, instance: str, providers: dict[str, str]) -> None:
+    def serve(self, instance: str, providers: dict[str, str], devices: dict[str, BoundDevice]) -> None:
         self.served |= {port.id: providers[port.id] for port in self.of(instance) if port.id in providers}
+        self.devices |= {port.id: devices[port.id] for port in self.of(instance) if port.id in devices}
+
+    def _let_go(self, port_id: str) -> None:
+        self.served.pop(port_id, None)
+        self.devices.pop(port_id, None)
 
     def go_to_host(self, instance: str, host: str) -> None:
         for port in self.of(instance):
@@ -118,7 +125,7 @@ class Net:
         for port in self.of(instance):
             if port.binding_host == host:
                 self.ports[port.id] = msgspec.structs.replace(port, binding_host="", status="DOWN")
-                self.served.pop(port.id, None)
+                self._let_go(port.id)
 
     def _wire(self, port_id: str) -> None:
         task = asyncio.get_running_loop().create_task(self._wire_later(port_id))
@@ -140,7 +147,7 @@ class Net:
         for port in self.of(instance):
             if host is not None and port.binding_host not in (host, ""):
                 continue
-            self.served.pop(port.id, None)
+            self._let_go(port.id)
             if port.id in keep:
                 self.ports[port.id] = msgspec.structs.replace(port, device_id="", binding_host="")
             else:
@@ -183,8 +190,10 @@ class SimNetwork:
     ) -> None:
         await self._call("bind_port", lambda: self._net.bind(port_id, instance_uuid, host))
 
-    async def serve_ports(self, instance_uuid: str, providers: dict[str, str]) -> None:
-        await self._call("serve_ports", lambda: self._net.serve(instance_uuid, providers))
+    async def serve_ports(
+        self, instance_uuid: str, providers: dict[str, str], devices: dict[str, BoundDevice]
+    ) -> None:
+        await self._call("serve_ports", lambda: self._net.serve(instance_uuid, providers, devices))
 
     async def unbind_port(self, port_id: str, instance_uuid: str) -> None:
         await self._call("unbind_port", lambda: self._net.unbind(port_id, instance_uuid))
@@ -216,6 +225,8 @@ class SimNetwork:
         subnets = {4: Subnet(id=NETWORK, cidr="10.0.0.0/24"), 6: Subnet(id=NETWORK, cidr="fd00::/64", version=6)}
         return tuple(
             Vif(id=p.id, mac=p.mac, network_id=p.network_id, network_name="private", devname=f"tap{p.id[:11]}",
+                vnic_type=p.need.device.vnic_type if p.need is not None and p.need.device is not None else "normal",
+                profile=profile_of(self._net.devices[p.id]) if p.id in self._net.devices else {},
                 fixed_ips=tuple(FixedIp(address=a, subnet=subnets[6 if ":" in a else 4]) for a in p.addresses))
             for p in ports
         )

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import structlog
 from accelerated import asks_for, offer_devices
 from host_cells import DEDICATED, TWO_CELLS
-from host_devices import GPUS, with_devices
+from host_devices import GPUS, PORT_FUNCTIONS, with_devices
 
 from kilonova.db.outbox import api_outbox, cell_outbox
 from kilonova.db.placement.tables import inventories
@@ -23,7 +23,7 @@ from kilonova.domain.errors import InvalidInput, KilonovaError, Retryable, TryEl
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BuildRequest, Instance, RequestSpec
-from kilonova.domain.network import RequestedNetwork
+from kilonova.domain.network import DeviceVnic, PortDevice, PortNeed, RequestedNetwork
 from kilonova.domain.states import VmState
 from kilonova.engine.operation import Operation
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
@@ -49,6 +49,7 @@ from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
 from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveOffloaded
+from kilonova.services.network import PortSummary
 from kilonova.shapes.accelerators import profile_of
 from simulation.loop import VirtualLoop, abandon
 from simulation.network import NETWORK
@@ -99,12 +100,12 @@ async def _run(loop: VirtualLoop, random: Random, databases: Databases, result: 
     options = msgspec.structs.replace(OPTIONS, shelved_offload_time=random.choice((-1.0, 0.0, 5.0)))
     world = World(
         loop, random, databases, hosts=random.randint(1, 3), conductors=random.randint(1, 2), options=options,
-        topology=TWO_CELLS, devices=GPUS[:2],
+        topology=TWO_CELLS, devices=(*GPUS[:2], *PORT_FUNCTIONS[:3]),
     )
     for name in world.names:
         await world.boot(name)
     await _until_hosts_known(world)
-    servers = [_server(random, n) for n in range(random.randint(1, 3))]
+    servers = [_server(world, random, n) for n in range(random.randint(1, 3))]
     chaos = asyncio.ensure_future(_chaos(world, random, result))
     await asyncio.gather(*(_user(world, random, server, result) for server in servers))
     await chaos
@@ -122,7 +123,19 @@ async def _run(loop: VirtualLoop, random: Random, databases: Databases, result: 
     result.violations = world.violations + world.wire.defects + found
 
 
-def _server(random: Random, number: int) -> BuildRequest:
+def _bring_device(world: World, random: Random) -> RequestedNetwork:
+    """A new port of the user's that is a PCI device."""
+    port = str(uuid.UUID(int=random.getrandbits(128), version=4))
+    kind: DeviceVnic = random.choice(("direct", "macvtap"))
+    need = PortNeed(port_id=port, device=PortDevice(vnic_type=kind, physical_network="physnet1"))
+    world.net.ports[port] = PortSummary(
+        id=port, network_id=NETWORK, project_id="p", mac="fa:16:3e:00:00:09", addresses=("10.0.0.9",), need=need
+    )
+    world.net.order.append(port)
+    return RequestedNetwork(port_id=port, need=need)
+
+
+def _server(world: World, random: Random, number: int) -> BuildRequest:
     uuid_ = str(uuid.UUID(int=random.getrandbits(128), version=4))
     plain = random.choice((FLAVOR, FLAVOR, PINNED, GPU))
     flavor, asked = ACCELERATED if random.random() < 0.2 else (plain, plain)
@@ -131,6 +144,8 @@ def _server(random: Random, number: int) -> BuildRequest:
         image=IMAGE, created_at=1_700_000_000.0 + number,
     )
     networks = (RequestedNetwork(network_id=NETWORK),) if random.random() < 0.8 else ()
+    if random.random() < 0.3:
+        networks += (_bring_device(world, random),)
     spec = RequestSpec(
         instance_uuid=uuid_, project_id="p", user_id="u", flavor=asked, image=IMAGE, requested_networks=networks
     )
@@ -199,7 +214,7 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
             continue
         action = random.choice((
             "stop", "soft", "hard", "hard", "delete", "rebuild", "reset", "detach", "image", "backup", "shelve",
-            "cache", "bind", *ASKED
+            "cache", "bind", "attach device", *ASKED
         ))
         if profile_of(server.instance.flavor) is not None and action in NOT_WITH_DEVICES:
             continue
@@ -220,6 +235,9 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
             ),
             "reset": lambda at=located: _reset_if_idle(world, at),
             "detach": lambda at=located: _detach(world, random, at),
+            "attach device": lambda at=located: world.compute.ask(
+                CONTEXT, at, ATTACH_INTERFACE, AttachInterface(_bring_device(world, random))
+            ),
             **{name: lambda at=located, it=it: world.compute.ask(CONTEXT, at, *it) for name, it in ASKED.items()},
         }
         await _ask(calls[action](), result)

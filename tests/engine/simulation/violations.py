@@ -18,6 +18,7 @@ from kilonova.domain.instance import Instance
 from kilonova.domain.migration import ON_THE_WAY, UNDECIDED
 from kilonova.domain.operation import OperationRecord, OperationState
 from kilonova.domain.states import PowerState, VmState
+from kilonova.shapes.port_devices import by_port
 from simulation.listeners import LISTENERS
 from simulation.world import World
 
@@ -112,7 +113,11 @@ def violations(world: World) -> tuple[list[str], Counter[str]]:
             if guest.snapshots:
                 found.append(f"guest {uuid_} on {host} keeps snapshots: {guest}")
     found += [f"image {image.id} is {image.status}" for image in world.images.kept() if image.status != "active"]
-    found += [f"port {p.id} of {p.device_id} is nobody's" for p in world.net.ports.values() if p.device_id not in alive]
+    found += [f"port {p.id} of {p.device_id} is nobody's" for p in world.net.ports.values()
+              if p.device_id and p.device_id not in alive]
+    owners = {(port.device_id, port.id) for port in world.net.ports.values()}
+    found += [f"{one.instance} holds a device for port {port}" for one in placed for port in by_port(one.layout.devices)
+              if (one.instance, port) not in owners]
     found += [f"allocation of {uuid_} is nobody's" for uuid_ in claimed if uuid_ not in alive]
     found += [f"used {row} but allocated {taken.get((row.provider_id, row.resource_class), 0)}" for row in used
               if row.used != taken.get((row.provider_id, row.resource_class), 0)]

@@ -38,6 +38,20 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_networks_project_id"), "networks", ["project_id"], unique=False)
     op.create_table(
+        "physical_networks",
+        sa.Column("network_id", sa.String(length=36), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("vlan", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("network_id", name=op.f("pk_physical_networks")),
+        sa.UniqueConstraint("name", "vlan", name=op.f("uq_physical_networks_name_vlan")),
+    )
+    op.create_table(
+        "port_numa_policies",
+        sa.Column("port_id", sa.String(length=36), nullable=False),
+        sa.Column("policy", sa.String(length=16), nullable=False),
+        sa.PrimaryKeyConstraint("port_id", name=op.f("pk_port_numa_policies")),
+    )
+    op.create_table(
         "qos_policies",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("project_id", sa.String(length=64), nullable=False),

@@ -9,6 +9,7 @@ import libvirt  # type: ignore[import-untyped]
 from kilonova.domain.pci import DeviceType
 from kilonova.hypervisor.libvirt import power
 from kilonova.hypervisor.libvirt.calls.parts import Calls
+from kilonova.hypervisor.libvirt.netdevs import address_of
 from kilonova.shapes.pci import PciDevice
 
 BRIDGE_CLASS = 0x06
@@ -39,9 +40,22 @@ class DeviceCalls(Calls):
 
 def _held_by(described: str) -> tuple[str, ...]:
     """The addresses of the PCI devices in the description of a guest."""
-    found = ET.fromstring(described).iterfind("devices/hostdev[@type='pci']/source/address")
-    return tuple(_address(*(int(one.get(part, "0"), 16) for part in ("domain", "bus", "slot", "function")))
-                 for one in found)
+    devices = ET.fromstring(described).find("devices")
+    return tuple(address for device in (devices if devices is not None else ()) if (address := address_in(device)))
+
+
+def address_in(device: ET.Element) -> str:
+    """The PCI device of the host that a device of a guest is, "" for none."""
+    source = device.find("source")
+    if source is None:
+        return ""
+    if device.tag == "interface" and device.get("type") == "direct":
+        return address_of(source.get("dev", ""))
+    if (device.tag, device.get("type")) not in (("hostdev", "pci"), ("interface", "hostdev")):
+        return ""
+    one = source.find("address")
+    assert one is not None
+    return _address(*(int(one.get(part, "0"), 16) for part in ("domain", "bus", "slot", "function")))
 
 
 def _listed(connection: libvirt.virConnect) -> list[PciDevice]:

@@ -26,8 +26,12 @@ class PciHostDevice:
 
     def element(self) -> ET.Element:
         device = make("hostdev", mode="subsystem", type="pci", managed=True)
+        self.add_to(add(device, "source"))
+        return device
+
+    def add_to(self, source: ET.Element, **attributes: str) -> None:
+        """Its address, in an element that says where a device comes from."""
         add(
-            add(device, "source"), "address", domain=f"0x{self.domain:04x}", bus=f"0x{self.bus:02x}",
+            source, "address", **attributes, domain=f"0x{self.domain:04x}", bus=f"0x{self.bus:02x}",
             slot=f"0x{self.slot:02x}", function=f"0x{self.function:x}",
         )
-        return device
