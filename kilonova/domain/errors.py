@@ -106,6 +106,16 @@ class ImageNotFound(NotFound):
         super().__init__(f"Image {image} could not be found.")
 
 
+class VolumeNotFound(NotFound):
+    def __init__(self, volume: str) -> None:
+        super().__init__(f"Volume {volume} could not be found.")
+
+
+class VolumeSnapshotNotFound(NotFound):
+    def __init__(self, snapshot: str) -> None:
+        super().__init__(f"Snapshot {snapshot} could not be found.")
+
+
 class NetworkNotFound(NotFound):
     def __init__(self, network: str) -> None:
         super().__init__(f"Network {network} could not be found.")
@@ -125,6 +135,13 @@ class Conflict(KilonovaError):
 class PortInUse(Conflict):
     def __init__(self, port: str) -> None:
         super().__init__(f"Port {port} is still in use.")
+
+
+class ExportInUse(Conflict):
+    """A client is connected to the export of a volume."""
+
+    def __init__(self, export: str) -> None:
+        super().__init__(f"Export {export} is in use.", hint="detach the volume in the server that uses it")
 
 
 class PortResourcesNotFree(InvalidInput):
@@ -188,6 +205,15 @@ class ServiceUnavailable(KilonovaError):
     """Something this depends on does not answer now; try again later."""
 
     status = 503
+
+
+class StoragePoolFull(KilonovaError):
+    """The file system of a storage pool has no space left."""
+
+    status = 507
+
+    def __init__(self, pool: str) -> None:
+        super().__init__(f"Storage pool {pool} is full.", hint="delete volumes or snapshots of it, or make it larger")
 
 
 # --- Errors that tell the engine what to do --------------------------------------------------------
