@@ -1,4 +1,4 @@
-"""The journal of operations: one row each, in the API database and in every cell database.
+"""The journal of operations: one row each, in the API database, in every cell database, and in that of the volumes.
 
 A row is a document (`body`) that only the holder of the lease rewrites, always guarded by its epoch. The columns
 beside it are for looking things up, except four that others may write: `cancel`, `wake_at` and the lease.
@@ -22,9 +22,9 @@ from kilonova.domain.errors import Fenced
 from kilonova.domain.operation import DRIVEN, TERMINAL, ExternalEvent, OperationRecord, OperationState
 
 
-def _tables(metadata: sa.MetaData) -> tuple[sa.Table, sa.Table]:
+def _tables(metadata: sa.MetaData, name: str) -> tuple[sa.Table, sa.Table]:
     operations = sa.Table(
-        "operations" if metadata is cell_metadata else "api_operations",
+        name,
         metadata,
         sa.Column("id", Uuid, primary_key=True),
         sa.Column("kind", sa.String(64), nullable=False),
@@ -69,10 +69,14 @@ class Owned(msgspec.Struct, frozen=True):
 
 
 class Journal:
-    """The statements over one journal. Every method runs inside a unit of work."""
+    """The statements over one journal. Every method runs inside a unit of work.
 
-    def __init__(self, metadata: sa.MetaData) -> None:
-        self.operations, self.events = _tables(metadata)
+    Args:
+        metadata: the schema that gets its tables. name: of the table of operations; that of events is named after it.
+    """
+
+    def __init__(self, metadata: sa.MetaData, name: str) -> None:
+        self.operations, self.events = _tables(metadata, name)
         t = self.operations
         driven = sa.or_(*(t.c.state == state.value for state in sorted(DRIVEN)))
         names = [c.name for c in t.columns]
@@ -325,7 +329,7 @@ def _holds_slot(record: OperationRecord) -> bool:
     return record.exclusive and record.state is not OperationState.QUEUED and record.state not in TERMINAL
 
 
-api_journal = Journal(api_metadata)
-cell_journal = Journal(cell_metadata)
+api_journal = Journal(api_metadata, "api_operations")
+cell_journal = Journal(cell_metadata, "operations")
 
 __all__: Sequence[Any] = ("Journal", "Owned", "api_journal", "cell_journal")

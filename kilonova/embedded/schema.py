@@ -7,11 +7,12 @@ from kilonova.db.upgrade import Schema
 from kilonova.embedded.identity.schema import IDENTITY
 from kilonova.embedded.image.schema import IMAGE
 from kilonova.embedded.network.physical_schema import NETWORK
+from kilonova.embedded.volume.schema import VOLUME
 from kilonova.engine.host import host_metadata
 
-__all__ = ["API", "CELL", "HOST", "IDENTITY", "IMAGE", "NETWORK", "SCHEMAS"]
+__all__ = ["API", "CELL", "HOST", "IDENTITY", "IMAGE", "NETWORK", "SCHEMAS", "VOLUME"]
 
 HOST = Schema("host", host_metadata, ("0001",))
 """What an agent remembers of its commands, on its host."""
 
-SCHEMAS = (API, CELL, HOST, IDENTITY, IMAGE, NETWORK)
+SCHEMAS = (API, CELL, HOST, IDENTITY, IMAGE, NETWORK, VOLUME)

@@ -1,0 +1,68 @@
+"""Errors of the volume service, with the statuses that its clients know. Spec: EMV-05, EMV-06, EMV-10."""
+
+from __future__ import annotations
+
+from kilonova.domain.errors import InvalidInput, KilonovaError, NotFound
+
+
+class VolumeNotFound(NotFound):
+    def __init__(self, volume: str) -> None:
+        super().__init__(f"Volume {volume} could not be found.")
+
+
+class SnapshotNotFound(NotFound):
+    def __init__(self, snapshot: str) -> None:
+        super().__init__(f"Snapshot {snapshot} could not be found.")
+
+
+class AttachmentNotFound(NotFound):
+    def __init__(self, attachment: str) -> None:
+        super().__init__(f"Volume attachment could not be found with filter: attachment_id = {attachment}.")
+
+
+class VolumeTypeNotFound(NotFound):
+    def __init__(self, type_: str) -> None:
+        super().__init__(f"Volume type {type_} could not be found.")
+
+
+class BackupNotFound(NotFound):
+    def __init__(self, backup: str) -> None:
+        super().__init__(f"Backup {backup} could not be found.")
+
+
+class TransferNotFound(NotFound):
+    def __init__(self, transfer: str) -> None:
+        super().__init__(f"Transfer {transfer} could not be found.")
+
+
+class InvalidVolume(InvalidInput):
+    """A volume is in a state that does not allow this."""
+
+    def __init__(self, volume: str, why: str) -> None:
+        super().__init__(f"Invalid volume: Volume {volume} {why}.")
+
+
+class InvalidSnapshot(InvalidInput):
+    """A snapshot is in a state that does not allow this."""
+
+    def __init__(self, snapshot: str, why: str) -> None:
+        super().__init__(f"Invalid snapshot: Snapshot {snapshot} {why}.")
+
+
+class InvalidBackup(InvalidInput):
+    """A backup is in a state that does not allow this."""
+
+    def __init__(self, backup: str, why: str) -> None:
+        super().__init__(f"Invalid backup: Backup {backup} {why}.")
+
+
+class VolumeOverQuota(KilonovaError):
+    """A quota of the project would be exceeded."""
+
+    status = 413
+
+    def __init__(self, resource: str, asked: int, used: int, limit: int) -> None:
+        super().__init__(
+            f"Quota exceeded for {resource}: {asked} requested, {used} of {limit} in use.",
+            hint="delete what is not needed, or ask for a higher quota",
+        )
