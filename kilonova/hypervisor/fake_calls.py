@@ -7,10 +7,12 @@ import msgspec
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import NotFound, TryElsewhere
 from kilonova.domain.states import PowerState
-from kilonova.hypervisor.fake_state import FakeGuest, FakeHypervisor
+from kilonova.hypervisor.fake_state import FakeGuest, FakeHypervisor, FakeVolume
 from kilonova.hypervisor.guest import HostDevice
 
 ON = (PowerState.RUNNING, PowerState.PAUSED)
+HANGING = 1.0
+"""Seconds after which a call that hangs looks whether it still does."""
 
 
 class FakeCalls:
@@ -24,6 +26,8 @@ class FakeCalls:
         faults = self.hypervisor.faults
         if faults.latency:
             await self._clock.sleep(faults.latency)
+        while name in faults.hang:
+            await self._clock.sleep(HANGING)
         planned = faults.fail.get(name)
         if planned:
             raise planned.pop(0)
@@ -51,6 +55,26 @@ class FakeCalls:
     def _power(self, guest: FakeGuest, state: PowerState) -> None:
         if state in ON and guest.power_state not in ON:
             guest.starts += 1
+        if (state in ON) != (guest.power_state in ON):
+            guest.volumes = plugged(guest.volumes) if state in ON else unplugged(guest.volumes)
         guest.power_state = state
         guest.frozen = guest.frozen and state in ON
         self.hypervisor.keep(guest)
+
+
+def plugged(volumes: dict[str, FakeVolume]) -> dict[str, FakeVolume]:
+    """Volumes of a guest that starts: those of its definition."""
+    return {
+        id_: msgspec.structs.replace(one, running=one.defined)
+        for id_, one in volumes.items() if one.defined is not None
+    }
+
+
+def unplugged(volumes: dict[str, FakeVolume]) -> dict[str, FakeVolume]:
+    """The same of one that ends. Copies end with it."""
+    return {
+        id_: FakeVolume(
+            device_name=one.device_name, running=None, defined=one.defined, multiattach=one.multiattach, size=one.size,
+        )
+        for id_, one in volumes.items() if one.defined is not None
+    }

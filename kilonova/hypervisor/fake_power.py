@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from kilonova.domain.errors import KilonovaError, NotFound
 from kilonova.domain.states import PowerState
-from kilonova.hypervisor.fake_calls import ON, FakeCalls
+from kilonova.hypervisor.fake_calls import ON, FakeCalls, plugged
 from kilonova.hypervisor.fake_state import FakeGuest
+from kilonova.hypervisor.fake_volumes import defined_volumes, need_volume
 from kilonova.hypervisor.guest import Guest
 from kilonova.hypervisor.guest_shape import checked_shape
 from kilonova.hypervisor.shares import lacks_share
@@ -36,7 +37,10 @@ class FakePowerCalls(FakeCalls):
         if not record.defined or record.power_state not in ON:
             self._need_shares(guest)
             self._need_devices(guest.uuid, *guest.host_devices, *guest.port_devices)
+            for volume in guest.volumes:
+                need_volume(self.hypervisor, guest.uuid, volume)
             define(record, guest)
+            record.volumes = defined_volumes(self.hypervisor, guest)
             record.rescued = guest.rescue is not None
             record.rescue = guest.rescue.id if guest.rescue is not None else None
         self._power(record, state)
@@ -75,13 +79,15 @@ class FakePowerCalls(FakeCalls):
         guest = self._existing(uuid)
         if guest.power_state not in (PowerState.RUNNING, PowerState.SUSPENDED):
             raise KilonovaError(f"Guest {uuid} has no saved memory.")
+        if guest.power_state is PowerState.SUSPENDED:
+            guest.volumes = plugged(guest.volumes)
         guest.power_state = PowerState.RUNNING
         self.hypervisor.keep(guest)
 
     async def destroy(self, uuid: str) -> None:
         await self._call("destroy")
         record = self._guest(uuid)
-        record.defined, record.power_state = False, PowerState.NOSTATE
+        record.defined, record.power_state, record.volumes = False, PowerState.NOSTATE, {}
         self.hypervisor.keep(record)
 
     async def power_off(self, uuid: str, *, grace: float, interval: float) -> None:

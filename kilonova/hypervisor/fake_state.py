@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +12,7 @@ from kilonova.domain.errors import KilonovaError
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.fake_screen import FakeScreens
 from kilonova.hypervisor.guest import GuestShare, HostDevice
+from kilonova.hypervisor.volumes import VolumeSource, VolumeUsage
 from kilonova.imaging.signatures import ImageSignatures
 from kilonova.shapes.host import HostTopology, Layout
 from kilonova.shapes.pci import PciDevice
@@ -54,6 +55,25 @@ class Sizes(msgspec.Struct, frozen=True):
     swap_mib: int = 0
 
 
+class FakeVolume(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume in a guest.
+
+    Args:
+        device_name: with `/dev/`. running, defined: what the running guest has it from, and what its definition names.
+        size: bytes that the running guest sees; 0 if nobody knows.
+        target: where it is being copied to. since: when that began, seconds since the epoch.
+    """
+
+    device_name: str
+    running: VolumeSource | None
+    defined: VolumeSource | None
+    multiattach: bool = False
+    size: int = 0
+    usage: VolumeUsage = VolumeUsage(read_requests=0, read_bytes=0, write_requests=0, write_bytes=0)
+    target: VolumeSource | None = None
+    since: float = 0.0
+
+
 class FakeGuest(msgspec.Struct, kw_only=True):
     """One guest.
 
@@ -64,6 +84,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
         rescue: the image of its rescue disk, None without one. rescued: it was started from that.
         sizes: of its disks. kept: those of the disks that are kept, by the name under which they are.
         vcpus, memory_mib, layout, shares, host_devices: what it was last started with.
+        volumes: by their ids.
         frozen: its file systems are held still. freezes: how often they were.
     """
 
@@ -87,6 +108,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     layout: Layout | None = None
     shares: tuple[GuestShare, ...] = ()
     host_devices: tuple[HostDevice, ...] = ()
+    volumes: dict[str, FakeVolume] = {}
     frozen: bool = False
     freezes: int = 0
 
@@ -96,14 +118,19 @@ class Faults(msgspec.Struct, kw_only=True):
 
     Args:
         latency: seconds that every call takes. disobedient: guests that ignore a shutdown signal and let go of no
-            interface.
-        fail: by call name, errors to raise, one each time.
+            device.
+        fail: by call name, errors to raise, one each time. hang: names of calls that go on only when their name is
+            taken away. lie: names of calls about volumes that do nothing and say that they did.
+        copying: seconds that the copy of a volume takes.
         absent: directories that the host does not have. forged: images that are not what was signed.
     """
 
     latency: float = 0.0
     disobedient: set[str] = set()
     fail: dict[str, list[KilonovaError]] = {}
+    hang: set[str] = set()
+    lie: set[str] = set()
+    copying: float = 0.0
     absent: set[str] = set()
     forged: set[str] = set()
 
@@ -135,6 +162,8 @@ class FakeHypervisor:
         self.faults = Faults()
         self.agents: Container[str] = frozenset()
         """Guests in which an agent answers."""
+        self.served: Callable[[VolumeSource], int | None] | None = None
+        """How many bytes a volume has as it is served to this host, None for one that is not. Without it, all are."""
         self.guests: dict[str, FakeGuest] = {}
         self.images: dict[str, float] = {}
         """When each image of the cache was last used. A new process finds none."""

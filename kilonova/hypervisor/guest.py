@@ -8,6 +8,7 @@ from kilonova.domain.image import Image
 from kilonova.domain.instance import BlockDevice, InjectedFile
 from kilonova.domain.network import Vif
 from kilonova.domain.states import PowerState
+from kilonova.hypervisor.volumes import GuestVolume
 from kilonova.shapes.blank_disks import BlankDisk, blank_disks
 from kilonova.shapes.host import HostTopology, Layout
 
@@ -66,6 +67,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
         rescue: the image of a rescue disk that the guest boots from, with its own disks beside it; None for its own.
         layout: which CPUs, NUMA cells and pages of the host it has, None for a guest without a place of its own.
         host_devices: PCI devices that it has beside those that its interfaces are.
+        volumes: in the order in which it finds them.
     """
 
     uuid: str
@@ -89,6 +91,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     block_devices: tuple[BlockDevice, ...] = ()
     shares: tuple[GuestShare, ...] = ()
     host_devices: tuple[HostDevice, ...] = ()
+    volumes: tuple[GuestVolume, ...] = ()
 
     @property
     def port_devices(self) -> tuple[HostDevice, ...]:

@@ -408,8 +408,8 @@ async def test_a_guest_that_does_not_let_go_keeps_its_interface(
     given = vif(7, bridge=bridge)
     if isinstance(driver, FakeDriver):
         driver.hypervisor.faults.disobedient.add(guest.uuid)
-    monkeypatch.setattr("kilonova.hypervisor.libvirt.calls.interfaces.DETACH_ATTEMPTS", 2)
-    monkeypatch.setattr("kilonova.hypervisor.libvirt.calls.interfaces.DETACH_WAIT", 1.0)
+    monkeypatch.setattr("kilonova.hypervisor.libvirt.hotplug.DETACH_ATTEMPTS", 2)
+    monkeypatch.setattr("kilonova.hypervisor.libvirt.hotplug.DETACH_WAIT", 1.0)
     await driver.spawn(guest)
     await driver.attach_interface(guest, given)
     for _ in range(2):

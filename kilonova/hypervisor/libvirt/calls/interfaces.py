@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kilonova.domain.errors import DeviceDetachFailed, TryElsewhere
+from kilonova.domain.errors import TryElsewhere
 from kilonova.domain.network import Vif
 from kilonova.hypervisor.guest import Guest
-from kilonova.hypervisor.libvirt import interfaces
+from kilonova.hypervisor.libvirt import hotplug, interfaces
 from kilonova.hypervisor.libvirt.calls.parts import Calls
 
 NETWORK_DEVICES, PCI_DEVICES = Path("/sys/class/net"), Path("/sys/bus/pci/devices")
-DETACH_ATTEMPTS, DETACH_WAIT, DETACH_PAUSE = 8, 20.0, 0.1
-"""How often a guest is asked to let go of a device, and seconds: for each attempt, and between looks."""
 
 
 class InterfaceCalls(Calls):
@@ -34,26 +32,8 @@ class InterfaceCalls(Calls):
         )
 
     async def detach_interface(self, uuid: str, vif: Vif) -> None:
-        """A guest that is still starting does not hear that it is to let go of a device: it is told again."""
-        name = interfaces.name_of(vif)
-        for _ in range(DETACH_ATTEMPTS):
-            there = await self._connection.call(
-                lambda connection: interfaces.ask_to_let_go(connection, uuid, name), uuid=uuid
-            )
-            give_up = self._clock.monotonic() + DETACH_WAIT
-            while there and self._clock.monotonic() < give_up:
-                await self._clock.sleep(DETACH_PAUSE)
-                there = await self._connection.call(
-                    lambda connection: interfaces.has(connection, uuid, name), uuid=uuid
-                )
-            if not there:
-                await self._connection.call(
-                    lambda connection: interfaces.forget(connection, uuid, name), uuid=uuid
-                )
-                return
-        raise DeviceDetachFailed(
-            vif.devname, uuid, f"the guest did not let go of it in {DETACH_ATTEMPTS} attempts of {DETACH_WAIT:.0f} s."
-        )
+        if not await hotplug.taken(self._connection, self._clock, uuid, interfaces.interface_of(vif)):
+            raise hotplug.not_taken(vif.devname, uuid)
 
 
 def _need_source(vif: Vif) -> None:

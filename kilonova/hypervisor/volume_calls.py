@@ -1,0 +1,100 @@
+"""The part of the driver protocol that is about volumes. What holds for all calls, `driver` says."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kilonova.hypervisor.guest import Guest
+from kilonova.hypervisor.volumes import GuestVolume, HeldVolume, VolumeCopy, VolumeUsage
+
+
+class VolumeDriver(Protocol):
+    """Volumes of guests. A guest that is started gets those of its description; these calls are for later.
+
+    A guest whose volume stops answering stands still, with what it wanted to write, and goes on by itself once the
+    volume is served again; its power state is PAUSED meanwhile.
+    """
+
+    async def held_volumes(self) -> dict[str, tuple[HeldVolume, ...]]:
+        """The volumes in the definitions of this product's guests and in those that run, by instance. Guests without
+        any are left out."""
+        ...
+
+    def volume_device_name(self, guest: Guest, volume: GuestVolume) -> str:
+        """Which name one more volume gets, for example `/dev/vdb`: the next that neither a local disk nor a volume of
+        the guest has.
+
+        Raises:
+            InvalidInput: there is none left, or the guest cannot have the bus that was asked for. Spec: BDM-14.
+        """
+        ...
+
+    async def attach_volume(self, guest: Guest, volume: GuestVolume) -> None:
+        """Give a guest one more volume, while it runs and whenever it is started from its definition. One that it has
+        already is left alone; a guest that is not defined gets it with its next start.
+
+        Raises:
+            KilonovaError: the guest cannot take it; neither it nor its definition has it then. Spec: VOL-24.
+        """
+        ...
+
+    async def detach_volume(self, uuid: str, volume_id: str) -> None:
+        """Take a volume from a guest, and then from its definition. No error if guest or volume are not there.
+
+        Raises:
+            DeviceDetachFailed: the running guest does not let go of it, or stands still; guest and definition have it
+                still. Conflict: it is being copied.
+        """
+        ...
+
+    async def extend_volume(self, uuid: str, volume_id: str, size: int) -> None:
+        """Let a running guest see the new size of a volume that has been extended and is served again. A guest that is
+        off, or has no such volume, needs nothing.
+
+        Args:
+            size: bytes that the volume has now.
+
+        Raises:
+            Retryable: the volume is not served with that size yet.
+        """
+        ...
+
+    async def start_copy(self, uuid: str, volume_id: str, target: GuestVolume) -> None:
+        """Begin to copy a volume of a running guest to another, which the guest does not notice. A copy to it that is
+        being made, or has been, is left alone.
+
+        Args:
+            target: where to; a volume as it is served to this host, of exactly the size that the guest sees. It may
+                have a larger one behind it and be extended after `pivot_volume`.
+
+        Raises:
+            Conflict: the guest does not run, or the volume is being copied elsewhere. NotFound: it has no such volume.
+            KilonovaError: the target is not served, or has another size.
+        """
+        ...
+
+    async def copy_state(self, uuid: str, volume_id: str, target: GuestVolume) -> VolumeCopy:
+        """How far the copy is, and which of the two volumes the guest uses, be it running or off.
+
+        Raises:
+            NotFound: the guest has no such volume.
+        """
+        ...
+
+    async def pivot_volume(self, uuid: str, volume_id: str, target: GuestVolume) -> None:
+        """Let the guest use the target of a copy that is ready, now and when it is started from its definition; the
+        guest still sees the serial number of the old. One that uses it already is left alone.
+
+        Raises:
+            Conflict: the copy is not ready. NotFound: the guest has no such volume.
+        """
+        ...
+
+    async def abort_copy(self, uuid: str, volume_id: str) -> None:
+        """End the copy of a volume; the guest goes on with the volume that it uses. None need be made. After
+        `pivot_volume` this changes nothing: ask `copy_state`."""
+        ...
+
+    async def volume_usage(self, uuid: str) -> dict[str, VolumeUsage]:
+        """What a running guest did with its volumes, by their ids; nothing for one that does not run. Spec: VOL-31."""
+        ...
