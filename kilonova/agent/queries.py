@@ -14,7 +14,7 @@ from kilonova.agent.reports import (
     PasswordQuery,
     Query,
 )
-from kilonova.domain.errors import Conflict, InstanceInvalidState, KilonovaError, NotSupported
+from kilonova.domain.errors import Conflict, GuestAgentAway, InstanceInvalidState, KilonovaError, NotSupported
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.driver import Driver
 
@@ -63,7 +63,7 @@ async def _set_password(driver: Driver, query: PasswordQuery) -> Answer:
             return Answer(error=f"{name} instance is not running", status=Conflict.status)
         await driver.set_password(query.uuid, query.user, query.password)
     except (Conflict, NotSupported) as error:
-        return Answer(error=error.message, status=error.status)
+        return Answer(error=error.message, status=error.status, agent_away=isinstance(error, GuestAgentAway))
     except Exception as error:  # noqa: BLE001 - whatever it was, its text may hold the password
         text = str(error).replace(query.password, "***") if query.password else str(error)
         log.warning("password not set", instance=query.uuid, kind=type(error).__name__, error=text)

@@ -94,7 +94,11 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a query; error is "" if it could be answered, status its HTTP-like code otherwise."""
+    """The answer to a query; error is "" if it could be answered, status its HTTP-like code otherwise.
+
+    Args:
+        agent_away: it could not, because no agent answers in the guest.
+    """
 
     console: bytes = b""
     found: Found | None = None
@@ -103,3 +107,4 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     own_diagnostics: OwnDiagnostics = {}
     error: str = ""
     status: int = 200
+    agent_away: bool = False

@@ -132,6 +132,10 @@ class Conflict(KilonovaError):
     status = 409
 
 
+class GuestAgentAway(Conflict):
+    """A guest has a channel to an agent, but none answers there."""
+
+
 class PortInUse(Conflict):
     def __init__(self, port: str) -> None:
         super().__init__(f"Port {port} is still in use.")

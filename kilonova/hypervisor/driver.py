@@ -279,7 +279,8 @@ class Driver(Protocol):
         """Set the password of a user of a running guest, with the help of an agent inside of it.
 
         Raises:
-            Conflict: the guest has no agent that answers, or refuses. NotSupported: this driver cannot.
+            GuestAgentAway: no agent answers. Conflict: there cannot be one, or it refuses. NotSupported: this driver
+            cannot.
         """
         ...
 

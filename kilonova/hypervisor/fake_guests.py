@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 
 from kilonova.domain.console import ConsoleAddress, ConsoleKind
-from kilonova.domain.errors import Conflict, NotFound, NotSupported
+from kilonova.domain.errors import Conflict, GuestAgentAway, NotFound, NotSupported
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor import fake_diagnostics
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
@@ -20,6 +20,8 @@ class FakeGuestCalls(FakeCalls):
         guest = self._existing(uuid)
         if guest.power_state is not PowerState.RUNNING:
             raise Conflict(f"Guest {uuid} does not run.")
+        if uuid in self.hypervisor.faults.booting:
+            raise GuestAgentAway(f"No agent answers in the guest of instance {uuid} yet.")
         self.hypervisor.passwords[uuid, user] = password
 
     async def inject_nmi(self, uuid: str) -> None:

@@ -123,6 +123,7 @@ class Faults(msgspec.Struct, kw_only=True):
             taken away. lie: names of calls about volumes that do nothing and say that they did.
         copying: seconds that the copy of a volume takes.
         absent: directories that the host does not have. forged: images that are not what was signed.
+        booting: guests in which nothing answers yet.
     """
 
     latency: float = 0.0
@@ -133,6 +134,7 @@ class Faults(msgspec.Struct, kw_only=True):
     copying: float = 0.0
     absent: set[str] = set()
     forged: set[str] = set()
+    booting: set[str] = set()
 
 
 class FakeHypervisor:

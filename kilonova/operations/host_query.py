@@ -9,6 +9,7 @@ from kilonova.bus.protocol import Bus
 from kilonova.bus.subjects import to_host
 from kilonova.domain.errors import (
     Conflict,
+    GuestAgentAway,
     KilonovaError,
     NotFound,
     NotSupported,
@@ -30,13 +31,15 @@ async def ask_host(bus: Bus, host: str, query: Query, *, limit: float = LIMIT) -
     """The host's answer, within so many seconds.
 
     Raises:
-        NotFound, Conflict, NotSupported: what the host's driver said. ServiceUnavailable: it does not answer, or
-        cannot say now. KilonovaError: it failed.
+        NotFound, Conflict, NotSupported, GuestAgentAway: what the host's driver said. ServiceUnavailable: it does not
+        answer, or cannot say now. KilonovaError: it failed.
     """
     try:
         answer = _decode(await bus.request(to_host(host, "query"), _encode(query), timeout=limit))
     except Unreachable as error:
         raise ServiceUnavailable(f"Host {host} does not answer.") from error
+    if answer.agent_away:
+        raise GuestAgentAway(answer.error)
     if answer.error:
         raise _ERRORS.get(answer.status, KilonovaError)(answer.error)
     return answer

@@ -20,10 +20,13 @@ OWNED = (TaskState.UPDATING_PASSWORD,)
 EVENT = "password-changed"
 """What is told of the change; the tag is its key."""
 
+BOOT_LIMIT = 50.0
+"""Seconds in which an agent that the image promises may begin to answer: less than clients wait for an answer."""
+
 HOST_LIMIT = 45.0
 """Seconds that the host may take to change the password."""
 
-WAIT_LIMIT = 90.0
+WAIT_LIMIT = BOOT_LIMIT + HOST_LIMIT + 5.0
 """Seconds until nobody is expected to tell any more."""
 
 

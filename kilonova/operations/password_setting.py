@@ -15,18 +15,21 @@ from kilonova.db import instances
 from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import Clock
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import Conflict, InstanceInvalidState, KilonovaError, NotSupported
+from kilonova.domain.errors import Conflict, GuestAgentAway, InstanceInvalidState, KilonovaError, NotSupported
 from kilonova.domain.instance import Fault
 from kilonova.domain.operation import ExternalEvent, OperationRecord
 from kilonova.domain.states import TaskState
 from kilonova.operations.acceptance import END_LIMIT, Acceptance
 from kilonova.operations.host_query import ask_host
-from kilonova.operations.password import CHANGE_PASSWORD, EVENT, HOST_LIMIT, ChangePassword
+from kilonova.operations.password import BOOT_LIMIT, CHANGE_PASSWORD, EVENT, HOST_LIMIT, ChangePassword
+from kilonova.shapes.quiesce import has_agent
 
 log = structlog.get_logger(__name__)
 
 ADMINISTRATOR = "root"
 WINDOWS_ADMINISTRATOR = "Administrator"
+BOOT_PAUSE = 1.0
+"""Seconds between questions whether the agent of a guest answers now."""
 
 
 class PasswordSetting:
@@ -88,7 +91,7 @@ class PasswordSetting:
         assert instance.host is not None
         query = PasswordQuery(uuid=instance.uuid, user=_administrator(server), password=password)
         try:
-            await ask_host(self._bus, instance.host, query, limit=HOST_LIMIT)
+            await self._ask(instance.host, query, wait=BOOT_LIMIT if has_agent(_properties(server)) else 0.0)
         except (Conflict, NotSupported) as error:
             return error
         except Exception as error:  # noqa: BLE001 - whatever it was, its text may hold the password
@@ -97,10 +100,27 @@ class PasswordSetting:
             return Conflict(f"Failed to set admin password on {instance.uuid} because error setting admin password")
         return None
 
+    async def _ask(self, host: str, query: PasswordQuery, *, wait: float) -> None:
+        """Ask the host, and for `wait` seconds again while no agent answers in the guest: a server is ACTIVE when its
+        guest has only begun to boot."""
+        give_up = self._clock.monotonic() + wait
+        while True:
+            try:
+                await ask_host(self._bus, host, query, limit=HOST_LIMIT)
+                return
+            except GuestAgentAway:
+                if self._clock.monotonic() + BOOT_PAUSE > give_up:
+                    raise
+            await self._clock.sleep(BOOT_PAUSE)
+
+
+def _properties(server: Located) -> dict[str, str]:
+    image = server.instance.image
+    return image.properties if image is not None else {}
+
 
 def _administrator(server: Located) -> str:
     """Whose password it is: the image may say."""
-    image = server.instance.image
-    properties = image.properties if image is not None else {}
+    properties = _properties(server)
     windows = properties.get("os_type", "").lower() == "windows"
     return properties.get("os_admin_user") or (WINDOWS_ADMINISTRATOR if windows else ADMINISTRATOR)

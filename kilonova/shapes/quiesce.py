@@ -19,8 +19,13 @@ class Quiesce(StrEnum):
     MUST = "must"
 
 
+def has_agent(properties: Mapping[str, str]) -> bool:
+    """Whether the image of a server says that an agent runs in its guests."""
+    return properties.get(AGENT, "").strip().lower() in TRUE
+
+
 def quiesce_of(properties: Mapping[str, str]) -> Quiesce:
     """What the image of a server asks for."""
     if properties.get(REQUIRED, "").strip().lower() in TRUE:
         return Quiesce.MUST
-    return Quiesce.TRY if properties.get(AGENT, "").strip().lower() in TRUE else Quiesce.NO
+    return Quiesce.TRY if has_agent(properties) else Quiesce.NO

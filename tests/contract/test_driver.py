@@ -21,6 +21,7 @@ from kilonova.domain.console import ConsoleKind
 from kilonova.domain.errors import (
     Conflict,
     DeviceDetachFailed,
+    GuestAgentAway,
     InvalidInput,
     KilonovaError,
     NotFound,
@@ -323,6 +324,19 @@ async def test_a_guest_that_is_on_takes_an_interrupt(driver: Driver, guest: Gues
         await driver.inject_nmi(guest.uuid)
     with pytest.raises(NotFound):
         await driver.inject_nmi(str(uuid.uuid4()))
+
+
+@pytest.mark.spec("PWD-05")
+async def test_a_guest_in_which_nothing_answers_sets_no_password(driver: Driver, guest: Guest) -> None:
+    if isinstance(driver, FakeDriver):
+        driver.hypervisor.faults.booting.add(guest.uuid)
+    await driver.spawn(guest)
+    with pytest.raises(GuestAgentAway):
+        await driver.set_password(guest.uuid, "root", "secret")
+    await driver.power_off(guest.uuid, grace=0, interval=0)
+    with pytest.raises(Conflict) as caught:
+        await driver.set_password(guest.uuid, "root", "secret")
+    assert not isinstance(caught.value, GuestAgentAway)
 
 
 async def test_what_a_guest_does_is_counted(driver: Driver, guest: Guest) -> None:

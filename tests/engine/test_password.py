@@ -19,6 +19,7 @@ from kilonova.domain.errors import (
     KilonovaError,
     NotSupported,
 )
+from kilonova.domain.image import Image
 from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.operations.password_setting import PasswordSetting
@@ -116,6 +117,86 @@ def test_what_the_driver_cannot_do_is_told(error: KilonovaError) -> None:
         assert record(cloud, uuid) == (V.ACTIVE, None, P.RUNNING)
 
     story()
+
+
+WITH_AGENT = type(IMAGE)(id=IMAGE.id, properties={"hw_qemu_guest_agent": "yes"})
+
+
+async def still_booting(cloud: SmallCloud, image: Image) -> str:
+    """A server whose guest has only begun to boot."""
+    uuid = await cloud.build(image=image)
+    cloud.hypervisors["host0"].faults.booting.add(uuid)
+    return uuid
+
+
+async def boots(cloud: SmallCloud, uuid: str, *, seconds: float) -> None:
+    """The guest has its agent after so many seconds, in which nothing is decided."""
+    began = cloud.loop.time()
+    await cloud.until(lambda: cloud.loop.time() > began + seconds)
+    assert cloud.server(uuid).task_state is T.UPDATING_PASSWORD
+    assert len(cloud.calls("set_password")) > seconds / 2
+    cloud.hypervisors["host0"].faults.booting.remove(uuid)
+
+
+@pytest.mark.spec("PWD-04", "PWD-10")
+@in_cloud()
+async def test_an_agent_that_the_image_promises_is_waited_for(cloud: SmallCloud) -> None:
+    uuid = await still_booting(cloud, WITH_AGENT)
+    with structlog.testing.capture_logs() as logs:
+        changing = asyncio.ensure_future(change(cloud, uuid))
+        await boots(cloud, uuid, seconds=40.0)
+        await changing
+    assert cloud.hypervisors["host0"].passwords == {(uuid, "root"): SECRET}
+    assert record(cloud, uuid) == (V.ACTIVE, None, P.RUNNING)
+    assert cloud.faults(uuid) == 0
+    assert SECRET not in everything_stored(cloud)
+    assert SECRET not in str(logs)
+
+
+@pytest.mark.spec("PWD-05", "PWD-09")
+@pytest.mark.parametrize(("image", "seconds"), [(WITH_AGENT, 50.0), (IMAGE, 0.0)])
+def test_an_agent_that_does_not_come_is_told(image: Image, seconds: float) -> None:
+    @in_cloud()
+    async def story(cloud: SmallCloud) -> None:
+        uuid = await still_booting(cloud, image)
+        began = cloud.loop.time()
+        error = await refused(cloud, uuid, Conflict)
+        assert error.message.startswith(f"No agent answers in the guest of instance {uuid}")
+        tried = cloud.times("set_password")
+        assert seconds - 3.0 < tried[-1] - began < seconds + 1.0
+        assert seconds / 2 < len(tried) <= seconds + 1
+        cloud.hypervisors["host0"].faults.booting.clear()
+        await change(cloud, uuid)
+
+    story()
+
+
+@in_cloud()
+async def test_a_server_can_be_deleted_while_its_agent_is_waited_for(cloud: SmallCloud) -> None:
+    uuid = await still_booting(cloud, WITH_AGENT)
+    changing = asyncio.ensure_future(change(cloud, uuid))
+    await cloud.until(lambda: cloud.calls("set_password"))
+    await cloud.delete(uuid)
+    with pytest.raises(Conflict, match="because instance is not running"):
+        await changing
+    await cloud.rest()
+    assert cloud.guest(uuid) is None
+    assert cloud.operation(uuid, "change-password").state is OperationState.CANCELLED
+
+
+@pytest.mark.spec("PWD-14")
+@in_cloud()
+async def test_nobody_waits_for_the_agent_of_a_change_that_was_cut_off(cloud: SmallCloud) -> None:
+    uuid = await still_booting(cloud, WITH_AGENT)
+    changing = asyncio.ensure_future(change(cloud, uuid))
+    await cloud.until(lambda: cloud.calls("set_password"))
+    changing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await changing
+    tried = len(cloud.calls("set_password"))
+    await cloud.rest(within=300.0)
+    assert len(cloud.calls("set_password")) == tried
+    assert record(cloud, uuid) == (V.ACTIVE, None, P.RUNNING)
 
 
 @pytest.mark.spec("PWD-08", "PWD-09", "PWD-10")

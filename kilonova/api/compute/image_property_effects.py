@@ -53,7 +53,8 @@ DEVICES: dict[str, tuple[str, str]] = {
     "hw_time_hpet": (BOOLEAN, "a high precision event timer"),
     "hw_tpm_version": ("1.2, 2.0", "a virtual TPM"),
     "hw_tpm_model": ("tpm-tis, tpm-crb", "how it is attached"),
-    "hw_qemu_guest_agent": (BOOLEAN, "false: no channel to an agent; true: and it freezes file systems for images"),
+    "hw_qemu_guest_agent": (BOOLEAN, "false: no channel to an agent; true: one that comes with the guest's boot, which "
+                                     "freezes file systems for images"),
     "os_require_quiesce": (BOOLEAN, "no image of a guest that runs without its file systems held still"),
     "os_type": ("linux, windows", "windows: what that system expects of timers, buses and disks"),
     "img_config_drive": ("mandatory, optional", "mandatory: there is a config drive"),

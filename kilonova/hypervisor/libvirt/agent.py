@@ -7,14 +7,13 @@ from collections.abc import Callable
 
 import libvirt  # type: ignore[import-untyped]
 
-from kilonova.domain.errors import Conflict, KilonovaError
+from kilonova.domain.errors import Conflict, GuestAgentAway, KilonovaError
 from kilonova.hypervisor.libvirt import power
 from kilonova.hypervisor.libvirt.domain.channel import AgentChannel
 
-ABSENT = frozenset({
-    libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED, libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
-    libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
-})
+AWAY = frozenset({libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED})
+"""Nothing answers at the guest's channel to an agent."""
+ABSENT = AWAY | {libvirt.VIR_ERR_CONFIG_UNSUPPORTED, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED}
 """The guest has no channel to an agent, or nothing answers there."""
 REFUSED = frozenset({
     libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_OPERATION_FAILED,
@@ -27,7 +26,8 @@ def set_password(connection: libvirt.virConnect, uuid: str, user: str, password:
     """Set the password of a user.
 
     Raises:
-        Conflict: no agent answers, or it refuses. What the agent says is not repeated: it might tell the password.
+        GuestAgentAway: no agent answers. Conflict: the guest has no channel to one, or the agent refuses. What it says
+        is not repeated: it might tell the password.
         libvirtError: anything else.
     """
     domain = connection.lookupByUUIDString(uuid)
@@ -36,6 +36,8 @@ def set_password(connection: libvirt.virConnect, uuid: str, user: str, password:
         domain.setUserPassword(user, password)
     except libvirt.libvirtError as error:
         code = error.get_error_code()
+        if code in AWAY:
+            raise GuestAgentAway(f"No agent answers in the guest of instance {uuid} yet.") from None
         if code in ABSENT:
             raise Conflict(f"QEMU guest agent is not enabled in the guest of instance {uuid}.") from None
         if code in REFUSED:
