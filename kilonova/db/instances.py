@@ -20,6 +20,7 @@ from kilonova.db.prepared import Prepared
 from kilonova.domain.errors import InstanceNotFound, StaleState
 from kilonova.domain.instance import GUEST_PASSWORD, Fault, Instance
 from kilonova.domain.states import GUEST_OFF, HARD_REBOOT_TASKS, PowerState, TaskState, VmState
+from kilonova.shapes.resources import is_volume_backed, local_gib
 
 instances = sa.Table(
     "instances",
@@ -41,6 +42,7 @@ instances = sa.Table(
     sa.Column("key_name", sa.String(255)),
     sa.Column("vcpus", sa.Integer, nullable=False),
     sa.Column("memory_mib", sa.Integer, nullable=False),
+    sa.Column("disk_gib", sa.Integer, nullable=False),
     sa.Column("locked", sa.Boolean, nullable=False),
     sa.Column("created_at", Timestamp, nullable=False),
     sa.Column("updated_at", Timestamp),
@@ -51,10 +53,10 @@ instances = sa.Table(
     sa.Index("instances_created", "created_at", "uuid"),
     sa.Index("instances_host", "host"),
     sa.Index(
-        "instances_soft_deleted", "project_id", "user_id", "vcpus", "memory_mib",
+        "instances_soft_deleted", "project_id", "user_id", "vcpus", "memory_mib", "disk_gib",
         sqlite_where=sa.text("vm_state = 'soft-delete'"), postgresql_where=sa.text("vm_state = 'soft-delete'"),
     ),
-    sa.Index("instances_usage", "project_id", "deleted_at", "user_id", "vcpus", "memory_mib"),
+    sa.Index("instances_usage", "project_id", "deleted_at", "user_id", "vcpus", "memory_mib", "disk_gib"),
 )
 
 instance_faults = sa.Table(
@@ -87,7 +89,7 @@ _COUNT_ON_HOST = Prepared(
     .select_from(instances)
     .where(instances.c.host == sa.bindparam("host"), instances.c.deleted_at.is_(None))
 )
-_DERIVED = ("body", "flavor_id", "vcpus", "memory_mib", "locked")
+_DERIVED = ("body", "flavor_id", "vcpus", "memory_mib", "disk_gib", "locked")
 _PROJECTED = tuple(c.name for c in instances.columns if c.name not in _DERIVED)
 _NO_CONSOLE = GUEST_OFF | {PowerState.SUSPENDED}
 _ENDS_GUEST = HARD_REBOOT_TASKS | {
@@ -109,6 +111,7 @@ def _row(instance: Instance) -> dict[str, Any]:
     row["flavor_id"] = instance.flavor.flavor_id
     row["vcpus"] = instance.flavor.vcpus
     row["memory_mib"] = instance.flavor.memory_mib
+    row["disk_gib"] = local_gib(instance.flavor, volume_backed=is_volume_backed(instance.block_devices))
     row["locked"] = instance.locked_by is not None
     row["body"] = instance
     return row

@@ -34,6 +34,12 @@ def is_volume_backed(block_devices: Iterable[BlockDevice]) -> bool:
     return any(device.boot_index == 0 and device.destination_type == "volume" for device in block_devices)
 
 
+def local_gib(flavor: Flavor, *, volume_backed: bool) -> int:
+    """What the disks of a server take of its host, in GiB; swap counts in whole ones."""
+    root_gib = 0 if volume_backed else flavor.root_gib
+    return root_gib + flavor.ephemeral_gib + -(-flavor.swap_mib // 1024)
+
+
 def resources_of(
     flavor: Flavor, image: Image | None = None, *, volume_backed: bool = False
 ) -> dict[str, int]:
@@ -67,12 +73,11 @@ def own_resources_of(
     shape = shape_of(flavor, image)
     dedicated = len(shape.cpu.dedicated)
     own_emulator = 1 if shape.cpu.emulator_threads == "isolate" else 0
-    root_gib = 0 if volume_backed else flavor.root_gib
     amounts = {
         "VCPU": flavor.vcpus - dedicated,
         "PCPU": dedicated + own_emulator,
         "MEMORY_MB": flavor.memory_mib,
-        "DISK_GB": root_gib + flavor.ephemeral_gib + -(-flavor.swap_mib // 1024),
+        "DISK_GB": local_gib(flavor, volume_backed=volume_backed),
         "MEM_ENCRYPTION_CONTEXT": 1 if shape.memory.encryption is not None else 0,
     }
     amounts |= _amounts(flavor, "")

@@ -48,3 +48,15 @@ async def test_limits_hold() -> None:
         assert "instances" in refused.json()["forbidden"]["message"]
         cloud.identity.unified = {None: {"servers": 1}, PROJECT: {"servers": -1}}
         assert (await create(cloud)).status_code == 202
+
+
+@pytest.mark.spec("API-059", "API-644")
+async def test_disks_on_hosts_have_a_limit_there() -> None:
+    async with resource_cloud(identity_quotas=True) as cloud:
+        cloud.identity.unified = {None: {"servers": -1, "class:DISK_GB": 1}}
+        assert (await create(cloud)).status_code == 202
+        refused = await create(cloud)
+        assert (refused.status_code, refused.json()["forbidden"]["message"]) == (
+            403, "Quota exceeded for disk: Requested 1, but already used 1 of 1 disk")
+        cloud.identity.unified = {None: {"servers": -1}}
+        assert (await create(cloud)).status_code == 202, "a limit that is not registered is none"

@@ -4,6 +4,7 @@ import random
 import uuid
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from compute_cloud import CIRROS, PROJECT, TINY
@@ -111,6 +112,7 @@ async def test_usage(database: Database) -> None:
             one = instance(seed)
             one.user_id, one.deleted_at = ("u1" if seed else "u2"), (1.0 if seed == 2 else None)
             one.vm_state = state
+            one.flavor = msgspec.structs.replace(TINY, ephemeral_gib=2, swap_mib=1025)
             instances.insert(conn, one)
         waiting = instance(9)
         waiting.user_id = "u1"
@@ -120,12 +122,12 @@ async def test_usage(database: Database) -> None:
 
     await database.write(write)
     assert await database.read(lambda conn: server_usage.of_instances(conn, PROJECT)) == Usage(
-        instances=2, cores=2, ram=1024)
+        instances=2, cores=2, ram=1024, disk=10)
     assert await database.read(lambda conn: server_usage.of_instances(conn, PROJECT, "u1")) == Usage(
-        instances=1, cores=1, ram=512)
+        instances=1, cores=1, ram=512, disk=5)
     assert await database.read(lambda conn: server_usage.of_instances(conn, "other")) == Usage()
     uuid_ = instance(9).uuid
-    one_server = {uuid_: Usage(instances=1, cores=1, ram=512)}
+    one_server = {uuid_: Usage(instances=1, cores=1, ram=512, disk=1)}
     assert await database.read(lambda conn: server_usage.of_build_requests(conn, PROJECT)) == one_server
     assert await database.read(lambda conn: server_usage.of_build_requests(conn, PROJECT, "u1")) == one_server
     assert await database.read(lambda conn: server_usage.of_build_requests(conn, PROJECT, "u2")) == {}

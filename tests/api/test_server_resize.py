@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+import msgspec
 import pytest
-from compute_cloud import CIRROS, HOST, TINY, ComputeCloud, compute_cloud
+from compute_cloud import CIRROS, HOST, TINY, ComputeCloud, compute_cloud, create
 
 from kilonova.api.compute.quota_check import Limits
-from kilonova.db import migration_records
+from kilonova.db import instances, migration_records
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BlockDevice, Instance
@@ -118,6 +119,23 @@ async def test_what_is_more_than_the_project_may_have_is_refused() -> None:
         assert await ask(cloud, server, {"resize": {"flavorRef": "2"}}) == (202, "")
         other = await cloud.boot(flavor=BIG)
         assert (await ask(cloud, other, {"resize": {"flavorRef": "1"}}))[0] == 202  # smaller is always fine
+
+
+@pytest.mark.spec("API-059", "API-061")
+async def test_disks_count_with_swap_in_whole_gib() -> None:
+    """Those of a server that waits for its cell, of one that has it, and those that are asked for."""
+    wide = Flavor(flavor_id="4", name="wide", vcpus=1, memory_mib=128, root_gib=3, ephemeral_gib=1, swap_mib=1025)
+    async with compute_cloud(limits=Limits(disk=11)) as cloud:
+        await cloud.flavor()
+        await cloud.flavor(wide)
+        assert (await create(cloud, flavorRef="4")).status_code == 202
+        server = await cloud.boot()
+        refused = 403, "Quota exceeded for disk: Requested 5, but already used 7 of 11 disk"
+        assert await ask(cloud, server, {"resize": {"flavorRef": "4"}}) == refused
+        await cloud.cell.database.write(lambda conn: instances.update(conn, server.uuid, now=1.0, deleted_at=1.0))
+        server = await cloud.boot(flavor=msgspec.structs.replace(TINY, root_gib=0))
+        refused = 403, "Quota exceeded for disk: Requested 6, but already used 6 of 11 disk"
+        assert await ask(cloud, server, {"resize": {"flavorRef": "4"}}) == refused
 
 
 @pytest.mark.spec("API-064", "API-066", "API-068", "API-127")

@@ -9,7 +9,7 @@ from kilonova.services.identity import IdentityService
 
 SERVICE = "nova"
 RESOURCES = {
-    "instances": "servers", "cores": "class:VCPU", "ram": "class:MEMORY_MB",
+    "instances": "servers", "cores": "class:VCPU", "ram": "class:MEMORY_MB", "disk": "class:DISK_GB",
     "metadata_items": "server_metadata_items", "key_pairs": "server_key_pairs", "server_groups": "server_groups",
     "server_group_members": "server_group_members", "injected_files": "server_injected_files",
     "injected_file_content_bytes": "server_injected_file_content_bytes",

@@ -16,16 +16,18 @@ from kilonova.db.server_usage import Usage
 from kilonova.domain.errors import OverQuota
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.instance import Instance
+from kilonova.shapes.resources import is_volume_backed, local_gib
 
 UNLIMITED = -1
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of one project (or user in it); -1 is none. ram in MiB, contents in bytes. Spec: API-640."""
+    """Limits of one project (or user in it); -1 is none. ram in MiB, disk in GiB, contents in bytes. Spec: API-640."""
 
     instances: int = 10
     cores: int = 20
     ram: int = 51200
+    disk: int = UNLIMITED
     metadata_items: int = 128
     key_pairs: int = 100
     server_groups: int = 10
@@ -62,7 +64,7 @@ class RecordQuotas:
 
 
 async def count_usage(cells: Cells, project_id: str, user_id: str | None = None) -> Usage:
-    """Count servers, cores and memory from build requests and cells; a server in both counts once."""
+    """Count servers, cores, memory and disks from build requests and cells; a server in both counts once."""
     waiting = await cells.api.read(lambda conn: server_usage.of_build_requests(conn, project_id, user_id))
     total = Usage()
     for cell in cells.all:
@@ -81,7 +83,7 @@ async def count_usage(cells: Cells, project_id: str, user_id: str | None = None)
 
 
 async def allowed_count(
-    quotas: Quotas, project_id: str, user_id: str, flavor: Flavor, fewest: int, most: int
+    quotas: Quotas, project_id: str, user_id: str, flavor: Flavor, fewest: int, most: int, *, volume_backed: bool
 ) -> int:
     """How many servers of this flavor may be made: `most`, or fewer but at least `fewest`.
 
@@ -89,7 +91,7 @@ async def allowed_count(
         OverQuota: there is no room for `fewest`. Spec: API-059.
     """
     limits = await quotas.limits(project_id, user_id)
-    sizes = {"instances": 1, "cores": flavor.vcpus, "ram": flavor.memory_mib}
+    sizes = {"instances": 1, **_sizes(flavor, volume_backed=volume_backed)}
     bounded = {name: limit for name in sizes if (limit := getattr(limits, name)) != UNLIMITED}
     if not bounded:
         return most
@@ -107,9 +109,11 @@ async def check_growth(quotas: Quotas, instance: Instance, flavor: Flavor) -> No
     """Whether a server may have another flavor: what it takes more than now must fit.
 
     Raises:
-        OverQuota: cores or memory would exceed the limits of its project. Spec: API-059, API-061.
+        OverQuota: cores, memory or disks would exceed the limits of its project. Spec: API-059, API-061.
     """
-    more = {"cores": flavor.vcpus - instance.flavor.vcpus, "ram": flavor.memory_mib - instance.flavor.memory_mib}
+    volume_backed = is_volume_backed(instance.block_devices)
+    now, then = (_sizes(one, volume_backed=volume_backed) for one in (instance.flavor, flavor))
+    more = {name: size - now[name] for name, size in then.items()}
     limits = await quotas.limits(instance.project_id, instance.user_id)
     bounded = {
         name: limit for name, wanted in more.items() if wanted > 0 and (limit := getattr(limits, name)) != UNLIMITED
@@ -119,6 +123,12 @@ async def check_growth(quotas: Quotas, instance: Instance, flavor: Flavor) -> No
     usage = await quotas.usage(instance.project_id)
     if any(getattr(usage, name) + more[name] > limit for name, limit in bounded.items()):
         raise _too_much(bounded, usage, more)
+
+
+def _sizes(flavor: Flavor, *, volume_backed: bool) -> dict[str, int]:
+    """What a server of this flavor takes of what has a limit."""
+    disk = local_gib(flavor, volume_backed=volume_backed)
+    return {"cores": flavor.vcpus, "ram": flavor.memory_mib, "disk": disk}
 
 
 def _too_much(bounded: Mapping[str, int], usage: Usage, asked: Mapping[str, int]) -> OverQuota:

@@ -24,6 +24,7 @@ from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BOOT_ROLES, BlockDevice, BuildRequest, Instance, RequestSpec
 from kilonova.shapes.accelerators import profile_of, with_groups
+from kilonova.shapes.resources import is_volume_backed
 
 CREATE_SERVER = Rule("servers:create", Audience.MEMBER)
 TRUSTED_CERTS = Rule("servers:create:trusted_certs", Audience.MEMBER)
@@ -106,7 +107,8 @@ async def _plan(call: Call) -> Plan:
     quota_check.check_metadata(limits, len(body.get("metadata", {})))
     check_files(limits, body.get("personality") or [])
     count = await quota_check.allowed_count(
-        call.cloud.quotas, _project(call), call.context.user_id, flavor, fewest, most)
+        call.cloud.quotas, _project(call), call.context.user_id, flavor, fewest, most,
+        volume_backed=is_volume_backed(devices))
     group = await server_groups.joined_group(call, hints, limits.server_group_members, count)
     return Plan(
         body=body, hints=hints, group=group,

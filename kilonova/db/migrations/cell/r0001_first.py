@@ -71,6 +71,7 @@ def upgrade() -> None:
         sa.Column("key_name", sa.String(length=255), nullable=True),
         sa.Column("vcpus", sa.Integer(), nullable=False),
         sa.Column("memory_mib", sa.Integer(), nullable=False),
+        sa.Column("disk_gib", sa.Integer(), nullable=False),
         sa.Column("locked", sa.Boolean(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("updated_at", sa.Double(), nullable=True),
@@ -85,13 +86,16 @@ def upgrade() -> None:
     op.create_index(
         "instances_soft_deleted",
         "instances",
-        ["project_id", "user_id", "vcpus", "memory_mib"],
+        ["project_id", "user_id", "vcpus", "memory_mib", "disk_gib"],
         unique=False,
         sqlite_where=sa.text("vm_state = 'soft-delete'"),
         postgresql_where=sa.text("vm_state = 'soft-delete'"),
     )
     op.create_index(
-        "instances_usage", "instances", ["project_id", "deleted_at", "user_id", "vcpus", "memory_mib"], unique=False
+        "instances_usage",
+        "instances",
+        ["project_id", "deleted_at", "user_id", "vcpus", "memory_mib", "disk_gib"],
+        unique=False,
     )
     op.create_table(
         "migrations",
