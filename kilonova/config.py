@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -64,6 +64,13 @@ class CellOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Name of the cell."""
 
 
+class PhysicalNetworkOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network of the world outside that the host reaches."""
+
+    interface: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
+    """By which interface: a card, a bond, or, for VLANs only, a bridge."""
+
+
 class AgentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The hypervisor host."""
 
@@ -94,6 +101,8 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Kbit/s that the network of the host carries from guests, to be guaranteed to ports; 0 guarantees none."""
     network_ingress_kbps: int = 0
     """Kbit/s that the network of the host carries to guests, to be guaranteed to ports; 0 guarantees none."""
+    physical_networks: dict[str, PhysicalNetworkOptions] = {}
+    """Networks of the world outside that guests can be on, by name; each has an `interface` of the host."""
     resume_guests_state_on_host_boot: bool = False
     """Start guests that ran when their host went down."""
 

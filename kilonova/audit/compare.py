@@ -271,7 +271,7 @@ def _devices(look: Look) -> Iterator[Difference]:
                          what=f"device {tap} exists on {here.host}, but it is no port's")
     for bridge in sorted(here.bridges - here.wanted_bridges):
         yield Difference(kind=Kind.BRIDGE_WITHOUT_NETWORK, object=bridge, host=here.host,
-                         what=f"bridge {bridge} exists on {here.host}, but it is no network's")
+                         what=f"device {bridge} exists on {here.host}, but it is no network's")
 
 
 def _images(look: Look) -> Iterator[Difference]:

@@ -35,8 +35,10 @@ class EmbeddedDevices:
 
         port_ids, segments = await self._database.read(read)
         return OnMachine(
-            host=self._host, bridges=frozenset(found.bridges), taps=frozenset(found.taps),
-            wanted_bridges=frozenset(self._wiring.bridge(segment) for segment in segments),
+            host=self._host, bridges=frozenset((*found.bridges, *found.uplinks)), taps=frozenset(found.taps),
+            wanted_bridges=frozenset(
+                name for segment in segments for name in (self._wiring.bridge(segment), self._wiring.uplink(segment))
+            ),
             wanted_taps=frozenset(tap_name(port_id) for port_id in port_ids),
         )
 

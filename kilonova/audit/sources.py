@@ -24,7 +24,8 @@ class PortLedger(Protocol):
 
 
 class OnMachine(msgspec.Struct, frozen=True, kw_only=True):
-    """Devices of this installation on one machine, by name, and those that its records ask for."""
+    """Devices of this installation on one machine, by name, and those that its records ask for. bridges: and the
+    devices by which they leave the machine."""
 
     host: str
     bridges: frozenset[str] = frozenset()

@@ -87,12 +87,13 @@ async def start(
 
 def _wiring(ground: Ground, made: Installation) -> Wiring:
     if ground.config.agent.driver != "libvirt":
-        return FakeWiring()
+        return FakeWiring(ground.config.agent.physical_networks)
     from kilonova.embedded.network.linux.wiring import LinuxWiring
 
     directory = ground.config.directory / "network"
     directory.mkdir(exist_ok=True)
-    return LinuxWiring(made.token, directory, ground.clock, assembly.own_host(ground.config))
+    interfaces = {name: one.interface for name, one in ground.config.agent.physical_networks.items()}
+    return LinuxWiring(made.token, directory, ground.clock, assembly.own_host(ground.config), interfaces)
 
 
 def _lookup(ground: Ground) -> Lookup:

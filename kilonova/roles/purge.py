@@ -99,7 +99,7 @@ async def _remove_network(config: Config, made: credentials.Installation) -> Non
     from kilonova.embedded.network.linux.wiring import LinuxWiring
 
     directory = config.directory / "network"
-    wiring = LinuxWiring(made.token, directory, SystemClock(), assembly.own_host(config))
+    wiring = LinuxWiring(made.token, directory, SystemClock(), assembly.own_host(config), {})
     await wiring.start(lambda _port, _up: None, None)
     try:
         await wiring.remove_all()

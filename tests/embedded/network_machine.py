@@ -81,14 +81,21 @@ class Namespace:
     def run(self, *arguments: str) -> str:
         return tool("nsenter", f"--net={self.path}", *arguments)
 
+    def within(self, work: Callable[[], T]) -> T:
+        """Do some work in the namespace."""
+        def inside() -> T:
+            _call("setns", self.fd, CLONE_NEWNET)
+            return work()
+
+        return _in_thread(inside)
+
     def socket(self, kind: int = socket.SOCK_STREAM, family: int = V4, protocol: int = 0) -> socket.socket:
         def make() -> socket.socket:
-            _call("setns", self.fd, CLONE_NEWNET)
             made = socket.socket(family, kind, protocol)
             made.setblocking(False)
             return made
 
-        return _in_thread(make)
+        return self.within(make)
 
     async def connects(self, address: str, port: int, source: str | None = None) -> bool:
         """Whether a TCP connection is made before silence."""

@@ -40,6 +40,9 @@ class Wiring(FakeWiring):
     def refuses(self, cidr: str) -> str | None:
         return "is the machine's own" if cidr == "192.0.2.0/24" else None
 
+    def wires(self, physical_network: str) -> bool:
+        return physical_network == "wired"
+
 
 class Api:
     """Calls as one caller; each checks the status it expects and gives the body."""

@@ -6,7 +6,7 @@ import pwd
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +48,18 @@ def admin() -> RequestContext:
 class Cloud:
     """One installation on the test's machine."""
 
-    def __init__(self, directory: Path, token: str) -> None:
+    def __init__(self, directory: Path, token: str, interfaces: Mapping[str, str] | None = None) -> None:
         self.directory = directory / token
         self.directory.mkdir(parents=True, exist_ok=True)
         self.token = token
+        self.interfaces = interfaces or {}
         self.events: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self.guests: list[Guest] = []
         self.passwords: dict[str, str] = {}
 
     async def up(self) -> None:
         self.database = Database.open(f"sqlite:///{self.directory}/network.db")
-        self.wiring = LinuxWiring(self.token, self.directory / "wiring", SystemClock(), "here")
+        self.wiring = LinuxWiring(self.token, self.directory / "wiring", SystemClock(), "here", self.interfaces)
         self.network = EmbeddedNetwork(
             self.database, SystemClock(), NoIdentity(), "http://identity", self.wiring, self._event
         )
@@ -420,7 +421,7 @@ async def test_lost_filters_and_bridges_come_back(cloud: Cloud) -> None:
 async def test_a_purge_needs_no_records(cloud: Cloud) -> None:
     await cloud.guest("one", await cloud.network.bootstrap(PROJECT, cidr=CIDR))
     await cloud.down()
-    purge = LinuxWiring(cloud.token, cloud.directory / "wiring", SystemClock(), "here")
+    purge = LinuxWiring(cloud.token, cloud.directory / "wiring", SystemClock(), "here", {})
     await purge.start(lambda port_id, up: None, None)
     assert (await purge.found()).dhcp_servers
     await purge.remove_all()

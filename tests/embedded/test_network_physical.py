@@ -1,4 +1,4 @@
-"""Networks of the world outside, and ports on them that are devices of hosts."""
+"""Networks of the world outside, and ports on them: devices of hosts, and others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from test_network_api import A, Cloud
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.network import BoundDevice, PortDevice, PortNeed
+from kilonova.embedded.network.physical_schema import Physical
 from kilonova.services.network import PortRequest
 
 cloud = test_network_api.cloud
@@ -65,11 +66,44 @@ async def test_ports_there_are_devices_and_others_are_not(cloud: Cloud) -> None:
     for kind in ("baremetal", "virtio-forwarder", "vdpa", "remote-managed", "accelerator-direct", "smart-nic"):
         assert await cloud.a.make("port", 400, network_id=network, **{"binding:vnic_type": kind}) == "InvalidInput"
     assert await cloud.a.make("port", 400, network_id=network) == "InvalidInput"
-    with pytest.raises(InvalidInput, match="only ports of these types can be: direct, macvtap, direct-physical"):
+    with pytest.raises(InvalidInput, match="only ports of these types can be on it: direct, macvtap, direct-physical"):
         await cloud.network.create_port(PortRequest(
             key="k", network_id=network, project_id=A, instance_uuid=SERVER, host="here"
         ))
     assert await cloud.network.ports_of(SERVER) == []
+
+
+async def test_other_ports_are_where_an_interface_leads(cloud: Cloud) -> None:
+    network = (await outside(cloud, name="wired"))["id"]
+    # The range may be one that the machine itself is in.
+    body = {"network_id": network, "ip_version": 4, "cidr": "192.0.2.0/24", "enable_dhcp": False}
+    subnet = await cloud.admin.make("subnet", **body)
+    port = await bring(cloud, network, "normal")
+    assert [held["subnet_id"] for held in port["fixed_ips"]] == [subnet["id"]]
+    await cloud.network.bind_port(port["id"], SERVER, "here")
+    shown = (await cloud.admin.get(f"/ports/{port['id']}"))["port"]
+    assert (shown["binding:vif_type"], shown["binding:vif_details"]) == ("bridge", {"port_filter": True})
+    request = PortRequest(key="k", network_id=network, project_id=A, instance_uuid=SERVER, host="here")
+    made = await cloud.network.create_port(request)
+    plan = cloud.wiring.networks[network]
+    assert (plan.physical, set(cloud.wiring.ports)) == (Physical(name="wired", vlan=100), {port["id"], made})
+    assert (await bring(cloud, network, "direct"))["binding:vnic_type"] == "direct"  # devices are beside them
+
+
+async def test_the_gateway_outside_is_the_world_s_until_a_router_has_it(cloud: Cloud) -> None:
+    network = (await outside(cloud, name="wired"))["id"]
+    v4 = await cloud.admin.make("subnet", network_id=network, ip_version=4, cidr="198.51.100.0/24")
+    await cloud.admin.make("subnet", network_id=network, ip_version=6, cidr="2001:db8::/64", ipv6_ra_mode="slaac",
+                           ipv6_address_mode="slaac")
+    await cloud.network.bind_port((await bring(cloud, network, "normal"))["id"], SERVER, "here")
+    plan = cloud.wiring.networks[network]
+    assert (plan.gateway_outside(4), plan.gateway_outside(6)) == ("198.51.100.1", "2001:db8::1")
+    assert [subnet.ra_mode for subnet in plan.subnets] == [None, None]  # nobody here announces itself there
+    assert plan.own_addresses(4) == [plan.subnets[0].dhcp_address]
+    router = await cloud.admin.make("router")
+    await cloud.admin.call("PUT", f"/routers/{router['id']}/add_router_interface", 200, {"subnet_id": v4["id"]})
+    plan = cloud.wiring.networks[network]
+    assert (plan.gateway_outside(4), "198.51.100.1" in plan.own_addresses(4)) == (None, True)
 
 
 async def test_the_type_of_a_port_can_be_changed_until_it_is_bound(cloud: Cloud) -> None:

@@ -1,11 +1,14 @@
-"""Networks of the world outside, and ports on them: each is a PCI device of the host of its server.
+"""Networks of the world outside, and ports on them.
 
-This service wires nothing of them: hosts give the device to the guest, and set its MAC address and its VLAN.
+Some ports are PCI devices of the host of their server. This service wires nothing of those: hosts give the device to
+the guest, and set its MAC address and its VLAN. Others are wired as those of other networks are, if an interface of
+the machine leads to the physical network.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, cast, get_args
 
 import sqlalchemy as sa
@@ -80,17 +83,22 @@ def check_network(conn: sa.Connection, network_id: str) -> None:
         raise InvalidInput("Ports on a physical network are devices of hosts: they cannot be guaranteed a bandwidth.")
 
 
-def check_port(conn: sa.Connection, id_: str) -> None:
-    """Raises InvalidInput: a port of such a type cannot be on such a network, or have such a policy."""
+def check_port(conn: sa.Connection, id_: str, wires: Callable[[str], bool]) -> None:
+    """Raises InvalidInput: a port of such a type cannot be on such a network, or have such a policy.
+
+    Args:
+        wires: whether ports that are no devices can be on a physical network.
+    """
     port = existing_port(conn, id_)
     physical = of_network(conn, port.network_id)
     if port.vnic_type in DEVICE_OF and physical is None:
         raise InvalidInput(f"Invalid input for binding:vnic_type: a port of type '{port.vnic_type}' must be on a "
                            f"network with a physical network, network {port.network_id} has none.")
     own = port.device_owner.startswith("network:")
-    if port.vnic_type not in DEVICE_OF and physical is not None and not own:
+    if port.vnic_type not in DEVICE_OF and physical is not None and not own and not wires(physical.name):
         raise InvalidInput(f"Invalid input for binding:vnic_type: network {port.network_id} is the physical network "
-                           f"{physical.name}, on which only ports of these types can be: {', '.join(DEVICE_OF)}.")
+                           f"{physical.name}, to which no interface is configured to lead: only ports of these types "
+                           f"can be on it: {', '.join(DEVICE_OF)}.")
     if port.vnic_type in DEVICE_OF and qos.need_of(conn, port) is not None:
         raise InvalidInput(f"A port of type '{port.vnic_type}' cannot be guaranteed a bandwidth.")
 

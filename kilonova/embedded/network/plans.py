@@ -7,7 +7,7 @@ from collections import defaultdict
 import sqlalchemy as sa
 
 from kilonova.db.prepared import Prepared
-from kilonova.embedded.network import schema
+from kilonova.embedded.network import physical, schema
 from kilonova.embedded.network.networks import dhcp_port_id, subnets_of
 from kilonova.embedded.network.port_records import ports_where
 from kilonova.embedded.network.security import protocol_number, rules_of
@@ -52,19 +52,22 @@ def network_plan(conn: sa.Connection, network_id: str) -> NetworkPlan | None:
     if row is None:
         return None
     network = schema.record(schema.Network, row)
+    answers_to = tuple(_ANSWERS_TO.scalars(conn, network=network_id))
+    outside = physical.of_network(conn, network_id)
     table = schema.addresses
     subnets = []
     for subnet in subnets_of(conn, network_id):
         address = conn.execute(
             sa.select(table.c.address).where(table.c.port_id == dhcp_port_id(subnet.id))
         ).scalar() if subnet.dhcp else None
+        announced = outside is None or subnet.gateway in answers_to
         subnets.append(SubnetPlan(
             id=subnet.id, cidr=subnet.cidr, gateway=subnet.gateway, dhcp_address=address, dns=subnet.dns,
-            routes=subnet.routes, ra_mode=subnet.ra_mode, address_mode=subnet.address_mode,
+            routes=subnet.routes, ra_mode=subnet.ra_mode if announced else None, address_mode=subnet.address_mode,
         ))
     return NetworkPlan(
         id=network.id, segment=network.segment, mtu=network.mtu, admin_state_up=network.admin_state_up,
-        subnets=tuple(subnets), answers_to=tuple(_ANSWERS_TO.scalars(conn, network=network_id)),
+        subnets=tuple(subnets), answers_to=answers_to, physical=outside,
     )
 
 

@@ -134,7 +134,8 @@ class Subnets:
     def create(self, conn: sa.Connection, caller: RequestContext, body: SubnetBody, now: float,
                effects: Effects) -> View:
         subnet = networks.create_subnet(conn, caller, body, now)
-        if reason := self._wiring.refuses(subnet.cidr):
+        here = physical.of_network(conn, subnet.network_id) is None  # what is outside may be where the machine is, too
+        if here and (reason := self._wiring.refuses(subnet.cidr)):
             raise InvalidInput(f"Invalid input for cidr: {subnet.cidr} {reason}.")
         effects.networks.append(subnet.network_id)
         if subnet.automatic:
@@ -188,7 +189,7 @@ class Ports:
         port = ports.create_port(conn, caller, body, now, self._wiring.serves)
         qos.set_policy(conn, caller, port.id, body.qos_policy_id)
         physical.set_policy(conn, port, body.numa_affinity_policy)
-        physical.check_port(conn, port.id)
+        physical.check_port(conn, port.id, self._wiring.wires)
         effects.ports.append((None, port))
         return _port(conn, caller, port)
 
@@ -197,7 +198,7 @@ class Ports:
         before, after = ports.update_port(conn, caller, id_, body, now, self._wiring.serves)
         qos.set_policy(conn, caller, id_, body.qos_policy_id, bound=after.device_owner.startswith("compute:"))
         physical.set_policy(conn, after, body.numa_affinity_policy)
-        physical.check_port(conn, id_)
+        physical.check_port(conn, id_, self._wiring.wires)
         effects.ports.append((before, after))
         return _port(conn, caller, after)
 

@@ -184,7 +184,7 @@ class EmbeddedNetwork(SecurityGroupCalls):
                 body.security_groups = list(group_calls.resolve(conn, request.project_id, request.security_groups, now))
             port = ports.create_port(conn, caller, body, now, self._wiring.serves, id_, owned=True,
                                      device_tag=request.tag)
-            physical.check_port(conn, id_)
+            physical.check_port(conn, id_, self._wiring.wires)
             effects.ports.append((None, port))
 
         await self._change(unit)

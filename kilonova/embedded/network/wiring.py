@@ -6,11 +6,12 @@ Calls only record what is wanted and return at once; `settle` waits until the ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
 
+from kilonova.embedded.network.physical_schema import Physical
 from kilonova.embedded.network.schema import DhcpOption, HostRoute, version_of
 
 
@@ -33,8 +34,13 @@ class SubnetPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """segment: number of the network within the installation, 1 to 4095. mtu: bytes. answers_to: addresses of
-    routers and floating IPs on it."""
+    """A network.
+
+    Args:
+        segment: its number within the installation, 1 to 4095. mtu: bytes.
+        answers_to: addresses of routers and floating IPs on it.
+        physical: what it is outside; None for a network of this machine, which is the gateway of its subnets.
+    """
 
     id: str
     segment: int
@@ -42,11 +48,26 @@ class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True):
     admin_state_up: bool = True
     subnets: tuple[SubnetPlan, ...] = ()
     answers_to: tuple[str, ...] = ()
+    physical: Physical | None = None
 
     @property
     def versions(self) -> frozenset[int]:
         """Of IP, that its guests can speak."""
         return frozenset(subnet.version for subnet in self.subnets)
+
+    def is_gateway_of(self, subnet: SubnetPlan) -> bool:
+        """Whether the machine has the gateway's address: outside, only if a router of this cloud has it."""
+        return subnet.gateway is not None and (self.physical is None or subnet.gateway in self.answers_to)
+
+    def own_addresses(self, version: int) -> list[str]:
+        """What the machine answers to in the subnets of a version of IP, without routers and floating IPs."""
+        return [ip for subnet in self.subnets if subnet.version == version
+                for ip in (subnet.dhcp_address, subnet.gateway if self.is_gateway_of(subnet) else None) if ip]
+
+    def gateway_outside(self, version: int) -> str | None:
+        """The router of the world outside that leads on from here."""
+        return next((subnet.gateway for subnet in self.subnets
+                     if subnet.version == version and subnet.gateway and not self.is_gateway_of(subnet)), None)
 
 
 class FloatingPlan(msgspec.Struct, frozen=True):
@@ -116,6 +137,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What of this installation exists on the machine, by name, for the audit."""
 
     bridges: tuple[str, ...] = ()
+    uplinks: tuple[str, ...] = ()
     dhcp_servers: tuple[int, ...] = ()
     firewall_tables: tuple[str, ...] = ()
     taps: tuple[str, ...] = ()
@@ -142,6 +164,14 @@ class Wiring(Protocol):
 
     def bridge(self, segment: int) -> str:
         """Name of the bridge of a network, "" if there are none."""
+        ...
+
+    def uplink(self, segment: int) -> str:
+        """Name of the device by which the VLAN of a network leaves this machine, "" if there are none."""
+        ...
+
+    def wires(self, physical_network: str) -> bool:
+        """Whether ports that are no devices can be on that network of the world outside."""
         ...
 
     def refuses(self, cidr: str) -> str | None:
@@ -195,19 +225,23 @@ class Wiring(Protocol):
         ...
 
 
+TAP = "tap"
+
+
 def tap_name(port_id: str) -> str:
     """Name of the tap device of a port: at most 15 characters, as the kernel demands."""
-    return f"tap{port_id[:11]}"
+    return f"{TAP}{port_id[:11]}"
 
 
 class FakeWiring:
     """The wiring of the fake driver: no devices, no root. A bound port is plugged at once.
 
     Args:
-        plugs_at_once: False leaves that to `plugged`.
+        physical_networks: those that ordinary ports can be on. plugs_at_once: False leaves that to `plugged`.
     """
 
-    def __init__(self, *, plugs_at_once: bool = True) -> None:
+    def __init__(self, physical_networks: Iterable[str] = (), *, plugs_at_once: bool = True) -> None:
+        self._physical_networks = frozenset(physical_networks)
         self.networks: dict[str, NetworkPlan] = {}
         self.ports: dict[str, PortPlan] = {}
         self.groups: dict[str, GroupPlan] = {}
@@ -220,6 +254,12 @@ class FakeWiring:
 
     def bridge(self, segment: int) -> str:
         return ""
+
+    def uplink(self, segment: int) -> str:
+        return ""
+
+    def wires(self, physical_network: str) -> bool:
+        return physical_network in self._physical_networks
 
     def refuses(self, cidr: str) -> str | None:
         return None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kilonova.domain.errors import KilonovaError
-from kilonova.embedded.network.addresses import Cidr
+from kilonova.embedded.network.addresses import Cidr, built
 from kilonova.embedded.network.linux.command import find, run
 from kilonova.embedded.network.linux.forwarding import Forwarding
 from kilonova.embedded.network.linux.names import (
@@ -68,7 +68,9 @@ class Bridges:
         if speaks_v6:
             self._forwarding.start_v6()
         _set_ipv6(name, speaks_v6)
-        wanted = addresses(plan)
+        if plan.physical is not None:
+            _answer_for_itself_only(name)
+        wanted = addresses(plan, self._names.mac(plan.segment))
         commands = [
             f"link set dev {name} address {self._names.mac(plan.segment)} mtu {plan.mtu} up",
             f"link set dev {name} type bridge nf_call_ip6tables {int(speaks_v6)}",
@@ -91,22 +93,33 @@ class Bridges:
             commands.append(f"rule add pref {_RULE_PRIORITY} fwmark {number:#x}/{NUMBER_MASK:#x} lookup {table}")
         await self._batch(commands, f"-{version}")
 
-    async def join(self, plan: NetworkPlan, others: Iterable[NetworkPlan]) -> None:
-        """Lead from a network to those that its routers join it with, and to no others."""
+    async def join(self, plan: NetworkPlan, others: Iterable[NetworkPlan], way_out: NetworkPlan | None) -> None:
+        """Lead from a network to those that its routers join it with, and to no others.
+
+        Args:
+            way_out: the one that its router leads out by.
+        """
         table = self._names.routing_table(plan.segment)
         own = {subnet.cidr for subnet in plan.subnets}
         for version in plan.versions:
             wanted = {
-                subnet.cidr: self._names.bridge(other.segment) for other in others for subnet in other.subnets
+                subnet.cidr: _path(self._names.bridge(other.segment)) for other in others for subnet in other.subnets
                 if subnet.cidr not in own and subnet.version == version
-            }
-            held = {route["dst"]: route.get("dev") for route in json.loads(
+            } | self._default(version, plan, way_out)
+            held = {route["dst"]: _path(route.get("dev"), route.get("gateway")) for route in json.loads(
                 await run([self._ip, f"-{version}", "-j", "route", "show", "table", str(table)]) or "[]"
             )}
             commands = [f"route del {cidr} table {table}" for cidr in held if cidr not in own and cidr not in wanted]
-            commands += [f"route replace {cidr} dev {device} scope link table {table}"
-                         for cidr, device in wanted.items() if held.get(cidr) != device]
+            commands += [f"route replace {cidr} {path} table {table}"
+                         for cidr, path in wanted.items() if held.get(cidr) != path]
             await self._batch(commands, f"-{version}")
+
+    def _default(self, version: int, *networks: NetworkPlan | None) -> dict[str, str]:
+        """The route to everywhere else, by the first of the networks that a router outside leads on from."""
+        for network in networks:
+            if network is not None and (gateway := network.gateway_outside(version)):
+                return {"default": _path(self._names.bridge(network.segment), gateway)}
+        return {}
 
     async def remove(self, segment: int, exists: bool) -> None:
         """Remove a bridge with its addresses, routes and rule."""
@@ -154,7 +167,9 @@ class Bridges:
         routes = await self._main_routes(version)
         held = [route for device, route in routes if device == name]
         commands = [f"route del {route} dev {name}" for route in held if route not in cidrs]
-        commands += [f"route replace {cidr} dev {name} scope link table {table}" for cidr in cidrs]
+        commands += [f"route replace {cidr} {_path(name)} table {table}" for cidr in cidrs]
+        if plan.physical is not None:  # the machine itself has its own ways there
+            return commands
         others = [route for device, route in routes if device != name]
         for subnet, cidr in zip(subnets, cidrs, strict=True):
             source = subnet.gateway or subnet.dhcp_address
@@ -191,25 +206,37 @@ def _set_ipv6(name: str, on: bool) -> None:
         (directory / setting).write_text(f"{value}\n")
 
 
+def _answer_for_itself_only(name: str) -> None:
+    """Let a bridge not answer for what other networks here have: outside, those addresses may be somebody else's."""
+    (Path("/proc/sys/net/ipv4/conf") / name / "arp_ignore").write_text("1\n")
+
+
+def _path(device: str, gateway: str | None = None) -> str:
+    """Where a route leads: to a network itself, or to a router there."""
+    return f"via {gateway} dev {device} onlink" if gateway else f"dev {device} scope link"
+
+
 def _manner(address: str) -> str:
     """How an address is added: at once, as nobody else can have it, and without a route, but to the link."""
     if ":" not in address:
         return "noprefixroute"
     if address == f"{METADATA_ADDRESS_V6}/128":
         return "nodad noprefixroute preferred_lft 0"  # not the one that the machine speaks from
-    return "nodad" if address == f"{ROUTER_ADDRESS_V6}/64" else "nodad noprefixroute"
+    return "nodad" if address.startswith("fe80:") else "nodad noprefixroute"
 
 
-def addresses(plan: NetworkPlan) -> list[str]:
-    """What the bridge answers to: DHCP, gateway, routers, floating IPs, metadata."""
+def addresses(plan: NetworkPlan, mac: str) -> list[str]:
+    """What a bridge with this MAC answers to: DHCP, gateway, routers, floating IPs, metadata."""
     found = []
     for subnet in plan.subnets:
         length = ipaddress.ip_network(subnet.cidr).prefixlen
-        found += [f"{ip}/{length}" for ip in (subnet.dhcp_address, subnet.gateway) if ip]
+        gateway = subnet.gateway if plan.is_gateway_of(subnet) else None
+        found += [f"{ip}/{length}" for ip in (subnet.dhcp_address, gateway) if ip]
     held = {address.partition("/")[0] for address in found}
     found += [f"{ip}/{ipaddress.ip_address(ip).max_prefixlen}" for ip in plan.answers_to if ip not in held]
     if 6 in plan.versions:
-        found += [f"{ROUTER_ADDRESS_V6}/64", f"{METADATA_ADDRESS_V6}/128"]
+        is_router = plan.physical is None or any(subnet.ra_mode for subnet in plan.subnets)
+        found += [f"{ROUTER_ADDRESS_V6 if is_router else built('fe80::/64', mac)}/64", f"{METADATA_ADDRESS_V6}/128"]
     return list(dict.fromkeys([*found, f"{METADATA_ADDRESS}/32"]))
 
 

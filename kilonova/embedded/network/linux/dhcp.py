@@ -215,11 +215,13 @@ def options_file(plan: NetworkPlan, served: list[SubnetPlan], ports: list[PortPl
         if subnet.version == 6:
             lines += [f"{tag},option6:dns-server,{','.join(f'[{ip}]' for ip in subnet.dns)}"] if subnet.dns else []
             continue
-        router = subnet.gateway or subnet.dhcp_address or ""
+        router = (subnet.gateway if plan.is_gateway_of(subnet) else subnet.dhcp_address) or ""
         routes = [f"{METADATA_ADDRESS}/32,{router}"]
         routes += [f"{route.destination},{route.nexthop}" for route in subnet.routes if "." in route.destination]
         routes += [f"0.0.0.0/0,{subnet.gateway}"] if subnet.gateway else []
-        servers = [ip for ip in subnet.dns if version_of(ip) == 4] or (resolvers() if subnet.gateway else [])
+        servers = [ip for ip in subnet.dns if version_of(ip) == 4]
+        if not servers and plan.is_gateway_of(subnet):
+            servers = resolvers()
         lines += [f"{tag},option:router" + (f",{subnet.gateway}" if subnet.gateway else ""),
                   f"{tag},121,{','.join(routes)}", f"{tag},249,{','.join(routes)}"]
         lines += [f"{tag},option:dns-server,{','.join(servers)}"] if servers else []

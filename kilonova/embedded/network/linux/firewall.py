@@ -8,7 +8,8 @@ whether it answers a connection, and the bridge family, which sees that mark, de
 
 Only packets in the original direction are judged by the rules of security groups, each of them every time, so
 removing a rule cuts running connections too. What comes through a bridge of this installation from or to a tap
-that no plan describes is dropped. IPv6 is for the ports of networks that have subnets of it, and the ip6 family is
+that no plan describes is dropped. What a network shares with the world outside comes and goes by its uplink, which
+stands beside the taps. IPv6 is for the ports of networks that have subnets of it, and the ip6 family is
 there if there is one.
 
 Spec: EMN-14, EMN-26, EMN-46 to EMN-49.
@@ -17,12 +18,12 @@ Spec: EMN-14, EMN-26, EMN-46 to EMN-49.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 
 import msgspec
 
-from kilonova.embedded.network.linux import port_rules, routing
+from kilonova.embedded.network.linux import port_rules, routing, uplinks
 from kilonova.embedded.network.linux.families import FAMILIES, V4, V6, Family
 from kilonova.embedded.network.linux.names import HASH_MASK, REPLY, Names
 from kilonova.embedded.network.linux.port_rules import braces, named
@@ -55,8 +56,8 @@ class Ruleset(msgspec.Struct, frozen=True):
 
 
 def ruleset(names: Names, networks: Iterable[NetworkPlan], ports: Iterable[PortPlan],
-            groups: Iterable[GroupPlan], routers: tuple[RouterPlan, ...] = ()) -> Ruleset:
-    """The rules that these plans call for."""
+            groups: Iterable[GroupPlan], routers: tuple[RouterPlan, ...], leaving: Mapping[str, str]) -> Ruleset:
+    """The rules that these plans call for. leaving: devices by which networks leave the machine, by their ids."""
     chains: dict[Key, tuple[str, ...]] = _fixed_chains(names)
     types = _TYPES | _types(V4) | routing.TYPES
     by_id = {network.id: network for network in networks}
@@ -69,6 +70,8 @@ def ruleset(names: Names, networks: Iterable[NetworkPlan], ports: Iterable[PortP
         _add_network(names, V4, network, chains, elements, stopped=network.id in stopped[4])
         if 6 in network.versions:
             _add_network(names, V6, network, chains, elements, stopped=network.id in stopped[6])
+        if network.id in leaving:
+            _add_uplink(network, leaving[network.id], chains, elements)
     routing.add_routers(names, by_id, routers, elements)
     members: dict[tuple[str, int], set[str]] = defaultdict(set)
     known = {group.id: group for group in groups}
@@ -185,9 +188,10 @@ def _add_network(names: Names, family: Family, network: NetworkPlan, chains: dic
     bridge, number = names.bridge(network.segment), names.number(network.segment)
     zone = names.zone(network.segment)
     subnets = [subnet for subnet in network.subnets if subnet.version == family.version]
-    own = [ip for subnet in subnets for ip in (subnet.gateway, subnet.dhcp_address) if ip]
+    own = network.own_addresses(family.version)
     own += [ip for ip in network.answers_to if version_of(ip) == family.version]
-    routed = not stopped and any(subnet.gateway for subnet in subnets)
+    leads_on = network.physical is None or any(network.is_gateway_of(subnet) for subnet in subnets)
+    routed = not stopped and any(network.is_gateway_of(subnet) for subnet in subnets)
     prefix = f"n{network.segment}"
     here = [f"{ip} daddr {braces(own)} ct original zone set {zone} return"] if own else []
     to_floating = [f"ip daddr @floating ct original zone set {zone} return"] if family is V4 else []
@@ -196,7 +200,7 @@ def _add_network(names: Names, family: Family, network: NetworkPlan, chains: dic
         f"{family.asks} notrack return",  # these two would collide between networks of one range
         f"{ip} daddr {family.metadata} tcp dport 80 notrack return",
         *to_floating, *here, *(f"{ip} daddr {cidr} ct zone set {zone} return" for cidr in ranges),
-        f"ct original zone set {zone}",
+        f"ct {'original ' if leads_on else ''}zone set {zone}",  # else answers come by the bridge, too
     )
     chains[ip, f"{prefix}_mark"] = (
         f"meta mark set {number:#x}", "ct state invalid drop", f"ct direction original ct mark set {number:#x}",
@@ -220,6 +224,13 @@ def _add_network(names: Names, family: Family, network: NetworkPlan, chains: dic
     for map_, chain in (("zones", "zone"), ("marks", "mark"), ("answers", "answer"), ("leaving", "leaving"),
                         ("entering", "entering")):
         elements[ip, map_] |= {f'"{bridge}" : jump {prefix}_{chain}'}
+
+
+def _add_uplink(network: NetworkPlan, device: str, chains: dict[Key, tuple[str, ...]],
+                elements: dict[Key, frozenset[str]]) -> None:
+    for map_, rules in zip(("egress", "ingress"), uplinks.rules(network), strict=True):
+        chains["bridge", f"u{network.segment}_{map_}"] = rules
+        elements["bridge", f"taps_{map_}"] |= {f'"{device}" : goto u{network.segment}_{map_}'}
 
 
 def _add_port(network: NetworkPlan, port: PortPlan, groups: dict[str, GroupPlan],

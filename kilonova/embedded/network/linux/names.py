@@ -30,6 +30,7 @@ class Names:
         if not re.fullmatch(r"[a-z0-9]{1,5}", token):
             raise InvalidInput(f"'{token}' cannot name an installation: 1 to 5 lower-case letters and digits.")
         self.prefix = f"kn{token}-"
+        self.uplink_prefix = f"ku{token}-"
         self.table = f"kilonova_{token}"
         self._hash = (zlib.crc32(token.encode()) & 0xFFFF) << 12
         self.hash = self._hash or 0x1000
@@ -37,6 +38,10 @@ class Names:
     def bridge(self, segment: int) -> str:
         """At most 12 characters of the kernel's 15."""
         return f"{self.prefix}{segment}"
+
+    def uplink(self, segment: int) -> str:
+        """The device of a network's VLAN, which leads outside."""
+        return f"{self.uplink_prefix}{segment}"
 
     def number(self, segment: int) -> int:
         """The packet mark of a network: 16 bits of the installation, 12 of the network."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 from kilonova.embedded.network.addresses import built
-from kilonova.embedded.network.linux.families import DISCOVERY, MEMBERSHIP, V6
+from kilonova.embedded.network.linux.families import DISCOVERY, MEMBERSHIP, V4, V6
 from kilonova.embedded.network.linux.names import METADATA_ADDRESS, METADATA_ADDRESS_V6, REPLY
 from kilonova.embedded.network.schema import version_of
 from kilonova.embedded.network.wiring import NetworkPlan, PortPlan
@@ -32,8 +32,6 @@ def of(network: NetworkPlan, port: PortPlan, groups: list[str]) -> tuple[Rules, 
     allowed = [IPv4Network(prefix, strict=False) for prefix in prefixes if version_of(prefix) == 4]
     usable = [str(prefix) for prefix in collapse_addresses(allowed)]
     speaking = [str(prefix) for prefix in collapse_addresses([IPv4Network("0.0.0.0/32"), *allowed])]
-    servers = [ip for subnet in network.subnets if subnet.version == 4
-               for ip in (subnet.gateway, subnet.dhcp_address) if ip]
     has_v6 = 6 in network.versions
     spoof = (
         f"ether saddr != {braces(macs)} drop",
@@ -50,8 +48,9 @@ def of(network: NetworkPlan, port: PortPlan, groups: list[str]) -> tuple[Rules, 
         *(f"jump {named('g', id_, 'out')}" for id_ in groups), "drop",
     )
     ingress = (
-        answer, "ether type arp accept", *(_INGRESS_V6 if has_v6 else ("ether type != ip drop",)),
-        *([f"ip saddr {braces(servers)} udp sport 67 udp dport 68 accept"] if servers else []),
+        answer, "ether type arp accept",
+        *([f"{V6.of_type} icmpv6 type nd-router-advert accept"] if has_v6 and _is_told_outside(network) else []),
+        *(_INGRESS_V6 if has_v6 else ("ether type != ip drop",)), *_dhcp_answers(network),
         *(f"jump {named('g', id_, 'in')}" for id_ in groups), "drop",
     )
     return spoof, egress, ingress
@@ -71,6 +70,20 @@ _INGRESS_V6 = (
 )
 
 
+def _is_told_outside(network: NetworkPlan) -> bool:
+    """Whether routers of the world outside announce themselves to guests: this machine does not."""
+    return network.physical is not None and not any(subnet.ra_mode for subnet in network.subnets)
+
+
+def _dhcp_answers(network: NetworkPlan) -> Rules:
+    """From whom a guest gets its address: outside, from anybody, unless this machine serves it."""
+    answers = "udp sport 67 udp dport 68 accept"
+    if network.physical is not None and not any(s.version == 4 and s.dhcp_address for s in network.subnets):
+        return (f"{V4.of_type} {answers}",)
+    servers = network.own_addresses(4)
+    return (f"ip saddr {braces(servers)} {answers}",) if servers else ()
+
+
 def _spoof_v6(macs: list[str], prefixes: list[str]) -> Rules:
     """Everything of IPv6 is decided here."""
     links = [IPv6Network(built("fe80::/64", mac)) for mac in macs]
@@ -80,16 +93,17 @@ def _spoof_v6(macs: list[str], prefixes: list[str]) -> Rules:
     advert, solicit = f"{V6.of_type} icmpv6 type nd-neighbor-advert", f"{V6.of_type} icmpv6 type nd-neighbor-solicit"
     return (
         f"{V6.of_type} icmpv6 type {{ nd-router-advert, nd-redirect }} drop", f"{V6.of_type} udp sport 547 drop",
-        *(f"{advert} ip6 saddr {sources} {_about(prefix)} accept" for prefix in usable), f"{advert} drop",
-        *(f"{solicit} ip6 saddr :: {_about(prefix)} accept" for prefix in usable), f"{solicit} ip6 saddr :: drop",
+        *(f"{advert} ip6 saddr {sources} {about(prefix)} accept" for prefix in usable), f"{advert} drop",
+        *(f"{solicit} ip6 saddr :: {about(prefix)} accept" for prefix in usable), f"{solicit} ip6 saddr :: drop",
         f"{V6.of_type} ip6 saddr :: icmpv6 type nd-router-solicit accept",
         f"{V6.of_type} ip6 saddr :: icmpv6 type {MEMBERSHIP} accept",
         f"{V6.of_type} ip6 saddr {sources} accept", f"{V6.of_type} drop",
     )
 
 
-def _about(prefix: IPv6Network) -> str:
+def about(target: IPv6Network | str) -> str:
     """Matches neighbour messages whose target, 8 bytes into them, is in a range."""
+    prefix = IPv6Network(target)
     length = prefix.prefixlen
     return f"@th,64,{length} {int(prefix.network_address) >> (128 - length):#x}" if length else ""
 

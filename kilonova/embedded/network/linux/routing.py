@@ -144,6 +144,14 @@ def stopped(routers: Iterable[RouterPlan]) -> dict[int, Collection[str]]:
     return found
 
 
+def ways_out(routers: Iterable[RouterPlan]) -> dict[str, str]:
+    """By network, the external one that its router leads to."""
+    return {
+        id_: router.external_network_id for router in routers if router.admin_state_up and router.external_network_id
+        for id_ in (*router.network_ids, *router.network_ids_v6)
+    }
+
+
 def neighbours(routers: Iterable[RouterPlan]) -> dict[str, frozenset[str]]:
     """By network, those that its router leads to."""
     found: dict[str, frozenset[str]] = {}

@@ -8,7 +8,7 @@ are always in place before a bridge or a tap can carry packets.
 from __future__ import annotations
 
 import asyncio
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -18,12 +18,14 @@ from kilonova.domain.errors import KilonovaError, Retryable
 from kilonova.embedded.network.linux import bridges, firewall, routing
 from kilonova.embedded.network.linux.bridges import Bridges
 from kilonova.embedded.network.linux.command import find, run
-from kilonova.embedded.network.linux.dhcp import DhcpServer
+from kilonova.embedded.network.linux.dhcp_servers import DhcpServers
 from kilonova.embedded.network.linux.links import LinkMonitor, TableMonitor
 from kilonova.embedded.network.linux.names import Names
+from kilonova.embedded.network.linux.uplinks import Uplinks
 from kilonova.embedded.network.schema import version_of
 from kilonova.embedded.network.tasks import begin, end
 from kilonova.embedded.network.wiring import (
+    TAP,
     BridgeListener,
     Found,
     GroupPlan,
@@ -48,9 +50,10 @@ class LinuxWiring:
         directory: for the files of the DHCP servers; kept over restarts. If others may not enter it (mode x),
             the servers have to run as root.
         host: the name under which compute hosts bind ports to this machine.
+        interfaces: by which the machine reaches physical networks, by their names.
     """
 
-    def __init__(self, token: str, directory: Path, clock: Clock, host: str) -> None:
+    def __init__(self, token: str, directory: Path, clock: Clock, host: str, interfaces: Mapping[str, str]) -> None:
         self._names = Names(token)
         self._directory = directory
         self._clock = clock
@@ -59,10 +62,9 @@ class LinuxWiring:
         self._ports: dict[str, PortPlan] = {}
         self._groups: dict[str, GroupPlan] = {}
         self._routers: tuple[RouterPlan, ...] = ()
-        self._joined: dict[str, frozenset[str]] = {}
+        self._joined: dict[str, tuple[frozenset[str], str | None]] = {}
         self._made: dict[str, NetworkPlan] = {}
-        self._servers: dict[str, DhcpServer] = {}
-        self._hosted: dict[str, tuple[NetworkPlan, tuple[PortPlan, ...]]] = {}
+        self._servers = DhcpServers(self._names, directory, self._touch)
         self._filters: firewall.Ruleset | None = None
         self._filtered: set[str] = set()
         self._plugged: set[str] = set()
@@ -75,6 +77,8 @@ class LinuxWiring:
         self._task: asyncio.Task[None] | None = None
         self._links = LinkMonitor(self._link_changed)
         self._tables = TableMonitor(self._names.table, self._filters_lost)
+        self._interfaces = interfaces
+        self._uplinks = Uplinks(self._names, interfaces, self._links)
 
     # --- plans -------------------------------------------------------------------------------------
 
@@ -83,6 +87,12 @@ class LinuxWiring:
 
     def bridge(self, segment: int) -> str:
         return self._names.bridge(segment)
+
+    def uplink(self, segment: int) -> str:
+        return self._names.uplink(segment)
+
+    def wires(self, physical_network: str) -> bool:
+        return physical_network in self._interfaces
 
     def refuses(self, cidr: str) -> str | None:
         return bridges.in_the_way(cidr, self._names.prefix)
@@ -151,8 +161,7 @@ class LinuxWiring:
 
     async def close(self) -> None:
         await end(self._task)
-        for server in self._servers.values():
-            server.unwatch()
+        self._servers.unwatch()
         if self._listener is not None:
             for network_id in self._made:
                 await self._listener.closed(network_id)
@@ -186,11 +195,12 @@ class LinuxWiring:
 
     async def found(self) -> Found:
         own = [name for name in self._links.by_name if name.startswith(self._names.prefix)]
-        pids = [DhcpServer(path, "", lambda: None).pid for path in self._server_directories()]
         return Found(
-            bridges=tuple(sorted(own)), dhcp_servers=tuple(pid for pid in pids if pid is not None),
+            bridges=tuple(sorted(own)), dhcp_servers=self._servers.pids(),
             firewall_tables=await self._own_tables(),
-            taps=tuple(sorted(name for name in self._links.by_name if self._links.master_of(name) in own)),
+            uplinks=tuple(self._uplinks.found()), taps=tuple(sorted(
+                name for name in self._links.by_name if name.startswith(TAP) and self._links.master_of(name) in own
+            )),
         )
 
     async def plugged(self, port_id: str) -> None:
@@ -219,6 +229,8 @@ class LinuxWiring:
                     log.warning("bridge is gone and will be made again", bridge=name)
                     del self._made[network_id]
                     self._touch()
+        elif self._uplinks.concern(name):
+            self._touch()
 
     def _compare_plug(self, port_id: str) -> None:
         """Tell of a tap that has come to a filtered port, or has gone. Spec: EMN-28, EMN-61."""
@@ -230,17 +242,11 @@ class LinuxWiring:
             self._plugged.discard(port_id)
             self._on_plug(port_id, False)
             port = self._ports[port_id]
-            if server := self._servers.get(port.network_id):
-                server.release_v6(address for _, address in port.addresses if version_of(address) == 6)
+            self._servers.release_v6(port.network_id, [ip for _, ip in port.addresses if version_of(ip) == 6])
 
     def _filters_lost(self) -> None:
         log.warning("filter tables were removed and will be loaded again", table=self._names.table)
         self._filters = None
-        self._touch()
-
-    def _server_ended(self, network_id: str) -> None:
-        log.warning("DHCP server ended and will be started again", network=network_id)
-        self._hosted.pop(network_id, None)
         self._touch()
 
     # --- making it so ------------------------------------------------------------------------------
@@ -279,7 +285,9 @@ class LinuxWiring:
         for network in networks.values():
             try:
                 await self._make_network(network)
-                await self._serve(network, tuple(port for port in ports.values() if port.network_id == network.id))
+                served = tuple(port for port in ports.values() if port.network_id == network.id)
+                await self._servers.serve(network, served)
+                await self._uplinks.join(network)
                 self._broken.pop(network.id, None)
             except (KilonovaError, OSError) as error:
                 self._broken[network.id] = str(error)
@@ -290,7 +298,10 @@ class LinuxWiring:
 
     async def _load_filters(self, networks: dict[str, NetworkPlan], ports: dict[str, PortPlan]) -> None:
         """Spec: EMN-26, EMN-46, EMN-48."""
-        wanted = firewall.ruleset(self._names, networks.values(), ports.values(), self._groups.values(), self._routers)
+        uplinks = {plan.id: device for plan in networks.values() if (device := self._uplinks.of(plan)) is not None}
+        wanted = firewall.ruleset(
+            self._names, networks.values(), ports.values(), self._groups.values(), self._routers, uplinks
+        )
         if self._filters is None:
             with self._tables.muted():
                 held = [table.split()[0] for table in await self._own_tables()]
@@ -323,12 +334,15 @@ class LinuxWiring:
 
     async def _join_networks(self, networks: dict[str, NetworkPlan]) -> None:
         """Give each network the routes to those that a router joins it with. Spec: EMN-10."""
-        wanted = routing.neighbours(self._routers)
-        for network_id in self._made.keys() & (wanted.keys() | self._joined.keys()):
+        wanted, ways_out = routing.neighbours(self._routers), routing.ways_out(self._routers)
+        outside = {plan.id for plan in networks.values() if plan.physical is not None}
+        for network_id in self._made.keys() & (wanted.keys() | self._joined.keys() | outside):
             there = frozenset(id_ for id_ in wanted.get(network_id, ()) if id_ in self._made)
-            if self._joined.get(network_id) != there:
-                await self._bridges.join(networks[network_id], [self._made[id_] for id_ in sorted(there)])
-                self._joined[network_id] = there
+            way_out = ways_out.get(network_id)
+            if self._joined.get(network_id) != (there, way_out):
+                await self._bridges.join(networks[network_id], [self._made[id_] for id_ in sorted(there)],
+                                         self._made.get(way_out or ""))
+                self._joined[network_id] = there, way_out
 
     async def _join_taps(self, plan: NetworkPlan, bridge: str) -> None:
         """Give a bridge that was made again the taps that the lost one had."""
@@ -340,48 +354,22 @@ class LinuxWiring:
     async def _join(self, tap: str, bridge: str) -> None:
         await run([find("ip", "iproute2"), "link", "set", "dev", tap, "master", bridge, "up"])
 
-    async def _serve(self, network: NetworkPlan, ports: tuple[PortPlan, ...]) -> None:
-        if self._hosted.get(network.id) == (network, ports):
-            return
-        server = self._servers.get(network.id)
-        if server is None:
-            server = DhcpServer(self._server_directory(network.segment), self._names.bridge(network.segment),
-                                lambda: self._server_ended(network.id))
-            self._servers[network.id] = server
-        self._hosted[network.id] = (network, ports)  # taken back if the server ends meanwhile
-        try:
-            await server.ensure(network, list(ports))
-        except BaseException:
-            self._hosted.pop(network.id, None)
-            raise
-
     async def _remove_network(self, network_id: str) -> None:
         plan = self._made[network_id]
         if self._listener is not None:
             await self._listener.closed(network_id)
-        server = self._servers.pop(network_id, None)
-        self._hosted.pop(network_id, None)
-        if server is not None:
-            await server.stop()
+        await self._servers.remove(plan)
         del self._made[network_id]
+        await self._uplinks.remove(plan.segment)
         await self._bridges.remove(plan.segment, self._names.bridge(plan.segment) in self._links.by_name)
-        shutil.rmtree(self._server_directory(plan.segment), ignore_errors=True)
 
     async def _remove_leftovers(self) -> None:
         """Remove bridges, DHCP servers and routing rules of networks that no plan describes any more."""
         kept = {plan.segment for plan in self._networks.values()}
-        for path in self._server_directories():
-            if path not in {self._server_directory(segment) for segment in kept}:
-                await DhcpServer(path, "", lambda: None).stop()
-                shutil.rmtree(path, ignore_errors=True)
+        await self._servers.remove_but(kept)
         wanted = {self._names.bridge(segment) for segment in kept}
         for name in [name for name in self._links.by_name if name.startswith(self._names.prefix)]:
             if name not in wanted:
                 await self._bridges.remove(int(name.removeprefix(self._names.prefix)), exists=True)
+        await self._uplinks.remove_but(list(self._networks.values()))
         await self._bridges.remove_rules_but(kept)
-
-    def _server_directory(self, segment: int) -> Path:
-        return self._directory / f"dhcp-{segment}"
-
-    def _server_directories(self) -> list[Path]:
-        return sorted(self._directory.glob("dhcp-*"))
