@@ -6,10 +6,12 @@ import pwd
 import signal
 import socket
 import tempfile
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from network_machine import Guest, Namespace, connects, own_machine, tool
 
@@ -416,6 +418,49 @@ async def test_lost_filters_and_bridges_come_back(cloud: Cloud) -> None:
     async with await server.listen(22):
         assert await friend.connects(address, 22)
         assert await friend.connects("169.254.169.254", 80)
+
+
+async def test_ports_may_come_while_a_bridge_gets_its_taps_back(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = await cloud.network.bootstrap(PROJECT, cidr=CIDR)
+    await cloud.guest("one", net)
+    before = await cloud.wiring.found()
+    (joined,) = cloud.wiring._ports.values()
+    join = cloud.wiring._join
+
+    async def join_as_another_comes(tap: str, bridge: str) -> None:
+        await join(tap, bridge)
+        cloud.wiring.port(msgspec.structs.replace(joined, id=str(uuid.uuid4()), addresses=()))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cloud.wiring, "_join", join_as_another_comes)
+        tool("ip", "link", "delete", *before.bridges)
+        await cloud.event("network-vif-plugged", joined.id)
+    await cloud.guest("two", net)
+
+
+async def test_a_bridge_that_is_lost_while_it_is_made_again_comes_back(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = await cloud.network.bootstrap(PROJECT, cidr=CIDR)
+    guest, _ = await cloud.guest("one", net)
+    before = await cloud.wiring.found()
+    opened, lost = cloud.metadata.opened, asyncio.Event()
+
+    async def lose_it_once(network_id: str, bridge: str) -> None:
+        await opened(network_id, bridge)
+        if not lost.is_set():
+            tool("ip", "link", "delete", bridge)
+            await cloud.until(lambda found: found.bridges == ())
+            lost.set()
+
+    monkeypatch.setattr(cloud.metadata, "opened", lose_it_once)
+    tool("ip", "link", "delete", *before.bridges)
+    await asyncio.wait_for(lost.wait(), LIMIT)
+    await cloud.until(lambda found: (found.bridges, found.taps) == (before.bridges, before.taps))
+    await cloud.wiring.settle(net)
+    assert await guest.connects("169.254.169.254", 80)
 
 
 async def test_a_purge_needs_no_records(cloud: Cloud) -> None:

@@ -64,6 +64,7 @@ class LinuxWiring:
         self._routers: tuple[RouterPlan, ...] = ()
         self._joined: dict[str, tuple[frozenset[str], str | None]] = {}
         self._made: dict[str, NetworkPlan] = {}
+        self._whole: set[str] = set()  # of those made, the networks whose bridge has not gone since
         self._servers = DhcpServers(self._names, directory, self._touch)
         self._filters: firewall.Ruleset | None = None
         self._filtered: set[str] = set()
@@ -224,11 +225,11 @@ class LinuxWiring:
         if port_id is not None:
             self._compare_plug(port_id)
         elif name.startswith(self._names.prefix) and name not in self._links.by_name:
-            for network_id, plan in list(self._made.items()):
-                if self._names.bridge(plan.segment) == name:
-                    log.warning("bridge is gone and will be made again", bridge=name)
-                    del self._made[network_id]
-                    self._touch()
+            lost = {id_ for id_ in self._whole if self._names.bridge(self._made[id_].segment) == name}
+            if lost:
+                log.warning("bridge is gone and will be made again", bridge=name)
+                self._whole -= lost
+                self._touch()
         elif self._uplinks.concern(name):
             self._touch()
 
@@ -321,32 +322,41 @@ class LinuxWiring:
         )
 
     async def _make_network(self, plan: NetworkPlan) -> None:
-        if self._made.get(plan.id) == plan:
+        is_new = plan.id not in self._whole
+        if not is_new and self._made[plan.id] == plan:
             return
         self._joined.clear()  # routes go with the bridges that they lead to
         name = self._names.bridge(plan.segment)
-        await self._bridges.make(plan, name in self._links.by_name)
-        if plan.id not in self._made:
-            await self._join_taps(plan, name)
-            if self._listener is not None:
-                await self._listener.opened(plan.id, name)
+        if is_new:
+            self._made[plan.id] = plan
+            self._whole.add(plan.id)  # taken back if the bridge goes meanwhile
+        try:
+            await self._bridges.make(plan, name in self._links.by_name)
+            if is_new:
+                await self._join_taps(plan, name)
+                if self._listener is not None:
+                    await self._listener.opened(plan.id, name)
+        except BaseException:
+            if is_new:
+                self._whole.discard(plan.id)
+            raise
         self._made[plan.id] = plan
 
     async def _join_networks(self, networks: dict[str, NetworkPlan]) -> None:
         """Give each network the routes to those that a router joins it with. Spec: EMN-10."""
         wanted, ways_out = routing.neighbours(self._routers), routing.ways_out(self._routers)
         outside = {plan.id for plan in networks.values() if plan.physical is not None}
-        for network_id in self._made.keys() & (wanted.keys() | self._joined.keys() | outside):
-            there = frozenset(id_ for id_ in wanted.get(network_id, ()) if id_ in self._made)
+        for network_id in self._whole & (wanted.keys() | self._joined.keys() | outside):
+            there = frozenset(id_ for id_ in wanted.get(network_id, ()) if id_ in self._whole)
             way_out = ways_out.get(network_id)
             if self._joined.get(network_id) != (there, way_out):
                 await self._bridges.join(networks[network_id], [self._made[id_] for id_ in sorted(there)],
-                                         self._made.get(way_out or ""))
+                                         self._made[way_out] if way_out in self._whole else None)
                 self._joined[network_id] = there, way_out
 
     async def _join_taps(self, plan: NetworkPlan, bridge: str) -> None:
         """Give a bridge that was made again the taps that the lost one had."""
-        for port in self._ports.values():
+        for port in list(self._ports.values()):  # others come and go meanwhile
             tap = tap_name(port.id)
             if port.network_id == plan.id and tap in self._links.by_name and self._links.master_of(tap) is None:
                 await self._join(tap, bridge)
@@ -356,6 +366,7 @@ class LinuxWiring:
 
     async def _remove_network(self, network_id: str) -> None:
         plan = self._made[network_id]
+        self._whole.discard(network_id)
         if self._listener is not None:
             await self._listener.closed(network_id)
         await self._servers.remove(plan)
