@@ -9,7 +9,7 @@ import pytest
 
 from kilonova.db.database import Database
 from kilonova.domain.clock import SystemClock
-from kilonova.domain.errors import Unauthorized
+from kilonova.domain.errors import Retryable, Unauthorized
 from kilonova.embedded.network.extensions import EXTENSIONS
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring
@@ -284,6 +284,32 @@ async def test_binding_fills_in_the_interface_type_at_once(cloud: Cloud) -> None
     lost = await cloud.nova.put("port", port["id"], **{"binding:host_id": "elsewhere"})
     assert (lost["binding:vif_type"], lost["status"]) == ("binding_failed", "DOWN")
     assert port["id"] not in cloud.wiring.ports
+
+
+@pytest.mark.spec("EMN-28")
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_port_that_is_back_before_its_absence_is_recorded_is_told_of(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    network, _ = await subnetted(cloud.a)
+    port = await cloud.nova.make("port", network_id=network, project_id=A, device_id=SERVER,
+                                 device_owner="compute:nova", **{"binding:host_id": "here"})
+    assert await cloud.event() == ("network-vif-plugged", port["id"])
+    datapath = cloud.network._datapath
+    record = datapath._record_plugs
+
+    async def fail_as_it_comes_back(*_: object) -> None:
+        monkeypatch.setattr(datapath, "_record_plugs", record)
+        cloud.wiring._on_plug(port["id"], True)
+        raise Retryable("the database is busy")
+
+    cloud.wiring._on_plug(port["id"], False)
+    if fails:
+        monkeypatch.setattr(datapath, "_record_plugs", fail_as_it_comes_back)
+    else:
+        cloud.wiring._on_plug(port["id"], True)
+    assert await cloud.event() == ("network-vif-plugged", port["id"])
+    assert (await cloud.a.get(f"/ports/{port['id']}"))["port"]["status"] == "ACTIVE"
 
 
 @pytest.mark.spec("EMN-23")

@@ -169,6 +169,8 @@ class Datapath:
                 self._events.send(events.CHANGED, after)
 
     def _on_plug(self, port_id: str, up: bool) -> None:
+        if up and self._plugs.get(port_id) is False:  # its record says nothing of this, but somebody may wait for it
+            self._announce.add(port_id)
         self._plugs[port_id] = up
         self._more.set()
 
@@ -178,28 +180,33 @@ class Datapath:
             await self._more.wait()
             self._more.clear()
             states, self._plugs = self._plugs, {}
+            announced = self._announce & states.keys()
+            self._announce -= announced
             try:
-                await self._record_plugs(states)
+                await self._record_plugs(states, announced)
             except KilonovaError as error:
                 log.warning("port states will be recorded again", error=str(error))
                 await self._clock.sleep(1.0)
-                self._plugs = states | self._plugs
+                newer, self._plugs = self._plugs, states
+                self._announce |= announced
+                for port_id, up in newer.items():
+                    self._on_plug(port_id, up)
                 self._more.set()
 
-    async def _record_plugs(self, states: dict[str, bool]) -> None:
+    async def _record_plugs(self, states: dict[str, bool], announced: set[str]) -> None:
+        """announced: ports of which the compute service is told although their records may say the same already."""
         def unit(conn: sa.Connection) -> list[tuple[schema.Port, bool]]:
             told = []
             for port_id, up in states.items():
                 status = ports.ACTIVE if up else ports.DOWN
                 changed = ports.set_status(conn, port_id, status, self._clock.now())
-                port = changed[1] if changed else find_port(conn, port_id) if port_id in self._announce else None
+                port = changed[1] if changed else find_port(conn, port_id) if port_id in announced else None
                 if port is not None and port.status == status and (changed or up):
                     told.append((port, up))
             return told
 
         for port, up in await self._database.write(unit):
             self._events.send(events.PLUGGED if up else events.UNPLUGGED, port)
-        self._announce -= set(states)
 
 
 def _moved(before: schema.Port | None, after: schema.Port | None) -> bool:
