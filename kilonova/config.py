@@ -69,6 +69,10 @@ class PhysicalNetworkOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_u
 
     interface: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
     """By which interface: a card, a bond, or, for VLANs only, a bridge."""
+    egress_kbps: int = 0
+    """Kbit/s that it carries from guests, to be guaranteed to ports; 0 guarantees none."""
+    ingress_kbps: int = 0
+    """Kbit/s that it carries to guests, to be guaranteed to ports; 0 guarantees none."""
 
 
 class AgentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,11 +102,14 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """CPUs of the host on which guests without CPUs of their own run; empty for all, or none beside a
     `cpu_dedicated_set`."""
     network_egress_kbps: int = 0
-    """Kbit/s that the network of the host carries from guests, to be guaranteed to ports; 0 guarantees none."""
+    """Kbit/s that the host carries from guests of networks that are on no physical network, to be guaranteed to ports;
+    0 guarantees none."""
     network_ingress_kbps: int = 0
-    """Kbit/s that the network of the host carries to guests, to be guaranteed to ports; 0 guarantees none."""
+    """Kbit/s that the host carries to guests of networks that are on no physical network, to be guaranteed to ports;
+    0 guarantees none."""
     physical_networks: dict[str, PhysicalNetworkOptions] = {}
-    """Networks of the world outside that guests can be on, by name; each has an `interface` of the host."""
+    """Networks of the world outside that guests can be on, by name. Each has an `interface` of the host, and may have
+    `egress_kbps` and `ingress_kbps`: kbit/s that it carries from and to guests, to be guaranteed to ports."""
     resume_guests_state_on_host_boot: bool = False
     """Start guests that ran when their host went down."""
 

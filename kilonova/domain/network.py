@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -15,6 +16,19 @@ DEVICE_OF: dict[str, DeviceType] = {"direct": "type-VF", "macvtap": "type-VF", "
 """What each of them is."""
 PCI_SLOT, PCI_VENDOR, PHYSICAL_NETWORK = "pci_slot", "pci_vendor_info", "physical_network"
 """Keys of a binding's profile that tell which device the port is."""
+_NOT_OF_TRAITS = re.compile(r"[^A-Z0-9_]")
+
+
+def physical_network_trait(name: str) -> str:
+    """The trait of hosts, and of what is below them, that ports on this physical network find something at."""
+    return "CUSTOM_PHYSNET_" + _NOT_OF_TRAITS.sub("_", name.upper())
+
+
+def bandwidth_traits(physical_network: str) -> tuple[str, ...]:
+    """The traits of who guarantees a bandwidth to ports that are no devices. physical_network: "" for the networks of
+    this cloud itself."""
+    where = physical_network_trait(physical_network) if physical_network else "CUSTOM_NETWORK_LOCAL_PROVIDER"
+    return where, "CUSTOM_VNIC_TYPE_NORMAL"
 
 
 class Route(msgspec.Struct, frozen=True):

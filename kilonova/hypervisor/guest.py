@@ -128,13 +128,22 @@ class GuestOnHost(msgspec.Struct, frozen=True, kw_only=True):
     managed: bool = True
 
 
+class NetworkBandwidth(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host carries of networks, from guests and to them, in kbit/s; 0 if nobody says. physical_network: its
+    name, "" for the networks of this cloud itself."""
+
+    physical_network: str = ""
+    egress_kbps: int
+    ingress_kbps: int
+
+
 class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
     """What a host has. Memory in MiB, disk in GiB (local_gib the total, disk_available_gib the free part).
 
     Args:
         vcpus, pcpus: CPUs that guests share, and CPUs that are given to one guest at a time.
         topology: where they are, None if the driver cannot tell.
-        egress_kbps, ingress_kbps: what the host's network carries from and to guests, in kbit/s; 0 if nobody says.
+        bandwidths: what it guarantees to ports.
     """
 
     hostname: str
@@ -154,8 +163,7 @@ class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
     """(architecture, hypervisor type, vm mode)"""
     uptime: str | None = None
     topology: HostTopology | None = None
-    egress_kbps: int = 0
-    ingress_kbps: int = 0
+    bandwidths: tuple[NetworkBandwidth, ...] = ()
 
     def lasting(self) -> HostInventory:
         """Without what is different at every look, and what placement does not know."""

@@ -20,7 +20,7 @@ from kilonova.cells.kept_off import KeptOffHosts
 from kilonova.cells.registry import Cell, Cells
 from kilonova.conductor.conductor import Conductor, wake_subject
 from kilonova.conductor.hosts import HostReports
-from kilonova.config import Config
+from kilonova.config import AgentOptions, Config
 from kilonova.console.proxy import ConsoleProxy
 from kilonova.console.site import ConsoleSite
 from kilonova.db import flavors, instances, outbox, upgrade
@@ -34,6 +34,7 @@ from kilonova.embedded.schema import IDENTITY, IMAGE, NETWORK
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
 from kilonova.hypervisor.fake_screen import FakeScreens
+from kilonova.hypervisor.guest import NetworkBandwidth
 from kilonova.imaging.signatures import ImageSignatures
 from kilonova.metrics.measures import Metrics
 from kilonova.notifications.changes import watch_states
@@ -229,7 +230,15 @@ def agent(
         max_concurrent_disk_ops=options.max_concurrent_disk_ops,
         max_concurrent_snapshots=options.max_concurrent_snapshots, image_cache=config.image_cache,
         device_specs=config.pci.device_spec,
-        observer=_counter(config, metrics), bandwidth=(options.network_egress_kbps, options.network_ingress_kbps),
+        observer=_counter(config, metrics), bandwidths=_bandwidths(options),
+    )
+
+
+def _bandwidths(options: AgentOptions) -> tuple[NetworkBandwidth, ...]:
+    own = NetworkBandwidth(egress_kbps=options.network_egress_kbps, ingress_kbps=options.network_ingress_kbps)
+    return own, *(
+        NetworkBandwidth(physical_network=name, egress_kbps=one.egress_kbps, ingress_kbps=one.ingress_kbps)
+        for name, one in options.physical_networks.items()
     )
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from kilonova.domain.network import physical_network_trait
 from kilonova.domain.pci import DeviceMatch, DeviceRequest, DeviceType
-
-_NOT_OF_TRAITS = re.compile(r"[^A-Z0-9_]")
 
 
 class PciDevice(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +76,7 @@ def classes_of(devices: Iterable[OfferedDevice | HeldDevice]) -> dict[str, int]:
 def physical_networks(devices: Iterable[OfferedDevice]) -> set[str]:
     """The traits of a host with such devices: that ports on these physical networks may find one there."""
     names = {device.physical_network for device in devices} - {""}
-    return {"CUSTOM_PHYSNET_" + _NOT_OF_TRAITS.sub("_", name.upper()) for name in names}
+    return {physical_network_trait(name) for name in names}
 
 
 def with_devices(resources: Mapping[str, int], held: Iterable[HeldDevice]) -> dict[str, int]:

@@ -15,10 +15,11 @@ from kilonova.db.placement import Claim, Inventory, tables
 from kilonova.db.placement.bandwidth import EGRESS, INGRESS, provider_of_bandwidth
 from kilonova.db.placement.changes import HostRow, read_changes
 from kilonova.db.placement.port_claims import add_group, drop_group
-from kilonova.db.placement.providers import inventories_of
+from kilonova.db.placement.providers import inventories_of, traits_of
 from kilonova.db.placement.replacement import ConsumerWrite, replace_allocations
 from kilonova.db.placement.trees import groups_held
-from kilonova.hypervisor.guest import HostInventory
+from kilonova.domain.network import bandwidth_traits
+from kilonova.hypervisor.guest import HostInventory, NetworkBandwidth
 from kilonova.shapes.trees import ResourceGroup
 
 __all__ = ["placement_db"]
@@ -200,7 +201,8 @@ async def test_a_group_is_added_to_what_is_held_and_taken_from_it_again(db: Data
 @pytest.mark.spec("EMP-05", "EMP-08")
 async def test_what_a_hosts_network_carries_is_a_provider_below_it(db: Database) -> None:
     async def report(egress: int, ingress: int) -> dict[str, int]:
-        inventory = msgspec.structs.replace(INVENTORY, egress_kbps=egress, ingress_kbps=ingress)
+        carries = NetworkBandwidth(egress_kbps=egress, ingress_kbps=ingress)
+        inventory = msgspec.structs.replace(INVENTORY, bandwidths=(carries,))
 
         def unit(conn: sa.Connection) -> dict[str, int]:
             below = provider_of_bandwidth(placement.report(conn, "h1", "h1", inventory, now=1.0))
@@ -221,5 +223,50 @@ async def test_what_a_hosts_network_carries_is_a_provider_below_it(db: Database)
     assert await db.write(lambda conn: placement.release(conn, server))
     assert await report(0, 0) == {}
     assert await report(700, 0) == {EGRESS: 700}
+    await db.write(lambda conn: placement.forget_host(conn, "h1"))
+    assert await db.read(lambda conn: conn.execute(sa.select(tables.providers)).all()) == []
+
+
+@pytest.mark.spec("EMP-05")
+async def test_each_physical_network_of_a_host_is_a_provider_of_its_own(db: Database) -> None:
+    async def report(**kbps: int) -> dict[str, tuple[dict[str, int], set[str]]]:
+        inventory = msgspec.structs.replace(INVENTORY, bandwidths=tuple(
+            NetworkBandwidth(physical_network=name.removeprefix("local"), egress_kbps=amount, ingress_kbps=0)
+            for name, amount in kbps.items()
+        ))
+
+        def unit(conn: sa.Connection) -> dict[str, tuple[dict[str, int], set[str]]]:
+            placement.report(conn, "h1", "h1", inventory, now=1.0)
+            rows = conn.execute(sa.select(tables.providers).where(tables.providers.c.parent_id.is_not(None))).all()
+            return {row.name: ({n: one.total for n, one in inventories_of(conn, row.id).items()},
+                               set(traits_of(conn, row.id))) for row in rows}
+
+        return await db.write(unit)
+
+    root, _ = await a_host(db)
+    normal, one, other = "CUSTOM_VNIC_TYPE_NORMAL", "CUSTOM_PHYSNET_PHYSNET0", "CUSTOM_PHYSNET_PHYSNET_1"
+    assert await report(**{"local": 10, "physnet0": 1000, "physnet-1": 2000}) == {
+        "h1:network": ({EGRESS: 10}, {normal, "CUSTOM_NETWORK_LOCAL_PROVIDER"}),
+        "h1:network:physnet0": ({EGRESS: 1000}, {normal, one}),
+        "h1:network:physnet-1": ({EGRESS: 2000}, {normal, other}),
+    }
+    servers = [an_id() for _ in range(3)]
+
+    def wanted(name: str, kbps: int) -> ResourceGroup:
+        return ResourceGroup(suffix="p", resources={EGRESS: kbps}, required=frozenset(bandwidth_traits(name)))
+
+    assert await claim(db, servers[0], root, wanted("physnet0", 900))
+    assert await held(db, servers[0]) == {
+        root: {"VCPU": 1}, provider_of_bandwidth(root, "physnet0"): {EGRESS: 900}
+    }
+    # Another network has it, these have not.
+    for full in (wanted("physnet0", 200), wanted("", 200)):
+        assert await claim(db, servers[1], root, full) is Claim.FULL
+    assert await claim(db, servers[1], root, wanted("physnet-1", 200))
+    assert set(await report(local=10)) == {"h1:network", "h1:network:physnet0", "h1:network:physnet-1"}
+    for server in servers:
+        await db.write(lambda conn, server=server: placement.release(conn, server))
+    assert set(await report(local=10)) == {"h1:network"}
+    await report(physnet0=5)
     await db.write(lambda conn: placement.forget_host(conn, "h1"))
     assert await db.read(lambda conn: conn.execute(sa.select(tables.providers)).all()) == []

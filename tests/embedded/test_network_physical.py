@@ -173,13 +173,33 @@ async def test_a_port_says_where_its_device_is_beside_the_guest(cloud: Cloud) ->
     assert await cloud.a.put("port", port["id"], 400, numa_affinity_policy="near") == "InvalidInput"
 
 
-async def test_devices_are_guaranteed_no_bandwidth(cloud: Cloud) -> None:
+async def gold(cloud: Cloud) -> str:
+    """A policy that guarantees something; its id."""
     body = {"policy": {"name": "gold", "shared": True}}
     policy = (await cloud.admin.call("POST", "/qos/policies", 201, body))["policy"]
     await cloud.admin.call("POST", f"/qos/policies/{policy['id']}/minimum_bandwidth_rules", 201,
                            {"minimum_bandwidth_rule": {"direction": "egress", "min_kbps": 1000}})
-    assert await outside(cloud, 400, qos_policy_id=policy["id"]) == "InvalidInput"
-    network = (await outside(cloud))["id"]
-    assert await cloud.admin.put("network", network, 400, qos_policy_id=policy["id"]) == "InvalidInput"
-    fields = {"network_id": network, "binding:vnic_type": "direct", "qos_policy_id": policy["id"]}
+    return str(policy["id"])
+
+
+async def test_devices_are_guaranteed_no_bandwidth(cloud: Cloud) -> None:
+    policy, network = await gold(cloud), (await outside(cloud))["id"]
+    fields = {"network_id": network, "binding:vnic_type": "direct", "qos_policy_id": policy}
     assert await cloud.a.make("port", 400, **fields) == "InvalidInput"
+    port = await bring(cloud, network)
+    assert await cloud.admin.put("network", network, 400, qos_policy_id=policy) == "InvalidInput"
+    assert (await cloud.admin.get(f"/ports/{port['id']}"))["port"]["resource_request"] is None
+    await cloud.a.delete(f"/ports/{port['id']}")
+    await cloud.admin.put("network", network, qos_policy_id=policy)
+    assert await cloud.a.make("port", 400, network_id=network, **{"binding:vnic_type": "direct"}) == "InvalidInput"
+
+
+@pytest.mark.spec("EMP-08")
+async def test_other_ports_ask_for_the_bandwidth_of_their_physical_network(cloud: Cloud) -> None:
+    policy, network = await gold(cloud), (await outside(cloud, name="wired"))["id"]
+    port = await bring(cloud, network, "normal", qos_policy_id=policy)
+    traits = ("CUSTOM_PHYSNET_WIRED", "CUSTOM_VNIC_TYPE_NORMAL")
+    (group,) = (await cloud.admin.get(f"/ports/{port['id']}"))["port"]["resource_request"]["request_groups"]
+    assert (group["required"], group["resources"]) == (list(traits), {"NET_BW_EGR_KILOBIT_PER_SEC": 1000})
+    seen = await cloud.network.port(RequestContext(request_id="", user_id="u", project_id=A), port["id"])
+    assert seen.need == PortNeed(port_id=port["id"], resources=group["resources"], traits=traits)

@@ -12,6 +12,7 @@ from kilonova.domain.network import PortNeed
 from kilonova.embedded.network import qos
 
 cloud = test_network_api.cloud
+LOCAL = ("CUSTOM_NETWORK_LOCAL_PROVIDER", "CUSTOM_VNIC_TYPE_NORMAL")
 PROVIDER = "77777777-7777-4777-8777-777777777777"
 
 
@@ -77,12 +78,12 @@ async def test_what_a_port_asks_for_and_who_serves_it(cloud: Cloud) -> None:
     wanted = {"NET_BW_EGR_KILOBIT_PER_SEC": 1000, "NET_BW_IGR_KILOBIT_PER_SEC": 2000}
     path, group = f"/ports/{port['id']}", qos.group_of(port["id"])
     assert (await cloud.admin.get(path))["port"]["resource_request"] == {
-        "request_groups": [{"id": group, "required": ["CUSTOM_VNIC_TYPE_NORMAL"], "resources": wanted}],
+        "request_groups": [{"id": group, "required": list(LOCAL), "resources": wanted}],
         "same_subtree": [group],
     }
     await cloud.network.bind_port(port["id"], SERVER, "here")
     (seen,) = await cloud.network.ports_of(SERVER)
-    assert seen.need == PortNeed(port_id=port["id"], resources=wanted, traits=qos.TRAITS)
+    assert seen.need == PortNeed(port_id=port["id"], resources=wanted, traits=LOCAL)
     for _ in range(2):
         await cloud.network.serve_ports(SERVER, {port["id"]: PROVIDER, "another": PROVIDER}, {})
         assert (await cloud.admin.get(path))["port"]["binding:profile"] == {"allocation": {group: PROVIDER}}

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.db.placement.bandwidth import provider_of_bandwidth, report_bandwidth
+from kilonova.db.placement.bandwidth import forget_bandwidths, report_bandwidths
 from kilonova.db.placement.errors import ConcurrentUpdate
 from kilonova.db.placement.layouts import read_topology
 from kilonova.db.placement.names import STANDARD_CLASSES, add_class
@@ -151,7 +151,7 @@ def report(
     if kept_off is not None:
         traits = traits | {STATUS_DISABLED} if kept_off else traits - {STATUS_DISABLED}
     set_traits(connection, uuid_, traits)
-    report_bandwidth(connection, uuid_, node, inventory, now=now)
+    report_bandwidths(connection, uuid_, node, inventory, now=now)
     return uuid_
 
 
@@ -315,17 +315,16 @@ def forget_host(connection: sa.Connection, host: str, node: str | None = None) -
         ProviderInUse: servers still hold allocations there; nothing is removed. Spec: RSU-12, API-243.
     """
     statement = (
-        sa.select(providers.c.uuid)
+        sa.select(providers.c.uuid, hosts.c.node)
         .join(hosts, hosts.c.provider_id == providers.c.id)
         .where(hosts.c.host == host)
         .order_by(providers.c.id)
     )
     if node is not None:
         statement = statement.where(hosts.c.node == node)
-    for uuid_ in connection.execute(statement).scalars().all():
-        below = sa.select(providers.c.uuid).where(providers.c.uuid == provider_of_bandwidth(uuid_))
-        for one in (*connection.execute(below).scalars().all(), uuid_):
-            delete_provider(connection, one)
+    for row in connection.execute(statement).all():
+        forget_bandwidths(connection, row.uuid, row.node)
+        delete_provider(connection, row.uuid)
 
 
 def _node_ids(connection: sa.Connection, host: str) -> list[int]:

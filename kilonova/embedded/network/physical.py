@@ -78,9 +78,12 @@ def of_network(conn: sa.Connection, network_id: str) -> Physical | None:
 
 
 def check_network(conn: sa.Connection, network_id: str) -> None:
-    """Raises InvalidInput: it guarantees a bandwidth that nothing of this service would see to."""
-    if of_network(conn, network_id) is not None and qos.guarantees(conn, network_id):
-        raise InvalidInput("Ports on a physical network are devices of hosts: they cannot be guaranteed a bandwidth.")
+    """Raises InvalidInput: it guarantees a bandwidth to ports that are devices, of which nobody has any."""
+    ports = schema.ports.c
+    devices = sa.select(ports.id).where(ports.network_id == network_id, ports.vnic_type.in_(DEVICE_OF))
+    if qos.guarantees(conn, network_id) and conn.execute(devices.limit(1)).first():
+        raise InvalidInput(f"Network {network_id} has ports that are devices of hosts: they cannot be guaranteed a "
+                           "bandwidth.")
 
 
 def check_port(conn: sa.Connection, id_: str, wires: Callable[[str], bool]) -> None:
@@ -99,7 +102,7 @@ def check_port(conn: sa.Connection, id_: str, wires: Callable[[str], bool]) -> N
         raise InvalidInput(f"Invalid input for binding:vnic_type: network {port.network_id} is the physical network "
                            f"{physical.name}, to which no interface is configured to lead: only ports of these types "
                            f"can be on it: {', '.join(DEVICE_OF)}.")
-    if port.vnic_type in DEVICE_OF and qos.need_of(conn, port) is not None:
+    if port.vnic_type in DEVICE_OF and qos.need_of(conn, port, "") is not None:
         raise InvalidInput(f"A port of type '{port.vnic_type}' cannot be guaranteed a bandwidth.")
 
 
@@ -124,9 +127,9 @@ def forget_policy(conn: sa.Connection, port_id: str) -> None:
 
 def need_of(conn: sa.Connection, port: schema.Port) -> PortNeed | None:
     """What a port asks of its host: a device, or what its policy guarantees; None for nothing."""
-    if port.vnic_type not in DEVICE_OF:
-        return qos.need_of(conn, port)
     physical = of_network(conn, port.network_id)
+    if port.vnic_type not in DEVICE_OF:
+        return qos.need_of(conn, port, physical.name if physical is not None else "")
     assert physical is not None, "checked when the port was made"
     return PortNeed(port_id=port.id, device=PortDevice(
         vnic_type=cast(DeviceVnic, port.vnic_type), physical_network=physical.name,
@@ -153,8 +156,10 @@ def network_view(conn: sa.Connection, view: dict[str, Any], *, privileged: bool)
 
 
 def port_view(conn: sa.Connection, port: schema.Port, view: dict[str, Any], *, privileged: bool) -> dict[str, Any]:
-    """The view of a port with its policy and its VLAN."""
+    """The view of a port with its NUMA policy, what it asks for, and its VLAN."""
     view["numa_affinity_policy"] = _POLICY.scalar(conn, port=port.id)
+    if privileged:
+        view["resource_request"] = qos.resource_request(need_of(conn, port))
     physical = of_network(conn, port.network_id) if port.vnic_type in DEVICE_OF else None
     if privileged and physical is not None and physical.vlan and port.host:
         view["binding:vif_details"] = view["binding:vif_details"] | {"vlan": str(physical.vlan)}

@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Forbidden, InvalidInput
-from kilonova.domain.network import PortNeed
+from kilonova.domain.network import PortNeed, bandwidth_traits
 from kilonova.embedded.network import access, schema
 from kilonova.embedded.network.bodies import PolicyBody, RuleOfPolicyBody, refuse_read_only, sent
 from kilonova.embedded.network.errors import (
@@ -26,8 +26,6 @@ from kilonova.embedded.network.qos_schema import Policy, Rule, policies, rules, 
 
 CLASSES = {"egress": "NET_BW_EGR_KILOBIT_PER_SEC", "ingress": "NET_BW_IGR_KILOBIT_PER_SEC"}
 """Resource classes of a guaranteed bandwidth, by the direction of the rule."""
-TRAITS = ("CUSTOM_VNIC_TYPE_NORMAL",)
-"""What the provider of a bandwidth must be able to: carry ports of this type."""
 
 
 def find(conn: sa.Connection, caller: RequestContext, *where: sa.ColumnElement[bool]) -> list[Policy]:
@@ -183,13 +181,13 @@ def guarantees(conn: sa.Connection, network_id: str) -> bool:
     return policy is not None and bool(rules_of(conn, [policy])[policy])
 
 
-def need_of(conn: sa.Connection, port: schema.Port) -> PortNeed | None:
-    """What a port asks of its host, None for nothing."""
+def need_of(conn: sa.Connection, port: schema.Port, physical_network: str) -> PortNeed | None:
+    """What a port asks of its host, None for nothing. physical_network: that it is on, "" for none."""
     policy = policy_of(conn, port.id) or policy_of(conn, port.network_id)
     if policy is None:
         return None
     amounts = {CLASSES[rule.direction]: rule.min_kbps for rule in rules_of(conn, [policy])[policy] if rule.min_kbps}
-    return PortNeed(port_id=port.id, resources=amounts, traits=TRAITS) if amounts else None
+    return PortNeed(port_id=port.id, resources=amounts, traits=bandwidth_traits(physical_network)) if amounts else None
 
 
 def group_of(port_id: str) -> str:
@@ -209,16 +207,20 @@ def of_network(conn: sa.Connection, view: dict[str, Any]) -> dict[str, Any]:
     return view | {"qos_policy_id": policy_of(conn, view["id"])}
 
 
-def of_port(conn: sa.Connection, port: schema.Port, view: dict[str, Any], *, privileged: bool) -> dict[str, Any]:
-    """The view of a port with its policy, that of its network, and what it asks for."""
-    view |= {"qos_policy_id": policy_of(conn, port.id), "qos_network_policy_id": policy_of(conn, port.network_id)}
-    if privileged:
-        need, group = need_of(conn, port), group_of(port.id)
-        view["resource_request"] = None if need is None else {
-            "request_groups": [{"id": group, "required": list(need.traits), "resources": need.resources}],
-            "same_subtree": [group],
-        }
-    return view
+def of_port(conn: sa.Connection, port: schema.Port, view: dict[str, Any]) -> dict[str, Any]:
+    """The view of a port with its policy, and that of its network."""
+    return view | {"qos_policy_id": policy_of(conn, port.id), "qos_network_policy_id": policy_of(conn, port.network_id)}
+
+
+def resource_request(need: PortNeed | None) -> dict[str, Any] | None:
+    """What a port asks for, as placement is asked for it; None for nothing."""
+    if need is None or not need.resources:
+        return None
+    group = group_of(need.port_id)
+    return {
+        "request_groups": [{"id": group, "required": list(need.traits), "resources": need.resources}],
+        "same_subtree": [group],
+    }
 
 
 _POLICY = Prepared(sa.select(targets.c.policy_id).where(targets.c.target_id == sa.bindparam("target")))

@@ -210,7 +210,7 @@ class Ports:
 
 def _port(conn: sa.Connection, caller: RequestContext, port: schema.Port) -> View:
     privileged = access.privileged(caller)
-    view = qos.of_port(conn, port, views.port(port, privileged), privileged=privileged)
+    view = qos.of_port(conn, port, views.port(port, privileged))
     return physical.port_view(conn, port, view, privileged=privileged)
 
 

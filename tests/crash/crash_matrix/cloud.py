@@ -39,7 +39,7 @@ from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.db.upgrade import ensure
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound, NotFound
-from kilonova.domain.network import PortDevice, PortNeed
+from kilonova.domain.network import PortDevice, PortNeed, bandwidth_traits
 from kilonova.domain.operation import EntryState, ExternalEvent, OperationRecord
 from kilonova.domain.states import PowerState
 from kilonova.embedded.image import schema as image_schema
@@ -52,6 +52,7 @@ from kilonova.engine.host import host_metadata
 from kilonova.engine.journaling import Moves
 from kilonova.engine.operation import Await
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
+from kilonova.hypervisor.guest import NetworkBandwidth
 from kilonova.operations.catalogue import API_OPERATIONS, CELL_OPERATIONS
 from kilonova.operations.environment import Environment, PlacingEnvironment
 from kilonova.operations.options import OperationOptions
@@ -68,7 +69,8 @@ HOSTS = ("host0", "host1")
 HOST_STEPS = agent_module.ALL
 PROJECT = "11111111111141118111111111111111"
 USERS_PORT = "33333333-3333-4333-8333-333333333333"
-NEED = PortNeed(port_id=USERS_PORT, resources={qos.CLASSES["egress"]: 100}, traits=qos.TRAITS)
+BANDWIDTHS = (NetworkBandwidth(egress_kbps=1000, ingress_kbps=0),)
+NEED = PortNeed(port_id=USERS_PORT, resources={qos.CLASSES["egress"]: 100}, traits=bandwidth_traits(""))
 """A port that the user made and gives to the server: it is never deleted."""
 DEVICE_PORT, SPARE_PORT = "34343434-3434-4434-8434-343434343434", "35353535-3535-4535-8535-353535353535"
 DEVICE_NEEDS = {
@@ -218,7 +220,7 @@ class OneCloud:
         driver: Any = planting.Watched(FakeDriver(self.hypervisors[host], self.clock), self.plan)
         return Agent(
             host, driver, self.bus, self._hosts_journal, self.clock, images=self.images, report_interval=20.0,
-            device_specs=SPECS, bandwidth=(1000, 0), checkpoint=lambda _place: self.plan.here("effect"),
+            device_specs=SPECS, bandwidths=BANDWIDTHS, checkpoint=lambda _place: self.plan.here("effect"),
         )
 
     async def close(self) -> None:
