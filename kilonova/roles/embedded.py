@@ -87,7 +87,7 @@ async def start(
 
 def _wiring(ground: Ground, made: Installation) -> Wiring:
     if ground.config.agent.driver != "libvirt":
-        return FakeWiring(ground.config.agent.physical_networks)
+        return FakeWiring(assembly.own_host(ground.config), ground.config.agent.physical_networks)
     from kilonova.embedded.network.linux.wiring import LinuxWiring
 
     directory = ground.config.directory / "network"

@@ -99,7 +99,7 @@ async def test_a_gateway(cloud: Cloud) -> None:
     await cloud.a.put("router", router["id"], external_gateway_info={"network_id": public, "enable_snat": False})
     assert cloud.wiring.routed[0].gateway == ""
     await cloud.a.put("router", router["id"], admin_state_up=False)
-    assert not cloud.wiring.routed[0].admin_state_up
+    assert not cloud.wiring.routed[0].works
     assert cloud.wiring.networks[public].answers_to == ()
     await cloud.a.put("router", router["id"], admin_state_up=True)
     assert cloud.wiring.networks[public].answers_to == ("203.0.113.2",)

@@ -141,6 +141,12 @@ class InterfaceBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     port_id: str | None = None
 
 
+class HostedRouterBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which router an agent is given."""
+
+    router_id: str
+
+
 class FloatingIpBody(Body, kw_only=True):
     floating_network_id: Text = UNSET
     floating_ip_address: Text = UNSET

@@ -83,6 +83,21 @@ class RouterNotFound(NotFound):
         super().__init__(f"Router {router} could not be found")
 
 
+class AgentNotFound(NotFound):
+    def __init__(self, agent: str) -> None:
+        super().__init__(f"Agent {agent} could not be found.")
+
+
+class RouterHostedByL3Agent(Conflict):
+    def __init__(self, router: str, agent: str) -> None:
+        super().__init__(f"The router {router} is already hosted by the L3 agent {agent}.")
+
+
+class RouterNotHostedByL3Agent(Conflict):
+    def __init__(self, router: str, agent: str) -> None:
+        super().__init__(f"The router {router} is not hosted by the L3 agent {agent}.")
+
+
 class RouterInterfaceNotFound(NotFound):
     def __init__(self, router: str, port: str) -> None:
         super().__init__(f"Router {router} does not have an interface with id {port}")

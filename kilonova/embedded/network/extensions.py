@@ -18,6 +18,7 @@ EXTENSIONS = {
     "extra_dhcp_opt": "Extra DHCP Options",
     "fip-port-details": "Floating IP Port Details",
     "ip-substring-filtering": "IP Address Substring Filtering",
+    "l3_agent_scheduler": "L3 Agent Scheduler",
     "net-mtu": "Network MTU",
     "net-mtu-writable": "Network MTU (Writable)",
     "network-ip-availability": "Network IP Availability",

@@ -1,4 +1,4 @@
-"""The smaller calls of the network API: extensions, quotas, zones, agents, tags, bindings, use of addresses."""
+"""The smaller calls of the network API: extensions, quotas, zones, tags, bindings, use of addresses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,6 @@ class SmallCalls:
             *(_route(path + suffix, handler, "GET") for suffix in ("", ".json") for path, handler in (
                 ("/v2.0/extensions", self._extensions), ("/v2.0/extensions/{alias}", self._extension),
                 ("/v2.0/quotas", self._all_quotas), ("/v2.0/availability_zones", self._zones),
-                ("/v2.0/agents", self._agents),
                 ("/v2.0/quotas/{project}/default", self._default_quota),
                 ("/v2.0/quotas/{project}/details", self._quota_details), ("/v2.0/quotas/{project}", self._quota),
                 ("/v2.0/network-ip-availabilities", self._use_of_networks),
@@ -83,11 +82,6 @@ class SmallCalls:
 
     async def _zones(self, request: Request) -> Response:
         return json_response({"availability_zones": [{"name": "nova", "resource": "network", "state": "available"}]})
-
-    async def _agents(self, request: Request) -> Response:
-        """There are no agents: the service wires its own machine."""
-        require_admin(request)
-        return json_response({"agents": []})
 
     def _quota_project(self, request: Request, *, change: bool = False) -> str:
         who, project = caller(request), str(request.path_params["project"]).removesuffix(".json")

@@ -13,6 +13,8 @@ from kilonova.domain.errors import InvalidInput, NotFound
 from kilonova.embedded.http import root_url
 
 _CONTROLS = {"fields", "limit", "marker", "page_reverse", "sort_key", "sort_dir"}
+_IN_ANY_CASE = {"agent_type"}
+"""Neutron has "L3 agent", and Tempest asks it for "L3 Agent"."""
 _TAG_FILTERS = ("tags", "tags-any", "not-tags", "not-tags-any")
 
 
@@ -42,6 +44,9 @@ def _passes(item: dict[str, Any], query: QueryParams) -> bool:
                 return False
         elif key in _TAG_FILTERS:
             if not _matches_tags(item, key, wanted):
+                return False
+        elif key in _IN_ANY_CASE and key in item:
+            if item[key].casefold() not in (value.casefold() for value in wanted):
                 return False
         elif key in item and not any(_equal(item[key], value) for value in wanted):
             return False

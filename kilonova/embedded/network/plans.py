@@ -25,19 +25,19 @@ INTERFACE, GATEWAY = "network:router_interface", "network:router_gateway"
 """Owners of the ports of routers."""
 
 _ports, _addresses, _floating, _routers = schema.ports.c, schema.addresses.c, schema.floating_ips.c, schema.routers.c
+_OF_ROUTER = sa.or_(_ports.device_owner == INTERFACE, _ports.device_owner == GATEWAY)
+WORKS = sa.and_(_routers.admin_state_up == sa.true(), _routers.scheduled == sa.true())
+"""Of a router: it is up, and scheduled to the agent of this machine."""
 _ANSWERS_TO = Prepared(
     sa.select(_addresses.address).join(schema.ports, _ports.id == _addresses.port_id)
-    .where(_ports.network_id == sa.bindparam("network"), _ports.device_owner == INTERFACE)
+    .join(schema.routers, _routers.id == _ports.device_id)
+    .where(_ports.network_id == sa.bindparam("network"), _OF_ROUTER, WORKS)
     .union(
-        sa.select(_addresses.address).join(schema.ports, _ports.id == _addresses.port_id)
-        .join(schema.routers, _routers.id == _ports.device_id)
-        .where(_ports.network_id == sa.bindparam("network"), _ports.device_owner == GATEWAY,
-               _routers.admin_state_up == sa.true()),
         sa.select(_floating.address).join(schema.routers, _routers.id == _floating.router_id)
-        .where(_floating.network_id == sa.bindparam("network"), _routers.admin_state_up == sa.true()),
+        .where(_floating.network_id == sa.bindparam("network"), WORKS),
     ).order_by(sa.literal_column("1"))
 )
-"""Outside, nobody answers for a router that is down. Spec: EMN-14."""
+"""Nobody answers for a router that is down, or that no agent has. Spec: EMN-14."""
 _ROUTERS = Prepared(sa.select(schema.routers).order_by(_routers.id))
 _ASSOCIATED = Prepared(
     sa.select(_floating.router_id, _floating.address, _ports.network_id, _floating.fixed_address)
@@ -87,7 +87,8 @@ def router_plans(conn: sa.Connection) -> tuple[RouterPlan, ...]:
         gateways = [item.address for port in held[router.id] if port.device_owner == GATEWAY
                     for item in port.addresses if schema.version_of(item.address) == 4]
         plans.append(RouterPlan(
-            id=router.id, admin_state_up=router.admin_state_up, external_network_id=router.external_network_id,
+            id=router.id, works=router.admin_state_up and bool(router.scheduled),
+            external_network_id=router.external_network_id,
             network_ids=_joined(held[router.id], 4), network_ids_v6=_joined(held[router.id], 6),
             gateway=gateways[0] if gateways and router.snat else "", floating=tuple(floating[router.id]),
         ))

@@ -87,7 +87,8 @@ class FloatingIps:
         effects.routers, effects.told = True, floating.ports_behind(conn, floating.delete(conn, caller, id_))
 
     def _view(self, conn: sa.Connection, item: schema.FloatingIp) -> View:
-        return views.floating_ip(item, find_port(conn, item.fixed_port_id) if item.fixed_port_id else None)
+        port = find_port(conn, item.fixed_port_id) if item.fixed_port_id else None
+        return views.floating_ip(item, port, item.router_id is not None and routers.works(conn, item.router_id))
 
 
 class InterfaceRoutes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Forbidden, InvalidInput
 from kilonova.embedded.network import access, addresses, quotas, schema
@@ -22,9 +23,11 @@ from kilonova.embedded.network.errors import (
     RouterInUse,
 )
 from kilonova.embedded.network.networks import subnets_of
-from kilonova.embedded.network.plans import GATEWAY, INTERFACE
+from kilonova.embedded.network.plans import GATEWAY, INTERFACE, WORKS
 from kilonova.embedded.network.port_records import existing_port, ports_of_device
 from kilonova.embedded.network.ports import remove
+
+_WORKS = Prepared(sa.select(schema.routers.c.id).where(schema.routers.c.id == sa.bindparam("id"), WORKS))
 
 
 def create_router(conn: sa.Connection, caller: RequestContext, body: RouterBody, now: float,
@@ -36,7 +39,7 @@ def create_router(conn: sa.Connection, caller: RequestContext, body: RouterBody,
     conn.execute(sa.insert(schema.routers).values(
         id=id_, project_id=project_id, name=values.get("name", ""), description=values.get("description", ""),
         tags=tuple(values.get("tags", ())), admin_state_up=values.get("admin_state_up", True),
-        external_network_id=None, snat=True, **schema.stamp(now),
+        external_network_id=None, snat=True, scheduled=None, **schema.stamp(now),
     ))
     if values.get("external_gateway_info") is not None:
         _set_gateway(conn, caller, access.router(conn, caller, id_), values["external_gateway_info"], now)
@@ -71,6 +74,11 @@ def gateway_of(conn: sa.Connection, router_id: str) -> schema.Port | None:
     return next((port for port in ports_of_device(conn, router_id) if port.device_owner == GATEWAY), None)
 
 
+def works(conn: sa.Connection, router_id: str) -> bool:
+    """Whether it is wired: it is up, and an agent has it."""
+    return _WORKS.first(conn, id=router_id) is not None
+
+
 def add_interface(conn: sa.Connection, caller: RequestContext, id_: str, body: InterfaceBody,
                   now: float) -> schema.Port:
     """Join a subnet, at its gateway's address or at that of a port. Returns the port. Spec: EMN-10."""
@@ -85,6 +93,7 @@ def add_interface(conn: sa.Connection, caller: RequestContext, id_: str, body: I
             raise InvalidInput(f"Bad router request: port {port.id} must have exactly one address.")
         subnet = access.subnet(conn, caller, port.addresses[0].subnet_id)
         _check_apart(conn, caller, router, subnet)
+        _schedule(conn, id_)
         schema.touch(conn, schema.ports, port.id, now, device_id=id_, device_owner=INTERFACE, status="ACTIVE")
         return existing_port(conn, port.id)
     assert body.subnet_id is not None
@@ -97,6 +106,7 @@ def add_interface(conn: sa.Connection, caller: RequestContext, id_: str, body: I
     if addresses.holder(conn, subnet.network_id, subnet.gateway) is not None:
         raise IpAddressAlreadyAllocated(subnet.gateway, subnet.id)
     chosen = [addresses.taken_at(subnet, addresses.parse_ip(subnet.gateway))]
+    _schedule(conn, id_)
     return make_port(conn, subnet.network_id, router.project_id, id_, INTERFACE, chosen, now)
 
 
@@ -170,6 +180,7 @@ def _set_gateway(conn: sa.Connection, caller: RequestContext, router: schema.Rou
         if not chosen:
             raise InvalidInput(f"Bad router request: network {network.id} has no subnet.")
         if held is None:
+            _schedule(conn, router.id)
             make_port(conn, network.id, "", router.id, GATEWAY, chosen, now)
         else:
             addresses.assign(conn, held.id, chosen)
@@ -187,6 +198,13 @@ def _clear_gateway(conn: sa.Connection, router: schema.Router) -> None:
     if port is not None:
         remove(conn, port.id)
     conn.execute(sa.update(schema.routers).where(schema.routers.c.id == router.id).values(external_network_id=None))
+
+
+def _schedule(conn: sa.Connection, id_: str) -> None:
+    """Give a router that begins to have something to do to the agent of this machine. One that was taken away from it
+    stays so."""
+    table = schema.routers
+    conn.execute(sa.update(table).where(table.c.id == id_, table.c.scheduled.is_(None)).values(scheduled=True))
 
 
 def _check_apart(conn: sa.Connection, caller: RequestContext, router: schema.Router, subnet: schema.Subnet) -> None:

@@ -206,6 +206,7 @@ routers = sa.Table(
     sa.Column("admin_state_up", sa.Boolean, nullable=False),
     sa.Column("external_network_id", Uuid, sa.ForeignKey("networks.id"), index=True),
     sa.Column("snat", sa.Boolean, nullable=False),
+    sa.Column("scheduled", sa.Boolean),
     *stamped_columns(),
 )
 """Its interfaces and its gateway are ports whose device it is."""
@@ -347,12 +348,14 @@ class Rule(Stamped, frozen=True, kw_only=True):
 
 
 class Router(Stamped, frozen=True, kw_only=True):
-    """snat: what leaves through the gateway gets its address."""
+    """snat: what leaves through the gateway gets its address. scheduled: to the agent of this machine, None if that was
+    not decided yet."""
 
     name: str
     admin_state_up: bool
     external_network_id: str | None
     snat: bool
+    scheduled: bool | None
 
 
 class FloatingIp(Stamped, frozen=True, kw_only=True):

@@ -37,6 +37,7 @@ from kilonova.embedded.network.events import EventSender, OnEvent
 from kilonova.embedded.network.group_service import SecurityGroupCalls
 from kilonova.embedded.network.http_api import Records, ResourceRoutes, api_index, error_body, versions
 from kilonova.embedded.network.http_extra import SmallCalls
+from kilonova.embedded.network.l3_agents import AgentRoutes
 from kilonova.embedded.network.pool_resources import SubnetPools, TopologyRoutes
 from kilonova.embedded.network.port_records import find_port, ports_of_device, ports_where
 from kilonova.embedded.network.qos_resources import Policies, RuleRoutes
@@ -81,6 +82,7 @@ class EmbeddedNetwork(SecurityGroupCalls):
         routes = [
             Route("/", versions), Route("/v2.0", api_index(resources)), Route("/v2.0/", api_index(resources)),
             *SmallCalls(self._records, self._wiring, resources).routes(), *InterfaceRoutes(self._records).routes(),
+            *AgentRoutes(self._records, self._wiring.host).routes(),
             *TopologyRoutes(self._records).routes(), *RuleRoutes(self._records).routes(),
             *ResourceRoutes(Policies(), self._records, "/v2.0/qos").routes(),
         ]

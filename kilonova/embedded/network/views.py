@@ -135,8 +135,8 @@ def router_interface(item: schema.Router, port: schema.Port) -> dict[str, Any]:
     }
 
 
-def floating_ip(item: schema.FloatingIp, port: schema.Port | None) -> dict[str, Any]:
-    """Spec: EMN-50, EMN-51."""
+def floating_ip(item: schema.FloatingIp, port: schema.Port | None, routed: bool) -> dict[str, Any]:
+    """port: that it stands for. routed: a router leads to it. Spec: EMN-50, EMN-51, EMN-65."""
     details = None
     if port is not None:
         details = {
@@ -146,5 +146,5 @@ def floating_ip(item: schema.FloatingIp, port: schema.Port | None) -> dict[str, 
     return stamped(item) | {
         "floating_network_id": item.network_id, "floating_ip_address": item.address, "port_id": item.fixed_port_id,
         "fixed_ip_address": item.fixed_address, "router_id": item.router_id,
-        "status": "ACTIVE" if item.router_id else "DOWN", "port_details": details, "dns_name": "", "dns_domain": "",
+        "status": "ACTIVE" if routed else "DOWN", "port_details": details, "dns_name": "", "dns_domain": "",
     }

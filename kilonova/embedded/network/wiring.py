@@ -83,13 +83,14 @@ class RouterPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         network_ids, network_ids_v6: that it joins, for IPv4 and IPv6.
+        works: it is up, and scheduled to the agent of this machine.
         external_network_id: behind its gateway, None without one.
         gateway: its address there, which what leaves gets; "" if nothing is translated.
     """
 
     id: str
     network_ids: tuple[str, ...]
-    admin_state_up: bool = True
+    works: bool = True
     external_network_id: str | None = None
     gateway: str = ""
     network_ids_v6: tuple[str, ...] = ()
@@ -157,6 +158,11 @@ PlugListener = Callable[[str, bool], None]
 
 class Wiring(Protocol):
     """The data path of one machine. Every call is idempotent."""
+
+    @property
+    def host(self) -> str:
+        """Name of the machine."""
+        ...
 
     def serves(self, host: str) -> bool:
         """Whether ports can be bound to that host."""
@@ -240,7 +246,9 @@ class FakeWiring:
         physical_networks: those that ordinary ports can be on. plugs_at_once: False leaves that to `plugged`.
     """
 
-    def __init__(self, physical_networks: Iterable[str] = (), *, plugs_at_once: bool = True) -> None:
+    def __init__(self, host: str = "localhost", physical_networks: Iterable[str] = (), *,
+                 plugs_at_once: bool = True) -> None:
+        self.host = host
         self._physical_networks = frozenset(physical_networks)
         self.networks: dict[str, NetworkPlan] = {}
         self.ports: dict[str, PortPlan] = {}

@@ -158,6 +158,7 @@ def upgrade() -> None:
         sa.Column("admin_state_up", sa.Boolean(), nullable=False),
         sa.Column("external_network_id", sa.String(length=36), nullable=True),
         sa.Column("snat", sa.Boolean(), nullable=False),
+        sa.Column("scheduled", sa.Boolean(), nullable=True),
         sa.Column("description", sa.Text(), nullable=False),
         sa.Column("tags", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),

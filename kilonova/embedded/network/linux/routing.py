@@ -91,7 +91,7 @@ def add_routers(names: Names, networks: Mapping[str, NetworkPlan], routers: Iter
     for router in routers:
         inner = [networks[id_] for id_ in router.network_ids if id_ in networks]
         outer = networks.get(router.external_network_id or "")
-        if not router.admin_state_up:
+        if not router.works:
             for network in inner:
                 elements["ip", "outward"] -= _marks(names, network)
             continue
@@ -134,20 +134,20 @@ def _marks(names: Names, network: NetworkPlan) -> frozenset[str]:
 
 
 def stopped(routers: Iterable[RouterPlan]) -> dict[int, Collection[str]]:
-    """By version of IP, networks that only lead to a router that is down. Spec: EMN-14."""
+    """By version of IP, networks that only lead to routers that do not work. Spec: EMN-14."""
     found: dict[int, Collection[str]] = {}
     for version in (4, 6):
-        joined = [(router.admin_state_up, router.network_ids if version == 4 else router.network_ids_v6)
+        joined = [(router.works, router.network_ids if version == 4 else router.network_ids_v6)
                   for router in routers]
-        up = {id_ for is_up, ids in joined if is_up for id_ in ids}
-        found[version] = {id_ for is_up, ids in joined if not is_up for id_ in ids} - up
+        up = {id_ for works, ids in joined if works for id_ in ids}
+        found[version] = {id_ for works, ids in joined if not works for id_ in ids} - up
     return found
 
 
 def ways_out(routers: Iterable[RouterPlan]) -> dict[str, str]:
     """By network, the external one that its router leads to."""
     return {
-        id_: router.external_network_id for router in routers if router.admin_state_up and router.external_network_id
+        id_: router.external_network_id for router in routers if router.works and router.external_network_id
         for id_ in (*router.network_ids, *router.network_ids_v6)
     }
 
@@ -156,7 +156,7 @@ def neighbours(routers: Iterable[RouterPlan]) -> dict[str, frozenset[str]]:
     """By network, those that its router leads to."""
     found: dict[str, frozenset[str]] = {}
     for router in routers:
-        if router.admin_state_up:
+        if router.works:
             outer = {router.external_network_id} if router.external_network_id else set()
             inner = frozenset((*router.network_ids, *router.network_ids_v6))
             for id_ in inner:

@@ -57,7 +57,7 @@ class LinuxWiring:
         self._names = Names(token)
         self._directory = directory
         self._clock = clock
-        self._host = host
+        self.host = host
         self._networks: dict[str, NetworkPlan] = {}
         self._ports: dict[str, PortPlan] = {}
         self._groups: dict[str, GroupPlan] = {}
@@ -84,7 +84,7 @@ class LinuxWiring:
     # --- plans -------------------------------------------------------------------------------------
 
     def serves(self, host: str) -> bool:
-        return host == self._host
+        return host == self.host
 
     def bridge(self, segment: int) -> str:
         return self._names.bridge(segment)
