@@ -463,6 +463,24 @@ async def test_a_bridge_that_is_lost_while_it_is_made_again_comes_back(
     assert await guest.connects("169.254.169.254", 80)
 
 
+async def test_the_wiring_outlives_an_error_that_nobody_foresaw(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = await cloud.network.bootstrap(PROJECT, cidr=CIDR)
+    apply, failed = cloud.wiring._apply, asyncio.Event()
+
+    async def fail_once() -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("nobody foresaw this")
+        await apply()
+
+    monkeypatch.setattr(cloud.wiring, "_apply", fail_once)
+    cloud.wiring._touch()
+    await asyncio.wait_for(failed.wait(), LIMIT)
+    await cloud.guest("one", net)
+
+
 async def test_a_purge_needs_no_records(cloud: Cloud) -> None:
     await cloud.guest("one", await cloud.network.bootstrap(PROJECT, cidr=CIDR))
     await cloud.down()

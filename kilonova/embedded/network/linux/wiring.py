@@ -210,7 +210,7 @@ class LinuxWiring:
         if port is None or tap not in self._links.by_name:
             return
         await self.settle(port.network_id)
-        if not self._is_there(port_id):
+        if port_id in self._ports and not self._is_there(port_id):
             await self._join(tap, self._names.bridge(self._networks[port.network_id].segment))
 
     # --- watching ----------------------------------------------------------------------------------
@@ -262,6 +262,9 @@ class LinuxWiring:
                 await self._apply()
                 self._failure = None
             except (KilonovaError, OSError) as error:
+                self._failure, self._filters = error, None
+            except Exception as error:
+                log.exception("network wiring failed")
                 self._failure, self._filters = error, None
             async with self._settled:
                 self._reached = self._reached if self._failure else target
