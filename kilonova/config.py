@@ -23,6 +23,7 @@ from kilonova.operations.consoles import ConsoleOptions
 from kilonova.operations.options import OperationOptions
 from kilonova.services.cyborg import AcceleratorOptions
 from kilonova.shapes.pci_requests import PciOptions
+from kilonova.storage.options import VolumeOptions
 
 PREFIX = "KILONOVA__"
 
@@ -188,6 +189,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     consoles: ConsoleOptions = ConsoleOptions()
     notifications: NotificationOptions = NotificationOptions()
     shares: ShareOptions = ShareOptions()
+    volume: VolumeOptions = VolumeOptions()
     pci: PciOptions = PciOptions()
     accelerator: AcceleratorOptions = AcceleratorOptions()
     vendor_data: VendorDataOptions = VendorDataOptions()

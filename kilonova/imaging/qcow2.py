@@ -16,6 +16,13 @@ offset, refcount table offset, refcount table clusters, snapshots, snapshots off
 HEADER_V3 = struct.Struct(">QQQII")
 """Incompatible, compatible and autoclear features, refcount order, header length."""
 
+SNAPSHOT = struct.Struct(">QIHHIIQII")
+"""Of an entry of the table of snapshots: L1 offset and entries, lengths of id and name, date (2), clock of the guest,
+size of its state, length of the extra data, which follow; then come id and name, and zeros up to 8 bytes."""
+
+SNAPSHOT_SIZES = struct.Struct(">QQ")
+"""How the extra data begin: size of the guest's state, virtual size."""
+
 EXTENSION = struct.Struct(">II")
 EXTENSION_DATA_FILE = 0x44415441
 
@@ -77,6 +84,26 @@ def parse(file: BoundedFile) -> ImageFacts:
         unknown_features=incompatible & ~KNOWN_INCOMPATIBLE,
         corrupt=bool(incompatible & CORRUPT),
     )
+
+
+def snapshots(file: BoundedFile) -> list[tuple[str, int]]:
+    """Names and virtual sizes (bytes) of the snapshots in a qcow2, in the order in which they were taken.
+
+    Raises:
+        InvalidInput: the table is cut off or too long.
+    """
+    fields = HEADER_V2.unpack(file.exactly(0, HEADER_V2.size))
+    size, count, offset = fields[5], fields[11], fields[12]
+    found = []
+    for _ in range(count):
+        _, _, id_length, name_length, *_, extra_length = SNAPSHOT.unpack(file.exactly(offset, SNAPSHOT.size))
+        offset += SNAPSHOT.size
+        if extra_length >= SNAPSHOT_SIZES.size:
+            _, size = SNAPSHOT_SIZES.unpack(file.exactly(offset, SNAPSHOT_SIZES.size))
+        offset += extra_length + id_length
+        found.append((_text(file.exactly(offset, name_length)), size))
+        offset = (offset + name_length + 7) & ~7
+    return found
 
 
 def _features(file: BoundedFile, version: int, cluster: int) -> tuple[int, int]:

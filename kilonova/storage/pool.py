@@ -101,7 +101,8 @@ class StoragePool(Protocol):
     async def start(self, exports: Iterable[Export]) -> None:
         """Find the daemon of the pool running, or start it; make sure that it has these exports.
 
-        Exports that it has beyond these are left alone, for the audit to find.
+        Exports that it has beyond these are left alone, and those whose volume is gone passed over, for the audit to
+        find.
 
         Raises:
             KilonovaError: it cannot work, with a hint.

@@ -131,9 +131,7 @@ class SimulatedPool:
 
     async def start(self, exports: Iterable[Export]) -> None:
         async with self._call("start"):
-            for export in exports:
-                self._volume(export.volume_id)
-                self._wanted[export.id] = export
+            self._wanted.update((export.id, export) for export in exports)
             self._serve()
 
     async def close(self) -> None:
@@ -265,7 +263,9 @@ class SimulatedPool:
             raise planned.pop(0)
 
     def _serve(self) -> None:
-        self.storage.exports.update(self._wanted)
+        for export in self._wanted.values():
+            if export.volume_id in self.storage.volumes:
+                self.storage.exports[export.id] = export
 
     def _volume(self, volume_id: str) -> SimulatedVolume:
         volume = self.storage.volumes.get(volume_id)

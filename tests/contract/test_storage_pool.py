@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import pytest
+from nbd_guest import LONG, NbdGuest
 
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.errors import (
@@ -17,11 +18,10 @@ from kilonova.domain.errors import (
     VolumeNotFound,
     VolumeSnapshotNotFound,
 )
+from kilonova.storage.directory import DirectoryPool
+from kilonova.storage.options import PoolOptions
 from kilonova.storage.pool import GIB, Export, FromImage, FromVolume, StoragePool
 from kilonova.storage.simulated import SimulatedPool, SimulatedStorage
-
-LONG = 8192
-"""Bytes that tests write and read."""
 
 
 class Storage(Protocol):
@@ -81,9 +81,29 @@ class Simulated:
         return SimulatedGuest(self._storage, export_id)
 
 
-@pytest.fixture(params=["simulated"])
+class Directory:
+    """format_: of new volumes."""
+
+    def __init__(self, directory: Path, format_: Literal["raw", "qcow2"]) -> None:
+        self._options = PoolOptions(name="pool", directory=str(directory), format=format_)
+
+    def pool(self) -> DirectoryPool:
+        return DirectoryPool(self._options, SystemClock())
+
+    def guest(self, pool: StoragePool, export_id: str) -> Guest:
+        return NbdGuest(pool.address, export_id)
+
+
+@pytest.fixture(params=[
+    "simulated", pytest.param("qcow2", marks=pytest.mark.servers), pytest.param("raw", marks=pytest.mark.servers),
+])
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Storage]:
-    yield Simulated()
+    if request.param == "simulated":
+        yield Simulated()
+        return
+    made = Directory(tmp_path / "pool", request.param)
+    yield made
+    await made.pool().stop()
 
 
 @pytest.fixture
@@ -412,7 +432,7 @@ async def test_a_new_pool_finds_everything(storage: Storage, pool: StoragePool) 
     await pool.close()
     new = storage.pool()
     told = Export(id=new_id(), volume_id=volume, writable=False)
-    await new.start((kept, told))
+    await new.start((kept, told, Export(id=new_id(), volume_id=new_id(), writable=True)))
     assert {each.id for each in await new.exports()} == {kept.id, unknown.id, told.id}
     assert await new.volumes() == before
     await new.close()

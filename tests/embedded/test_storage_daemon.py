@@ -1,0 +1,434 @@
+"""Storage pools with their real daemon: what survives what, and what guests notice of it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from nbd_guest import LONG, NbdGuest
+
+from kilonova.domain.clock import SystemClock
+from kilonova.domain.errors import Conflict, ExportInUse, InvalidInput, KilonovaError, StoragePoolFull
+from kilonova.storage.directory import DirectoryPool
+from kilonova.storage.files import internal_snapshots
+from kilonova.storage.options import PoolOptions
+from kilonova.storage.pool import Export, FromImage, FromVolume
+
+pytestmark = pytest.mark.servers
+
+RECONNECTING = ("reconnect-delay=20",)
+"""As guests do: a request waits for a lost connection to come back."""
+ONE_GIB = 1 << 30
+
+
+def options(directory: Path, format_: Literal["raw", "qcow2"] = "qcow2") -> PoolOptions:
+    return PoolOptions(name="pool", directory=str(directory), format=format_)
+
+
+@pytest.fixture(params=["qcow2", "raw"])
+async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[DirectoryPool]:
+    made = DirectoryPool(options(tmp_path / "pool", request.param), SystemClock())
+    await made.start(())
+    yield made
+    await made.stop()
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def qemu_img(*arguments: str) -> None:
+    subprocess.run(["qemu-img", *arguments], check=True)
+
+
+def random_image(path: Path, mib: int) -> FromImage:
+    path.write_bytes(os.urandom(mib << 20))
+    return FromImage(path, "raw")
+
+
+def daemon_of(directory: Path) -> int:
+    return int((directory / "daemon" / "daemon.pid").read_text())
+
+
+def left_in(directory: Path) -> list[str]:
+    return [path.name for name in ("volumes", "snapshots") for path in (directory / name).iterdir()]
+
+
+async def exported_volume(pool: DirectoryPool) -> Export:
+    export = Export(id=new_id(), volume_id=new_id(), writable=True)
+    await pool.create(export.volume_id, 1)
+    await pool.add_export(export)
+    return export
+
+
+@pytest.mark.spec("EMV-46")
+async def test_guests_go_on_when_the_daemon_is_killed(pool: DirectoryPool, tmp_path: Path) -> None:
+    exports = [await exported_volume(pool) for _ in range(3)]
+    guest = NbdGuest(pool.address, exports[1].id, options=RECONNECTING)
+    await guest.connect(writable=True)
+    await guest.write("a")
+    killed = daemon_of(tmp_path / "pool")
+    os.kill(killed, signal.SIGKILL)
+    since = time.monotonic()
+    await guest.write("b")  # no error: the request waits
+    assert time.monotonic() - since < 5
+    assert await guest.read() == "b"
+    assert {each.id for each in await pool.exports()} == {each.id for each in exports}
+    assert daemon_of(tmp_path / "pool") != killed
+    await guest.disconnect()
+
+
+async def test_a_daemon_that_runs_is_adopted(pool: DirectoryPool, tmp_path: Path) -> None:
+    export = await exported_volume(pool)
+    guest = NbdGuest(pool.address, export.id)  # which does not connect again
+    await guest.connect(writable=True)
+    before = daemon_of(tmp_path / "pool")
+    await pool.close()
+    await guest.write("a")
+    new = DirectoryPool(options(tmp_path / "pool"), SystemClock())
+    await new.start([export])
+    assert daemon_of(tmp_path / "pool") == before
+    assert await new.exports() == [export]
+    with pytest.raises(ExportInUse):
+        await new.remove_export(export.id)
+    await guest.write("b")
+    await guest.disconnect()
+    await new.close()
+
+
+async def test_a_daemon_that_died_with_the_service_has_its_exports_again(
+    pool: DirectoryPool, tmp_path: Path
+) -> None:
+    export = await exported_volume(pool)
+    guest = NbdGuest(pool.address, export.id, options=RECONNECTING)
+    await guest.connect(writable=True)
+    await pool.close()
+    os.kill(daemon_of(tmp_path / "pool"), signal.SIGKILL)
+    writing = asyncio.create_task(guest.write("a"))
+    new = DirectoryPool(options(tmp_path / "pool"), SystemClock())
+    gone = Export(id=new_id(), volume_id=new_id(), writable=True)
+    await new.start([gone, export])  # one whose volume is gone keeps no other from being served
+    await writing
+    assert await new.exports() == [export]
+    await guest.disconnect()
+    await new.close()
+
+
+async def test_what_a_service_that_was_killed_had_begun_is_tidied_up(pool: DirectoryPool, tmp_path: Path) -> None:
+    """A volume half made, a node without an export, a job that copies."""
+    export = await exported_volume(pool)
+    await NbdGuest(pool.address, export.id).write("a")
+    half = tmp_path / "pool" / "volumes" / f"{new_id()}.raw.part"
+    with half.open("wb") as file:
+        file.truncate(ONE_GIB)
+    await pool._daemon.command("blockdev-add", {
+        "driver": "raw", "node-name": "c0123", "file": {"driver": "file", "filename": str(half)},
+    })
+    await pool._daemon.command("blockdev-backup", {
+        "job-id": "c0123", "device": f"v{uuid.UUID(export.volume_id).hex[:30]}", "target": "c0123", "sync": "full",
+        "speed": 1, "auto-dismiss": False,
+    })
+    await pool.close()
+    await pool.start([export])
+    assert await pool._daemon.command("query-jobs") == []
+    assert not half.exists()
+    assert [each for each in left_in(tmp_path / "pool") if not each.startswith(export.volume_id)] == []
+    await pool.remove_export(export.id)
+    assert await pool._daemon.command("query-named-block-nodes", {"flat": True}) == []
+
+
+async def test_a_copy_that_was_cut_off_leaves_nothing(tmp_path: Path) -> None:
+    pool = DirectoryPool(options(tmp_path / "pool"), SystemClock())
+    await pool.start(())
+    volume = new_id()
+    await pool.create(volume, 1)
+    path = tmp_path / "pool" / "volumes" / f"{volume}.qcow2"
+    qemu_img("snapshot", "-c", "copy", str(path))
+    assert [each.snapshots for each in await pool.volumes()] == [()]
+    await pool.create(new_id(), 1, FromVolume(volume))
+    assert internal_snapshots(path) == []
+    await pool.stop()
+
+
+async def test_reverting_goes_on_after_a_crash(tmp_path: Path) -> None:
+    """qemu-img has given the volume the size of the snapshot, and nobody has given it its own again."""
+    pool = DirectoryPool(options(tmp_path / "pool"), SystemClock())
+    await pool.start(())
+    volume, snapshot = new_id(), new_id()
+    await pool.create(volume, 1)
+    await pool.create_snapshot(volume, snapshot)
+    await pool.extend(volume, 3)
+    (tmp_path / "pool" / "volumes" / f"{volume}.size").write_text(str(3 * ONE_GIB))
+    path = tmp_path / "pool" / "volumes" / f"{volume}.qcow2"
+    qemu_img("snapshot", "-a", snapshot, str(path))
+    assert [each.size for each in await pool.volumes()] == [1]
+    await pool.revert(volume, snapshot)
+    assert [each.size for each in await pool.volumes()] == [3]
+    await pool.delete_snapshot(volume, snapshot)
+    await pool.delete(volume)
+    assert left_in(tmp_path / "pool") == []
+    await pool.stop()
+
+
+async def test_extension_while_a_guest_writes(pool: DirectoryPool) -> None:
+    """Its connection is lost for a moment, and it sees the size when it comes back."""
+    export = await exported_volume(pool)
+    guest = NbdGuest(pool.address, export.id, options=RECONNECTING)
+    await guest.connect(writable=True)
+    await guest.write("a")
+    since = time.monotonic()
+    await pool.extend(export.volume_id, 2)
+    assert time.monotonic() - since < 5
+    await guest.write("b", block=1)
+    assert await guest.read() == "a"
+    await guest.disconnect()
+    assert await NbdGuest(pool.address, export.id).length() == 2
+
+
+async def test_a_snapshot_holds_what_was_written_before_it(pool: DirectoryPool) -> None:
+    """The blocks of a guest that writes one after the other are there up to one, and none after it."""
+    export = await exported_volume(pool)
+    guest = NbdGuest(pool.address, export.id)
+    await guest.connect(writable=True)
+    written: asyncio.Queue[int] = asyncio.Queue()
+
+    async def write() -> None:
+        for block in itertools.count():
+            await guest.write("x", block)
+            written.put_nowait(block + 1)
+
+    writing = asyncio.create_task(write())
+    snapshot = new_id()
+    least = await count_to(10, written)
+    await pool.create_snapshot(export.volume_id, snapshot)
+    most = least + written.qsize() + 1
+    until = await count_to(most + 10, written)
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    await guest.disconnect()
+
+    copy = Export(id=new_id(), volume_id=new_id(), writable=False)
+    await pool.create(copy.volume_id, 1, FromVolume(export.volume_id, snapshot))
+    await pool.add_export(copy)
+    reader = NbdGuest(pool.address, copy.id)
+    await reader.connect()
+    held = [await reader.read(block) for block in range(until)]
+    await reader.disconnect()
+    count = held.index("")
+    assert least <= count <= most
+    assert set(held[count:]) == {""}
+
+
+async def count_to(number: int, written: asyncio.Queue[int]) -> int:
+    """Wait until a writer is there. Returns where it is."""
+    while (count := await asyncio.wait_for(written.get(), 30)) < number:
+        pass
+    return count
+
+
+async def test_an_encrypted_volume_opens_with_its_passphrase_only(pool: DirectoryPool, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"i" * LONG)
+    export = Export(id=new_id(), volume_id=new_id(), writable=True)
+    await pool.create(export.volume_id, 1, FromImage(image, "raw"), passphrase="open")
+    await pool.add_export(export)
+    assert await NbdGuest(pool.address, export.id, passphrase="open").read() == "i"
+    with pytest.raises(Conflict, match="Invalid password"):
+        await NbdGuest(pool.address, export.id, passphrase="shut").read()
+    await pool.write_image(FromVolume(export.volume_id), tmp_path / "written", "raw")
+    assert b"i" * 64 not in (tmp_path / "written").read_bytes()[:4 << 20]
+    copy = Export(id=new_id(), volume_id=new_id(), writable=True)
+    await pool.create(copy.volume_id, 2, FromVolume(export.volume_id))
+    await pool.add_export(copy)
+    assert await NbdGuest(pool.address, copy.id, passphrase="open").read() == "i"
+
+
+async def test_replacing_the_data_of_an_encrypted_volume(pool: DirectoryPool, tmp_path: Path) -> None:
+    image, large = tmp_path / "image", tmp_path / "large"
+    image.write_bytes(b"i" * LONG)
+    with large.open("wb") as file:
+        file.truncate(ONE_GIB)
+    export = Export(id=new_id(), volume_id=new_id(), writable=True)
+    await pool.create(export.volume_id, 1, passphrase="open")
+    with pytest.raises(InvalidInput):
+        await pool.replace(export.volume_id, FromImage(large, "raw"), passphrase="open")
+    with pytest.raises(InvalidInput):
+        await pool.replace(export.volume_id, FromImage(image, "raw"), passphrase="shut")
+    await pool.replace(export.volume_id, FromImage(image, "raw"), passphrase="open")
+    await pool.add_export(export)
+    assert await NbdGuest(pool.address, export.id, passphrase="open").read() == "i"
+
+
+async def test_nothing_is_left(pool: DirectoryPool, tmp_path: Path) -> None:
+    export = await exported_volume(pool)
+    snapshot, copy = new_id(), new_id()
+    await NbdGuest(pool.address, export.id).write("a")
+    await pool.create_snapshot(export.volume_id, snapshot)
+    await pool.create(copy, 2, FromVolume(export.volume_id, snapshot))
+    await pool.remove_export(export.id)
+    await pool.delete_snapshot(export.volume_id, snapshot)
+    await pool.delete(export.volume_id)
+    await pool.delete(copy)
+    assert left_in(tmp_path / "pool") == []
+    assert await pool._daemon.command("query-named-block-nodes", {"flat": True}) == []
+
+
+async def test_what_guests_discard_is_given_back(pool: DirectoryPool, tmp_path: Path) -> None:
+    export = await exported_volume(pool)
+    guest = NbdGuest(pool.address, export.id)
+    for block in range(8):
+        await guest.write("a", block)
+    [before] = [each.allocated for each in await pool.volumes()]
+    await guest.discard(0, 8)
+    [after] = [each.allocated for each in await pool.volumes()]
+    assert before - after >= 8 * LONG
+    assert await guest.read() == ""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MiB."""
+    path = tmp_path / "small"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize("format_", ["qcow2", "raw"])
+async def test_a_full_pool_says_so(small: Path, tmp_path: Path, format_: Literal["raw", "qcow2"]) -> None:
+    pool = DirectoryPool(options(small, format_), SystemClock())
+    await pool.start(())
+    try:
+        await fill(pool, small, tmp_path / "image")
+    finally:
+        await pool.stop()
+
+
+async def fill(pool: DirectoryPool, directory: Path, image: Path) -> None:
+    with pytest.raises(StoragePoolFull):
+        await pool.create(new_id(), 1, random_image(image, 24))
+    assert left_in(directory) == []
+    volume = new_id()
+    await pool.create(volume, 1, random_image(image, 10))
+    before = left_in(directory)
+    with pytest.raises(StoragePoolFull):
+        await pool.create(new_id(), 1, FromVolume(volume))
+    assert left_in(directory) == before
+    if before[0].endswith(".raw"):
+        with pytest.raises(StoragePoolFull):
+            await pool.create_snapshot(volume, new_id())
+        assert left_in(directory) == before
+    capacity = await pool.capacity()
+    assert capacity.total == 16 << 20
+    assert capacity.free < 6 << 20
+    assert capacity.provisioned == 1
+
+
+async def test_who_may_connect(tmp_path: Path) -> None:
+    pool = DirectoryPool(options(tmp_path / "pool"), SystemClock(), group=4242)
+    await pool.start(())
+    nbd, control = tmp_path / "pool" / "nbd.sock", tmp_path / "pool" / "daemon"
+    assert (nbd.stat().st_gid, nbd.stat().st_mode & 0o777) == (4242, 0o660)
+    assert (control.stat().st_uid, control.stat().st_mode & 0o777) == (os.getuid(), 0o700)
+    await pool.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_a_daemon_that_cannot_start_says_why(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        pool = DirectoryPool(
+            PoolOptions(
+                name="pool", directory=str(tmp_path / "pool"), listen="127.0.0.1", port=taken.getsockname()[1]
+            ),
+            SystemClock(),
+        )
+        with pytest.raises(KilonovaError, match="Address already in use"):
+            await pool.start(())
+        await pool.close()
+
+
+class Authority:
+    """Signs certificates for both ends of a connection."""
+
+    def __init__(self, name: str) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._certificate = self._signed(name, self._key, ca=True)
+
+    def _signed(self, name: str, key: ec.EllipticCurvePrivateKey, *, ca: bool = False) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        issuer = subject if ca else self._certificate.subject
+        made = (
+            x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+            .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(minutes=5))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        )
+        if not ca:
+            made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        return made.sign(self._key, hashes.SHA256())
+
+    def write(self, directory: Path, end: Literal["server", "client"]) -> tuple[str, str]:
+        """Certificates of one end. Returns arguments of qemu-io that use them."""
+        directory.mkdir()
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = serialization.Encoding.PEM
+        (directory / "ca-cert.pem").write_bytes(self._certificate.public_bytes(pem))
+        (directory / f"{end}-cert.pem").write_bytes(self._signed(end, key).public_bytes(pem))
+        (directory / f"{end}-key.pem").write_bytes(key.private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ))
+        return "--object", f"tls-creds-x509,id=tls,dir={directory},endpoint={end}"
+
+
+async def test_tls_lets_in_who_has_a_certificate(tmp_path: Path) -> None:
+    ours, theirs = Authority("ours"), Authority("theirs")
+    ours.write(tmp_path / "server", "server")
+    port = free_port()
+    pool = DirectoryPool(
+        PoolOptions(
+            name="pool", directory=str(tmp_path / "pool"), listen="127.0.0.1", port=port, tls=str(tmp_path / "server")
+        ),
+        SystemClock(),
+    )
+    await pool.start(())
+    try:
+        export = await exported_volume(pool)
+        using = ("tls-creds=tls", "tls-hostname=localhost")
+        guest = NbdGuest(
+            pool.address, export.id, objects=ours.write(tmp_path / "client", "client"), options=using
+        )
+        await guest.write("a")
+        assert await guest.read() == "a"
+        for stranger in (
+            NbdGuest(pool.address, export.id),
+            NbdGuest(pool.address, export.id, objects=theirs.write(tmp_path / "stranger", "client"), options=using),
+        ):
+            with pytest.raises(Conflict):
+                await stranger.read()
+        assert not (tmp_path / "pool" / "nbd.sock").exists()
+    finally:
+        await pool.stop()
