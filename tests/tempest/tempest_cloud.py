@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def write_configuration(cloud: RealCloud, guests: Guests, directory: Path, own: 
     for name, times in (("small", 1), ("larger", 2)):
         flavor = {"id": name, "name": name, "ram": guests.memory_mib * times, "disk": times, "vcpus": 1}
         assert cloud.call("POST", "/compute/v2.1/flavors", {"flavor": flavor}).status_code == 200
-    _let_projects_have_networks_of_their_own(cloud)
+    if "fixed_network_name" not in own.get("compute", {}):
+        _let_projects_have_networks_of_their_own(cloud)
     settings = _usual(cloud, guests, images, _external_network(cloud), EXTERNAL, directory)
     settings["compute"] |= {"certified_image_ref": certified, "certified_image_trusted_certs": signer.id}
     for section, options in own.items():
@@ -55,6 +57,16 @@ def write_configuration(cloud: RealCloud, guests: Guests, directory: Path, own: 
     with path.open("w") as file:
         parser.write(file)
     return path
+
+
+def register_limits(cloud: RealCloud, limits: Mapping[str, Mapping[str, int]]) -> None:
+    """Say what every project may have at first, by service and resource, where that is said by unified limits."""
+    for name, amounts in limits.items():
+        (service,) = cloud.get(f"/identity/v3/services?name={name}")["services"]
+        of = {"service_id": service["id"], "region_id": "RegionOne"}
+        wanted = [of | {"resource_name": resource, "default_limit": most} for resource, most in amounts.items()]
+        answer = cloud.call("POST", "/identity/v3/registered_limits", {"registered_limits": wanted})
+        assert answer.status_code == 201, answer.text
 
 
 def _external_network(cloud: RealCloud) -> str:
@@ -108,6 +120,7 @@ def _usual(
         },
         "compute-feature-enabled": {
             "resize": True, "stable_rescue": True, "personality": True, "serial_console": True, "vnc_console": True,
+            "change_password": True,
             "cold_migration": False, "live_migration": False, "attach_encrypted_volume": False,
             "nova_policy_roles": "admin,manager,member,reader,service", "scheduler_enabled_filters": "all",
             "hostname_fqdn_sanitization": True, "dhcp_domain": ".novalocal",

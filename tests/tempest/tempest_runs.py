@@ -85,10 +85,17 @@ def _sorted(found: list[list[str]]) -> Results:
     return Results(frozenset(passed), failed, skipped)
 
 
-def omitted(driver: str) -> dict[str, Omission]:
-    """The tests and classes that the page says do not run with this driver."""
+def omitted(name: str) -> dict[str, Omission]:
+    """The tests and classes that the page says are not run by the run of this name. That with other settings runs all
+    that it is there for."""
     rows = _ROW.findall(PAGE.read_text())
-    return {name: Omission(why, how == "left out") for name, drivers, how, why in rows if drivers in (driver, "both")}
+    here = (name, "both") if name in ("fake", "libvirt") else ()
+    return {test: Omission(why, how == "left out") for test, runs, how, why in rows if runs in here}
+
+
+def of_reason(name: str, reason: str) -> list[str]:
+    """The tests and classes that the page says are not run by the run of this name, for this reason."""
+    return [test for test, omission in omitted(name).items() if omission.reason == reason]
 
 
 def reasons() -> set[str]:
@@ -96,8 +103,8 @@ def reasons() -> set[str]:
     return set(re.findall(r"^- \*\*(\w+)\*\*: \S", PAGE.read_text(), re.MULTILINE))
 
 
-def counted(driver: str) -> tuple[int, int]:
-    """How many tests passed, and how many entries were skipped, in a whole run with this driver, says the page."""
-    found = re.search(rf"^\| {driver} \| (\d+) \| (\d+) \| 0 \|", PAGE.read_text(), re.MULTILINE)
-    assert found is not None, f"{PAGE.name} counts no run with the {driver} driver"
+def counted(name: str) -> tuple[int, int]:
+    """How many tests passed, and how many entries were skipped, in a whole run of this name, says the page."""
+    found = re.search(rf"^\| {name} \| (\d+) \| (\d+) \| 0 \|", PAGE.read_text(), re.MULTILINE)
+    assert found is not None, f"{PAGE.name} counts no run {name}"
     return int(found[1]), int(found[2])

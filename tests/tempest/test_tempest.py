@@ -8,35 +8,46 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import tempest_runs
 from clouds import RealCloud, real_cloud
-from tempest_cloud import Guests, Settings, write_configuration
+from tempest_cloud import Guests, Settings, register_limits, write_configuration
 
 from kilonova import guestimage
 
 WHOLE = os.environ.get("KILONOVA_TEMPEST") == "all"
 OWN_SELECTION = os.environ.get("KILONOVA_TEMPEST_TESTS")
 PART = (
-    r"^tempest\.(scenario\.test_server_basic_ops|api\.compute\.servers\.(test_attach_interfaces|test_server_personality))\."
+    r"^tempest\.(scenario\.test_server_basic_ops|api\.compute\.servers\.(test_attach_interfaces|"
+    r"test_server_personality|test_server_actions\.ServerActionsTestJSON\.test_change_server_password))[.[]"
 )
-"""With real guests, unless more is asked for: logging in by floating IPs, metadata, files, interfaces."""
+"""With real guests, unless more is asked for: logging in by floating IPs, metadata, files, interfaces, passwords."""
 
 
-def check(driver: str, results: tempest_runs.Results, selection: str) -> None:
-    """Spec: TMP-10, TMP-11, TMP-13."""
-    failures = "\n\n".join(f"{name}\n{details[-3000:]}" for name, details in sorted(results.failed.items()))
+LIMITS = {"nova": {"servers": 10, "class:VCPU": 20, "class:MEMORY_MB": 51200, "class:DISK_GB": 100}}
+"""Unified limits of every project, by service, where they hold."""
+
+
+def check(name: str, results: tempest_runs.Results, selection: str, *, whole: bool) -> None:
+    """Whether a run went as the page says of the one of this name. Spec: TMP-10, TMP-11, TMP-13."""
+    failures = "\n\n".join(f"{test}\n{details[-3000:]}" for test, details in sorted(results.failed.items()))
     assert not results.failed, f"{len(results.failed)} failed, {len(results.passed)} passed:\n{failures}"
     assert results.passed
-    known = {name for name, why in tempest_runs.omitted(driver).items() if not why.ours}
-    unexplained = {name: why for name, why in results.skipped.items() if name not in known}
+    known = {test for test, why in tempest_runs.omitted(name).items() if not why.ours}
+    unexplained = {test: why for test, why in results.skipped.items() if test not in known}
     assert unexplained == {}, f"{tempest_runs.PAGE.name} gives no reason for these skips"
-    expected = {name for name in known if re.search(selection, f"{name}.")}
+    expected = {test for test in known if re.search(selection, f"{test}.")}
     assert expected - results.skipped.keys() == set(), f"{tempest_runs.PAGE.name} explains skips that do not happen"
-    if selection == tempest_runs.SELECTION:
-        assert (len(results.passed), len(results.skipped)) == tempest_runs.counted(driver)
+    if whole:
+        assert (len(results.passed), len(results.skipped)) == tempest_runs.counted(name)
+
+
+def without_success(names: Iterable[str], results: tempest_runs.Results) -> list[str]:
+    """Those of the tests and classes of which nothing has passed."""
+    return [name for name in names if not any(f"{test}.".startswith(f"{name}.") for test in results.passed)]
 
 
 def check_nothing_is_left(cloud: RealCloud) -> None:
@@ -59,7 +70,9 @@ def run(cloud: RealCloud, programs: Path, guests: Guests, directory: Path, selec
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.spec("TMP-01", "TMP-02", "TMP-03", "TMP-05", "TMP-06", "TMP-07", "TMP-09", "TMP-10", "TMP-11", "TMP-13")
+@pytest.mark.spec(
+    "TMP-01", "TMP-02", "TMP-03", "TMP-05", "TMP-06", "TMP-07", "TMP-09", "TMP-10", "TMP-11", "TMP-12", "TMP-13",
+)
 def test_with_two_simulated_hosts(tempest_programs: Path, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(1 << 20))
@@ -68,7 +81,9 @@ def test_with_two_simulated_hosts(tempest_programs: Path, tmp_path: Path) -> Non
     own: Settings = {"compute": {"min_compute_nodes": 2, "build_timeout": 60}}
     with real_cloud("fake", "--hosts", "2") as cloud:
         results = run(cloud, tempest_programs, guests, tmp_path, selection, own, workers=4, limit=1500)
-        check("fake", results, selection)
+        check("fake", results, selection, whole=OWN_SELECTION is None)
+        if OWN_SELECTION is None:
+            assert without_success(tempest_runs.of_reason("libvirt", "host"), results) == []
         check_nothing_is_left(cloud)
 
 
@@ -88,5 +103,32 @@ def test_with_real_guests(tempest_programs: Path, tmp_path: Path, monkeypatch: p
     own: Settings = {"compute-feature-enabled": {"ide_bus": False}}
     with real_cloud("libvirt") as cloud:
         results = run(cloud, tempest_programs, guests, tmp_path, selection, own, workers=2, limit=7000)
-        check("libvirt", results, selection)
+        check("libvirt", results, selection, whole=selection == tempest_runs.SELECTION)
         check_nothing_is_left(cloud)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.spec("TMP-10", "EMI-25")
+def test_with_other_settings(tempest_programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the settings of the other runs rule out. Its guests have a screen, and nothing to boot."""
+    names = [name for name in tempest_runs.of_reason("libvirt", "settings") if re.search(OWN_SELECTION or "", name)]
+    if not names:
+        return  # not what was selected
+    monkeypatch.setenv("KILONOVA__API__QUOTA_LIMITS", "identity")
+    monkeypatch.setenv("KILONOVA__CONSOLES__SPICE_ENABLED", "true")
+    monkeypatch.setenv("KILONOVA__CONSOLES__SPICE_DIRECT_PROXY_BASE_URL", "http://127.0.0.1/direct")
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    guests = Guests(image, "raw", 64, ssh=False)
+    selection = f"^({'|'.join(map(re.escape, names))})[.[]"
+    own: Settings = {
+        "compute": {"fixed_network_name": "private"},
+        "compute-feature-enabled": {"unified_limits": True, "spice_console": True},
+    }
+    with real_cloud("libvirt") as cloud:
+        register_limits(cloud, LIMITS)
+        results = run(cloud, tempest_programs, guests, tmp_path, selection, own, workers=2, limit=900)
+        check("settings", results, selection, whole=OWN_SELECTION is None)
+        assert without_success(names, results) == []
+        check_nothing_is_left(cloud)
+        assert cloud.get("/identity/v3/limits")["limits"] == []
