@@ -128,7 +128,8 @@ class ApiProcessOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Overrides of policy rules; empty for `policy.yaml` in the data directory."""
     quota_limits: Literal["records", "identity"] = "records"
     """Where the quotas on servers come from: what operators set in the Compute API, or the unified limits of service
-    `nova` in the identity service, which know one of disk space (`class:DISK_GB`) too."""
+    `nova` in the identity service, which know one of disk space (`class:DISK_GB`) too. With these, those of service
+    `glance` are quotas on images; else there are none."""
 
 
 class SchedulerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -34,7 +34,10 @@ V21 = "application/openstack-images-v2.1-json-patch"
 
 
 class StandInIdentity:
-    """Knows PEOPLE; their names are their tokens."""
+    """Knows PEOPLE; their names are their tokens. unified: limits of all projects."""
+
+    def __init__(self) -> None:
+        self.unified: dict[str, int] = {}
 
     async def validate(self, token: str, **_: Any) -> Token:
         if token not in PEOPLE:
@@ -45,6 +48,10 @@ class StandInIdentity:
 
     async def project_exists(self, project_id: str) -> bool:
         return any(project == project_id for project, _ in PEOPLE.values())
+
+    async def limits(self, service: str, project_id: str | None) -> dict[str, int]:
+        assert service == "glance"
+        return self.unified
 
 
 class TestClock(SystemClock):
@@ -114,20 +121,50 @@ class Person:
                 await asyncio.sleep(0.01)
 
 
+class Upload:
+    """A body that a test sends piece by piece; the service's reading of each piece can be awaited."""
+
+    def __init__(self) -> None:
+        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._wanted = asyncio.Event()
+
+    async def send(self, piece: bytes) -> None:
+        """Send, and return when the receiver has asked for more."""
+        self._wanted.clear()
+        self._pieces.put_nowait(piece)
+        async with asyncio.timeout(20):
+            await self._wanted.wait()
+
+    def end(self) -> None:
+        self._pieces.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            self._wanted.set()
+            piece = await self._pieces.get()
+            if piece is None:
+                return
+            yield piece
+
+
 class Cloud:
     """The service with its database and directory; `restart` ends it as a crash would."""
 
-    def __init__(self, directory: Path, url: str, limits: Limits, rules: ImportRules) -> None:
+    def __init__(self, directory: Path, url: str, limits: Limits, rules: ImportRules, *,
+                 unified_limits: bool) -> None:
         self.directory = directory
         self.clock = TestClock()
+        self.identity = StandInIdentity()
         self._url = url
         self._limits = limits
         self._rules = rules
+        self._unified_limits = unified_limits
 
     async def start(self) -> None:
         self.database = Database.open(self._url)
-        self.service = EmbeddedImage(self.database, self.directory / "images", self.clock, StandInIdentity(),
-                                     IDENTITY_URL, limits=self._limits, import_rules=self._rules)
+        self.service = EmbeddedImage(self.database, self.directory / "images", self.clock, self.identity,
+                                     IDENTITY_URL, limits=self._limits, import_rules=self._rules,
+                                     unified_limits=self._unified_limits)
         await self.service.recover()
         transport = httpx.ASGITransport(self.service.application(), root_path="/image")
         self.http = httpx.AsyncClient(transport=transport, base_url="http://cloud.test", timeout=30)
@@ -148,9 +185,9 @@ class Cloud:
 
 @asynccontextmanager
 async def image_cloud(directory: Path, *, url: str | None = None, limits: Limits | None = None,
-                      rules: ImportRules | None = None) -> AsyncIterator[Cloud]:
+                      rules: ImportRules | None = None, unified_limits: bool = False) -> AsyncIterator[Cloud]:
     cloud = Cloud(directory, url or f"sqlite:///{directory / 'image.db'}", limits or Limits(keep_free=0),
-                  rules or ImportRules())
+                  rules or ImportRules(), unified_limits=unified_limits)
     await cloud.start()
     try:
         yield cloud

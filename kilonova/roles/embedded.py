@@ -66,7 +66,10 @@ async def start(
     realm = await identity.bootstrap(made.admin_password)
     auth_url = f"{url}/identity/v3"
     progress("image", "recover")
-    images = EmbeddedImage(ground.api, directory / "images", ground.clock, identity, auth_url)
+    images = EmbeddedImage(
+        ground.api, directory / "images", ground.clock, identity, auth_url,
+        unified_limits=ground.config.api.quota_limits == "identity",
+    )
     await images.recover()
     stack.push_async_callback(images.close)
     progress("network", "prepare")

@@ -189,6 +189,7 @@ async def test_both_patch_languages_change_an_image(alice, media_type):
     ({"op": "replace", "path": "/status", "value": "active"}, 403),
     ({"op": "replace", "path": "/checksum", "value": "x"}, 403),
     ({"op": "add", "path": "/locations", "value": []}, 403),
+    ({"op": "replace", "path": "/stores", "value": "x"}, 403),
     ({"op": "add", "path": "/os_glance_x", "value": "x"}, 403),
     ({"op": "add", "path": "/deleted", "value": "x"}, 403),
     ({"op": "remove", "path": "/name"}, 403),
@@ -206,6 +207,12 @@ async def test_a_bad_change_is_refused_and_changes_nothing(alice, change, status
     answer = await alice.patch(image, {"op": "replace", "path": "/there", "value": "y"}, change)
     assert answer.status_code == status, answer.text
     assert await alice.show(image) == image
+
+
+async def test_the_stores_of_an_image_stay_when_a_client_removes_them(alice):
+    image = await alice.make(there="x")
+    answer = await alice.patch(image, {"op": "remove", "path": "/stores"}, {"op": "remove", "path": "/there"})
+    assert (answer.status_code, answer.json()["stores"], "there" in answer.json()) == (200, "file", False)
 
 
 @pytest.mark.spec("EMG-08")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from image_cloud import ADMIN, Cloud, Person, image_cloud, served
+from image_cloud import ADMIN, Cloud, Person, Upload, image_cloud, served
 
 from kilonova.domain.errors import ServiceUnavailable
 from kilonova.embedded.image import Limits
@@ -40,32 +40,6 @@ def alice(cloud: Cloud) -> Person:
 async def postgres_cloud(tmp_path, postgres_url):
     async with image_cloud(tmp_path, url=postgres_url) as cloud:
         yield cloud
-
-
-class Upload:
-    """A body that a test sends piece by piece; the service's reading of each piece can be awaited."""
-
-    def __init__(self) -> None:
-        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._wanted = asyncio.Event()
-
-    async def send(self, piece: bytes) -> None:
-        """Send, and return when the receiver has asked for more."""
-        self._wanted.clear()
-        self._pieces.put_nowait(piece)
-        async with asyncio.timeout(20):
-            await self._wanted.wait()
-
-    def end(self) -> None:
-        self._pieces.put_nowait(None)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            self._wanted.set()
-            piece = await self._pieces.get()
-            if piece is None:
-                return
-            yield piece
 
 
 def run(*command: str) -> None:

@@ -113,13 +113,14 @@ async def test_staged_data_becomes_the_image(cloud, alice):
     assert (await alice.get(f"/v2/images/{image['id']}/tasks")).json() == {"tasks": []}
     assert (await alice.put(image, DATA, "stage")).status_code == 204
     staged = await alice.show(image)
-    assert (staged["status"], staged["size"]) == ("uploading", None)
+    assert (staged["status"], staged["size"], "stores" in staged) == ("uploading", None, False)
     assert cloud.files() == [f"staged/{image['id']}"]
     assert (await alice.put(image, b"again", "stage")).status_code == 409
     assert (await alice.put(image, b"again")).status_code == 409
     assert (await begin(alice, image, name="glance-direct")).status_code == 202
     after = await alice.until(image, "active")
     assert (after["size"], after["os_hash_value"]) == (len(DATA), hashlib.sha512(DATA).hexdigest())
+    assert after["stores"] == "file"
     task = await task_until(alice, image, "success")
     assert (task["image_id"], task["type"], task["message"]) == (image["id"], "api_image_import", "")
     assert (await alice.get(f"/v2/tasks/{task['id']}")).json() == task

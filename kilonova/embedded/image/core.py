@@ -14,6 +14,7 @@ from kilonova.embedded.image import import_tasks, queries, schema
 from kilonova.embedded.image.files import ImageFiles
 from kilonova.embedded.image.import_rules import ImportRules
 from kilonova.embedded.image.imports import Imports
+from kilonova.embedded.image.quotas import Quotas
 from kilonova.embedded.image.records import WITH_DATA, Limits, Status, Task
 from kilonova.embedded.image.transfers import Transfers
 from kilonova.embedded.image.uploads import Uploads
@@ -22,12 +23,14 @@ from kilonova.embedded.image.uploads import Uploads
 class Core:
     """Records, files and transfers of one image service."""
 
-    def __init__(self, database: Database, directory: Path, clock: Clock, limits: Limits, rules: ImportRules) -> None:
+    def __init__(self, database: Database, directory: Path, clock: Clock, limits: Limits, rules: ImportRules,
+                 quotas: Quotas) -> None:
         self.database = database
         self.clock = clock
         self.limits = limits
+        self.quotas = quotas
         self.files = ImageFiles(directory, limits.keep_free)
-        self.transfers = Transfers(database, self.files, clock, limits)
+        self.transfers = Transfers(database, self.files, clock, limits, quotas)
         self.uploads = Uploads(self.transfers)
         self.imports = Imports(self.transfers, rules)
 
@@ -73,10 +76,11 @@ class Core:
         tasks = import_tasks.running(conn)
         importing = {task.image_id for task in tasks}
         with_data, staged = set(), set()
-        for id_, status in conn.execute(sa.select(image.id, image.status)):
+        for id_, status, size in conn.execute(sa.select(image.id, image.status, image.staged_size)):
+            complete = id_ in waiting and size is not None
             if status in WITH_DATA:
                 with_data.add(id_)
-            elif (status is Status.IMPORTING and id_ in importing) or (status is Status.UPLOADING and id_ in waiting):
+            elif (status is Status.IMPORTING and id_ in importing) or (status is Status.UPLOADING and complete):
                 staged.add(id_)
             elif status is not Status.QUEUED:
                 queries.move(conn, id_, [status], Status.QUEUED, now)

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import sqlalchemy as sa
 import structlog
 
 from kilonova.domain.context import RequestContext
@@ -18,6 +19,7 @@ from kilonova.domain.errors import Conflict, InvalidInput, KilonovaError
 from kilonova.domain.trail import Threads
 from kilonova.embedded.image import import_tasks, queries
 from kilonova.embedded.image.import_rules import ImportRules, check_uri
+from kilonova.embedded.image.quotas import Quota, Resource
 from kilonova.embedded.image.records import ImageRecord, ImportMethod, ImportRequest, Status, Task, TaskStatus
 from kilonova.embedded.image.transfers import Transfers, check_described
 
@@ -44,7 +46,7 @@ class Imports:
 
         Raises:
             Conflict: the image is not in the status that the method needs. InvalidInput: formats are missing,
-            or the rules do not allow the URI.
+            or the rules do not allow the URI. TooLarge: the project has too much.
         """
         before = Status.UPLOADING if request.method is ImportMethod.GLANCE_DIRECT else Status.QUEUED
         staging = before is Status.UPLOADING and self._transfers.running(record.id)
@@ -58,8 +60,14 @@ class Imports:
         task = Task(id=str(uuid.uuid4()), image_id=record.id, owner=record.owner, user_id=context.user_id,
                     request_id=context.request_id, request=request, status=TaskStatus.PROCESSING, created_at=now,
                     updated_at=now)
-        if not await self._transfers.database.write(lambda conn: import_tasks.begin(conn, task, before)):
-            raise Conflict(f"Image {record.id} changed its status meanwhile.")
+        quota = await self._transfers.quotas.of(record.owner)
+
+        def unit(conn: sa.Connection) -> None:
+            if not import_tasks.begin(conn, task, before):
+                raise Conflict(f"Image {record.id} changed its status meanwhile.")
+            _check(conn, quota, record, request.method)
+
+        await self._transfers.database.write(unit)
         self.start(task)
         return task
 
@@ -124,3 +132,11 @@ class Imports:
         files, now = self._transfers.files, self._transfers.clock.now()
         await files.run(files.staged(task.image_id).unlink, missing_ok=True)
         await self._transfers.settle(lambda conn: import_tasks.fail(conn, task, message, now))
+
+
+def _check(conn: sa.Connection, quota: Quota, record: ImageRecord, method: ImportMethod) -> None:
+    """Raises TooLarge. What is staged counts as under way already, and how much it is is known."""
+    quota.check(conn, Resource.SIZE_TOTAL, more=record.staged_size or 0)
+    if method is not ImportMethod.GLANCE_DIRECT:
+        quota.check(conn, Resource.COUNT_UPLOADING)
+        quota.check(conn, Resource.STAGE_TOTAL)

@@ -79,6 +79,8 @@ def apply(record: ImageRecord, changes: list[Change]) -> ImageRecord:
 
 def _apply(record: ImageRecord, change: Change) -> ImageRecord:
     name = change.path[0]
+    if change.operation == "remove" and change.path == ("stores",):
+        return record  # the SDK takes it for a property and removes it with those that are not given again
     attributes.refuse_fixed(name, Forbidden)
     if name == "id":
         raise Forbidden("Attribute 'id' is read-only.")

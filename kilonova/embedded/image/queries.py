@@ -12,7 +12,15 @@ from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, ImageNotFound
 from kilonova.embedded.image import access, schema
 from kilonova.embedded.image.errors import TooLarge
-from kilonova.embedded.image.records import ImageRecord, Limits, Member, MemberStatus, Status, Visibility
+from kilonova.embedded.image.records import (
+    MAY_BE_STAGED,
+    ImageRecord,
+    Limits,
+    Member,
+    MemberStatus,
+    Status,
+    Visibility,
+)
 
 image = schema.images.c
 
@@ -126,12 +134,20 @@ def _write_details(conn: sa.Connection, record: ImageRecord) -> None:
 def move(conn: sa.Connection, image_id: str, before: Iterable[Status], after: Status, now: float,
          **values: Any) -> bool:
     """Change the status if it is one of `before`. False if it is another or the image is gone."""
+    if after not in MAY_BE_STAGED:
+        values["staged_size"] = None
     moved = conn.execute(
         schema.images.update()
         .where(image.id == image_id, image.status.in_(list(before)))
         .values(status=after, updated_at=now, **values)
     )
     return moved.rowcount == 1
+
+
+def record_staged(conn: sa.Connection, image_id: str, size: int) -> None:
+    """Keep how many bytes are staged. Raises ImageNotFound."""
+    if not conn.execute(schema.images.update().where(image.id == image_id).values(staged_size=size)).rowcount:
+        raise ImageNotFound(image_id)
 
 
 def with_properties(conn: sa.Connection, owner: str, wanted: Mapping[str, str]) -> list[ImageRecord]:

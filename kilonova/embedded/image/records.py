@@ -29,6 +29,8 @@ class Status(Enum):
 
 
 WITH_DATA = frozenset({Status.ACTIVE, Status.DEACTIVATED})
+MAY_BE_STAGED = frozenset({Status.UPLOADING, Status.IMPORTING})
+UNDER_WAY = frozenset({Status.SAVING, *MAY_BE_STAGED})
 
 
 class Visibility(Enum):
@@ -78,6 +80,7 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         size, virtual_size: bytes, None until known. min_disk: GiB. min_ram: MiB.
+        staged_size: bytes that wait for their import, None without.
         checksum: MD5; os_hash_value: SHA-512, both in hex and None until there is data.
         importing_to, failed_import: store names while and after an import, None without one.
         properties: everything that callers added.
@@ -92,6 +95,7 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     container_format: str | None = None
     size: int | None = None
     virtual_size: int | None = None
+    staged_size: int | None = None
     min_disk: int = 0
     min_ram: int = 0
     checksum: str | None = None

@@ -33,6 +33,7 @@ images = sa.Table(
     sa.Column("container_format", sa.String(20)),
     sa.Column("size", sa.BigInteger),
     sa.Column("virtual_size", sa.BigInteger),
+    sa.Column("staged_size", sa.BigInteger),
     sa.Column("min_disk", sa.Integer, nullable=False),
     sa.Column("min_ram", sa.Integer, nullable=False),
     sa.Column("checksum", sa.String(32)),

@@ -25,6 +25,7 @@ from kilonova.embedded.image.api.streams import file_chunks
 from kilonova.embedded.image.core import Core
 from kilonova.embedded.image.errors import TooLarge
 from kilonova.embedded.image.import_rules import ImportRules
+from kilonova.embedded.image.quotas import Quotas, Resource
 from kilonova.embedded.image.records import WITH_DATA, ImageRecord, Limits, Status, Visibility
 from kilonova.services.identity import IdentityService
 from kilonova.services.image import NewImage
@@ -41,12 +42,14 @@ class EmbeddedImage:
         database: where its tables live. directory: where image data lives, private to this process.
         identity: validates the tokens of requests. identity_url: shown to those who have none.
         limits: sizes and counts. import_rules: where web-download may fetch from.
+        unified_limits: the limits of service glance in the identity service hold, too.
     """
 
     def __init__(self, database: Database, directory: Path, clock: Clock, identity: IdentityService,
                  identity_url: str, *, limits: Limits | None = None,
-                 import_rules: ImportRules | None = None) -> None:
-        self._core = Core(database, directory, clock, limits or Limits(), import_rules or ImportRules())
+                 import_rules: ImportRules | None = None, unified_limits: bool = False) -> None:
+        self._core = Core(database, directory, clock, limits or Limits(), import_rules or ImportRules(),
+                          Quotas(identity if unified_limits else None))
         self._identity = identity
         self._identity_url = identity_url
 
@@ -116,10 +119,13 @@ class EmbeddedImage:
             properties=new.properties,
         )
 
+        quota = await self._core.quotas.of(new.owner)
+
         def unit(conn: sa.Connection) -> None:
             if not queries.load(conn, [new.id]):
                 attributes.check_counts(record, self._core.limits)
                 queries.insert(conn, record, self._core.limits)
+                quota.check(conn, Resource.COUNT_TOTAL)
                 if new.member:
                     queries.share(conn, new.id, new.member, now)
 

@@ -22,6 +22,7 @@ from kilonova.domain.errors import Conflict, ImageNotFound, InvalidInput, Servic
 from kilonova.embedded.image import queries
 from kilonova.embedded.image.errors import TooLarge
 from kilonova.embedded.image.files import ImageFiles, Incoming, Received
+from kilonova.embedded.image.quotas import Quota, Quotas, Resource
 from kilonova.embedded.image.records import ImageRecord, Limits, Status
 from kilonova.imaging.inspect import check
 
@@ -48,11 +49,12 @@ class _Transfer:
 class Transfers:
     """The transfers of one service: which run, and how each gets its data into place."""
 
-    def __init__(self, database: Database, files: ImageFiles, clock: Clock, limits: Limits) -> None:
+    def __init__(self, database: Database, files: ImageFiles, clock: Clock, limits: Limits, quotas: Quotas) -> None:
         self.database = database
         self.files = files
         self.clock = clock
         self.limits = limits
+        self.quotas = quotas
         self._running: dict[str, _Transfer] = {}
         self._debts: set[asyncio.Task[None]] = set()
 
@@ -137,11 +139,12 @@ class Transfers:
             InvalidInput: the data is not what the image is declared to be. ImageNotFound: deleted meanwhile.
             TooLarge: the project has too much data.
         """
+        quota = await self.quotas.of(record.owner)
         virtual_size = await self.files.run(_inspect, record, received, self.limits.virtual_bytes)
         await self.files.run(self.files.publish, received, record.id)
         try:
             await self.database.write(
-                lambda conn: self._mark_active(conn, record, received, virtual_size, before)
+                lambda conn: self._mark_active(conn, record, received, virtual_size, before, quota)
             )
         except (ImageNotFound, TooLarge):
             # After any other failure the record may have been written: the data stays until the next sweep.
@@ -149,7 +152,7 @@ class Transfers:
             raise
 
     def _mark_active(self, conn: sa.Connection, record: ImageRecord, received: Received, virtual_size: int | None,
-                     before: Status) -> None:
+                     before: Status, quota: Quota) -> None:
         limit = self.limits.project_bytes
         if limit is not None and queries.used_bytes(conn, record.owner) + received.size > limit:
             raise TooLarge(f"The images of the project exceed its limit of {limit} bytes.")
@@ -160,6 +163,8 @@ class Transfers:
         )
         if not moved:
             raise ImageNotFound(record.id)
+        # How much would come was known beforehand only if it was staged.
+        quota.check(conn, Resource.SIZE_TOTAL, more=0 if record.staged_size is not None else -received.size)
 
 
 def check_described(record: ImageRecord) -> None:

@@ -10,10 +10,13 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator
 
+import sqlalchemy as sa
+
 from kilonova.domain.errors import Conflict, ImageNotFound, InvalidInput, KilonovaError
 from kilonova.embedded.image import queries
 from kilonova.embedded.image.errors import TooLarge
 from kilonova.embedded.image.files import CHUNK, Incoming, Received
+from kilonova.embedded.image.quotas import Resource
 from kilonova.embedded.image.records import ImageRecord, Status
 from kilonova.embedded.image.transfers import Transfers, check_described
 
@@ -38,24 +41,32 @@ class Uploads:
             Conflict: the image is not queued. TooLarge. InvalidInput: the data is not what was announced or
                 declared. ImageNotFound: deleted meanwhile.
         """
-        async with self._received(record, body, size, Status.SAVING) as received:
+        async with self._received(record, body, size, Status.SAVING, Resource.SIZE_TOTAL) as received:
             await self._transfers.activate(record, received, Status.SAVING)
 
     async def stage(self, record: ImageRecord, body: AsyncIterator[bytes], size: int | None) -> None:
         """Receive data that a later import will use. Raises as `upload` does."""
         files = self._transfers.files
-        async with self._received(record, body, size, Status.UPLOADING) as received:
+        async with self._received(record, body, size, Status.UPLOADING, Resource.STAGE_TOTAL) as received:
+            quota = await self._transfers.quotas.of(record.owner)
             await files.run(files.stage, received, record.id)
-            if not await self._exists(record.id):
-                await files.run(files.forget, record.id)
-                raise ImageNotFound(record.id)
+
+            def unit(conn: sa.Connection) -> None:
+                queries.record_staged(conn, record.id, received.size)
+                quota.check(conn, Resource.STAGE_TOTAL, more=-received.size)
+
+            await self._transfers.database.write(unit)
 
     @contextlib.asynccontextmanager
     async def _received(self, record: ImageRecord, body: AsyncIterator[bytes], size: int | None,
-                        status: Status) -> AsyncIterator[Received]:
-        """The data of the body, on the disk. The record is in `status` meanwhile, and queued again if the block
-        or the transfer fails. Spec: EMG-03."""
-        await self._begin(record.id, status)
+                        status: Status, space: Resource) -> AsyncIterator[Received]:
+        """The data of the body, on the disk, where it takes `space`. The record is in `status` meanwhile, and
+        queued again if the block or the transfer fails. Spec: EMG-03."""
+        try:
+            await self._begin(record, status, space)
+        except KilonovaError:
+            await _drain(body)
+            raise
         try:
             async with self._transfers.transfer(record.id) as stopped:
                 incoming = await self._transfers.incoming(record)
@@ -69,21 +80,22 @@ class Uploads:
                 await _drain(body)
             raise
 
-    async def _begin(self, image_id: str, status: Status) -> None:
-        now = self._transfers.clock.now()
-        if not await self._transfers.database.write(
-            lambda conn: queries.move(conn, image_id, [Status.QUEUED], status, now)
-        ):
-            raise Conflict(f"Image {image_id} is not in status queued.",
-                           hint="an image gets its data once; make another image for other data")
+    async def _begin(self, record: ImageRecord, status: Status, space: Resource) -> None:
+        quota, now = await self._transfers.quotas.of(record.owner), self._transfers.clock.now()
+
+        def unit(conn: sa.Connection) -> None:
+            if not queries.move(conn, record.id, [Status.QUEUED], status, now):
+                raise Conflict(f"Image {record.id} is not in status queued.",
+                               hint="an image gets its data once; make another image for other data")
+            quota.check(conn, Resource.COUNT_UPLOADING)
+            quota.check(conn, space)
+
+        await self._transfers.database.write(unit)
 
     async def _give_back(self, image_id: str, status: Status) -> None:
         files, now = self._transfers.files, self._transfers.clock.now()
         await files.run(files.staged(image_id).unlink, missing_ok=True)
         await self._transfers.settle(lambda conn: queries.move(conn, image_id, [status], Status.QUEUED, now))
-
-    async def _exists(self, image_id: str) -> bool:
-        return bool(await self._transfers.database.read(lambda conn: queries.load(conn, [image_id])))
 
     async def _receive(self, record: ImageRecord, body: AsyncIterator[bytes], size: int | None,
                        incoming: Incoming, stopped: threading.Event) -> Received:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kilonova.domain.clock import iso_seconds
-from kilonova.embedded.image.records import HASH_ALGORITHM, ImageRecord, Member, Task, TaskStatus
+from kilonova.embedded.image.records import HASH_ALGORITHM, STORE, WITH_DATA, ImageRecord, Member, Task, TaskStatus
 
 TASK_KEPT = 48 * 3600.0
 """Seconds after which the record of a finished import may be forgotten, as told to clients."""
@@ -19,9 +19,11 @@ def image(record: ImageRecord) -> dict[str, Any]:
         progress["os_glance_importing_to_stores"] = record.importing_to
     if record.failed_import is not None:
         progress["os_glance_failed_import"] = record.failed_import
+    where = {"stores": STORE} if record.status in WITH_DATA else {}
     return {
         **record.properties,
         **progress,
+        **where,
         "id": record.id,
         "name": record.name,
         "owner": record.owner,

@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("container_format", sa.String(length=20), nullable=True),
         sa.Column("size", sa.BigInteger(), nullable=True),
         sa.Column("virtual_size", sa.BigInteger(), nullable=True),
+        sa.Column("staged_size", sa.BigInteger(), nullable=True),
         sa.Column("min_disk", sa.Integer(), nullable=False),
         sa.Column("min_ram", sa.Integer(), nullable=False),
         sa.Column("checksum", sa.String(length=32), nullable=True),

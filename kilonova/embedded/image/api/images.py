@@ -19,6 +19,7 @@ from kilonova.embedded.http import caller, empty_response, json_object, json_res
 from kilonova.embedded.image import access, attributes, listing, patch, queries, views
 from kilonova.embedded.image.api.info import IMPORT_METHODS
 from kilonova.embedded.image.core import Core
+from kilonova.embedded.image.quotas import Resource
 from kilonova.embedded.image.records import ImageRecord, Status
 
 
@@ -48,7 +49,13 @@ class _Images:
         record = attributes.new_image(body, context, limits, new_id=str(uuid.uuid4()), now=now)
         if self._core.transfers.running(record.id):
             raise Conflict(f"Image ID {record.id} is still in use.")
-        await self._core.database.write(lambda conn: queries.insert(conn, record, limits))
+        quota = await self._core.quotas.of(record.owner)
+
+        def unit(conn: sa.Connection) -> None:
+            queries.insert(conn, record, limits)
+            quota.check(conn, Resource.COUNT_TOTAL)
+
+        await self._core.database.write(unit)
         return json_response(views.image(record), 201, {
             "Location": f"{root_url(request)}/v2/images/{record.id}",
             "OpenStack-image-import-methods": ",".join(IMPORT_METHODS),

@@ -1,16 +1,18 @@
-"""What the service says of itself: versions, import methods, stores, schemas.
+"""What the service says of itself: versions, import methods, stores, usage, schemas.
 
 Spec: EMI-15 to EMI-17, EMG-06, EMG-20.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from kilonova.domain.errors import NotFound
-from kilonova.embedded.http import json_response, root_url
+from kilonova.embedded.http import caller, json_response, root_url
 from kilonova.embedded.image import json_schemas
 from kilonova.embedded.image.core import Core
 from kilonova.embedded.image.records import STORE, ImportMethod
@@ -31,6 +33,7 @@ def routes(core: Core) -> list[BaseRoute]:
         Route("/versions/", _versions, methods=["GET"]),
         Route("/v2/info/import", _import_info, methods=["GET"]),
         Route("/v2/info/stores", _stores, methods=["GET"]),
+        Route("/v2/info/usage", partial(_usage, core), methods=["GET"]),
         Route("/v2/schemas/{name}", _schema, methods=["GET"]),
         Route("/v2/metadefs/namespaces", _namespaces, methods=["GET"]),
         Route("/v2/metadefs/resource_types", _resource_types, methods=["GET"]),
@@ -61,6 +64,15 @@ async def _import_info(request: Request) -> Response:
 
 async def _stores(request: Request) -> Response:
     return json_response({"stores": [{"id": STORE, "description": "A directory of this machine", "default": "true"}]})
+
+
+async def _usage(core: Core, request: Request) -> Response:
+    """The quotas of the caller's project and what it has of each; empty where there are no quotas."""
+    quota = await core.quotas.of(caller(request).project_id)
+    used = await core.database.read(quota.usage)
+    return json_response({"usage": {
+        resource.value: {"usage": used[resource], "limit": limit} for resource, limit in quota.limits.items()
+    }})
 
 
 async def _schema(request: Request) -> Response:
