@@ -11,7 +11,9 @@ from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare, HostDevi
 from kilonova.hypervisor.libvirt.description import Describer, GuestFiles
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.host import CpuInfo, CpuTopology, HostCapabilities, Virt
+from kilonova.hypervisor.volumes import FileSource, GuestVolume, NbdSource
 from kilonova.shapes.host import HostCell, HostTopology, Layout, Place
+from kilonova.shapes.limits import DiskLimits
 
 UUID = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
 SEEN = Path("/var/lib/libvirt/kilonova/instances") / UUID
@@ -170,6 +172,22 @@ GUESTS: dict[str, tuple[Virt, Guest]] = {
         properties={"kernel_id": "k", "ramdisk_id": "r"}, rescue=Image(id="rescue", properties={"kernel_id": "k2"}),
     )),
     "usb": ("qemu", guest(properties={"hw_disk_bus": "usb"})),
+    "boots_from_volume": ("kvm", guest(
+        image=None, ephemeral_gib=1, config_drive=True, properties={"hw_virtio_packed_ring": "yes"}, volumes=(
+            GuestVolume(id="data", source=NbdSource(export="a", socket="/run/pool/nbd"), device_name="/dev/vdb"),
+            GuestVolume(id="root", source=NbdSource(export="b", socket="/run/pool/nbd"), device_name="/dev/vda",
+                        boot_index=0, discard=True),
+        ),
+    )),
+    "volumes": ("qemu", guest(volumes=(
+        GuestVolume(
+            id="many", source=NbdSource(export="a", host="192.0.2.1", port=10810, tls=True), multiattach=True,
+            bus="scsi", limits=DiskLimits(total_iops_sec=100), encrypted=True,
+        ),
+        GuestVolume(id="read", source=NbdSource(export="b", host="192.0.2.1"), device_name="/dev/vdd", read_only=True),
+        GuestVolume(id="cdrom", source=NbdSource(export="c", socket="/run/pool/nbd"), device="cdrom", boot_index=1),
+        GuestVolume(id="file", source=FileSource(path="/srv/volumes/f", format="qcow2"), device_name="/dev/sdx"),
+    ))),
     "ports": ("kvm", guest(
         vifs=(
             port(1, "direct", vlan=100), port(2, "direct"), port(3, "macvtap", vlan=101), port(4, "macvtap"),

@@ -19,11 +19,12 @@ from kilonova.domain.network import Vif
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
 from kilonova.hypervisor.guest import BesideDisks, Guest, GuestEvent, GuestOnHost, HostInventory
+from kilonova.hypervisor.volume_calls import VolumeDriver
 from kilonova.shapes.pci import PciDevice
 from kilonova.shapes.quiesce import Quiesce
 
 
-class Driver(Protocol):
+class Driver(VolumeDriver, Protocol):
     """One hypervisor host. All implementations pass `tests/contract/test_driver.py`."""
 
     name: str

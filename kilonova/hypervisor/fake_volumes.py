@@ -29,10 +29,10 @@ class FakeVolumeCalls(FakeCalls):
     async def held_volumes(self) -> dict[str, tuple[HeldVolume, ...]]:
         await self._call("held_volumes")
         return {
-            guest.uuid: tuple(
+            guest.uuid: tuple(sorted((
                 HeldVolume(id=id_, device_name=one.device_name, running=one.running, defined=one.defined)
                 for id_, one in guest.volumes.items()
-            )
+            ), key=lambda one: one.device_name))
             for guest in self.hypervisor.guests.values() if guest.defined and guest.volumes
         }
 

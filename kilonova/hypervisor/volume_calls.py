@@ -16,8 +16,8 @@ class VolumeDriver(Protocol):
     """
 
     async def held_volumes(self) -> dict[str, tuple[HeldVolume, ...]]:
-        """The volumes in the definitions of this product's guests and in those that run, by instance. Guests without
-        any are left out."""
+        """The volumes in the definitions of this product's guests and in those that run, by instance, in the order
+        of their names. Guests without any are left out."""
         ...
 
     def volume_device_name(self, guest: Guest, volume: GuestVolume) -> str:

@@ -51,7 +51,7 @@ class GuestVolume(msgspec.Struct, frozen=True, kw_only=True):
         bus: None for the bus of the guest's disks.
         boot_index: its place in the order of booting, None for none. 0 is the root disk.
         multiattach: other guests may write to it too.
-        key_id: under which the key manager has what it is encrypted with (LUKS), "" for a volume that is not.
+        encrypted: it is a LUKS container. The driver asks `VolumeKeys` for its passphrase.
         discard: the guest may give up blocks.
         limits: what the type of the volume allows the guest, None for a volume without limits.
     """
@@ -64,7 +64,7 @@ class GuestVolume(msgspec.Struct, frozen=True, kw_only=True):
     boot_index: int | None = None
     read_only: bool = False
     multiattach: bool = False
-    key_id: str = ""
+    encrypted: bool = False
     discard: bool = False
     limits: DiskLimits | None = None
 
@@ -139,7 +139,7 @@ def guest_volume(device: BlockDevice) -> GuestVolume:
             boot_index=device.boot_index if device.boot_index is not None and device.boot_index >= 0 else None,
             read_only=data.get("access_mode", "rw") == "ro",
             multiattach=bool(data.get("multiattach", False)),
-            key_id=data["encryption_key_id"] if data.get("encrypted") else "",
+            encrypted=bool(data.get("encrypted", False)),
             discard=bool(data.get("discard", False)),
             limits=DiskLimits(**qos) if qos else None,
         )

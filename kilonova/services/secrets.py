@@ -34,6 +34,21 @@ class SecretStore(Protocol):
         ...
 
 
+class VolumeKeys(Protocol):
+    """What the encrypted volumes of servers are opened with."""
+
+    async def passphrase(self, instance: str, volume_id: str) -> str:
+        """That of a volume which the server has, or is being given. Raises NotFound."""
+        ...
+
+
+class NoVolumeKeys:
+    """The store of a host that reaches none."""
+
+    async def passphrase(self, instance: str, volume_id: str) -> str:
+        raise NotFound(f"The key of volume {volume_id} of instance {instance} is not known on this host.")
+
+
 class NoSecrets:
     """The store of a host that reaches none."""
 

@@ -6,7 +6,6 @@ import asyncio
 import secrets
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from typing import Protocol
 
 import msgspec
 import pytest
@@ -23,17 +22,12 @@ from nbd_daemon import NbdDaemon
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.errors import Conflict, DeviceDetachFailed, KilonovaError, NotFound, Retryable
 from kilonova.domain.states import PowerState
-from kilonova.hypervisor import driver as drivers
+from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
 from kilonova.hypervisor.guest import Guest
-from kilonova.hypervisor.volume_calls import VolumeDriver
 from kilonova.hypervisor.volumes import CopyState, GuestVolume, HeldVolume, NbdSource, VolumeSource, VolumeUsage
 
 MIB = 1 << 20
-
-
-class Driver(drivers.Driver, VolumeDriver, Protocol):
-    """With volumes."""
 
 
 class SimulatedExports:
@@ -78,7 +72,7 @@ def exports(request: pytest.FixtureRequest) -> Iterator[Exports]:
     daemon.close()
 
 
-@pytest.fixture(params=["fake"])
+@pytest.fixture(params=["fake", pytest.param("libvirt", marks=pytest.mark.servers)])
 async def driver(request: pytest.FixtureRequest, exports: Exports) -> AsyncIterator[Driver]:
     if isinstance(exports, SimulatedExports):
         hypervisor = FakeHypervisor("host")
@@ -151,9 +145,9 @@ async def test_a_guest_that_is_off_is_given_a_volume_and_starts_with_it(
     for one in (first, second):
         for _ in range(2):
             await driver.attach_volume(both, one)
-    assert await held(driver, guest) == [(first.id, "/dev/vdd", False, True), (second.id, "/dev/vda", False, True)]
+    assert await held(driver, guest) == [(second.id, "/dev/vda", False, True), (first.id, "/dev/vdd", False, True)]
     await driver.power_on(both)
-    assert await held(driver, guest) == [(first.id, "/dev/vdd", True, True), (second.id, "/dev/vda", True, True)]
+    assert await held(driver, guest) == [(second.id, "/dev/vda", True, True), (first.id, "/dev/vdd", True, True)]
     await driver.hard_reboot(having(guest, second))
     assert await held(driver, guest) == [(second.id, "/dev/vda", True, True)]
     await driver.destroy(guest.uuid)
@@ -215,10 +209,13 @@ async def test_a_guest_that_does_not_let_go_keeps_its_volume(
     assert await held(driver, guest) == [(kept.id, "/dev/vda", True, True)]
 
 
-async def test_a_guest_sees_that_a_volume_has_grown(driver: Driver, guest: Guest, exports: Exports) -> None:
+async def test_a_guest_sees_that_a_volume_has_grown(
+    driver: Driver, guest: Guest, exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
     grown = volume(exports.add(MIB))
     assert isinstance(grown.source, NbdSource)
     await driver.spawn(having(guest, grown))
+    monkeypatch.setattr("kilonova.hypervisor.libvirt.calls.volumes.EXTEND_LIMIT", 0.5)
     with pytest.raises(Retryable):
         await driver.extend_volume(guest.uuid, grown.id, 3 * MIB)
     exports.resize(grown.source, 3 * MIB)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from kilonova import __version__
 from kilonova.domain.errors import NotSupported, TryElsewhere
 from kilonova.domain.image import Image
@@ -19,7 +21,7 @@ from kilonova.hypervisor.libvirt.domain.balloon import Balloon
 from kilonova.hypervisor.libvirt.domain.channel import AgentChannel
 from kilonova.hypervisor.libvirt.domain.clock import GuestClock
 from kilonova.hypervisor.libvirt.domain.controller import PcieRootPort, ScsiController, UsbController
-from kilonova.hypervisor.libvirt.domain.disk import Bus, FileDisk, TargetNames
+from kilonova.hypervisor.libvirt.domain.disk import Bus, FileDisk, TargetNames, target_of
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.domain.element import Device
 from kilonova.hypervisor.libvirt.domain.entropy import Entropy
@@ -37,11 +39,14 @@ from kilonova.hypervisor.libvirt.domain.serial import SerialConsole
 from kilonova.hypervisor.libvirt.domain.smbios import Smbios
 from kilonova.hypervisor.libvirt.domain.sound import Sound
 from kilonova.hypervisor.libvirt.domain.tpm import Tpm
+from kilonova.hypervisor.libvirt.domain.volume import VolumeDisk
 from kilonova.hypervisor.libvirt.domain.watchdog import Watchdog
 from kilonova.hypervisor.libvirt.host import HostCapabilities
 from kilonova.hypervisor.libvirt.netdevs import netdev_of
 from kilonova.hypervisor.libvirt.properties import Hardware, hardware, is_encrypted, offered_bus
 from kilonova.hypervisor.libvirt.secrets import secret_id
+from kilonova.hypervisor.libvirt.volume_disks import volume_disk
+from kilonova.hypervisor.volumes import GuestVolume
 from kilonova.services.secrets import Purpose
 from kilonova.shapes.blank_disks import root_bus
 from kilonova.shapes.devices import Devices
@@ -141,6 +146,18 @@ class Describer:
         """One more interface of a guest. Raises InvalidInput, NotSupported."""
         return self._interface(vif, hardware(guest.properties, guest.extra_specs), guest.vcpus)
 
+    def volume(self, guest: Guest, files: GuestFiles, volume: GuestVolume) -> VolumeDisk:
+        """One more volume of a guest, which may have it already. Raises InvalidInput, TryElsewhere."""
+        others = tuple(one for one in guest.volumes if one.id != volume.id)
+        with_it = msgspec.structs.replace(guest, volumes=(*others, volume))
+        disks = self._disks(with_it, files, hardware(rescue.hardware_properties(guest), guest.extra_specs))
+        return next(disk for disk in disks if isinstance(disk, VolumeDisk) and disk.serial == volume.id)
+
+    def volume_device_name(self, guest: Guest, files: GuestFiles, volume: GuestVolume) -> str:
+        """The name that one more volume gets. Raises InvalidInput, TryElsewhere."""
+        nameless = msgspec.structs.replace(volume, device_name="", boot_index=None)
+        return f"/dev/{self.volume(guest, files, nameless).target}"
+
     def _devices(self, guest: Guest, files: GuestFiles, wanted: Hardware) -> Iterator[Device]:
         disks = list(self._disks(guest, files, wanted))
         if wanted.pcie:
@@ -209,9 +226,9 @@ class Describer:
             yield Tablet(bus=asked.pointer)
         yield from (RedirectedUsbPort() for _ in range(asked.redirected_ports))
 
-    def _disks(self, guest: Guest, files: GuestFiles, wanted: Hardware) -> Iterator[FileDisk]:
+    def _disks(self, guest: Guest, files: GuestFiles, wanted: Hardware) -> Iterator[FileDisk | VolumeDisk]:
         """The guest's own disks keep their places in a stable rescue; in any other, the rescue disk comes first."""
-        names = TargetNames()
+        names = TargetNames(_names_of_volumes(guest, wanted))
         bus, packed = wanted.disk_bus, wanted.devices.interfaces.packed
         cdrom = wanted.devices.disks.cdrom_root
         first_bus = root_bus_of(guest, wanted)
@@ -219,10 +236,13 @@ class Describer:
         secret = secret_id(guest.uuid, Purpose.DISKS) if is_encrypted(guest) else None
         if guest.rescue is not None and not stable:
             yield self._rescue_disk(guest.rescue, files, wanted, names)
+        root, others = root_volume(guest), [one for one in guest.volumes if one != root_volume(guest)]
+        if root is not None:
+            yield self._volume_disk(guest, root, wanted, names)
         if guest.image is not None:
             yield FileDisk(
                 path=str(files.root), format="qcow2", target=names.next(first_bus), bus=first_bus, cache=self.cache,
-                boot_order=1 if guest.rescue is None else None, limits=limits.disk_limits(wanted.limits),
+                boot_order=1 if guest.rescue is None else None, limits=limits.disk_limits(wanted.limits.disk),
                 device="cdrom" if cdrom else "disk", packed=packed and first_bus == "virtio" and not cdrom,
                 secret=secret,
             )
@@ -231,10 +251,12 @@ class Describer:
             booted = blank.boot_index is not None and guest.rescue is None
             yield FileDisk(
                 path=f"{files.blank}.{blank.name}", format="raw" if secret is None else "qcow2",
-                target=names.next(own), bus=own, cache=self.cache, limits=limits.disk_limits(wanted.limits),
+                target=names.next(own), bus=own, cache=self.cache, limits=limits.disk_limits(wanted.limits.disk),
                 packed=packed and own == "virtio", secret=secret,
                 boot_order=1 + (blank.boot_index or 0) if booted else None,
             )
+        for volume in others:
+            yield self._volume_disk(guest, volume, wanted, names)
         if guest.config_drive:
             cdrom_bus = wanted.cdrom_bus or _cdrom_bus(wanted)
             drive = files.config_drive if guest.rescue is None else files.rescue_config_drive
@@ -245,11 +267,19 @@ class Describer:
         if guest.rescue is not None and stable:
             yield self._rescue_disk(guest.rescue, files, wanted, names)
 
+    def _volume_disk(self, guest: Guest, volume: GuestVolume, wanted: Hardware, names: TargetNames) -> VolumeDisk:
+        bus = bus_of_volume(volume, wanted)
+        booted = volume.boot_index is not None and guest.rescue is None
+        return volume_disk(
+            guest.uuid, volume, target=target_of(volume.device_name, bus) or names.next(bus), bus=bus,
+            packed=wanted.devices.interfaces.packed, boot_order=1 + (volume.boot_index or 0) if booted else None,
+        )
+
     def _rescue_disk(self, image: Image, files: GuestFiles, wanted: Hardware, names: TargetNames) -> FileDisk:
         device, bus = rescue.attachment(image, wanted)
         return FileDisk(
             path=str(files.rescue), format="qcow2", target=names.next(bus), bus=bus, cache=self.cache, device=device,
-            boot_order=1, limits=limits.disk_limits(wanted.limits),
+            boot_order=1, limits=limits.disk_limits(wanted.limits.disk),
         )
 
     def _firmware(self, guest: Guest, files: GuestFiles, wanted: Firmware) -> Uefi | None:
@@ -280,7 +310,28 @@ class Describer:
 
 def root_device_name(guest: Guest) -> str:
     """The name of the first disk that is described. Raises InvalidInput. Spec: BDM-11."""
-    return "/dev/" + TargetNames().next(root_bus_of(guest, hardware(guest.properties, guest.extra_specs)))
+    wanted, root = hardware(guest.properties, guest.extra_specs), root_volume(guest)
+    bus = root_bus_of(guest, wanted) if root is None else bus_of_volume(root, wanted)
+    named = target_of(root.device_name, bus) if root is not None else None
+    return "/dev/" + (named or TargetNames(_names_of_volumes(guest, wanted)).next(bus))
+
+
+def root_volume(guest: Guest) -> GuestVolume | None:
+    """The volume that it boots from, None for a guest that boots from a local disk."""
+    return next((one for one in guest.volumes if one.boot_index == 0), None)
+
+
+def bus_of_volume(volume: GuestVolume, wanted: Hardware) -> Bus:
+    """The bus of its disk. A CD-ROM is on none of virtio. Raises TryElsewhere."""
+    bus = offered_bus(volume.bus) or wanted.disk_bus
+    return wanted.cdrom_bus or _cdrom_bus(wanted) if volume.device == "cdrom" and bus == "virtio" else bus
+
+
+def _names_of_volumes(guest: Guest, wanted: Hardware) -> Iterator[str]:
+    for one in guest.volumes:
+        named = target_of(one.device_name, bus_of_volume(one, wanted))
+        if named is not None:
+            yield named
 
 
 def root_bus_of(guest: Guest, wanted: Hardware) -> Bus:

@@ -20,6 +20,7 @@ from kilonova.hypervisor.libvirt.calls.disks import DiskCalls
 from kilonova.hypervisor.libvirt.calls.guests import GuestCalls
 from kilonova.hypervisor.libvirt.calls.interfaces import InterfaceCalls
 from kilonova.hypervisor.libvirt.calls.power import PowerCalls
+from kilonova.hypervisor.libvirt.calls.volumes import VolumeCalls
 from kilonova.hypervisor.libvirt.cells import CpuSets
 from kilonova.hypervisor.libvirt.connection import Connection
 from kilonova.hypervisor.libvirt.daemon import Daemon
@@ -32,7 +33,7 @@ from kilonova.hypervisor.libvirt.snapshots import Snapshots
 from kilonova.imaging.signatures import ImageSignatures
 from kilonova.metadata.vendor_data import VendorData
 from kilonova.services.image import ImageSource
-from kilonova.services.secrets import SecretStore
+from kilonova.services.secrets import NoVolumeKeys, SecretStore, VolumeKeys
 from kilonova.shapes.screens import USB_REDIRECTION
 
 log = structlog.get_logger(__name__)
@@ -45,7 +46,7 @@ LOOKS_AFTER_GAP = (0.0, 2.0, 8.0)
 that ended before it as running, and tells no event when it finds out."""
 
 
-class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls, DeviceCalls):
+class LibvirtDriver(DiskCalls, InterfaceCalls, VolumeCalls, PowerCalls, GuestCalls, DeviceCalls):
     """Guests of one host.
 
     Args:
@@ -58,6 +59,7 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls, DeviceCal
         vnc_listen: address of the guests' screens. spice: show them by SPICE as well as by VNC.
         cpu_sets: CPUs of the host that guests may have; None for all of them, shared.
         vendor: what the operator tells guests on their config drives; None for nothing.
+        volume_keys: what encrypted volumes are opened with; None for a host that reaches no store of them.
     """
 
     name = "libvirt"
@@ -65,13 +67,14 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, PowerCalls, GuestCalls, DeviceCal
     def __init__(
         self, directory: Path, daemon: Daemon, images: ImageSource, clock: Clock, *, installation: str,
         secrets: SecretStore, signatures: ImageSignatures, vnc_listen: str = "127.0.0.1", spice: bool = False,
-        cpu_sets: CpuSets | None = None, vendor: VendorData | None = None,
+        cpu_sets: CpuSets | None = None, vendor: VendorData | None = None, volume_keys: VolumeKeys | None = None,
     ) -> None:
         self._directory = directory
         self._daemon = daemon
         self._clock = clock
         self._installation = installation
         self._secrets = secrets
+        self._volume_keys = volume_keys or NoVolumeKeys()
         self._vnc_listen = vnc_listen
         self._spice = spice
         self._cpu_sets = cpu_sets or CpuSets()

@@ -30,9 +30,17 @@ IsIt = Callable[[ET.Element], bool]
 
 def found_in(domain: libvirt.virDomain, which: int, is_it: IsIt) -> ET.Element | None:
     """The device in the running guest or in the definition."""
+    return next(filter(is_it, _devices(domain, which)), None)
+
+
+def disks_in(domain: libvirt.virDomain, which: int) -> list[ET.Element]:
+    """All disks in the running guest or in the definition."""
+    return [device for device in _devices(domain, which) if device.tag == "disk"]
+
+
+def _devices(domain: libvirt.virDomain, which: int) -> list[ET.Element]:
     flags = libvirt.VIR_DOMAIN_XML_INACTIVE if which == STORED else 0
-    devices = ET.fromstring(domain.XMLDesc(flags)).find("devices")
-    return next(filter(is_it, devices if devices is not None else ()), None)
+    return ET.fromstring(domain.XMLDesc(flags)).findall("devices/*")
 
 
 def has(connection: libvirt.virConnect, uuid: str, is_it: IsIt) -> bool:

@@ -12,8 +12,8 @@ def cpu_limits(limits: asked.Limits) -> CpuLimits | None:
     return CpuLimits(**msgspec.structs.asdict(limits.cpu)) if limits.cpu is not None else None
 
 
-def disk_limits(limits: asked.Limits) -> DiskLimits | None:
-    return DiskLimits(**msgspec.structs.asdict(limits.disk)) if limits.disk is not None else None
+def disk_limits(limits: asked.DiskLimits | None) -> DiskLimits | None:
+    return DiskLimits(**msgspec.structs.asdict(limits)) if limits is not None else None
 
 
 def bandwidth(way: Way, limit: asked.Bandwidth | None) -> Bandwidth | None:

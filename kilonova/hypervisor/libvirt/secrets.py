@@ -6,6 +6,7 @@ import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import libvirt  # type: ignore[import-untyped]
 
@@ -13,27 +14,51 @@ from kilonova.hypervisor.libvirt.domain.element import add, make
 from kilonova.services.secrets import Purpose
 
 LIBVIRT_SECRETS = uuid.UUID("7be1f3f6-1a3c-4d25-8f2b-6f2f9c6b7f10")
-USAGES = {Purpose.TPM: ("vtpm", "name"), Purpose.DISKS: ("volume", "volume")}
-"""What libvirt calls the use of a secret, and the element with the name of who uses it."""
 
 
-def secret_id(instance: str, purpose: Purpose) -> str:
-    """The UUID by which libvirt knows a secret of a guest."""
-    return str(uuid.uuid5(LIBVIRT_SECRETS, f"{instance} {purpose}"))
+@dataclass(frozen=True)
+class LibvirtSecret:
+    """What libvirt is told of a secret beside its value.
+
+    Args:
+        id: the UUID by which it knows it. kind, tag: what it calls the use of the secret, and the element with the name
+            of who uses it.
+    """
+
+    id: str
+    kind: str
+    tag: str
+    user: str
+
+
+def guest_secret(instance: str, purpose: Purpose) -> LibvirtSecret:
+    """A secret that is the guest's own."""
+    kind, tag = ("vtpm", "name") if purpose is Purpose.TPM else ("volume", "volume")
+    return LibvirtSecret(secret_id(instance, purpose), kind, tag, f"{instance}-{purpose}")
+
+
+def volume_secret(instance: str, volume_id: str) -> LibvirtSecret:
+    """The passphrase of a volume that a guest has."""
+    return LibvirtSecret(secret_id(instance, volume_id), "volume", "volume", f"{instance}-{volume_id}")
+
+
+def secret_id(instance: str, what: str) -> str:
+    """The UUID by which libvirt knows a secret of a guest. what: its purpose, or the id of a volume."""
+    return str(uuid.uuid5(LIBVIRT_SECRETS, f"{instance} {what}"))
 
 
 def needed(instance: str, described: str) -> list[Purpose]:
-    """The secrets that a description of a guest names."""
+    """The secrets of its own that a description of a guest names."""
     return [purpose for purpose in Purpose if secret_id(instance, purpose) in described]
 
 
 @contextmanager
-def known(connection: libvirt.virConnect, instance: str, values: Mapping[Purpose, str]) -> Iterator[None]:
+def known(connection: libvirt.virConnect, values: Mapping[LibvirtSecret, str]) -> Iterator[None]:
     """Let libvirt know the secrets meanwhile."""
     defined: list[libvirt.virSecret] = []
     try:
-        for purpose, value in values.items():
-            secret = connection.secretDefineXML(_element(instance, purpose))
+        for one, value in values.items():
+            secret = connection.secretDefineXML(_element(one))
             defined.append(secret)
             secret.setValue(value.encode())
         yield
@@ -50,10 +75,8 @@ def _undefine(secret: libvirt.virSecret) -> None:
             raise
 
 
-def _element(instance: str, purpose: Purpose) -> str:
+def _element(one: LibvirtSecret) -> str:
     secret = make("secret", ephemeral=True, private=True)
-    add(secret, "uuid", secret_id(instance, purpose))
-    kind, tag = USAGES[purpose]
-    usage = add(secret, "usage", type=kind)
-    add(usage, tag, f"{instance}-{purpose}")
+    add(secret, "uuid", one.id)
+    add(add(secret, "usage", type=one.kind), one.tag, one.user)
     return ET.tostring(secret, encoding="unicode")

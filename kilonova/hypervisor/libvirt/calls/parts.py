@@ -12,8 +12,9 @@ from kilonova.hypervisor.libvirt.description import Describer
 from kilonova.hypervisor.libvirt.disks import GuestDisks
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.events import Events
-from kilonova.hypervisor.libvirt.secrets import needed
-from kilonova.services.secrets import Purpose, SecretStore
+from kilonova.hypervisor.libvirt.secrets import LibvirtSecret, guest_secret, needed, volume_secret
+from kilonova.hypervisor.libvirt.volume_disks import encrypted_volumes
+from kilonova.services.secrets import SecretStore, VolumeKeys
 
 
 class Calls:
@@ -26,6 +27,7 @@ class Calls:
     _events: Events
     _host: host.HostCapabilities
     _secrets: SecretStore
+    _volume_keys: VolumeKeys
     _ours: set[str]
     """UUIDs of the guests that this driver made or found."""
 
@@ -36,9 +38,13 @@ class Calls:
     def _describe(self, guest: Guest) -> Domain:
         return self._describer.describe(guest, self._disks.names_for_qemu(guest.uuid))
 
-    async def _values(self, uuid: str, described: str) -> dict[Purpose, str]:
+    async def _values(self, uuid: str, described: str) -> dict[LibvirtSecret, str]:
         """The secrets that the described guest cannot be started without."""
-        return {purpose: await self._secrets.value(uuid, purpose) for purpose in needed(uuid, described)}
+        own = {guest_secret(uuid, one): await self._secrets.value(uuid, one) for one in needed(uuid, described)}
+        return own | await self._passphrases(uuid, encrypted_volumes(described))
+
+    async def _passphrases(self, uuid: str, volumes: list[str]) -> dict[LibvirtSecret, str]:
+        return {volume_secret(uuid, one): await self._volume_keys.passphrase(uuid, one) for one in volumes}
 
     async def _drop_rescue(self, uuid: str) -> None:
         """Nothing that the guest runs from."""

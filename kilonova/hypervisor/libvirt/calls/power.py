@@ -28,7 +28,7 @@ class PowerCalls(ShareCalls):
         values = await self._values(guest.uuid, described.xml())
 
         def start(connection: libvirt.virConnect) -> None:
-            with secrets.known(connection, guest.uuid, values):
+            with secrets.known(connection, values):
                 power.start(connection, described, paused=paused)
 
         await self._connection.call(start, uuid=guest.uuid)
@@ -52,7 +52,7 @@ class PowerCalls(ShareCalls):
         values = await self._values(uuid, described)
 
         def wake(connection: libvirt.virConnect) -> None:
-            with secrets.known(connection, uuid, values):
+            with secrets.known(connection, values):
                 power.wake(connection, uuid)
 
         await self._connection.call(wake, uuid=uuid, limit=MEMORY_LIMIT)
@@ -86,7 +86,7 @@ class PowerCalls(ShareCalls):
 
         def reboot(connection: libvirt.virConnect) -> None:
             power.cut(connection, guest.uuid)
-            with secrets.known(connection, guest.uuid, values):
+            with secrets.known(connection, values):
                 power.start(connection, described, paused=False)
 
         await self._connection.call(reboot, uuid=guest.uuid)

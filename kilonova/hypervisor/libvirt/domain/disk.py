@@ -1,9 +1,10 @@
-"""Disks and CD-ROMs that are files of the host."""
+"""Disks and CD-ROMs: files of the host, and volumes."""
 
 from __future__ import annotations
 
 import string
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,16 +60,22 @@ class FileDisk:
 
 
 class TargetNames:
-    """Hands out the names of disks, in order, per kind of bus."""
+    """Hands out the names of disks, in order, per kind of bus. reserved: names that it hands out only as such."""
 
-    def __init__(self) -> None:
-        self._used: dict[str, int] = {}
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
+        self._used = set(reserved)
 
     def next(self, bus: Bus) -> str:
         """For example vda, vdb, sda. Raises InvalidInput: a guest has at most 26 of a kind. Spec: BDM-14."""
         prefix = PREFIXES[bus]
-        index = self._used.get(prefix, 0)
-        self._used[prefix] = index + 1
-        if index == len(LETTERS):
+        name = next((prefix + letter for letter in LETTERS if prefix + letter not in self._used), None)
+        if name is None:
             raise InvalidInput(f"A guest has at most {len(LETTERS)} disks whose names begin with {prefix}.")
-        return prefix + LETTERS[index]
+        self._used.add(name)
+        return name
+
+
+def target_of(device_name: str, bus: Bus) -> str | None:
+    """The name in libvirt of a disk that is to be called `device_name`; None if disks on that bus are not called so."""
+    target = device_name.removeprefix("/dev/")
+    return target if target[:-1] == PREFIXES[bus] and target[-1:] in LETTERS else None
