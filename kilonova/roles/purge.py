@@ -17,9 +17,11 @@ from kilonova.domain.image import Image
 from kilonova.roles import assembly, credentials
 from kilonova.roles.assembly import Progress
 from kilonova.services.secrets import NoSecrets
+from kilonova.storage.directory import DirectoryPool
+from kilonova.storage.options import VOLUMES
 
 OWN = (
-    "kilonova.db*", "agent.db*", "images", "guests", "libvirt", "network", "fake", "token-keys", "secrets.key",
+    "kilonova.db*", "agent.db*", "images", "guests", "libvirt", "network", "fake", VOLUMES, "token-keys", "secrets.key",
     "clouds.yaml", "openrc", "state.json", "kilonova.log", "installation.json", "kilonova.pid",
 )
 """What an installation keeps in its directory; what users put there (`kilonova.toml`) is left."""
@@ -58,6 +60,9 @@ async def purge(config: Config, progress: Progress) -> list[str]:
         if (directory / "guests").exists():
             progress("guests", "remove")
             await _remove_guests(config, made)
+        for pool in config.volume.pool:
+            progress("volumes", f"end the daemon of pool {pool.name}")
+            await DirectoryPool(pool.within(directory), SystemClock()).stop()
         if (directory / "network").exists():
             progress("network", "remove")
             await _remove_network(config, made)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+VOLUMES = "volumes"
+"""Directory in the data directory where pools are that name no other."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -36,6 +39,10 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise ValueError(f"the path {path!r} of pool {self.name} is not absolute")
         if self.tls and not self.listen:
             raise ValueError(f"pool {self.name} has certificates and no address to listen on")
+
+    def within(self, data: Path) -> PoolOptions:
+        """The same with a directory: one in the data directory, unless another is named."""
+        return msgspec.structs.replace(self, directory=self.directory or str(data / VOLUMES / self.name))
 
 
 class VolumeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,11 +21,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from nbd_guest import LONG, NbdGuest
 
+from kilonova.config import Config
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.errors import Conflict, ExportInUse, InvalidInput, KilonovaError, StoragePoolFull
+from kilonova.roles.credentials import installation
+from kilonova.roles.purge import purge
 from kilonova.storage.directory import DirectoryPool
 from kilonova.storage.files import internal_snapshots
-from kilonova.storage.options import PoolOptions
+from kilonova.storage.options import PoolOptions, VolumeOptions
 from kilonova.storage.pool import Export, FromImage, FromVolume
 
 pytestmark = pytest.mark.servers
@@ -62,6 +65,13 @@ def random_image(path: Path, mib: int) -> FromImage:
 
 def daemon_of(directory: Path) -> int:
     return int((directory / "daemon" / "daemon.pid").read_text())
+
+
+def runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def left_in(directory: Path) -> list[str]:
@@ -346,6 +356,26 @@ async def test_who_may_connect(tmp_path: Path) -> None:
     assert (nbd.stat().st_gid, nbd.stat().st_mode & 0o777) == (4242, 0o660)
     assert (control.stat().st_uid, control.stat().st_mode & 0o777) == (os.getuid(), 0o700)
     await pool.stop()
+
+
+async def test_a_purge_ends_the_daemons_and_leaves_directories_of_others(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    installation(data)
+    elsewhere = PoolOptions(name="elsewhere", directory=str(tmp_path / "elsewhere"))
+    pools = (PoolOptions(name="own"), elsewhere)
+    processes = []
+    for each in pools:
+        pool = DirectoryPool(each.within(data), SystemClock())
+        await pool.start(())
+        await pool.create(new_id(), 1)
+        await pool.close()
+        processes.append(daemon_of(data / "volumes" / "own" if each is pools[0] else tmp_path / "elsewhere"))
+    config = Config(data_dir=str(data), volume=VolumeOptions(pool=pools))
+    assert await purge(config, lambda _what, _detail: None) == []
+    assert not data.exists()
+    assert len(left_in(tmp_path / "elsewhere")) == 1
+    assert [runs(process) for process in processes] == [False, False]
 
 
 def free_port() -> int:
