@@ -272,6 +272,12 @@ def _devices(look: Look) -> Iterator[Difference]:
     for bridge in sorted(here.bridges - here.wanted_bridges):
         yield Difference(kind=Kind.BRIDGE_WITHOUT_NETWORK, object=bridge, host=here.host,
                          what=f"device {bridge} exists on {here.host}, but it is no network's")
+    for bridge, address in sorted(here.answering - here.addresses):
+        yield Difference(kind=Kind.ROUTER_ADDRESS_MISSING, object=f"{bridge}/{address}", host=here.host,
+                         what=f"bridge {bridge} on {here.host} lacks {address}, at which a router is to answer")
+    for bridge, address in sorted(here.silent & here.addresses):
+        yield Difference(kind=Kind.ROUTER_ADDRESS_LEFT, object=f"{bridge}/{address}", host=here.host,
+                         what=f"bridge {bridge} on {here.host} has {address}, at which no router is to answer")
 
 
 def _images(look: Look) -> Iterator[Difference]:

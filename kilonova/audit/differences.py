@@ -39,6 +39,8 @@ class Kind(StrEnum):
     ACCELERATORS_SILENT = "accelerators-silent"
     TAP_WITHOUT_PORT = "tap-without-port"
     BRIDGE_WITHOUT_NETWORK = "bridge-without-network"
+    ROUTER_ADDRESS_LEFT = "router-address-left"
+    ROUTER_ADDRESS_MISSING = "router-address-missing"
     IMAGE_DATA_WITHOUT_IMAGE = "image-data-without-image"
     IMAGE_DATA_MISSING = "image-data-missing"
     SECRET_WITHOUT_SERVER = "secret-without-server"
@@ -95,6 +97,8 @@ ADVICE: dict[Kind, str] = {
     Kind.ACCELERATORS_SILENT: "bring it back and audit again: its requests could not be compared",
     Kind.TAP_WITHOUT_PORT: "see which process holds it; it goes when that ends",
     Kind.BRIDGE_WITHOUT_NETWORK: "`kilonova down` and `kilonova up`: the start removes it",
+    Kind.ROUTER_ADDRESS_LEFT: "`kilonova down` and `kilonova up`: the start removes it",
+    Kind.ROUTER_ADDRESS_MISSING: "`kilonova down` and `kilonova up`: the start adds it",
     Kind.IMAGE_DATA_MISSING: "upload the image again",
     Kind.SERVER_WITHOUT_MAPPING: "its cell has it but nobody can see it; restore the mapping from a backup",
     Kind.OPERATION_STRANDED: "`kilonova ops show` tells why; then `kilonova ops resume`, `skip` or `force`",

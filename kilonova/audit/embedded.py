@@ -10,6 +10,7 @@ from kilonova.audit.sources import ImageData, OnMachine
 from kilonova.db.database import Database
 from kilonova.embedded.image import schema as image_schema
 from kilonova.embedded.image.records import WITH_DATA, Status
+from kilonova.embedded.network import plans
 from kilonova.embedded.network import schema as network_schema
 from kilonova.embedded.network.wiring import Wiring, tap_name
 
@@ -27,19 +28,27 @@ class EmbeddedDevices:
         found = await self._wiring.found()
         ports, networks = network_schema.ports, network_schema.networks
 
-        def read(conn: sa.Connection) -> tuple[list[str], list[int]]:
+        def read(conn: sa.Connection) -> tuple[list[str], list[int], plans.Addresses, plans.Addresses]:
             return (
                 list(conn.execute(sa.select(ports.c.id)).scalars()),
-                list(conn.execute(sa.select(networks.c.segment)).scalars()),
+                list(conn.execute(sa.select(networks.c.segment)).scalars()), *plans.router_addresses(conn),
             )
 
-        port_ids, segments = await self._database.read(read)
+        port_ids, segments, answering, silent = await self._database.read(read)
         return OnMachine(
             host=self._host, bridges=frozenset((*found.bridges, *found.uplinks)), taps=frozenset(found.taps),
             wanted_bridges=frozenset(
                 name for segment in segments for name in (self._wiring.bridge(segment), self._wiring.uplink(segment))
             ),
             wanted_taps=frozenset(tap_name(port_id) for port_id in port_ids),
+            addresses=frozenset(found.addresses), answering=self._on_bridges(answering),
+            silent=self._on_bridges(silent),
+        )
+
+    def _on_bridges(self, addresses: plans.Addresses) -> frozenset[tuple[str, str]]:
+        """Without those of networks that have no bridge."""
+        return frozenset(
+            (bridge, address) for segment, address in addresses if (bridge := self._wiring.bridge(segment))
         )
 
 

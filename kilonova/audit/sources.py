@@ -25,13 +25,17 @@ class PortLedger(Protocol):
 
 class OnMachine(msgspec.Struct, frozen=True, kw_only=True):
     """Devices of this installation on one machine, by name, and those that its records ask for. bridges: and the
-    devices by which they leave the machine."""
+    devices by which they leave the machine. addresses: that bridges have, after the name of the bridge. answering,
+    silent: those of routers and floating IPs that they are to have, and that they are not to have."""
 
     host: str
     bridges: frozenset[str] = frozenset()
     taps: frozenset[str] = frozenset()
     wanted_bridges: frozenset[str] = frozenset()
     wanted_taps: frozenset[str] = frozenset()
+    addresses: frozenset[tuple[str, str]] = frozenset()
+    answering: frozenset[tuple[str, str]] = frozenset()
+    silent: frozenset[tuple[str, str]] = frozenset()
 
 
 class DeviceLedger(Protocol):

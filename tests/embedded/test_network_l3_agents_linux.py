@@ -9,6 +9,10 @@ from network_machine import SILENCE, Namespace, tool
 from test_network_linux import CIDR, LIMIT, PROJECT, Cloud, admin
 from test_network_routers_linux import answers, float_to, peer_of, public_network, router, two_networks
 
+from kilonova.audit.compare import compare
+from kilonova.audit.differences import Kind
+from kilonova.audit.embedded import EmbeddedDevices
+from kilonova.audit.look import Look
 from kilonova.embedded.network import l3_agents, networks, routers
 from kilonova.embedded.network.bodies import InterfaceBody
 from kilonova.embedded.network.datapath import Effects
@@ -91,6 +95,39 @@ async def test_networks_are_apart_while_no_agent_has_their_router(cloud: Cloud) 
         await give(cloud, id_)
         assert await peer_of(two, here, 22) == there
         assert await peer_of(one, beyond, 22) == here
+
+
+async def test_an_audit_sees_what_answers_for_routers(cloud: Cloud) -> None:
+    public = await public_network(cloud)
+    first = await cloud.network.bootstrap(PROJECT, name="first", cidr=CIDR)
+    id_ = await router(cloud, first, public=public)
+    await cloud.guest("one", first)
+    _, address = await float_to(cloud, public, "one")
+    assert await differences(cloud) == []
+    (bridge,) = [name for name, held in (await cloud.wiring.found()).addresses if held == address]
+    tool("ip", "addr", "del", f"{address}/32", "dev", bridge)
+    assert await differences(cloud) == [(Kind.ROUTER_ADDRESS_MISSING, f"{bridge}/{address}")]
+    await cloud.down()
+    await cloud.up()
+    assert await differences(cloud) == []
+    await take(cloud, id_)
+    assert await differences(cloud) == []
+    tool("ip", "addr", "add", f"{address}/32", "dev", bridge)
+    assert await differences(cloud) == [(Kind.ROUTER_ADDRESS_LEFT, f"{bridge}/{address}")]
+    await cloud.down()
+    await cloud.up()
+    assert await differences(cloud) == []
+
+
+async def differences(cloud: Cloud) -> list[tuple[Kind, str]]:
+    """What an audit finds wrong with the devices of the machine."""
+    nothing: frozenset[str] = frozenset()
+    look = Look(
+        servers={}, requests=nothing, mapped=nothing, dangling=nothing, specs=nothing, busy=nothing, operations=(),
+        holdings=(), counters=(), hosts=(),
+        devices=await EmbeddedDevices("here", cloud.database, cloud.wiring).devices(),
+    )
+    return [(found.kind, found.object) for found in compare(look)]
 
 
 @pytest.mark.spec("EMN-65")

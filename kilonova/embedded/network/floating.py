@@ -21,10 +21,10 @@ from kilonova.embedded.network.bodies import (
 )
 from kilonova.embedded.network.errors import ExternalGatewayForFloatingIPNotFound, FloatingIPPortAlreadyAssociated
 from kilonova.embedded.network.networks import subnets_of
+from kilonova.embedded.network.plans import FLOATING
 from kilonova.embedded.network.port_records import find_port, ports_of_device
 from kilonova.embedded.network.ports import remove
 
-OWNER = "network:floatingip"
 _table = schema.floating_ips
 _OF_PORT = Prepared(
     sa.select(_table.c.fixed_address, _table.c.address).where(_table.c.fixed_port_id == sa.bindparam("port"))
@@ -49,7 +49,7 @@ def create(conn: sa.Connection, caller: RequestContext, body: FloatingIpBody, no
     if not chosen:
         raise InvalidInput(f"Bad floatingip request: network {network.id} has no IPv4 subnet.")
     id_ = str(uuid.uuid4())
-    routers.make_port(conn, network.id, "", id_, OWNER, chosen, now)
+    routers.make_port(conn, network.id, "", id_, FLOATING, chosen, now)
     conn.execute(sa.insert(_table).values(
         id=id_, project_id=project_id, network_id=network.id, address=chosen[0].address,
         description=values.get("description", ""), tags=tuple(values.get("tags", ())), fixed_port_id=None,

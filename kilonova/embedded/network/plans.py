@@ -21,8 +21,11 @@ from kilonova.embedded.network.wiring import (
     SubnetPlan,
 )
 
-INTERFACE, GATEWAY = "network:router_interface", "network:router_gateway"
-"""Owners of the ports of routers."""
+INTERFACE, GATEWAY, FLOATING = "network:router_interface", "network:router_gateway", "network:floatingip"
+"""Owners of the ports of routers and floating IPs."""
+
+Addresses = set[tuple[int, str]]
+"""Segments of networks, with an address on each."""
 
 _ports, _addresses, _floating, _routers = schema.ports.c, schema.addresses.c, schema.floating_ips.c, schema.routers.c
 _OF_ROUTER = sa.or_(_ports.device_owner == INTERFACE, _ports.device_owner == GATEWAY)
@@ -69,6 +72,22 @@ def network_plan(conn: sa.Connection, network_id: str) -> NetworkPlan | None:
         id=network.id, segment=network.segment, mtu=network.mtu, admin_state_up=network.admin_state_up,
         subnets=tuple(subnets), answers_to=answers_to, physical=outside,
     )
+
+
+def router_addresses(conn: sa.Connection) -> tuple[Addresses, Addresses]:
+    """Addresses of routers and floating IPs: those that are to answer, and those that are not. The gateway of a subnet
+    is none of them: the machine may answer there without a router."""
+    networks, subnets = schema.networks.c, schema.subnets.c
+    held = conn.execute(
+        sa.select(networks.id, networks.segment, _addresses.address)
+        .join(schema.addresses, _addresses.network_id == networks.id)
+        .join(schema.ports, _ports.id == _addresses.port_id).join(schema.subnets, subnets.id == _addresses.subnet_id)
+        .where(sa.or_(_OF_ROUTER, _ports.device_owner == FLOATING),
+               sa.or_(subnets.gateway.is_(None), subnets.gateway != _addresses.address))
+    ).all()
+    answering = {id_: set(_ANSWERS_TO.scalars(conn, network=id_)) for id_ in {row.id for row in held}}
+    answer = {(row.segment, row.address) for row in held if row.address in answering[row.id]}
+    return answer, {(row.segment, row.address) for row in held} - answer
 
 
 def router_plans(conn: sa.Connection) -> tuple[RouterPlan, ...]:

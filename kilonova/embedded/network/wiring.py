@@ -135,9 +135,11 @@ class GroupPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What of this installation exists on the machine, by name, for the audit."""
+    """What of this installation exists on the machine, by name, for the audit. addresses: that bridges have, after the
+    name of the bridge."""
 
     bridges: tuple[str, ...] = ()
+    addresses: tuple[tuple[str, str], ...] = ()
     uplinks: tuple[str, ...] = ()
     dhcp_servers: tuple[int, ...] = ()
     firewall_tables: tuple[str, ...] = ()

@@ -135,6 +135,11 @@ class Bridges:
             for number in await self._rules(version) - kept:
                 await self._remove_rule(version, number)
 
+    async def all_addresses(self) -> list[tuple[str, str]]:
+        """Every bridge of the machine with each of its addresses."""
+        listed = json.loads(await run([self._ip, "-j", "addr", "show", "type", "bridge"]) or "[]")
+        return [(link["ifname"], entry["local"]) for link in listed if link for entry in link["addr_info"]]
+
     def restore_forwarding(self) -> None:
         """Put forwarding back to what it was before the first `prepare`."""
         self._forwarding.restore()

@@ -199,6 +199,7 @@ class LinuxWiring:
         return Found(
             bridges=tuple(sorted(own)), dhcp_servers=self._servers.pids(),
             firewall_tables=await self._own_tables(),
+            addresses=tuple(found for found in await self._bridges.all_addresses() if found[0] in own),
             uplinks=tuple(self._uplinks.found()), taps=tuple(sorted(
                 name for name in self._links.by_name if name.startswith(TAP) and self._links.master_of(name) in own
             )),
