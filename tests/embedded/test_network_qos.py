@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 import test_network_api
 from test_network_api import SERVER, Cloud
 
+from kilonova.db import placement
+from kilonova.db.placement.bandwidth import EGRESS, INGRESS, provider_of_bandwidth
+from kilonova.db.schema import API
+from kilonova.db.upgrade import ensure
 from kilonova.domain.network import PortNeed
 from kilonova.embedded.network import qos
+from kilonova.hypervisor.guest import HostInventory, NetworkBandwidth
+from kilonova.shapes.resources import PORT_GROUP
+from kilonova.shapes.trees import ResourceGroup
 
 cloud = test_network_api.cloud
+INVENTORY = HostInventory(
+    hostname="here", hypervisor_type="QEMU", hypervisor_version=7002022, vcpus=8, memory_mib=8704, local_gib=100,
+    disk_available_gib=90, memory_free_mib=8000,
+)
 LOCAL = ("CUSTOM_NETWORK_LOCAL_PROVIDER", "CUSTOM_VNIC_TYPE_NORMAL")
 PROVIDER = "77777777-7777-4777-8777-777777777777"
 
@@ -89,13 +102,57 @@ async def test_what_a_port_asks_for_and_who_serves_it(cloud: Cloud) -> None:
         assert (await cloud.admin.get(path))["port"]["binding:profile"] == {"allocation": {group: PROVIDER}}
     (vif,) = await cloud.network.vifs(SERVER)
     assert vif.profile == {"allocation": {group: PROVIDER}}
-    # What is claimed for a bound port does not follow, so nothing is changed under it.
-    assert await cloud.a.put("port", port["id"], 409, qos_policy_id=None) == "QosRuleConflict"
+    # What is claimed for a bound port follows its policy, but not the rules of that, so they stay.
     assert await rule(cloud, gold["id"], 409, direction="egress", min_kbps=1) == "QosRuleConflict"
     await cloud.network.unbind_port(port["id"], SERVER)
     assert (await cloud.admin.get(path))["port"]["binding:profile"] == {}
     assert (await cloud.a.put("port", port["id"], qos_policy_id=None))["qos_policy_id"] is None
     assert (await cloud.admin.get(path))["port"]["resource_request"] is None
+
+
+@pytest.mark.spec("EMP-08")
+async def test_what_is_claimed_for_the_port_of_a_server_follows_its_policy(cloud: Cloud) -> None:
+    database = cloud.network._database
+    small, large = await policy(cloud, egress=300, ingress=300), await policy(cloud, egress=600)
+    huge, network = await policy(cloud, egress=1001), await cloud.a.make("network")
+    port = await cloud.a.make("port", network_id=network["id"], qos_policy_id=small["id"])
+    bare = await cloud.a.make("port", network_id=network["id"])
+    path, suffix = f"/ports/{port['id']}", PORT_GROUP + port["id"]
+
+    def claim(conn: sa.Connection, consumer: str) -> str:
+        carries = NetworkBandwidth(egress_kbps=1000, ingress_kbps=1000)
+        inventory = msgspec.structs.replace(INVENTORY, bandwidths=(carries,))
+        root = placement.report(conn, "here", "here", inventory, now=1.0)
+        wanted = ResourceGroup(suffix=suffix, required=frozenset(LOCAL), resources={EGRESS: 300, INGRESS: 300})
+        assert placement.claim(conn, consumer, root, {"VCPU": 1}, "p", "u", groups=(wanted,), isolate=False)
+        return provider_of_bandwidth(root)
+
+    async def claimed() -> dict[str, int]:
+        found = await database.read(lambda conn: placement.holdings(conn, SERVER))
+        return {name: n for one in found for name, n in one.resources.items() if name != "VCPU"}
+
+    async def allocation() -> dict[str, Any]:
+        profile: dict[str, Any] = (await cloud.admin.get(path))["port"]["binding:profile"]
+        return profile
+
+    await ensure(database, API)
+    provider = await database.write(lambda conn: claim(conn, SERVER))
+    for one in (port, bare):
+        await cloud.network.bind_port(one["id"], SERVER, "here")
+    await cloud.network.serve_ports(SERVER, {port["id"]: provider}, {})
+    bound = await allocation()
+    assert set(bound["allocation"].values()) == {provider}
+    assert (await cloud.a.put("port", port["id"], qos_policy_id=large["id"]))["qos_policy_id"] == large["id"]
+    assert (await claimed(), await allocation()) == ({EGRESS: 600}, bound)
+    assert await cloud.a.put("port", port["id"], 409, qos_policy_id=huge["id"]) == "QosRuleConflict"
+    assert (await cloud.a.get(path))["port"]["qos_policy_id"] == large["id"]
+    await cloud.a.put("port", bare["id"], qos_policy_id=small["id"])  # had no claim, and gets none
+    assert await claimed() == {EGRESS: 600}
+    await database.write(lambda conn: claim(conn, "44444444-4444-4444-8444-444444444444"))  # of its migration
+    assert await cloud.a.put("port", port["id"], 409, qos_policy_id=small["id"]) == "QosRuleConflict"
+    await database.write(lambda conn: placement.release(conn, "44444444-4444-4444-8444-444444444444"))
+    await cloud.a.put("port", port["id"], qos_policy_id=None)
+    assert (await claimed(), await allocation()) == ({}, {})
 
 
 async def test_ports_have_the_policy_of_their_network_unless_they_have_their_own(cloud: Cloud) -> None:

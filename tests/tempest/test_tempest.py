@@ -73,12 +73,19 @@ def run(cloud: RealCloud, programs: Path, guests: Guests, directory: Path, selec
 @pytest.mark.spec(
     "TMP-01", "TMP-02", "TMP-03", "TMP-05", "TMP-06", "TMP-07", "TMP-09", "TMP-10", "TMP-11", "TMP-12", "TMP-13",
 )
-def test_with_two_simulated_hosts(tempest_programs: Path, tmp_path: Path) -> None:
+def test_with_two_simulated_hosts(
+    tempest_programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for option, value in {"INTERFACE": "eth0", "EGRESS_KBPS": "1000000", "INGRESS_KBPS": "1000000"}.items():
+        monkeypatch.setenv(f"KILONOVA__AGENT__PHYSICAL_NETWORKS__PHYSNET0__{option}", value)
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(1 << 20))
     guests = Guests(image, "raw", 64, ssh=False)
     selection = OWN_SELECTION or tempest_runs.SELECTION
-    own: Settings = {"compute": {"min_compute_nodes": 2, "build_timeout": 60}}
+    own: Settings = {
+        "compute": {"min_compute_nodes": 2, "build_timeout": 60},
+        "network-feature-enabled": {"qos_placement_physnet": "physnet0"},
+    }
     with real_cloud("fake", "--hosts", "2") as cloud:
         results = run(cloud, tempest_programs, guests, tmp_path, selection, own, workers=4, limit=1500)
         check("fake", results, selection, whole=OWN_SELECTION is None)

@@ -146,24 +146,25 @@ def _refuse_if_bound(conn: sa.Connection, policy_id: str) -> None:
 
 def set_policy(
     conn: sa.Connection, caller: RequestContext, target: str, wanted: str | UnsetType | None, *, bound: bool = False
-) -> None:
-    """Give a network or a port a policy, or none.
+) -> bool:
+    """Give a network or a port a policy, or none. Returns whether it had another.
 
     Args:
-        wanted: id of the policy; UNSET for no change. bound: a server has it, so that what it guarantees stays.
+        wanted: id of the policy; UNSET for no change. bound: servers have it, and what it guarantees them stays.
 
     Raises:
         QosPolicyNotFound; QosRuleConflict: something is guaranteed, before or afterwards, to what is bound.
     """
     if wanted is UNSET or (before := policy_of(conn, target)) == wanted:
-        return
+        return False
     if wanted is not None:
         get(conn, caller, wanted)
     if bound and any(rules_of(conn, [id_ for id_ in (before, wanted) if id_ is not None]).values()):
-        raise QosRuleConflict(wanted or before or "", f"a server has port {target}")
+        raise QosRuleConflict(wanted or before or "", f"servers are on network {target}")
     forget(conn, target)
     if wanted is not None:
         conn.execute(targets.insert().values(target_id=target, policy_id=wanted))
+    return True
 
 
 def policy_of(conn: sa.Connection, target: str) -> str | None:
@@ -200,6 +201,12 @@ def serve(conn: sa.Connection, port: schema.Port, provider: str, now: float) -> 
     profile = port.profile | {"allocation": {group_of(port.id): provider}}
     if profile != port.profile:
         schema.touch(conn, schema.ports, port.id, now, profile=profile)
+
+
+def forget_provider(conn: sa.Connection, port: schema.Port, now: float) -> None:
+    """Let the binding of a port name nobody who serves it."""
+    profile = {name: value for name, value in port.profile.items() if name != "allocation"}
+    schema.touch(conn, schema.ports, port.id, now, profile=profile)
 
 
 def of_network(conn: sa.Connection, view: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from kilonova.domain.errors import InvalidInput
 from kilonova.embedded.network import (
     access,
     automatic_addresses,
+    claimed_bandwidth,
     networks,
     physical,
     ports,
@@ -24,7 +25,7 @@ from kilonova.embedded.network import (
 )
 from kilonova.embedded.network.bodies import GroupBody, NetworkBody, PortBody, RuleBody, SubnetBody
 from kilonova.embedded.network.datapath import Effects
-from kilonova.embedded.network.port_records import ports_where
+from kilonova.embedded.network.port_records import existing_port, ports_where
 from kilonova.embedded.network.wiring import Wiring
 
 View = dict[str, Any]
@@ -196,9 +197,12 @@ class Ports:
     def update(self, conn: sa.Connection, caller: RequestContext, id_: str, body: PortBody, now: float,
                effects: Effects) -> View:
         before, after = ports.update_port(conn, caller, id_, body, now, self._wiring.serves)
-        qos.set_policy(conn, caller, id_, body.qos_policy_id, bound=after.device_owner.startswith("compute:"))
+        changes_policy = qos.set_policy(conn, caller, id_, body.qos_policy_id)
         physical.set_policy(conn, after, body.numa_affinity_policy)
         physical.check_port(conn, id_, self._wiring.wires)
+        if changes_policy and after.device_owner.startswith("compute:"):
+            claimed_bandwidth.follow(conn, after, now)
+            after = existing_port(conn, id_)
         effects.ports.append((before, after))
         return _port(conn, caller, after)
 
