@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from kilonova.db.database import Database
 from kilonova.db.upgrade import ensure
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import Conflict, InvalidInput, NotFound
+from kilonova.domain.errors import Conflict, InvalidInput, NotFound, VolumeNotFound, VolumeSnapshotNotFound
 from kilonova.embedded.volume import (
     attachments,
     backups,
@@ -33,9 +33,7 @@ from kilonova.embedded.volume.errors import (
     InvalidBackup,
     InvalidSnapshot,
     InvalidVolume,
-    SnapshotNotFound,
     TransferNotFound,
-    VolumeNotFound,
     VolumeOverQuota,
     VolumeTypeNotFound,
 )
@@ -206,7 +204,7 @@ async def test_what_is_not_there_or_not_ones_own_is_not_found(database: Database
         for asked in (new_id(), "x", "\0"):
             for error, ask in (
                 (VolumeNotFound, volumes.visible), (AttachmentNotFound, attachments.visible),
-                (SnapshotNotFound, snapshots.visible), (BackupNotFound, backups.visible),
+                (VolumeSnapshotNotFound, snapshots.visible), (BackupNotFound, backups.visible),
                 (TransferNotFound, transfers.visible), (NotFound, messages.visible),
                 (VolumeTypeNotFound, volume_types.visible),
             ):
@@ -214,7 +212,7 @@ async def test_what_is_not_there_or_not_ones_own_is_not_found(database: Database
                     ask(conn, ALICE, asked)
         for error, ask, there in (
             (VolumeNotFound, volumes.visible, id_), (AttachmentNotFound, attachments.visible, held.id),
-            (SnapshotNotFound, snapshots.visible, snapshot),
+            (VolumeSnapshotNotFound, snapshots.visible, snapshot),
         ):
             with pytest.raises(error):
                 ask(conn, BOB, there)

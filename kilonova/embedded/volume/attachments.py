@@ -86,7 +86,8 @@ def reserve(
     again = instance_id is not None and any(one.instance_id == instance_id for one in of_volume(conn, volume_id))
     allowed = SHAREABLE if volume.multiattach else FREE
     if not again:
-        volumes.refuse_migrating(volume)
+        if volume.migration_target_of is None:
+            volumes.refuse_migrating(volume)
         if volume.status not in allowed:
             wanted = " or ".join(one.value for one in allowed)
             raise InvalidVolume(volume_id, f"must be {wanted} to be attached, but is {volume.status.value}")
@@ -98,6 +99,27 @@ def reserve(
     if not again:
         follow(conn, volume_id, now, also=FREE)
     return made
+
+
+def adopt(conn: sa.Connection, caller: RequestContext, volume_id: str, host: str, now: float) -> Attachment:
+    """Make an attachment of a volume that is available, or was reserved without one, for a host. Raises
+    InvalidVolume."""
+    volume = volumes.visible(conn, caller, volume_id, lock=True)
+    allowed = SHAREABLE if volume.multiattach else (S.AVAILABLE, S.ATTACHING)
+    if volume.status not in allowed or (of_volume(conn, volume_id) and not volume.multiattach):
+        raise InvalidVolume(volume_id, f"cannot be connected while it is {volume.status.value}")
+    made = Attachment(
+        id=str(uuid.uuid4()), volume_id=volume_id, project_id=volume.project_id, host_name=host,
+        mode=mode_of(volume, None), status=AttachStatus.ATTACHING, created_at=now, updated_at=now,
+    )
+    conn.execute(table.insert().values(msgspec.structs.asdict(made)))
+    follow(conn, volume_id, now)
+    return made
+
+
+def own(conn: sa.Connection, attachment_id: str, now: float, **values: Any) -> None:
+    """Say whose an attachment is, where and in which mode."""
+    conn.execute(table.update().where(column.id == attachment_id).values(updated_at=now, **values))
 
 
 def follow(
@@ -127,6 +149,11 @@ def connected(conn: sa.Connection, attachment_id: str, connection: dict[str, Any
     conn.execute(table.update().where(column.id == attachment_id).values(connection=connection, updated_at=now))
 
 
+def mark(conn: sa.Connection, attachment_id: str, status: AttachStatus, now: float) -> None:
+    """Give an attachment a status that does not change the volume's."""
+    conn.execute(table.update().where(column.id == attachment_id).values(status=status, updated_at=now))
+
+
 def disconnect(conn: sa.Connection, attachment: Attachment, now: float) -> None:
     """Forget who connects: nothing is exported. It is reserved again."""
     conn.execute(table.update().where(column.id == attachment.id).values(
@@ -145,6 +172,15 @@ def complete(conn: sa.Connection, attachment_id: str, now: float) -> Attachment:
         ))
         follow(conn, before.volume_id, now)
     return get(conn, attachment_id)
+
+
+def give(conn: sa.Connection, from_: str, to: str, now: float) -> None:
+    """Make the attachments of one volume those of another."""
+    for one in of_volume(conn, from_):
+        connection = one.connection | {"volume_id": to} if one.connection is not None else None
+        conn.execute(table.update().where(column.id == one.id).values(
+            volume_id=to, connection=connection, updated_at=now,
+        ))
 
 
 def delete(conn: sa.Connection, attachment: Attachment, now: float) -> list[Attachment]:

@@ -5,16 +5,6 @@ from __future__ import annotations
 from kilonova.domain.errors import InvalidInput, KilonovaError, NotFound
 
 
-class VolumeNotFound(NotFound):
-    def __init__(self, volume: str) -> None:
-        super().__init__(f"Volume {volume} could not be found.")
-
-
-class SnapshotNotFound(NotFound):
-    def __init__(self, snapshot: str) -> None:
-        super().__init__(f"Snapshot {snapshot} could not be found.")
-
-
 class AttachmentNotFound(NotFound):
     def __init__(self, attachment: str) -> None:
         super().__init__(f"Volume attachment could not be found with filter: attachment_id = {attachment}.")

@@ -9,8 +9,9 @@ import msgspec
 import sqlalchemy as sa
 
 from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import VolumeSnapshotNotFound
 from kilonova.embedded.volume import schema
-from kilonova.embedded.volume.errors import InvalidSnapshot, SnapshotNotFound
+from kilonova.embedded.volume.errors import InvalidSnapshot
 from kilonova.embedded.volume.records import Snapshot
 from kilonova.embedded.volume.states import SnapshotStatus
 
@@ -23,21 +24,21 @@ def insert(conn: sa.Connection, snapshot: Snapshot) -> None:
 
 
 def get(conn: sa.Connection, snapshot_id: str, *, lock: bool = False) -> Snapshot:
-    """Raises SnapshotNotFound."""
+    """Raises VolumeSnapshotNotFound."""
     row = None
     if "\0" not in snapshot_id:
         query = sa.select(table).where(column.id == snapshot_id)
         row = conn.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
-        raise SnapshotNotFound(snapshot_id)
+        raise VolumeSnapshotNotFound(snapshot_id)
     return Snapshot(**row._mapping)
 
 
 def visible(conn: sa.Connection, caller: RequestContext, snapshot_id: str, *, lock: bool = False) -> Snapshot:
-    """A snapshot that the caller may see. Raises SnapshotNotFound."""
+    """A snapshot that the caller may see. Raises VolumeSnapshotNotFound."""
     found = get(conn, snapshot_id, lock=lock)
     if not caller.is_admin and found.project_id != caller.project_id:
-        raise SnapshotNotFound(snapshot_id)
+        raise VolumeSnapshotNotFound(snapshot_id)
     return found
 
 
@@ -48,9 +49,9 @@ def of_volume(conn: sa.Connection, volume_id: str) -> list[Snapshot]:
 
 
 def change(conn: sa.Connection, snapshot_id: str, now: float, **values: Any) -> None:
-    """Change what depends on no status. Raises SnapshotNotFound."""
+    """Change what depends on no status. Raises VolumeSnapshotNotFound."""
     if not conn.execute(table.update().where(column.id == snapshot_id).values(updated_at=now, **values)).rowcount:
-        raise SnapshotNotFound(snapshot_id)
+        raise VolumeSnapshotNotFound(snapshot_id)
 
 
 def move(
@@ -68,7 +69,7 @@ def begin(
     """Take a snapshot for an operation. Returns it as it was.
 
     Raises:
-        SnapshotNotFound. InvalidSnapshot: it has none of the statuses `before`.
+        VolumeSnapshotNotFound. InvalidSnapshot: it has none of the statuses `before`.
     """
     snapshot = get(conn, snapshot_id, lock=True)
     if snapshot.status not in before or not move(conn, snapshot_id, [snapshot.status], status, now):

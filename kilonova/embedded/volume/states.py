@@ -84,21 +84,9 @@ DELETABLE = frozenset({
     VolumeStatus.ERROR_MANAGING, VolumeStatus.ERROR_DELETING, VolumeStatus.ERROR_BACKING_UP,
 })
 
-AT_REST = frozenset({
-    VolumeStatus.AVAILABLE, VolumeStatus.IN_USE, VolumeStatus.RESERVED, VolumeStatus.ATTACHING,
-    VolumeStatus.DETACHING, VolumeStatus.AWAITING_TRANSFER, VolumeStatus.ERROR, VolumeStatus.ERROR_DELETING,
-    VolumeStatus.ERROR_EXTENDING, VolumeStatus.ERROR_RESTORING, VolumeStatus.ERROR_BACKING_UP,
-    VolumeStatus.ERROR_MANAGING,
-})
-"""What a volume may be while no operation of this service works on it."""
-
-FOLLOWS_ATTACHMENTS = frozenset({
-    VolumeStatus.AVAILABLE, VolumeStatus.RESERVED, VolumeStatus.ATTACHING, VolumeStatus.IN_USE,
-    VolumeStatus.DETACHING, VolumeStatus.DOWNLOADING,
-})
-"""Statuses that tell of attachments and of nothing else, so that a change of those changes them."""
-
 _STRENGTH = (AttachStatus.ATTACHED, AttachStatus.ATTACHING, AttachStatus.RESERVED)
+_HELD = (AttachStatus.DETACHING, AttachStatus.ERROR_DETACHING)
+"""Of an attachment that may still have its export."""
 _SHOWS = {
     AttachStatus.ATTACHED: VolumeStatus.IN_USE, AttachStatus.ATTACHING: VolumeStatus.ATTACHING,
     AttachStatus.RESERVED: VolumeStatus.RESERVED, AttachStatus.DETACHED: VolumeStatus.AVAILABLE,
@@ -107,7 +95,7 @@ _SHOWS = {
 
 def strongest(statuses: Iterable[AttachStatus]) -> AttachStatus:
     """What a volume is, as a whole, that has these attachments. Spec: EMV-01."""
-    held = {AttachStatus.ATTACHED if one is AttachStatus.DETACHING else one for one in statuses}
+    held = {AttachStatus.ATTACHED if one in _HELD else one for one in statuses}
     return next((one for one in _STRENGTH if one in held), AttachStatus.DETACHED)
 
 

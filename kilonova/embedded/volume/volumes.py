@@ -9,8 +9,9 @@ import msgspec
 import sqlalchemy as sa
 
 from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import VolumeNotFound
 from kilonova.embedded.volume import schema
-from kilonova.embedded.volume.errors import InvalidVolume, VolumeNotFound
+from kilonova.embedded.volume.errors import InvalidVolume
 from kilonova.embedded.volume.records import Volume
 from kilonova.embedded.volume.states import IDLE_MIGRATIONS, AttachStatus, VolumeStatus, shown, strongest
 

@@ -1,0 +1,1 @@
+"""The journaled operations of the volume service: one file tells one operation's whole story."""

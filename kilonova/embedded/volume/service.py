@@ -1,0 +1,394 @@
+"""The embedded volume service: what the HTTP API and the compute service ask of it.
+
+Records are read by the units of work beside this module; whatever changes data is an operation.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from random import Random
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.db.database import Database
+from kilonova.db.upgrade import ensure
+from kilonova.domain.clock import Clock
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import InvalidInput
+from kilonova.embedded.volume import attachments, backups, schema, service_records, snapshots, volume_types, volumes
+from kilonova.embedded.volume.attaching import Attaching
+from kilonova.embedded.volume.errors import InvalidVolume
+from kilonova.embedded.volume.moving import Moving
+from kilonova.embedded.volume.operations.attach import export_of
+from kilonova.embedded.volume.operations.backup import (
+    CREATE_BACKUP,
+    DELETE_BACKUP,
+    RESTORE_BACKUP,
+    CreateBackup,
+    DeleteBackup,
+    RestoreBackup,
+)
+from kilonova.embedded.volume.operations.create import CREATE, CreateVolume
+from kilonova.embedded.volume.operations.delete import DELETE, DeleteVolume
+from kilonova.embedded.volume.operations.environment import ComputeServers, VolumeEnvironment, VolumeKeys
+from kilonova.embedded.volume.operations.extend import EXTEND, ExtendVolume
+from kilonova.embedded.volume.operations.image import REIMAGE, UPLOAD, ReimageVolume, UploadVolume
+from kilonova.embedded.volume.operations.snapshot import (
+    CREATE_SNAPSHOT,
+    DELETE_SNAPSHOT,
+    REVERT,
+    CreateSnapshot,
+    DeleteSnapshot,
+    RevertVolume,
+)
+from kilonova.embedded.volume.records import GIB, Backup, Snapshot, Volume
+from kilonova.embedded.volume.states import AttachStatus, BackupStatus, SnapshotStatus, VolumeStatus
+from kilonova.embedded.volume.work import VolumeWork
+from kilonova.engine.runner import POLL
+from kilonova.services.image import ImageService, NewImage
+from kilonova.storage.pool import Export, StoragePool
+
+S = VolumeStatus
+IMAGE_ATTRIBUTES = frozenset({
+    "image_id", "image_name", "checksum", "container_format", "disk_format", "min_disk", "min_ram", "size",
+})
+"""What a volume tells of its image beside that image's properties."""
+ZONE = "nova"
+"""The availability zone of all volumes."""
+
+
+class NewVolume(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume that a user asks for. At most one of the sources is given.
+
+    Args:
+        size: GiB, None for that of the source. volume_type: name or id, None for the default or the source's.
+        hosts: pools that may have it, () for any.
+    """
+
+    size: int | None = None
+    name: str | None = None
+    description: str | None = None
+    volume_type: str | None = None
+    availability_zone: str | None = None
+    metadata: dict[str, str] = {}
+    snapshot_id: str | None = None
+    source_volid: str | None = None
+    image_id: str | None = None
+    backup_id: str | None = None
+    hosts: tuple[str, ...] = ()
+
+
+class EmbeddedVolumes:
+    """The volume service of one machine.
+
+    Await `start` before the first use and `close` after the last.
+
+    Args:
+        pools: by their hosts, `host@backend#pool`. directory: of the service's own files.
+        keys: None if no volume can be encrypted.
+        poll, checkpoint: see `kilonova.engine`.
+    """
+
+    def __init__(
+        self, database: Database, pools: Mapping[str, StoragePool], directory: Path, clock: Clock,
+        images: ImageService, compute: ComputeServers, keys: VolumeKeys | None = None, *,
+        random: Random | None = None, poll: float = POLL,
+        checkpoint: Callable[[str], None] = lambda _place: None,
+    ) -> None:
+        self.database = database
+        self.clock = clock
+        self.environment = VolumeEnvironment(database, pools, images, compute, keys, clock, directory)
+        self.work = VolumeWork(self.environment, random or Random(), poll=poll, checkpoint=checkpoint)
+        self.attachments = Attaching(self.environment, self.work)
+        self.moves = Moving(self.environment, self.work)
+
+    async def start(self) -> None:
+        """Make the tables, give the pools the exports of all attachments, go on with what was interrupted.
+
+        Spec: EMV-11, EMV-46.
+        """
+        await ensure(self.database, schema.VOLUME)
+        hosts = sorted({host.partition("#")[0] for host in self.environment.pools})
+        now = self.clock.now()
+
+        def prepare(conn: sa.Connection) -> None:
+            volume_types.make_default(conn, now)
+            for host in hosts:
+                service_records.register(conn, service_records.VOLUME, host, now)
+            service_records.retire(conn, service_records.VOLUME, hosts)
+
+        await self.database.write(prepare)
+        exports = await self.database.read(recorded_exports)
+        for host, pool in self.environment.pools.items():
+            await pool.start(exports.get(host, ()))
+        await self.work.runner.start()
+
+    async def close(self) -> None:
+        """Stop at once. Guests keep their volumes; operations go on with the next start."""
+        await self.work.runner.close()
+        for pool in self.environment.pools.values():
+            await pool.close()
+
+    # --- volumes ---------------------------------------------------------------------------------
+
+    async def create(self, caller: RequestContext, new: NewVolume) -> Volume:
+        """Accept a new volume, which is being made.
+
+        Raises:
+            InvalidInput: the size, several sources, an image that is not active. VolumeNotFound,
+            VolumeSnapshotNotFound, VolumeTypeNotFound, ImageNotFound, BackupNotFound. VolumeOverQuota.
+        Spec: EMV-02, EMV-03, EMV-08 to EMV-10, EMV-45.
+        """
+        if caller.project_id is None:
+            raise InvalidInput("A volume belongs to a project.")
+        if sum(one is not None for one in (new.snapshot_id, new.source_volid, new.image_id, new.backup_id)) > 1:
+            raise InvalidInput("A volume has at most one source.")
+        least = 0
+        if new.image_id is not None:
+            image = await self.environment.images.show(caller, new.image_id)
+            if image.status != "active":
+                raise InvalidInput(f"Image {image.id} is not active.")
+            least = image.min_disk
+        now = self.clock.now()
+        volume = await self.database.read(lambda conn: _describe(conn, caller, new, now))
+        if volume.size < least:
+            raise InvalidInput(f"Image {new.image_id} needs {least} GiB; {volume.size} GiB were asked for.")
+        if volume.encryption_key_id is not None and self.environment.keys is None:
+            raise InvalidInput("Encrypted volumes need a key manager, and there is none.")
+        request = CreateVolume(volume=volume, image_id=new.image_id, backup_id=new.backup_id, hosts=new.hosts)
+        await self.work.begin(caller, CREATE, volume.id, request)
+        return volume
+
+    async def delete(
+        self, caller: RequestContext, volume_id: str, *, cascade: bool = False, force: bool = False
+    ) -> None:
+        """Begin to delete a volume. Raises VolumeNotFound; InvalidVolume. Spec: EMV-05."""
+        await self.work.begin(
+            caller, DELETE, volume_id, DeleteVolume(cascade=cascade, force=force), join=True,
+            check=lambda conn: volumes.visible(conn, caller, volume_id),
+        )
+
+    async def extend(self, caller: RequestContext, volume_id: str, size: int, *, online: bool = True) -> None:
+        """Begin to extend a volume. size: GiB. online: also one that is in use.
+
+        Raises:
+            VolumeNotFound. InvalidVolume. InvalidInput: it is not smaller. VolumeOverQuota.
+        """
+        await self.work.begin(
+            caller, EXTEND, volume_id, ExtendVolume(size, online),
+            check=lambda conn: volumes.visible(conn, caller, volume_id),
+        )
+
+    async def extend_completion(self, caller: RequestContext, volume_id: str, *, error: bool) -> None:
+        """Compute has seen a larger volume, or failed to. Raises VolumeNotFound. Spec: EMV-29."""
+        now = self.clock.now()
+
+        def unit(conn: sa.Connection) -> None:
+            volumes.visible(conn, caller, volume_id, lock=True)
+            if error:
+                volumes.move(conn, volume_id, [S.EXTENDING, S.IN_USE], S.ERROR_EXTENDING, now)
+
+        await self.database.write(unit)
+
+    async def reset_status(
+        self, caller: RequestContext, volume_id: str, *, status: VolumeStatus | None = None,
+        attach_status: AttachStatus | None = None, migration_status: str | msgspec.UnsetType | None = msgspec.UNSET,
+    ) -> None:
+        """Say what a volume is, whatever it is. migration_status: `none` is None. Raises VolumeNotFound."""
+        values: dict[str, object] = {}
+        if status is not None:
+            values |= {"status": status, "previous_status": None}
+        if attach_status is not None:
+            values["attach_status"] = attach_status
+        if migration_status is not msgspec.UNSET:
+            values["migration_status"] = None if migration_status == "none" else migration_status
+        now = self.clock.now()
+
+        def unit(conn: sa.Connection) -> None:
+            volumes.visible(conn, caller, volume_id)
+            volumes.change(conn, volume_id, now, **values)
+
+        await self.database.write(unit)
+
+    async def set_readonly(self, caller: RequestContext, volume_id: str, *, readonly: bool) -> None:
+        """Raises VolumeNotFound; InvalidVolume: it is not available. Spec: EMV-25."""
+        now = self.clock.now()
+
+        def unit(conn: sa.Connection) -> None:
+            volume = volumes.visible(conn, caller, volume_id, lock=True)
+            if not volumes.move(conn, volume_id, [S.AVAILABLE], S.AVAILABLE, now, readonly=readonly):
+                raise InvalidVolume(volume_id, f"must be available, but is {volume.status.value}")
+
+        await self.database.write(unit)
+
+    # --- images ----------------------------------------------------------------------------------
+
+    async def upload(self, caller: RequestContext, volume_id: str, image: NewImage, *, force: bool = False) -> None:
+        """Begin to make an image of a volume. Its properties are those of the volume's image and those given.
+
+        Raises:
+            VolumeNotFound. InvalidVolume. InvalidInput: the format. Spec: EMV-31.
+        """
+        volume = await self.database.read(lambda conn: volumes.visible(conn, caller, volume_id))
+        kept = {name: value for name, value in volume.image_metadata.items() if name not in IMAGE_ATTRIBUTES}
+        image = msgspec.structs.replace(image, properties=kept | image.properties)
+        await self.work.begin(caller, UPLOAD, volume_id, UploadVolume(image=image, in_use=force))
+
+    async def reimage(
+        self, caller: RequestContext, volume_id: str, image_id: str, *, reserved: bool = False
+    ) -> None:
+        """Begin to replace a volume's data by an image; servers that have reserved it are told.
+
+        Raises:
+            VolumeNotFound, ImageNotFound. InvalidVolume. InvalidInput: the image does not fit. Spec: EMV-38, EMV-39.
+        """
+        image = await self.environment.images.show(caller, image_id)
+        volume = await self.database.read(lambda conn: volumes.visible(conn, caller, volume_id))
+        if image.status != "active":
+            raise InvalidInput(f"Image {image_id} is not active.")
+        if max(image.min_disk * GIB, image.virtual_size or image.size) > volume.size * GIB:
+            raise InvalidInput(f"Image {image_id} does not fit into volume {volume_id} of {volume.size} GiB.")
+        await self.work.begin(caller, REIMAGE, volume_id, ReimageVolume(image_id, reserved))
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    async def create_snapshot(
+        self, caller: RequestContext, volume_id: str, *, name: str | None = None, description: str | None = None,
+        metadata: dict[str, str] | None = None, force: bool = False,
+    ) -> Snapshot:
+        """Accept a snapshot, which is being taken. force: also of a volume in use.
+
+        Raises:
+            VolumeNotFound. InvalidVolume, InvalidSnapshot. VolumeOverQuota. Spec: EMV-07, EMV-10.
+        """
+        now = self.clock.now()
+        volume = await self.database.read(lambda conn: volumes.visible(conn, caller, volume_id))
+        snapshot = Snapshot(
+            id=str(uuid.uuid4()), volume_id=volume_id, project_id=volume.project_id, user_id=caller.user_id,
+            name=name, description=description, size=volume.size, status=SnapshotStatus.CREATING,
+            metadata=metadata or {}, created_at=now, updated_at=now,
+        )
+        await self.work.begin(
+            caller, CREATE_SNAPSHOT, snapshot.id, CreateSnapshot(snapshot=snapshot, in_use=force)
+        )
+        return snapshot
+
+    async def delete_snapshot(self, caller: RequestContext, snapshot_id: str, *, force: bool = False) -> None:
+        """Begin to delete a snapshot. Raises VolumeSnapshotNotFound; InvalidSnapshot."""
+        await self.work.begin(
+            caller, DELETE_SNAPSHOT, snapshot_id, DeleteSnapshot(force), join=True,
+            check=lambda conn: snapshots.visible(conn, caller, snapshot_id),
+        )
+
+    async def revert(self, caller: RequestContext, volume_id: str, snapshot_id: str) -> None:
+        """Begin to give a volume the data of its latest snapshot.
+
+        Raises:
+            VolumeNotFound. InvalidVolume: it is not available. InvalidSnapshot: it is not its latest one.
+        """
+        await self.work.begin(
+            caller, REVERT, volume_id, RevertVolume(snapshot_id),
+            check=lambda conn: volumes.visible(conn, caller, volume_id),
+        )
+
+    # --- backups ---------------------------------------------------------------------------------
+
+    async def create_backup(
+        self, caller: RequestContext, volume_id: str, *, name: str | None = None, description: str | None = None,
+        container: str | None = None, snapshot_id: str | None = None, force: bool = False,
+    ) -> Backup:
+        """Accept a backup, which is being made. force: also of a volume in use.
+
+        Raises:
+            VolumeNotFound, VolumeSnapshotNotFound. InvalidVolume. VolumeOverQuota.
+        """
+        now = self.clock.now()
+
+        def read(conn: sa.Connection) -> tuple[Volume, Snapshot | None]:
+            found = snapshots.visible(conn, caller, snapshot_id) if snapshot_id is not None else None
+            if found is not None and found.volume_id != volume_id:
+                raise InvalidInput(f"Snapshot {snapshot_id} is not one of volume {volume_id}.")
+            return volumes.visible(conn, caller, volume_id), found
+
+        volume, snapshot = await self.database.read(read)
+        backup = Backup(
+            id=str(uuid.uuid4()), volume_id=volume_id, snapshot_id=snapshot_id, project_id=volume.project_id,
+            user_id=caller.user_id, name=name, description=description, container=container or "volumebackups",
+            size=snapshot.size if snapshot else volume.size, status=BackupStatus.CREATING,
+            bootable=volume.bootable, image_metadata=volume.image_metadata,
+            data_at=snapshot.created_at if snapshot else now, created_at=now, updated_at=now,
+        )
+        await self.work.begin(caller, CREATE_BACKUP, volume_id, CreateBackup(backup=backup, in_use=force))
+        return backup
+
+    async def delete_backup(self, caller: RequestContext, backup_id: str, *, force: bool = False) -> None:
+        """Begin to delete a backup. Raises BackupNotFound; InvalidBackup."""
+        await self.work.begin(
+            caller, DELETE_BACKUP, backup_id, DeleteBackup(force), join=True,
+            check=lambda conn: backups.visible(conn, caller, backup_id),
+        )
+
+    async def restore_backup(
+        self, caller: RequestContext, backup_id: str, *, volume_id: str | None = None, name: str | None = None
+    ) -> Volume:
+        """Begin to write a backup to a volume, or (None) to a new one. Returns the volume.
+
+        Raises:
+            BackupNotFound, VolumeNotFound. InvalidBackup. InvalidVolume: it is not available, or too small.
+        """
+        backup = await self.database.read(lambda conn: backups.visible(conn, caller, backup_id))
+        if volume_id is None:
+            new = NewVolume(size=backup.size, name=name or f"restore_backup_{backup_id}", backup_id=backup_id)
+            return await self.create(caller, new)
+        volume = await self.database.read(lambda conn: volumes.visible(conn, caller, volume_id))
+        await self.work.begin(caller, RESTORE_BACKUP, volume_id, RestoreBackup(backup_id))
+        return volume
+
+
+def recorded_exports(conn: sa.Connection) -> dict[str, list[Export]]:
+    """The exports that there are to be, by the host of their pool."""
+    found: dict[str, list[Export]] = {}
+    for one in attachments.with_connectors(conn):
+        volume = volumes.get(conn, one.volume_id)
+        found.setdefault(volume.host or "", []).append(export_of(one.id, volume.name_id, one.mode))
+    return found
+
+
+def _describe(conn: sa.Connection, caller: RequestContext, new: NewVolume, now: float) -> Volume:
+    """The record of a new volume, as far as it follows from its source and its type."""
+    id_, source, size = str(uuid.uuid4()), None, new.size
+    if new.snapshot_id is not None:
+        snapshot = snapshots.visible(conn, caller, new.snapshot_id)
+        source, size = volumes.get(conn, snapshot.volume_id), size or snapshot.size
+    elif new.source_volid is not None:
+        source = volumes.visible(conn, caller, new.source_volid)
+        size = size or source.size
+    backup = backups.visible(conn, caller, new.backup_id) if new.backup_id is not None else None
+    if backup is not None:
+        size = size or backup.size
+    if size is None or size < 1:
+        raise InvalidInput("The size of a volume must be 1 GiB or more.")
+    if new.volume_type is not None:
+        type_ = volume_types.named(conn, caller, new.volume_type)
+    elif source is not None and source.type_id is not None:
+        type_ = volume_types.get(conn, source.type_id)
+    else:
+        type_ = volume_types.default(conn)
+    encryption = volume_types.encryption(conn, type_.id)
+    key = str(uuid.uuid4()) if encryption is not None else None
+    if source is not None:
+        if source.encrypted != (encryption is not None):
+            raise InvalidInput(f"A copy of volume {source.id} is encrypted as that one is; {type_.name} is not.")
+        key = source.encryption_key_id
+    like = source or backup
+    return Volume(
+        id=id_, name_id=id_, project_id=caller.project_id or "", user_id=caller.user_id, name=new.name,
+        description=new.description, size=size, status=VolumeStatus.CREATING, type_id=type_.id,
+        availability_zone=new.availability_zone or ZONE, multiattach=type_.multiattach, encryption_key_id=key,
+        snapshot_id=new.snapshot_id, source_volid=new.source_volid, metadata=new.metadata,
+        bootable=like.bootable if like is not None else False,
+        image_metadata=like.image_metadata if like is not None else {}, created_at=now, updated_at=now,
+    )
