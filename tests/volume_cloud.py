@@ -103,7 +103,8 @@ class Compute:
         self.swap_refused: KilonovaError | None = None
         self.uses: set[str] = set()
         self.service: EmbeddedVolumes | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.swaps: dict[asyncio.Task[None], tuple[str, str, str]] = {}
+        """Those that go on."""
 
     async def tell(self, event: str, server: str, *, volume: str, status: str = "completed") -> None:
         if self.refuse is not None:
@@ -116,9 +117,21 @@ class Compute:
     async def swap_volume(self, server: str, old: str, new: str) -> None:
         if self.swap_refused is not None:
             raise self.swap_refused
+        if (server, old, new) not in self.swaps.values():
+            self._begin(server, old, new)
+
+    def _begin(self, *swap: str) -> None:
+        server, old, new = swap
         task = asyncio.create_task(self._swap(server, old, new))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.swaps[task] = (server, old, new)
+        task.add_done_callback(lambda ended: self.swaps.pop(ended, None))
+
+    def service_died(self) -> None:
+        """What was asked of it gets no answer, and is asked again of the next one."""
+        for task, swap in list(self.swaps.items()):
+            task.cancel()
+            del self.swaps[task]
+            self._begin(*swap)
 
     async def _swap(self, server: str, old: str, new: str) -> None:
         """The order of calls of the contract. What meets a killed service is tried again."""
@@ -210,9 +223,10 @@ class VolumeCloud:
         await self.volumes.work.runner.close()
         self.kill_at = None
         await self.start()
+        self.compute.service_died()
 
     async def close(self) -> None:
-        for task in tuple(self.compute._tasks):
+        for task in tuple(self.compute.swaps):
             task.cancel()
         await self.volumes.work.runner.close()
         await self.database.close()
@@ -220,7 +234,7 @@ class VolumeCloud:
     async def settle(self) -> None:
         """Wait until no operation is left, or the process is gone."""
         async with asyncio.timeout(LIMIT):
-            while not self.killed.is_set() and (await self.active() or self.compute._tasks):  # noqa: ASYNC110 - a database
+            while not self.killed.is_set() and (await self.active() or self.compute.swaps):  # noqa: ASYNC110 - a database
                 await asyncio.sleep(0.005)
 
     async def active(self) -> list[OperationRecord]:
