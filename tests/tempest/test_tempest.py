@@ -27,7 +27,12 @@ PART = (
 """With real guests, unless more is asked for: logging in by floating IPs, metadata, files, interfaces, passwords."""
 
 
-LIMITS = {"nova": {"servers": 10, "class:VCPU": 20, "class:MEMORY_MB": 51200, "class:DISK_GB": 100}}
+LIMITS = {
+    "nova": {"servers": 10, "class:VCPU": 20, "class:MEMORY_MB": 51200, "class:DISK_GB": 100},
+    "glance": dict.fromkeys(
+        ("image_size_total", "image_stage_total", "image_count_total", "image_count_uploading"), 1000
+    ),
+}
 """Unified limits of every project, by service, where they hold."""
 
 
