@@ -29,7 +29,7 @@ NODE_DIGITS = 30
 POLL = 0.005
 JOB_POLL = 0.05
 GONE_LIMIT = 30.0
-"""Seconds in which a removed export must be gone: requests that it has begun are finished first."""
+"""Seconds in which a removed export or a cancelled job must be gone: requests that it has begun are finished first."""
 
 
 class Blocks:
@@ -41,8 +41,6 @@ class Blocks:
         self._clock = clock
         self._daemon: StorageDaemon
         self._wanted: dict[str, Export] = {}
-        self._open: set[str] = set()
-        """Names of nodes in the daemon."""
         self._users: Counter[str] = Counter()
         """By volume, what is being done to it through its node."""
         self._doors: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -64,13 +62,12 @@ class Blocks:
         self._daemons += 1
         await self._end_jobs()
         nodes = await self._daemon.command_now("query-named-block-nodes", {"flat": True})
-        self._open = {each["node-name"] for each in nodes if not each["node-name"].startswith("#")}
+        opened = {each["node-name"] for each in nodes if not each["node-name"].startswith("#")}
         there = {export.id: export for export in await self._exports()}
         used = {node_of(export.volume_id) for export in there.values()}
-        for node in self._open - used:
+        for node in opened - used:
             try:
-                await self._daemon.command_now("blockdev-del", {"node-name": node})
-                self._open.discard(node)
+                await self._close(node)
             except DaemonRefused as error:
                 log.error("a volume cannot be closed", pool=self._pool, node=node, error=str(error))
         for export in self._wanted.values():
@@ -165,21 +162,19 @@ class Blocks:
         """Write what a volume holds at the beginning of the call to a raw file of the same size that is there."""
         copy = f"c{uuid.uuid4().hex[:NODE_DIGITS]}"
         async with self.opened(volume) as node:
-            await self._daemon.command("blockdev-add", {
-                "driver": "raw", "node-name": copy, "discard": "unmap", "detect-zeroes": "unmap",
-                "file": {"driver": "file", "filename": str(target), "discard": "unmap"},
-            })
             try:
+                await self._daemon.command("blockdev-add", {
+                    "driver": "raw", "node-name": copy, "discard": "unmap", "detect-zeroes": "unmap",
+                    "file": {"driver": "file", "filename": str(target), "discard": "unmap"},
+                })
                 await self._daemon.command("blockdev-backup", {
                     "job-id": copy, "device": node, "target": copy, "sync": "full", "auto-dismiss": False,
                 })
-                try:
-                    await self._concluded(copy)
-                finally:
-                    await self._end_job(copy)
+                await self._concluded(copy)
             finally:
-                with contextlib.suppress(Retryable):
-                    await self._daemon.command("blockdev-del", {"node-name": copy})
+                with contextlib.suppress(Retryable):  # jobs and nodes end with the daemon
+                    await self._end_job(copy)
+                    await self._close(copy)
 
     async def _concluded(self, job: str) -> None:
         while True:
@@ -200,15 +195,17 @@ class Blocks:
 
     async def _end_job(self, job: str) -> None:
         """Cancel it if it runs, and wait until it is gone."""
-        with contextlib.suppress(Retryable):  # jobs end with the daemon
-            while True:
-                found = next((each for each in await self._daemon.command_now("query-jobs") if each["id"] == job), None)
-                if found is None:
-                    return
-                with contextlib.suppress(DaemonRefused):  # it changed just now
-                    done = found["status"] == "concluded"
-                    await self._daemon.command_now("job-dismiss" if done else "job-cancel", {"id": job})
-                await self._clock.sleep(POLL)
+        deadline = self._clock.monotonic() + GONE_LIMIT
+        while True:
+            found = next((each for each in await self._daemon.command_now("query-jobs") if each["id"] == job), None)
+            if found is None:
+                return
+            with contextlib.suppress(DaemonRefused):  # it changed just now
+                done = found["status"] == "concluded"
+                await self._daemon.command_now("job-dismiss" if done else "job-cancel", {"id": job})
+            if self._clock.monotonic() > deadline:
+                raise Retryable(f"Storage pool {self._pool} does not end copying within {GONE_LIMIT:.0f} s.")
+            await self._clock.sleep(POLL)
 
     async def _exports(self) -> list[Export]:
         found = await self._daemon.command_now("query-block-exports")
@@ -242,22 +239,26 @@ class Blocks:
             await self._clock.sleep(POLL)
 
     async def _open_node(self, volume: VolumeFile) -> None:
-        node = node_of(volume.volume_id)
-        if node not in self._open:
+        try:
             await self._daemon.command_now("blockdev-add", {
-                "driver": volume.format, "node-name": node, "discard": "unmap",
+                "driver": volume.format, "node-name": node_of(volume.volume_id), "discard": "unmap",
                 "file": {"driver": "file", "filename": str(volume.path), "discard": "unmap"},
             })
-            self._open.add(node)
+        except DaemonRefused as error:
+            if "Duplicate nodes" not in error.message:  # it is open
+                raise
 
     async def _close_if_unused(self, volume_id: str) -> None:
-        node = node_of(volume_id)
-        if node not in self._open or self._users[volume_id]:
+        if self._users[volume_id] or any(export.volume_id == volume_id for export in await self._exports()):
             return
-        if any(export.volume_id == volume_id for export in await self._exports()):
-            return
-        await self._daemon.command_now("blockdev-del", {"node-name": node})
-        self._open.discard(node)
+        await self._close(node_of(volume_id))
+
+    async def _close(self, node: str) -> None:
+        try:
+            await self._daemon.command_now("blockdev-del", {"node-name": node})
+        except DaemonRefused as error:
+            if "Failed to find node" not in error.message:  # it is closed
+                raise
 
 
 def node_of(volume_id: str) -> str:

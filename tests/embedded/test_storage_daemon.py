@@ -23,7 +23,7 @@ from nbd_guest import LONG, NbdGuest
 
 from kilonova.config import Config
 from kilonova.domain.clock import SystemClock
-from kilonova.domain.errors import Conflict, ExportInUse, InvalidInput, KilonovaError, StoragePoolFull
+from kilonova.domain.errors import Conflict, ExportInUse, InvalidInput, KilonovaError, Retryable, StoragePoolFull
 from kilonova.roles.credentials import installation
 from kilonova.roles.purge import purge
 from kilonova.storage.directory import DirectoryPool
@@ -159,6 +159,63 @@ async def test_what_a_service_that_was_killed_had_begun_is_tidied_up(pool: Direc
     assert [each for each in left_in(tmp_path / "pool") if not each.startswith(export.volume_id)] == []
     await pool.remove_export(export.id)
     assert await pool._daemon.command("query-named-block-nodes", {"flat": True}) == []
+
+
+async def test_a_copy_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    pool = DirectoryPool(options(tmp_path / "pool", "raw"), SystemClock())
+    await pool.start(())
+    volume = new_id()
+    await pool.create(volume, 1, random_image(tmp_path / "image", 64))
+    snapshot = new_id()
+    copying = asyncio.create_task(pool.create_snapshot(volume, snapshot))
+    async with asyncio.timeout(30):
+        while not await pool._daemon.command("query-jobs"):
+            assert not copying.done()
+    copying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+    assert await pool._daemon.command("query-jobs") == []
+    assert await pool._daemon.command("query-named-block-nodes", {"flat": True}) == []
+    assert left_in(tmp_path / "pool") == [f"{volume}.raw"]
+    await pool.create_snapshot(volume, snapshot)
+    assert [[each.id for each in each.snapshots] for each in await pool.volumes()] == [[snapshot]]
+    await pool.stop()
+
+
+async def test_what_was_cancelled_while_it_was_told_is_done_again(pool: DirectoryPool, tmp_path: Path) -> None:
+    """Whether the daemon did it is not known then."""
+    volume, export = new_id(), new_id()
+    await pool.create(volume, 1)
+    there = Export(id=export, volume_id=volume, writable=True)
+    process = daemon_of(tmp_path / "pool")
+    for turn in range(6):
+        os.kill(process, signal.SIGSTOP)
+        adding = asyncio.create_task(pool.add_export(there))
+        for _ in range(turn):
+            await asyncio.sleep(0.01)
+        adding.cancel()
+        await asyncio.gather(adding, return_exceptions=True)
+        os.kill(process, signal.SIGCONT)
+        await pool.add_export(there)
+        assert await pool.exports() == [there]
+        await pool.remove_export(export)
+    await pool.delete(volume)
+    assert await pool._daemon.command("query-named-block-nodes", {"flat": True}) == []
+
+
+async def test_a_daemon_that_hangs_is_waited_for_no_longer_than_that(
+    pool: DirectoryPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kilonova.storage.daemon.ANSWER_LIMIT", 0.2)
+    export = await exported_volume(pool)
+    process = daemon_of(tmp_path / "pool")
+    os.kill(process, signal.SIGSTOP)
+    with pytest.raises(Retryable, match="does not answer"):
+        await pool.exports()
+    os.kill(process, signal.SIGCONT)
+    monkeypatch.undo()
+    assert await pool.exports() == [export]
+    assert daemon_of(tmp_path / "pool") == process
 
 
 async def test_a_copy_that_was_cut_off_leaves_nothing(tmp_path: Path) -> None:
