@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from kilonova.domain.errors import KilonovaError
+from kilonova.domain.errors import KilonovaError, Retryable
 from kilonova.embedded.network.linux.command import find, run
 from kilonova.embedded.network.linux.links import LinkMonitor
 from kilonova.embedded.network.linux.names import METADATA_ADDRESS, METADATA_ADDRESS_V6, Names
@@ -84,8 +84,13 @@ class Uplinks:
     async def remove(self, segment: int) -> None:
         """Remove the device of a VLAN. An interface goes with the bridge, and stays."""
         device = self._names.uplink(segment)
-        if device in self._links.by_name:
+        if device not in self._links.by_name:
+            return
+        try:
             await run([find("ip", "iproute2"), "link", "delete", "dev", device])
+        except Retryable:
+            if device in self._links.by_name:  # else it went meanwhile, with its interface
+                raise
 
     def found(self) -> list[str]:
         """The devices of VLANs of this installation."""
