@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from kilonova.domain.clock import Clock
-from kilonova.domain.errors import Conflict, InvalidInput, Retryable, StoragePoolFull, VolumeSnapshotNotFound
+from kilonova.domain.errors import (
+    Conflict,
+    InvalidInput,
+    KilonovaError,
+    Retryable,
+    StoragePoolFull,
+    VolumeSnapshotNotFound,
+)
 from kilonova.imaging.inspect import check
 from kilonova.storage.blocks import Blocks
 from kilonova.storage.daemon import StorageDaemon
@@ -173,7 +180,13 @@ class DirectoryPool:
         part = part_of(target)
         try:
             async with self._readable(source) as (readable, _):
-                await self._qemu_img.copy(readable, part, format)
+                try:
+                    await self._qemu_img.copy(readable, part, format)
+                except StoragePoolFull as error:  # not necessarily the pool
+                    raise KilonovaError(
+                        f"There is no space left for an image of volume {source.volume_id}.",
+                        hint="free some where images are written to",
+                    ) from error
             await self._call(settle, part, target)
         finally:
             await self._call(part.unlink, missing_ok=True)

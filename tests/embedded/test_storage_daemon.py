@@ -400,6 +400,11 @@ async def fill(pool: DirectoryPool, directory: Path, image: Path) -> None:
         with pytest.raises(StoragePoolFull):
             await pool.create_snapshot(volume, new_id())
         assert left_in(directory) == before
+    said = "Storage pool pool is full" if before[0].endswith(".raw") else "no space left for an image"
+    with pytest.raises(KilonovaError, match=said):  # a raw volume is copied in the pool first
+        await pool.write_image(FromVolume(volume), directory / "image", "raw")
+    assert left_in(directory) == before
+    assert not (directory / "image").exists()
     capacity = await pool.capacity()
     assert capacity.total == 16 << 20
     assert capacity.free < 6 << 20
@@ -517,5 +522,10 @@ async def test_tls_lets_in_who_has_a_certificate(tmp_path: Path) -> None:
             with pytest.raises(Conflict):
                 await stranger.read()
         assert not (tmp_path / "pool" / "nbd.sock").exists()
+        await guest.connect()
+        os.kill(daemon_of(tmp_path / "pool"), signal.SIGKILL)
+        await guest.disconnect()
+        assert await pool.exports() == [export]  # at the same port
+        assert await guest.read() == "a"
     finally:
         await pool.stop()
