@@ -12,6 +12,7 @@ import structlog
 
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import KilonovaError
+from kilonova.domain.states import PowerState
 from kilonova.domain.trail import Threads
 from kilonova.hypervisor.guest import GuestEvent, GuestOnHost, HostInventory
 from kilonova.hypervisor.libvirt import host, kvm, power
@@ -30,6 +31,7 @@ from kilonova.hypervisor.libvirt.events import Events, power_state
 from kilonova.hypervisor.libvirt.freeze import Freezer
 from kilonova.hypervisor.libvirt.images import ImageCache
 from kilonova.hypervisor.libvirt.snapshots import Snapshots
+from kilonova.hypervisor.libvirt.stalls import Stalls
 from kilonova.imaging.signatures import ImageSignatures
 from kilonova.metadata.vendor_data import VendorData
 from kilonova.services.image import ImageSource
@@ -88,6 +90,7 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, VolumeCalls, PowerCalls, GuestCal
         self._ours: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._events: Events
+        self._stalls: Stalls
         self._connection: Connection
         self._host: host.HostCapabilities
         self._describer: Describer
@@ -95,16 +98,25 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, VolumeCalls, PowerCalls, GuestCal
     async def start(self, on_event: Callable[[GuestEvent], None]) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._file_threads, self._disks.make_directories)
-        self._events = Events(on_event, self._is_ours)
+        self._events = Events(self._told(on_event), self._is_ours)
         self._connection = Connection(
             self._daemon, self._libvirt_threads, self._clock, on_open=self._events.register,
             on_close=self._events.unregister, on_reopened=self._catch_up,
         )
+        self._stalls = Stalls(self._connection, self._clock)
         try:
             await self._connect()
         except BaseException:
             await self.close()
             raise
+
+    def _told(self, on_event: Callable[[GuestEvent], None]) -> Callable[[GuestEvent], None]:
+        def tell(event: GuestEvent) -> None:
+            if event.power_state is PowerState.PAUSED:
+                self._stalls.watch(event.uuid)
+            on_event(event)
+
+        return tell
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -123,13 +135,21 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, VolumeCalls, PowerCalls, GuestCal
             host=self._host, installation=self._installation, cache="none" if direct else "writeback",
             vnc_listen=self._vnc_listen, spice=self._spice,
         )
-        self._events.remember({guest.uuid: guest.power_state for guest in await self.guests()})
+        found = {guest.uuid: guest.power_state for guest in await self.guests()}
+        self._events.remember(found)
+        self._watch_stalled(found)
         self._beside(self._freezer.thaw_all(self._connection, overdue=False))
+
+    def _watch_stalled(self, found: dict[str, PowerState]) -> None:
+        for uuid, state in found.items():
+            if state is PowerState.PAUSED:
+                self._stalls.watch(uuid)
 
     async def close(self) -> None:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stalls.close()
         await self._events.close()
         await self._connection.close()
         self._libvirt_threads.shutdown(wait=False)
@@ -180,11 +200,12 @@ class LibvirtDriver(DiskCalls, InterfaceCalls, VolumeCalls, PowerCalls, GuestCal
         for pause in LOOKS_AFTER_GAP:
             await self._clock.sleep(pause)
             try:
-                found = await self.guests()
+                found = {guest.uuid: guest.power_state for guest in await self.guests()}
             except KilonovaError as error:
                 log.warning("guests could not be listed after a lost connection", error=str(error))
             else:
-                self._events.compare({guest.uuid: guest.power_state for guest in found})
+                self._events.compare(found)
+                self._watch_stalled(found)
 
 
 __all__ = ["LibvirtDriver", "domain_name"]

@@ -13,6 +13,9 @@ from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.domain.mark import NAMESPACE, installation_of
 from kilonova.hypervisor.libvirt.events import power_state
 
+ELEMENT = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+KEPT_PAUSED = "urn:kilonova:paused:1"
+"""Marks a running guest that a user has paused while it stood still because a disk had failed."""
 UNDEFINE = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -96,6 +99,8 @@ def resume(connection: libvirt.virConnect, uuid: str) -> None:
     domain = connection.lookupByUUIDString(uuid)
     found = power_state(*domain.state())
     if found is PowerState.PAUSED:
+        if is_kept_paused(domain):
+            domain.setMetadata(ELEMENT, None, None, KEPT_PAUSED, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         domain.resume()
     elif found is not PowerState.RUNNING:
         raise KilonovaError(f"Instance {uuid} cannot be resumed: its guest is {found.name.lower()}.")
@@ -107,8 +112,26 @@ def pause(connection: libvirt.virConnect, uuid: str) -> None:
     found = power_state(*domain.state())
     if found is PowerState.RUNNING:
         domain.suspend()
+    elif has_stalled(domain):
+        domain.setMetadata(ELEMENT, "<paused/>", "kept", KEPT_PAUSED, libvirt.VIR_DOMAIN_AFFECT_LIVE)
     elif found is not PowerState.PAUSED:
         raise KilonovaError(f"Instance {uuid} cannot be paused: its guest is {found.name.lower()}.")
+
+
+def has_stalled(domain: libvirt.virDomain) -> bool:
+    """Whether the guest stands still because a disk has failed."""
+    return list(domain.state()) == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
+
+
+def is_kept_paused(domain: libvirt.virDomain) -> bool:
+    """Whether the guest was paused while it stood still anyway."""
+    try:
+        domain.metadata(ELEMENT, KEPT_PAUSED, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+            return False
+        raise
+    return True
 
 
 def suspend(connection: libvirt.virConnect, uuid: str) -> None:
