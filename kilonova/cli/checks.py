@@ -30,6 +30,8 @@ TOOLS = {
     "mkfs.ext4": "e2fsprogs", "ip": "iproute2", "nft": "nftables", "dnsmasq": "dnsmasq-base",
 }
 """Programs that real guests need, and the Debian packages that have them."""
+POOL_TOOLS = {"qemu-storage-daemon": "qemu-system-common", "qemu-img": "qemu-utils", "setpriv": "util-linux"}
+"""Programs that storage pools need, likewise."""
 
 FILTERS = "table bridge kilonova-doctor {\n chain c {\n type filter hook forward priority 0;\n }\n}\n"
 LEAST_DISK, LITTLE_DISK = 512 << 20, 5 << 30
@@ -74,9 +76,10 @@ def all_checks(config: Config) -> Iterator[tuple[str, Callable[[], Check]]]:
     if config.agent.driver == "libvirt":
         yield "privileges", _privileges
         yield "kvm", lambda: _kvm(config.directory)
-        for tool, package in TOOLS.items():
-            yield tool, partial(_tool, tool, package)
         yield "filters", _filters
+    needed = TOOLS if config.agent.driver == "libvirt" else {}
+    for tool, package in (needed | POOL_TOOLS if config.volume.pool else needed).items():
+        yield tool, partial(_tool, tool, package)
     yield "memory", _memory
     yield "disk", lambda: _disk(config.directory)
     yield "clock", lambda: _clock(config.directory)

@@ -255,6 +255,15 @@ class TestDoctor:
         found = checks._tool("no-such-tool", "its-package")
         assert (found.outcome, found.hint) == (Outcome.FAILED, "apt-get install its-package")
 
+    @pytest.mark.parametrize("driver", ["libvirt", "fake"])
+    def test_pools_need_their_tools_once(self, driver: str) -> None:
+        def names(**pools: object) -> list[str]:
+            return [name for name, _ in checks.all_checks(load(None, {}, {"agent.driver": driver, **pools}))]
+
+        with_pool = names(**{"volume.pool": [{"name": "a"}]})
+        assert "qemu-storage-daemon" in with_pool and "qemu-storage-daemon" not in names()
+        assert len(with_pool) == len(set(with_pool))
+
     def test_a_check_that_breaks_has_failed(self) -> None:
         def broken() -> checks.Check:
             raise PermissionError(13, "Permission denied")
