@@ -6,7 +6,7 @@ from kilonova.db.schema import API, CELL
 from kilonova.db.upgrade import Schema
 from kilonova.embedded.identity.schema import IDENTITY
 from kilonova.embedded.image.schema import IMAGE
-from kilonova.embedded.network.physical_schema import NETWORK
+from kilonova.embedded.network.agent_schema import NETWORK
 from kilonova.embedded.volume.schema import VOLUME
 from kilonova.engine.host import host_metadata
 

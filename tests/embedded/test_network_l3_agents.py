@@ -148,6 +148,32 @@ async def test_what_is_refused(cloud: Cloud) -> None:
 
 
 @pytest.mark.spec("EMN-66")
+async def test_a_disabled_agent_gets_no_more_routers(cloud: Cloud) -> None:
+    _, router, _, _ = await routed(cloud)
+    agent = await agent_of(cloud)
+    changed = (await cloud.admin.put("agent", agent, admin_state_up=False, description="resting"))
+    assert (changed["admin_state_up"], changed["description"]) == (False, "resting")
+    assert await having(cloud, router) == [agent]
+    later, idle = [(await cloud.a.make("router", name=name))["id"] for name in ("later", "idle")]
+    _, subnet = await subnetted(cloud.a, "10.2.0.0/24")
+    await join(cloud.a, later, subnet_id=subnet)
+    assert await having(cloud, later) == []
+    assert await give(cloud, agent, later, 409) == "InvalidL3Agent"
+    assert (await cloud.admin.put("agent", agent, admin_state_up=True))["description"] == "resting"
+    assert (await having(cloud, later), await having(cloud, idle)) == ([agent], [])
+    await cloud.admin.put("agent", agent, admin_state_up=False)
+    await take(cloud, agent, later)
+    await cloud.admin.delete(f"/agents/{agent}")
+    shown = (await cloud.admin.get(f"/agents/{agent}"))["agent"]
+    assert (shown["admin_state_up"], shown["description"]) == (True, "")
+    assert await having(cloud, later) == []
+    await cloud.a.call("PUT", f"/agents/{agent}", 403, {"agent": {"admin_state_up": False}})
+    await cloud.a.delete(f"/agents/{agent}", 403)
+    await cloud.admin.call("PUT", f"/agents/{agent}", 400, {"agent": {"alive": False}})
+    await cloud.admin.delete(f"/agents/{NOWHERE}", 404)
+
+
+@pytest.mark.spec("EMN-66")
 async def test_agents_are_for_administrators(cloud: Cloud) -> None:
     _, router, _, _ = await routed(cloud)
     agent = await agent_of(cloud)

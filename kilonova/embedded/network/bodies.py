@@ -147,6 +147,13 @@ class HostedRouterBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     router_id: str
 
 
+class AgentBody(Body, kw_only=True):
+    """What an administrator sets of an agent."""
+
+    admin_state_up: Flag = UNSET
+    description: Text = UNSET
+
+
 class FloatingIpBody(Body, kw_only=True):
     floating_network_id: Text = UNSET
     floating_ip_address: Text = UNSET

@@ -88,6 +88,11 @@ class AgentNotFound(NotFound):
         super().__init__(f"Agent {agent} could not be found.")
 
 
+class InvalidL3Agent(Conflict):
+    def __init__(self, agent: str) -> None:
+        super().__init__(f"Agent {agent} is not a L3 Agent or has been disabled")
+
+
 class RouterHostedByL3Agent(Conflict):
     def __init__(self, router: str, agent: str) -> None:
         super().__init__(f"The router {router} is already hosted by the L3 agent {agent}.")

@@ -2,12 +2,13 @@
 
 There is one: the service itself, which wires its own machine. So the record of a router only says whether it is
 scheduled. It is, from its gateway or first interface on, until an administrator takes it away; then it does nothing
-until an administrator gives it back.
+until an administrator gives it back. An agent that is disabled keeps its routers and gets no more.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,13 +16,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from kilonova.db.upsert import put
 from kilonova.domain.clock import iso_seconds
 from kilonova.domain.context import RequestContext
 from kilonova.embedded.http import empty_response, json_object, json_response, require_admin
 from kilonova.embedded.network import access, listing, routers, schema, views
-from kilonova.embedded.network.bodies import HostedRouterBody, parse
+from kilonova.embedded.network.agent_schema import NONE_DISABLED, agents
+from kilonova.embedded.network.bodies import AgentBody, HostedRouterBody, parse, sent
 from kilonova.embedded.network.datapath import Effects
-from kilonova.embedded.network.errors import AgentNotFound, RouterHostedByL3Agent, RouterNotHostedByL3Agent
+from kilonova.embedded.network.errors import (
+    AgentNotFound,
+    InvalidL3Agent,
+    RouterHostedByL3Agent,
+    RouterNotHostedByL3Agent,
+)
 from kilonova.embedded.network.http_api import Records, answering
 
 TYPE = "L3 agent"
@@ -35,7 +43,9 @@ def hosted(conn: sa.Connection) -> list[schema.Router]:
 
 
 def schedule(conn: sa.Connection, router_id: str, agent_id: str) -> None:
-    """Give the agent a router. Raises RouterHostedByL3Agent: it has it."""
+    """Give the agent a router. Raises RouterHostedByL3Agent: it has it; InvalidL3Agent: it is disabled."""
+    if not conn.execute(sa.select(NONE_DISABLED)).scalar():
+        raise InvalidL3Agent(agent_id)
     if not _change(conn, router_id, scheduled=True):
         raise RouterHostedByL3Agent(router_id, agent_id)
 
@@ -44,6 +54,27 @@ def unschedule(conn: sa.Connection, router_id: str, agent_id: str) -> None:
     """Take a router away from the agent. Raises RouterNotHostedByL3Agent: it has not got it."""
     if not _change(conn, router_id, scheduled=False):
         raise RouterNotHostedByL3Agent(router_id, agent_id)
+
+
+def configure(conn: sa.Connection, agent_id: str, changes: Mapping[str, Any]) -> None:
+    """Set what is given of the agent. One that is enabled gets the routers that have waited for it."""
+    put(conn, agents, {"id": agent_id, **settings(conn, agent_id), **changes}, ["id"])
+    if changes.get("admin_state_up"):
+        routers.schedule_waiting(conn)
+
+
+def forget(conn: sa.Connection, agent_id: str) -> None:
+    """Forget what was set of the agent, which is then enabled."""
+    conn.execute(sa.delete(agents).where(agents.c.id == agent_id))
+    routers.schedule_waiting(conn)
+
+
+def settings(conn: sa.Connection, agent_id: str) -> dict[str, Any]:
+    """What administrators can set of an agent, as it is."""
+    row = conn.execute(
+        sa.select(agents.c.admin_state_up, agents.c.description).where(agents.c.id == agent_id)
+    ).mappings().first()
+    return dict(row) if row else {"admin_state_up": True, "description": ""}
 
 
 def _change(conn: sa.Connection, router_id: str, *, scheduled: bool) -> bool:
@@ -72,6 +103,7 @@ class AgentRoutes:
         hosted_by = "/v2.0/agents/{agent}/l3-routers"
         calls = (
             ("/v2.0/agents", "GET", self._list), ("/v2.0/agents/{agent}", "GET", self._show),
+            ("/v2.0/agents/{agent}", "PUT", self._update), ("/v2.0/agents/{agent}", "DELETE", self._delete),
             (hosted_by, "GET", self._routers), (hosted_by, "POST", self._add),
             (f"{hosted_by}/{{router}}", "DELETE", self._remove), ("/v2.0/routers/{router}/l3-agents", "GET", self._of),
         )
@@ -80,11 +112,33 @@ class AgentRoutes:
 
     async def _list(self, request: Request) -> Response:
         require_admin(request)
-        return json_response(listing.page(request, "agents", [self._view()]))
+        return json_response(listing.page(request, "agents", [await self._view()]))
 
     async def _show(self, request: Request) -> Response:
         self._require(request)
-        return json_response({"agent": listing.pick(self._view(), request.query_params.getlist("fields"))})
+        return json_response({"agent": listing.pick(await self._view(), request.query_params.getlist("fields"))})
+
+    async def _update(self, request: Request) -> Response:
+        self._require(request)
+        changes = sent(parse(AgentBody, (await json_object(request)).get("agent")))
+
+        def unit(conn: sa.Connection, effects: Effects) -> None:
+            effects.routers = True
+            configure(conn, self._id, changes)
+
+        await self._records.change(unit)
+        return json_response({"agent": await self._view()})
+
+    async def _delete(self, request: Request) -> Response:
+        """Forget it. As it runs, it reports itself anew at once, and gets its routers again."""
+        self._require(request)
+
+        def unit(conn: sa.Connection, effects: Effects) -> None:
+            effects.routers = True
+            forget(conn, self._id)
+
+        await self._records.change(unit)
+        return empty_response()
 
     async def _routers(self, request: Request) -> Response:
         self._require(request)
@@ -119,7 +173,7 @@ class AgentRoutes:
         """The agents that have a router: this one, or none."""
         who, router_id = require_admin(request), request.path_params["router"]
         router = await self._records.database.read(lambda conn: access.router(conn, who, router_id))
-        found = [self._view() | {"ha_state": None}] if router.scheduled else []
+        found = [await self._view() | {"ha_state": None}] if router.scheduled else []
         return json_response(listing.page(request, "agents", found))
 
     def _require(self, request: Request) -> RequestContext:
@@ -129,10 +183,11 @@ class AgentRoutes:
             raise AgentNotFound(request.path_params["agent"])
         return who
 
-    def _view(self) -> dict[str, Any]:
-        return {
+    async def _view(self) -> dict[str, Any]:
+        set_by_administrators = await self._records.database.read(lambda conn: settings(conn, self._id))
+        return set_by_administrators | {
             "id": self._id, "agent_type": TYPE, "binary": "neutron-l3-agent", "topic": "l3_agent", "host": self._host,
-            "availability_zone": "nova", "admin_state_up": True, "alive": True, "description": "",
+            "availability_zone": "nova", "alive": True,
             "configurations": {"agent_mode": "legacy"}, "resources_synced": None,
             "created_at": iso_seconds(self._started), "started_at": iso_seconds(self._started),
             "heartbeat_timestamp": iso_seconds(self._records.clock.now()),

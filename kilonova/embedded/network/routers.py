@@ -12,6 +12,7 @@ from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Forbidden, InvalidInput
 from kilonova.embedded.network import access, addresses, quotas, schema
+from kilonova.embedded.network.agent_schema import NONE_DISABLED
 from kilonova.embedded.network.bodies import FixedIpBody, GatewayBody, InterfaceBody, RouterBody, refuse_read_only, sent
 from kilonova.embedded.network.errors import (
     IpAddressAlreadyAllocated,
@@ -201,10 +202,19 @@ def _clear_gateway(conn: sa.Connection, router: schema.Router) -> None:
 
 
 def _schedule(conn: sa.Connection, id_: str) -> None:
-    """Give a router that begins to have something to do to the agent of this machine. One that was taken away from it
-    stays so."""
+    """Give a router that begins to have something to do to the agent of this machine, if that is enabled. One that was
+    taken away from it stays so."""
     table = schema.routers
-    conn.execute(sa.update(table).where(table.c.id == id_, table.c.scheduled.is_(None)).values(scheduled=True))
+    conn.execute(
+        sa.update(table).where(table.c.id == id_, table.c.scheduled.is_(None), NONE_DISABLED).values(scheduled=True)
+    )
+
+
+def schedule_waiting(conn: sa.Connection) -> None:
+    """Give the agent of this machine all routers that got something to do while it was disabled."""
+    table, ports = schema.routers, schema.ports
+    busy = sa.exists().where(ports.c.device_id == table.c.id, ports.c.device_owner.in_((GATEWAY, INTERFACE)))
+    conn.execute(sa.update(table).where(table.c.scheduled.is_(None), busy).values(scheduled=True))
 
 
 def _check_apart(conn: sa.Connection, caller: RequestContext, router: schema.Router, subnet: schema.Subnet) -> None:
