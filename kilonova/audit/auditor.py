@@ -16,6 +16,7 @@ from kilonova.audit.heal import Healed, Healer
 from kilonova.audit.look import Look, Looker
 from kilonova.audit.report import Compared, DifferenceView, HealedView, Healing, Report
 from kilonova.audit.sources import AcceleratorLedger, DeviceLedger, ImageLedger, PortLedger
+from kilonova.audit.volumes import VolumeLedger
 from kilonova.bus.protocol import Bus
 from kilonova.cells.registry import Cells
 from kilonova.domain.clock import Clock
@@ -34,7 +35,7 @@ class Auditor:
     """Audits a cloud.
 
     Args:
-        ports, devices, images, accelerators: None where somebody else keeps them.
+        ports, devices, images, accelerators, volumes: None where somebody else keeps them.
         retention: seconds after which a notification that its sink does not take is given up.
         wake_api, wake_cell: tell runners that there is work.
         pause: seconds between the two looks.
@@ -43,18 +44,19 @@ class Auditor:
     def __init__(
         self, cells: Cells, bus: Bus, clock: Clock, *, wake_api: Callable[[], None], wake_cell: Callable[[str], None],
         ports: PortLedger | None = None, devices: DeviceLedger | None = None, images: ImageLedger | None = None,
-        accelerators: AcceleratorLedger | None = None, retention: float = NotificationOptions().retention,
+        accelerators: AcceleratorLedger | None = None, volumes: VolumeLedger | None = None,
+        retention: float = NotificationOptions().retention,
         pause: float = BETWEEN_LOOKS,
     ) -> None:
         self._clock = clock
         self._pause = pause
         self._looker = Looker(
             cells, bus, clock, ports=ports, devices=devices, images=images, accelerators=accelerators,
-            retention=retention,
+            volumes=volumes, retention=retention,
         )
         self._healer = Healer(
-            cells, self._looker, clock, ports=ports, images=images, accelerators=accelerators, retention=retention,
-            wake_api=wake_api, wake_cell=wake_cell,
+            cells, self._looker, clock, ports=ports, images=images, accelerators=accelerators, volumes=volumes,
+            retention=retention, wake_api=wake_api, wake_cell=wake_cell,
         )
 
     async def audit(self) -> Report:

@@ -8,6 +8,7 @@ from kilonova.audit.accelerators import compare_accelerators
 from kilonova.audit.differences import Difference, Kind
 from kilonova.audit.look import Look
 from kilonova.audit.port_devices import compare_port_devices
+from kilonova.audit.volumes import compare_volumes
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import OperationState
@@ -34,7 +35,7 @@ def compare(look: Look) -> list[Difference]:
     found: list[Difference] = []
     for part in (
         _guests, _disks, _beside, _guest_devices, _silent_hosts, _claims, _counters, _ports, compare_accelerators,
-        compare_port_devices, _devices, _images, _rows, _records, _operations,
+        compare_port_devices, _devices, _images, compare_volumes, _rows, _records, _operations,
     ):
         found += part(look)
     lost = (Kind.OPERATION_STRANDED, Kind.OPERATION_LOST)

@@ -43,6 +43,13 @@ class Kind(StrEnum):
     ROUTER_ADDRESS_MISSING = "router-address-missing"
     IMAGE_DATA_WITHOUT_IMAGE = "image-data-without-image"
     IMAGE_DATA_MISSING = "image-data-missing"
+    VOLUME_EXPORT_LEFT = "volume-export-left"
+    VOLUME_EXPORT_MISSING = "volume-export-missing"
+    VOLUME_SNAPSHOT_LEFT = "volume-snapshot-left"
+    VOLUME_SNAPSHOT_MISSING = "volume-snapshot-missing"
+    VOLUME_DATA_LEFT = "volume-data-left"
+    VOLUME_DATA_MISSING = "volume-data-missing"
+    ATTACHMENT_WITHOUT_SERVER = "attachment-without-server"
     SECRET_WITHOUT_SERVER = "secret-without-server"
     CONSOLE_TOKEN_WITHOUT_SERVER = "console-token-without-server"
     NOTIFICATION_WITHOUT_SINK = "notification-without-sink"
@@ -72,6 +79,10 @@ HEALS: dict[Kind, str] = {
     Kind.PORT_WITHOUT_SERVER: "deleted, or unbound if a user made it",
     Kind.ACCELERATOR_REQUEST_LEFT: "deleted at the accelerator service",
     Kind.IMAGE_DATA_WITHOUT_IMAGE: "deleted",
+    Kind.VOLUME_EXPORT_LEFT: "served no longer; whoever is connected is cut off",
+    Kind.VOLUME_EXPORT_MISSING: "served again",
+    Kind.VOLUME_SNAPSHOT_LEFT: "deleted from its pool",
+    Kind.VOLUME_DATA_LEFT: "deleted from its pool",
     Kind.BUILD_REQUEST_FORGOTTEN: "placed by a new operation",
     Kind.MAPPING_WITHOUT_SERVER: "deleted",
     Kind.REQUEST_SPEC_WITHOUT_SERVER: "deleted",
@@ -100,6 +111,9 @@ ADVICE: dict[Kind, str] = {
     Kind.ROUTER_ADDRESS_LEFT: "`kilonova down` and `kilonova up`: the start removes it",
     Kind.ROUTER_ADDRESS_MISSING: "`kilonova down` and `kilonova up`: the start adds it",
     Kind.IMAGE_DATA_MISSING: "upload the image again",
+    Kind.VOLUME_SNAPSHOT_MISSING: "delete the snapshot",
+    Kind.VOLUME_DATA_MISSING: "restore the volume from a backup, or delete it",
+    Kind.ATTACHMENT_WITHOUT_SERVER: "`openstack volume attachment delete`",
     Kind.SERVER_WITHOUT_MAPPING: "its cell has it but nobody can see it; restore the mapping from a backup",
     Kind.OPERATION_STRANDED: "`kilonova ops show` tells why; then `kilonova ops resume`, `skip` or `force`",
     Kind.OPERATION_LOST: "`kilonova ops cancel` ends it",

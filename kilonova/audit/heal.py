@@ -17,6 +17,7 @@ from kilonova.audit.accelerators import MAKERS
 from kilonova.audit.differences import Difference, Kind
 from kilonova.audit.look import Looker
 from kilonova.audit.sources import AcceleratorLedger, ImageLedger, PortLedger
+from kilonova.audit.volumes import VolumeLedger
 from kilonova.cells.registry import Cells
 from kilonova.db import build_requests, console_tokens, instances, secrets
 from kilonova.db.journal import api_journal, cell_journal
@@ -65,14 +66,15 @@ class Healer:
 
     def __init__(
         self, cells: Cells, looker: Looker, clock: Clock, *, ports: PortLedger | None, images: ImageLedger | None,
-        accelerators: AcceleratorLedger | None, retention: float, wake_api: Callable[[], None],
-        wake_cell: Callable[[str], None],
+        accelerators: AcceleratorLedger | None, volumes: VolumeLedger | None, retention: float,
+        wake_api: Callable[[], None], wake_cell: Callable[[str], None],
     ) -> None:
         self._cells = cells
         self._looker = looker
         self._clock = clock
         self._ports = ports
         self._images = images
+        self._volumes = volumes
         self._retention = retention
         self._accelerators = accelerators
         self._wake_api = wake_api
@@ -94,6 +96,10 @@ class Healer:
             Kind.PORT_WITHOUT_SERVER: self._release_ports,
             Kind.ACCELERATOR_REQUEST_LEFT: self._discard_request,
             Kind.IMAGE_DATA_WITHOUT_IMAGE: self._discard_image,
+            Kind.VOLUME_EXPORT_LEFT: self._settle_volume,
+            Kind.VOLUME_EXPORT_MISSING: self._settle_volume,
+            Kind.VOLUME_SNAPSHOT_LEFT: self._settle_volume,
+            Kind.VOLUME_DATA_LEFT: self._settle_volume,
             Kind.BUILD_REQUEST_FORGOTTEN: self._place,
             Kind.MAPPING_WITHOUT_SERVER: self._drop_mapping,
             Kind.REQUEST_SPEC_WITHOUT_SERVER: self._forget_spec,
@@ -237,6 +243,11 @@ class Healer:
         assert self._images is not None
         if not await self._images.discard(difference.object):
             raise Conflict(f"Image {difference.object} exists, or its data is gone.")
+
+    async def _settle_volume(self, difference: Difference) -> None:
+        assert self._volumes is not None
+        if not await self._volumes.settle(difference):
+            raise Conflict(f"{difference.object} of {difference.host} is in order by now, or is being worked on.")
 
     async def _place(self, difference: Difference) -> str | None:
         def accept(conn: sa.Connection) -> str | None:

@@ -19,6 +19,7 @@ import structlog
 from kilonova.agent.reports import Answer, Found, FoundQuery
 from kilonova.audit.accelerators import MAKERS
 from kilonova.audit.sources import AcceleratorLedger, DeviceLedger, ImageData, ImageLedger, OnMachine, PortLedger
+from kilonova.audit.volumes import VolumeLedger, VolumesFound
 from kilonova.bus.protocol import Bus
 from kilonova.bus.subjects import to_host
 from kilonova.cells.registry import Cell, Cells
@@ -128,6 +129,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[PortSummary, ...] | None = None
     devices: OnMachine | None = None
     images: ImageData | None = None
+    volumes: VolumesFound | None = None
     accelerators: tuple[AcceleratorRequest, ...] | None = None
     silent: bool = False
     making: bool = False
@@ -141,14 +143,14 @@ class Looker:
     """Takes looks.
 
     Args:
-        ports, devices, images, accelerators: None where somebody else keeps them.
+        ports, devices, images, accelerators, volumes: None where somebody else keeps them.
         retention: seconds after which a notification is given up.
     """
 
     def __init__(
         self, cells: Cells, bus: Bus, clock: Clock, *, ports: PortLedger | None = None,
         devices: DeviceLedger | None = None, images: ImageLedger | None = None,
-        accelerators: AcceleratorLedger | None = None, retention: float,
+        accelerators: AcceleratorLedger | None = None, volumes: VolumeLedger | None = None, retention: float,
     ) -> None:
         self._retention = retention
         self._cells = cells
@@ -157,6 +159,7 @@ class Looker:
         self._ports = ports
         self._devices = devices
         self._images = images
+        self._volumes = volumes
         self._accelerators = accelerators
 
     async def look(self) -> Look:
@@ -167,6 +170,7 @@ class Looker:
         ports = await self._ports.allocated() if self._ports is not None else None
         devices = await self._devices.devices() if self._devices is not None else None
         images = await self._images.image_data() if self._images is not None else None
+        volumes = await self._volumes.volumes_found() if self._volumes is not None else None
         requested, silent = await self._requests()
         holdings, counters = await self._cells.api.read(_claims)
         own_devices = await self._cells.api.read(devices_by_consumer)
@@ -180,7 +184,7 @@ class Looker:
         return Look(
             servers=servers, requests=requests, mapped=mapped, dangling=dangling, specs=specs, busy=frozenset(busy),
             operations=after, holdings=holdings, counters=counters, hosts=found,
-            ports=tuple(ports) if ports is not None else None, devices=devices, images=images,
+            ports=tuple(ports) if ports is not None else None, devices=devices, images=images, volumes=volumes,
             own_devices=own_devices,
             accelerators=requested, silent=silent,
             making=any(operation.kind in MAKERS for operation in (*before, *after)), secrets=secret, tokens=token,
