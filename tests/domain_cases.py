@@ -174,7 +174,8 @@ GUESTS: dict[str, tuple[Virt, Guest]] = {
     "usb": ("qemu", guest(properties={"hw_disk_bus": "usb"})),
     "boots_from_volume": ("kvm", guest(
         image=None, ephemeral_gib=1, config_drive=True, properties={"hw_virtio_packed_ring": "yes"}, volumes=(
-            GuestVolume(id="data", source=NbdSource(export="a", socket="/run/pool/nbd"), device_name="/dev/vdb"),
+            GuestVolume(id="data", source=NbdSource(export="a", socket="/run/pool/nbd"), device_name="/dev/vdb",
+                        write_through=True),
             GuestVolume(id="root", source=NbdSource(export="b", socket="/run/pool/nbd"), device_name="/dev/vda",
                         boot_index=0, discard=True),
         ),

@@ -21,13 +21,14 @@ OWN_GROUP = 0o711
 
 
 class NbdDaemon:
-    """Serves raw files of its directory on a socket. What it serves outlives it: `start` serves all of it again."""
+    """Serves files of its directory on a socket. What it serves outlives it: `start` serves all of it again."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, qcow2: bool = False) -> None:
+        self._format = "qcow2" if qcow2 else "raw"
         # Not pytest's directory: a socket's path must be short, and QEMU runs as another user.
         self.directory = Path(tempfile.mkdtemp(prefix="kn-nbd-", dir="/var/tmp"))
         self.directory.chmod(OWN_GROUP)
-        self._served: dict[str, tuple[Path, int | None]] = {}
+        self._served: dict[str, Path] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: socket.socket | None = None
         self._lines: Any = None
@@ -83,24 +84,28 @@ class NbdDaemon:
     def add(self, size: int, *, file: Path | None = None) -> NbdSource:
         """Serve a new volume, or one made of `file`."""
         name = f"vol-{secrets.token_hex(4)}"
-        path = self.directory / f"{name}.raw"
-        with path.open("wb") as made:
-            made.truncate(size)
+        path = self.directory / name
+        subprocess.run(["qemu-img", "create", "-q", "-f", self._format, str(path), str(size)], check=True)
         if file is not None:
-            subprocess.run(["qemu-img", "convert", "-n", "-O", "raw", str(file), str(path)], check=True)
-        self._served[name] = (path, None)
+            subprocess.run(["qemu-img", "convert", "-n", "-O", self._format, str(file), str(path)], check=True)
+        self._served[name] = path
         self._export(name)
         return NbdSource(export=name, socket=str(self.socket))
 
-    def file(self, source: NbdSource) -> Path:
-        """Where the data of a volume is."""
-        return self._served[source.export][0]
+    def content(self, source: NbdSource) -> bytes:
+        """What is on a volume that nobody uses."""
+        self.withdraw(source)
+        found = self.directory / "content"
+        path = self._served[source.export]
+        subprocess.run(["qemu-img", "convert", "-f", self._format, "-O", "raw", str(path), str(found)], check=True)
+        self.serve(source)
+        return found.read_bytes()
 
     def resize(self, source: NbdSource, size: int) -> None:
         """Make a volume larger, as a pool does it: whoever uses it loses the connection."""
         self.withdraw(source)
-        with self.file(source).open("r+b") as file:
-            file.truncate(size)
+        path = self._served[source.export]
+        subprocess.run(["qemu-img", "resize", "-q", "-f", self._format, str(path), str(size)], check=True)
         self.serve(source)
 
     def withdraw(self, source: NbdSource) -> None:
@@ -112,9 +117,8 @@ class NbdDaemon:
             time.sleep(0.005)
         self.ask("blockdev-del", **{"node-name": source.export})
 
-    def serve(self, source: NbdSource, *, window: int | None = None) -> None:
-        """Serve it again; window: only its first bytes."""
-        self._served[source.export] = (self.file(source), window)
+    def serve(self, source: NbdSource) -> None:
+        """Serve it again."""
         self._export(source.export)
 
     def is_used(self, source: NbdSource) -> bool:
@@ -131,12 +135,10 @@ class NbdDaemon:
         return False
 
     def _export(self, name: str) -> None:
-        path, window = self._served[name]
-        node: dict[str, Any] = {"driver": "raw", "node-name": name, "discard": "unmap",
-                                "file": {"driver": "file", "filename": str(path)}}
-        if window is not None:
-            node |= {"offset": 0, "size": window}
-        self.ask("blockdev-add", **node)
+        self.ask("blockdev-add", **{
+            "driver": self._format, "node-name": name, "discard": "unmap",
+            "file": {"driver": "file", "filename": str(self._served[name])},
+        })
         self.ask("block-export-add", type="nbd", id=name, name=name, writable=True, **{"node-name": name})
 
     def ask(self, command: str, **arguments: Any) -> Any:

@@ -53,6 +53,8 @@ class GuestVolume(msgspec.Struct, frozen=True, kw_only=True):
         multiattach: other guests may write to it too.
         encrypted: it is a LUKS container. The driver asks `VolumeKeys` for its passphrase.
         discard: the guest may give up blocks.
+        write_through: its server keeps what makes sense of writes in memory until it is told to flush, as that of a
+            qcow2 does: the guest is told that a write is done only when it was flushed.
         limits: what the type of the volume allows the guest, None for a volume without limits.
     """
 
@@ -66,6 +68,7 @@ class GuestVolume(msgspec.Struct, frozen=True, kw_only=True):
     multiattach: bool = False
     encrypted: bool = False
     discard: bool = False
+    write_through: bool = False
     limits: DiskLimits | None = None
 
 
@@ -117,7 +120,8 @@ def guest_volume(device: BlockDevice) -> GuestVolume:
     """A volume of a server as its guest is to have it.
 
     Args:
-        device: with the connection info of the volume service, flat or with its part `data`.
+        device: with the connection info of the volume service, flat or with its part `data`. Without `write_through`,
+            a server of NBD is taken for one that keeps in memory what makes sense of writes.
 
     Raises:
         KilonovaError: the device has no connection info, or it cannot be read. NotSupported: the volume is served in a
@@ -141,6 +145,7 @@ def guest_volume(device: BlockDevice) -> GuestVolume:
             multiattach=bool(data.get("multiattach", False)),
             encrypted=bool(data.get("encrypted", False)),
             discard=bool(data.get("discard", False)),
+            write_through=bool(data.get("write_through", data["driver_volume_type"] == "nbd")),
             limits=DiskLimits(**qos) if qos else None,
         )
     except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:  # without its values, which may be secret

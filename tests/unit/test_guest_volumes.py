@@ -30,7 +30,7 @@ def device(info: dict[str, object] | None, **changes: object) -> BlockDevice:
 
 def test_a_volume_is_read_from_flat_and_from_nested_connection_info() -> None:
     nested = {"driver_volume_type": "nbd", "data": {name: NBD[name] for name in NBD if name != "driver_volume_type"}}
-    plain = GuestVolume(id="v", source=NbdSource(export="vol", socket="/run/pool/nbd"))
+    plain = GuestVolume(id="v", source=NbdSource(export="vol", socket="/run/pool/nbd"), write_through=True)
     assert guest_volume(device(NBD)) == guest_volume(device(nested)) == plain
 
 
@@ -38,6 +38,7 @@ def test_all_of_a_volume_is_read() -> None:
     info = {
         "driver_volume_type": "nbd", "multiattach": True, "data": {
             "export": "vol", "host": "192.0.2.1", "port": 10810, "tls": True, "access_mode": "ro", "discard": True,
+            "write_through": False,
             "encrypted": True, "qos_specs": {"read_iops_sec": "5", "other": "x"},
         },
     }
@@ -49,7 +50,8 @@ def test_all_of_a_volume_is_read() -> None:
     )
     assert guest_volume(device(NBD, boot_index=-1)).boot_index is None
     local = {"driver_volume_type": "local", "data": {"device_path": "/srv/v.qcow2", "format": "qcow2"}}
-    assert guest_volume(device(local)).source == FileSource(path="/srv/v.qcow2", format="qcow2")
+    file = GuestVolume(id="v", source=FileSource(path="/srv/v.qcow2", format="qcow2"))
+    assert guest_volume(device(local)) == file
 
 
 @pytest.mark.spec("EMV-43")

@@ -20,6 +20,7 @@ def volume_disk(
         source=_server(volume.source), serial=volume.id, target=target, bus=bus, device=volume.device,
         boot_order=boot_order, read_only=volume.read_only or volume.device == "cdrom", shared=volume.multiattach,
         discard=volume.discard, limits=disk_limits(volume.limits), packed=packed and bus == "virtio",
+        write_through=volume.write_through,
         secret=volume_secret(instance, volume.id).id if volume.encrypted else None,
     )
 

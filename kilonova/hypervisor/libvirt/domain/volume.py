@@ -56,8 +56,9 @@ class VolumeDisk:
     Args:
         serial: by which the guest, and this product, know the disk. target: its name in libvirt, unique in the guest.
         boot_order: 1 is tried first; None is never tried. shared: other guests may write to it too.
-        discard: the guest may give up blocks. limits: None for a disk without. packed: its rings are packed, for
-            virtio only. secret: the name that libvirt knows the key of an encrypted volume by.
+        write_through: a write is done only when it was flushed. discard: the guest may give up blocks.
+        limits: None for a disk without. packed: its rings are packed, for virtio only.
+        secret: the name that libvirt knows the key of an encrypted volume by.
     """
 
     source: NbdServer | VolumeFile
@@ -68,6 +69,7 @@ class VolumeDisk:
     boot_order: int | None = None
     read_only: bool = False
     shared: bool = False
+    write_through: bool = False
     discard: bool = False
     limits: DiskLimits | None = None
     packed: bool = False
@@ -76,7 +78,8 @@ class VolumeDisk:
     def element(self) -> ET.Element:
         disk = make("disk", device=self.device)
         source = self.source.add_to(disk)
-        disk[0].attrib |= {"cache": "none", "error_policy": "stop", "rerror_policy": "stop"}
+        cache = "directsync" if self.write_through else "none"
+        disk[0].attrib |= {"cache": cache, "error_policy": "stop", "rerror_policy": "stop"}
         if self.discard:
             disk[0].set("discard", "unmap")
         if self.packed:
