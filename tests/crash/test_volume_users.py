@@ -18,7 +18,7 @@ from kilonova.embedded.volume import quotas, schema
 from kilonova.embedded.volume.service import NewVolume
 from kilonova.services.image import NewImage
 
-USERS, ACTS, LIVES = 4, 8, 3
+USERS, ACTS, LIVES = 5, 14, 4
 
 
 class Users:
@@ -70,6 +70,9 @@ async def test_nothing_is_stuck_and_nothing_leaks(tmp_path: Path, seed: int) -> 
     await cloud.database.write(lambda conn: quotas.set_limits(conn, USER.project_id or "", dict.fromkeys(
         ("volumes", "snapshots", "backups"), 1000
     )))
+    for _ in range(4):
+        await cloud.volumes.create_snapshot(USER, await cloud.make())
+        await cloud.attach(await cloud.make())
     users = Users(cloud, random)
 
     async def user() -> None:
