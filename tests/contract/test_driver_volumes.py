@@ -113,7 +113,6 @@ async def held(driver: Driver, guest: Guest) -> list[tuple[str, str, bool, bool]
     ]
 
 
-@pytest.mark.spec("VOL-17")
 async def test_a_running_guest_is_given_a_volume_and_it_is_taken_again(
     driver: Driver, guest: Guest, exports: Exports
 ) -> None:
@@ -289,7 +288,6 @@ async def test_only_a_volume_that_the_guest_has_is_copied_and_only_to_one_of_its
     assert (await driver.copy_state(guest.uuid, old.id, larger)).state is CopyState.NONE
 
 
-@pytest.mark.spec("VOL-31", "VOL-32")
 async def test_what_a_guest_does_with_a_volume_is_counted_while_it_runs(
     driver: Driver, guest: Guest, exports: Exports
 ) -> None:

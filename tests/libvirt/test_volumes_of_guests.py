@@ -52,7 +52,7 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[NbdDaemon]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.spec("SWP-01", "EMV-46")
+@pytest.mark.spec("SWP-01")
 def test_a_guest_that_writes_loses_nothing(
     tmp_path: Path, daemon: NbdDaemon, request: pytest.FixtureRequest
 ) -> None:

@@ -54,7 +54,6 @@ def test_all_of_a_volume_is_read() -> None:
     assert guest_volume(device(local)) == file
 
 
-@pytest.mark.spec("EMV-43")
 @pytest.mark.parametrize("info", [
     None, {"driver_volume_type": "nbd"}, NBD | {"port": "secret", "socket": ""}, NBD | {"qos_specs": {
         "read_iops_sec": "secret"}}, {"export": "secret"},
