@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -257,22 +256,6 @@ async def test_a_failed_upload_uses_nothing(cloud: Cloud, alice: Person) -> None
     assert (await alice.put(image, b"1234")).status_code == 204
 
 
-@pytest.mark.parametrize("where", ["file", "stage"])
-async def test_a_sender_of_much_data_gets_to_see_the_refusal(cloud: Cloud, alice: Person, where: str) -> None:
-    cloud.identity.unified = {"image_count_uploading": 0}
-    image = await alice.create()
-    headers = {"X-Auth-Token": "alice", "Content-Type": "application/octet-stream"}
-
-    def send(port: int) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        connection.request("PUT", f"/v2/images/{image['id']}/{where}", bytes(32 * MIB), headers)
-        return connection.getresponse().status
-
-    async with served(cloud.service.application()) as port:
-        assert await asyncio.to_thread(send, port) == 413
-
-
-@pytest.mark.spec("EMG-27")
 async def test_the_compute_service_is_told_over_quota(cloud: Cloud, alice: Person) -> None:
     async def data() -> AsyncIterator[bytes]:
         yield b"data"
