@@ -108,11 +108,24 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     network_ingress_kbps: int = 0
     """Kbit/s that the host carries to guests of networks that are on no physical network, to be guaranteed to ports;
     0 guarantees none."""
+    network_kpps: int = 0
+    """1000 packets per second that the host forwards from and to guests together, to be guaranteed to ports by rules
+    for any direction; 0 guarantees none."""
+    network_egress_kpps: int = 0
+    """1000 packets per second that the host forwards from guests, to be guaranteed to ports; 0 guarantees none. Only
+    without `network_kpps`."""
+    network_ingress_kpps: int = 0
+    """1000 packets per second that the host forwards to guests, to be guaranteed to ports; 0 guarantees none. Only
+    without `network_kpps`."""
     physical_networks: dict[str, PhysicalNetworkOptions] = {}
     """Networks of the world outside that guests can be on, by name. Each has an `interface` of the host, and may have
     `egress_kbps` and `ingress_kbps`: kbit/s that it carries from and to guests, to be guaranteed to ports."""
     resume_guests_state_on_host_boot: bool = False
     """Start guests that ran when their host went down."""
+
+    def __post_init__(self) -> None:
+        if self.network_kpps and (self.network_egress_kpps or self.network_ingress_kpps):
+            raise ValueError("network_kpps cannot be given together with network_egress_kpps or network_ingress_kpps")
 
 
 class ApiProcessOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -26,7 +26,7 @@ from kilonova.shapes.accelerators import profile_of, with_groups
 from kilonova.shapes.host import Layout
 from kilonova.shapes.pci import with_devices
 from kilonova.shapes.port_devices import by_port
-from kilonova.shapes.resources import PORT_GROUP, resources_of
+from kilonova.shapes.resources import port_of_group, resources_of
 from kilonova.shapes.shape import shape_of
 
 ACTIVE = (OperationState.RUNNING, OperationState.UNDOING, OperationState.QUEUED, OperationState.HELD)
@@ -148,8 +148,9 @@ def _take_out_ports(api: sa.Connection, claims: dict[str, dict[str, int]]) -> se
     served: set[tuple[str, str]] = set()
     groups = sa.select(allocation_groups.c.suffix, allocation_groups.c.resources, consumers.c.instance)
     for row in api.execute(groups.join(consumers, consumers.c.uuid == allocation_groups.c.consumer)):
-        if row.suffix.startswith(PORT_GROUP):
-            served.add((row.instance, row.suffix.removeprefix(PORT_GROUP)))
+        port_id = port_of_group(row.suffix)
+        if port_id is not None:
+            served.add((row.instance, port_id))
             for name, amount in row.resources.items():
                 claims[row.instance][name] -= amount
                 if not claims[row.instance][name]:

@@ -26,7 +26,7 @@ from kilonova.domain.errors import InvalidInput, KilonovaError, Unreachable
 from kilonova.engine.commands import REPLY_LIMIT
 from kilonova.engine.host import HostExecutor
 from kilonova.hypervisor.driver import Driver
-from kilonova.hypervisor.guest import GuestEvent, HostInventory, NetworkBandwidth
+from kilonova.hypervisor.guest import GuestEvent, HostInventory, NetworkBandwidth, PacketRate
 from kilonova.services.image import ImageService
 from kilonova.shapes.host import HostTopology
 from kilonova.shapes.pci_requests import DeviceSpec, offered
@@ -52,7 +52,7 @@ class Agent:
         report_interval: seconds between reports. max_concurrent_builds, max_concurrent_disk_ops,
             max_concurrent_snapshots: 0 for no limit.
         device_specs: the PCI devices that guests may have.
-        bandwidths: what the host carries of networks.
+        bandwidths, packet_rate: what the host carries of networks.
         checkpoint: see `HostExecutor`. observer: counts steps and guests.
     """
 
@@ -60,7 +60,7 @@ class Agent:
                  images: ImageService | None = None, report_interval: float = 10.0, max_concurrent_builds: int = 10,
                  max_concurrent_disk_ops: int = 0, max_concurrent_snapshots: int = 0,
                  image_cache: ImageCacheOptions = DEFAULT, device_specs: Sequence[DeviceSpec] = (),
-                 bandwidths: tuple[NetworkBandwidth, ...] = (),
+                 bandwidths: tuple[NetworkBandwidth, ...] = (), packet_rate: PacketRate | None = None,
                  checkpoint: Callable[[str], None] = lambda _place: None, observer: Observer | None = None) -> None:
         self.host = host
         self._observer = observer or Nobody()
@@ -75,6 +75,7 @@ class Agent:
         self._clock = clock
         self._report_interval = report_interval
         self._bandwidths = bandwidths
+        self._packet_rate = packet_rate or PacketRate()
         self._cache = image_cache_rounds(driver, clock, image_cache)
         self._subscriptions: list[Subscription] = []
         self._changed: asyncio.Queue[GuestEvent] = asyncio.Queue()
@@ -122,7 +123,9 @@ class Agent:
 
     async def _inventory(self) -> HostInventory:
         """With the devices that guests may have, and what the network carries."""
-        found = msgspec.structs.replace(await self._driver.inventory(), bandwidths=self._bandwidths)
+        found = msgspec.structs.replace(
+            await self._driver.inventory(), bandwidths=self._bandwidths, packet_rate=self._packet_rate
+        )
         if not self._device_specs:
             return found
         devices = offered(await self._driver.pci_devices(), self._device_specs)

@@ -16,6 +16,18 @@ DEVICE_OF: dict[str, DeviceType] = {"direct": "type-VF", "macvtap": "type-VF", "
 """What each of them is."""
 PCI_SLOT, PCI_VENDOR, PHYSICAL_NETWORK = "pci_slot", "pci_vendor_info", "physical_network"
 """Keys of a binding's profile that tell which device the port is."""
+BANDWIDTH, PACKET_RATE = "bandwidth", "packet_rate"
+"""Names of the groups of resources that ports ask for."""
+BANDWIDTH_CLASSES = {"egress": "NET_BW_EGR_KILOBIT_PER_SEC", "ingress": "NET_BW_IGR_KILOBIT_PER_SEC"}
+"""Resource classes of a guaranteed bandwidth, by direction as guests see it."""
+PACKET_RATE_CLASSES = {
+    "any": "NET_PACKET_RATE_KILOPACKET_PER_SEC", "egress": "NET_PACKET_RATE_EGR_KILOPACKET_PER_SEC",
+    "ingress": "NET_PACKET_RATE_IGR_KILOPACKET_PER_SEC",
+}
+"""Resource classes of a guaranteed packet rate, by direction as guests see it; any: of both together."""
+_NORMAL = "CUSTOM_VNIC_TYPE_NORMAL"
+PACKET_RATE_TRAITS = (_NORMAL,)
+"""The traits of who guarantees a packet rate: it is one for all networks of a host."""
 _NOT_OF_TRAITS = re.compile(r"[^A-Z0-9_]")
 
 
@@ -28,7 +40,7 @@ def bandwidth_traits(physical_network: str) -> tuple[str, ...]:
     """The traits of who guarantees a bandwidth to ports that are no devices. physical_network: "" for the networks of
     this cloud itself."""
     where = physical_network_trait(physical_network) if physical_network else "CUSTOM_NETWORK_LOCAL_PROVIDER"
-    return where, "CUSTOM_VNIC_TYPE_NORMAL"
+    return where, _NORMAL
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -110,12 +122,20 @@ class BoundDevice(msgspec.Struct, frozen=True, kw_only=True):
     physical_network: str
 
 
+class PortGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """What one provider with these traits is to give a port: amounts of resource classes. name: BANDWIDTH or
+    PACKET_RATE, each at most once for a port."""
+
+    name: str
+    resources: dict[str, int]
+    traits: tuple[str, ...] = ()
+
+
 class PortNeed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a port asks of its host: amounts of resource classes, of one provider with these traits, and a device."""
+    """What a port asks of its host: groups of resources, and a device."""
 
     port_id: str
-    resources: dict[str, int] = {}
-    traits: tuple[str, ...] = ()
+    groups: tuple[PortGroup, ...] = ()
     device: PortDevice | None = None
 
 

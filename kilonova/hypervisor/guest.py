@@ -137,13 +137,22 @@ class NetworkBandwidth(msgspec.Struct, frozen=True, kw_only=True):
     ingress_kbps: int
 
 
+class PacketRate(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host forwards for its guests, in 1000 packets per second; 0 if nobody says. kpps: from them and to them
+    together, where the host makes no difference; egress_kpps, ingress_kpps: from them, and to them."""
+
+    kpps: int = 0
+    egress_kpps: int = 0
+    ingress_kpps: int = 0
+
+
 class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
     """What a host has. Memory in MiB, disk in GiB (local_gib the total, disk_available_gib the free part).
 
     Args:
         vcpus, pcpus: CPUs that guests share, and CPUs that are given to one guest at a time.
         topology: where they are, None if the driver cannot tell.
-        bandwidths: what it guarantees to ports.
+        bandwidths, packet_rate: what it guarantees to ports.
     """
 
     hostname: str
@@ -164,6 +173,7 @@ class HostInventory(msgspec.Struct, frozen=True, kw_only=True):
     uptime: str | None = None
     topology: HostTopology | None = None
     bandwidths: tuple[NetworkBandwidth, ...] = ()
+    packet_rate: PacketRate = PacketRate()
 
     def lasting(self) -> HostInventory:
         """Without what is different at every look, and what placement does not know."""

@@ -34,7 +34,7 @@ from kilonova.embedded.schema import IDENTITY, IMAGE, NETWORK
 from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
 from kilonova.hypervisor.fake_screen import FakeScreens
-from kilonova.hypervisor.guest import NetworkBandwidth
+from kilonova.hypervisor.guest import NetworkBandwidth, PacketRate
 from kilonova.imaging.signatures import ImageSignatures
 from kilonova.metrics.measures import Metrics
 from kilonova.notifications.changes import watch_states
@@ -231,6 +231,10 @@ def agent(
         max_concurrent_snapshots=options.max_concurrent_snapshots, image_cache=config.image_cache,
         device_specs=config.pci.device_spec,
         observer=_counter(config, metrics), bandwidths=_bandwidths(options),
+        packet_rate=PacketRate(
+            kpps=options.network_kpps, egress_kpps=options.network_egress_kpps,
+            ingress_kpps=options.network_ingress_kpps,
+        ),
     )
 
 

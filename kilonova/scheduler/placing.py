@@ -31,12 +31,13 @@ from kilonova.services.placement import Pin, Target
 from kilonova.shapes.host import Layout
 from kilonova.shapes.port_devices import PORT, bound_device, by_port
 from kilonova.shapes.resources import (
-    PORT_GROUP,
     groups_of,
     groups_of_ports,
     is_volume_backed,
     isolates,
     own_resources_of,
+    port_of_group,
+    served_ports,
 )
 from kilonova.shapes.shape import shape_of
 from kilonova.shapes.trees import ResourceGroup
@@ -248,10 +249,9 @@ class Placing:
         if await self._database.write(unit):
             log.error("a migration holds nothing that its server could take back", instance=server, migration=migration)
 
-    async def served(self, consumer: str) -> dict[str, str]:
+    async def served(self, consumer: str) -> dict[str, dict[str, str]]:
         held = await self._database.read(lambda conn: groups_held(conn, consumer))
-        return {name.removeprefix(PORT_GROUP): one.provider for name, one in held.items()
-                if name.startswith(PORT_GROUP)}
+        return served_ports({suffix: one.provider for suffix, one in held.items()})
 
     async def devices(self, consumer: str) -> dict[str, BoundDevice]:
         layout = await self._database.read(lambda conn: layout_of(conn, consumer))
@@ -274,7 +274,9 @@ class Placing:
 
     async def drop_port(self, server: str, port_id: str) -> None:
         def unit(conn: sa.Connection) -> None:
-            drop_group(conn, server, PORT_GROUP + port_id)
+            for suffix in groups_held(conn, server):
+                if port_of_group(suffix) == port_id:
+                    drop_group(conn, server, suffix)
             drop_device(conn, server, PORT + port_id)
 
         await self._database.write(unit)

@@ -116,10 +116,11 @@ class NetworkService(SecurityGroups, Protocol):
         ...
 
     async def serve_ports(
-        self, instance_uuid: str, providers: dict[str, str], devices: dict[str, BoundDevice]
+        self, instance_uuid: str, providers: dict[str, dict[str, str]], devices: dict[str, BoundDevice]
     ) -> None:
-        """Let the bindings of an instance's ports name who serves what they ask for: uuids of providers by port, and
-        the device that each is which is one. Ports that are not named are left alone, and so is one that is gone."""
+        """Let the bindings of an instance's ports name who serves what they ask for: uuids of providers by port and
+        name of the group, and the device that each is which is one. Ports that are not named are left alone, and so is
+        one that is gone."""
         ...
 
     async def unbind_port(self, port_id: str, instance_uuid: str) -> None:

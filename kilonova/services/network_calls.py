@@ -109,7 +109,7 @@ class RemoteNetwork(_RemoteGroups):
         await self._service.call("bind_port", port_id, instance_uuid, host, availability_zone, tag)
 
     async def serve_ports(
-        self, instance_uuid: str, providers: dict[str, str], devices: dict[str, BoundDevice]
+        self, instance_uuid: str, providers: dict[str, dict[str, str]], devices: dict[str, BoundDevice]
     ) -> None:
         await self._service.call("serve_ports", instance_uuid, providers, devices)
 

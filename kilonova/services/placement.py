@@ -112,8 +112,9 @@ class PlacementService(Protocol):
         """
         ...
 
-    async def served(self, consumer: str) -> dict[str, str]:
-        """The uuid of the provider that serves each port of a server which asks for something. Spec: BLD-34."""
+    async def served(self, consumer: str) -> dict[str, dict[str, str]]:
+        """The uuids of the providers that serve each port of a server which asks for something, by the name of the
+        group. Spec: BLD-34."""
         ...
 
     async def devices(self, consumer: str) -> dict[str, BoundDevice]:

@@ -18,6 +18,7 @@ from kilonova.shapes.trees import ResourceGroup
 
 PORT_GROUP = "port-"
 """The names of groups that ports ask for begin with this."""
+_UUID_LENGTH = 36
 _AMOUNT = re.compile(r"resources(?P<group>[a-zA-Z0-9_-]{0,64}):(?P<name>[A-Z0-9_]+)$")
 _TRAIT = re.compile(r"trait(?P<group>[a-zA-Z0-9_-]{0,64}):(?P<name>[A-Z0-9_]+)$")
 
@@ -112,9 +113,31 @@ def groups_of(flavor: Flavor) -> tuple[ResourceGroup, ...]:
 def groups_of_ports(needs: Iterable[PortNeed]) -> tuple[ResourceGroup, ...]:
     """What ports ask for, each of one provider."""
     return tuple(
-        ResourceGroup(suffix=PORT_GROUP + need.port_id, resources=need.resources, required=frozenset(need.traits))
-        for need in needs if need.resources
+        ResourceGroup(
+            suffix=port_group(need.port_id, group.name), resources=group.resources, required=frozenset(group.traits)
+        )
+        for need in needs for group in need.groups
     )
+
+
+def port_group(port_id: str, name: str) -> str:
+    """The suffix of a group that a port asks for."""
+    return f"{PORT_GROUP}{port_id}-{name}"
+
+
+def served_ports(providers: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Who serves ports, by port and name of the group. providers: who serves each group of a server, by suffix."""
+    found: dict[str, dict[str, str]] = {}
+    for suffix, provider in providers.items():
+        port_id = port_of_group(suffix)
+        if port_id is not None:
+            found.setdefault(port_id, {})[suffix.removeprefix(port_group(port_id, ""))] = provider
+    return found
+
+
+def port_of_group(suffix: str) -> str | None:
+    """The port that asks for a group, None if it is no port that does."""
+    return suffix.removeprefix(PORT_GROUP)[:_UUID_LENGTH] if suffix.startswith(PORT_GROUP) else None
 
 
 def isolates(flavor: Flavor) -> bool:

@@ -16,7 +16,7 @@ from kilonova.db import keypairs
 from kilonova.db.keypairs import Keypair
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.instance import BuildRequest
-from kilonova.domain.network import PortDevice, PortNeed, RequestedNetwork
+from kilonova.domain.network import BANDWIDTH, PortDevice, PortGroup, PortNeed, RequestedNetwork
 from kilonova.services.network import NetworkSummary, PortSummary
 
 
@@ -319,7 +319,7 @@ async def test_networks_named(cloud: ComputeCloud) -> None:
 async def test_ports_that_ask_for_resources(cloud: ComputeCloud) -> None:
     """From 2.72 on; their networks cannot be named instead, because the host is chosen before there is a port."""
     port, network = str(uuid.uuid4()), str(uuid.uuid4())
-    need = PortNeed(port_id=port, resources={"NET_BW_EGR_KILOBIT_PER_SEC": 1000})
+    need = PortNeed(port_id=port, groups=(PortGroup(name=BANDWIDTH, resources={"NET_BW_EGR_KILOBIT_PER_SEC": 1000}),))
     cloud.networks.ports[port] = PortSummary(
         id=port, network_id=NETWORK, project_id=PROJECT, addresses=("10.0.0.9",), need=need
     )

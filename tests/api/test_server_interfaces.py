@@ -9,7 +9,7 @@ from compute_cloud import NETWORK, PROJECT, ComputeCloud, vif
 
 from kilonova.domain.errors import Conflict
 from kilonova.domain.instance import Instance
-from kilonova.domain.network import PortDevice, PortNeed, RequestedNetwork
+from kilonova.domain.network import BANDWIDTH, PortDevice, PortGroup, PortNeed, RequestedNetwork
 from kilonova.domain.operation import Entry, EntryState, OperationRecord, OperationState
 from kilonova.domain.states import VmState
 from kilonova.operations.attach_interface import AttachInterface
@@ -164,7 +164,9 @@ async def test_detach(cloud: ComputeCloud) -> None:
     assert cloud.compute.asked == [("detach-interface", server.uuid, DetachInterface(interface.id))]
 
 
-NEED = PortNeed(port_id=OTHER, resources={"NET_BW_EGR_KILOBIT_PER_SEC": 1000}, traits=("CUSTOM_VNIC_TYPE_NORMAL",))
+NEED = PortNeed(port_id=OTHER, groups=(
+    PortGroup(name=BANDWIDTH, resources={"NET_BW_EGR_KILOBIT_PER_SEC": 1000}, traits=("CUSTOM_VNIC_TYPE_NORMAL",)),
+))
 
 
 async def test_a_port_that_asks_for_resources_is_attached_with_what_it_asks_for(cloud: ComputeCloud) -> None:

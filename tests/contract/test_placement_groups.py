@@ -12,19 +12,20 @@ from placement_databases import placement_db
 from kilonova.db import placement
 from kilonova.db.database import Database
 from kilonova.db.placement import Claim, Inventory, tables
-from kilonova.db.placement.bandwidth import EGRESS, INGRESS, provider_of_bandwidth
 from kilonova.db.placement.changes import HostRow, read_changes
+from kilonova.db.placement.guarantees import provider_of_network
 from kilonova.db.placement.port_claims import add_group, drop_group
 from kilonova.db.placement.providers import inventories_of, traits_of
 from kilonova.db.placement.replacement import ConsumerWrite, replace_allocations
 from kilonova.db.placement.trees import groups_held
-from kilonova.domain.network import bandwidth_traits
-from kilonova.hypervisor.guest import HostInventory, NetworkBandwidth
+from kilonova.domain.network import BANDWIDTH_CLASSES, PACKET_RATE_CLASSES, PACKET_RATE_TRAITS, bandwidth_traits
+from kilonova.hypervisor.guest import HostInventory, NetworkBandwidth, PacketRate
 from kilonova.shapes.trees import ResourceGroup
 
 __all__ = ["placement_db"]
 
-BW = "NET_BW_EGR_KILOBIT_PER_SEC"
+EGRESS, INGRESS = BANDWIDTH_CLASSES["egress"], BANDWIDTH_CLASSES["ingress"]
+BW = EGRESS
 INVENTORY = HostInventory(
     hostname="h1", hypervisor_type="QEMU", hypervisor_version=7002022, vcpus=8, memory_mib=8704, local_gib=100,
     disk_available_gib=90, memory_free_mib=8000,
@@ -205,7 +206,7 @@ async def test_what_a_hosts_network_carries_is_a_provider_below_it(db: Database)
         inventory = msgspec.structs.replace(INVENTORY, bandwidths=(carries,))
 
         def unit(conn: sa.Connection) -> dict[str, int]:
-            below = provider_of_bandwidth(placement.report(conn, "h1", "h1", inventory, now=1.0))
+            below = provider_of_network(placement.report(conn, "h1", "h1", inventory, now=1.0))
             known = conn.execute(sa.select(tables.providers.c.id).where(tables.providers.c.uuid == below)).scalar()
             return {} if known is None else {n: one.total for n, one in inventories_of(conn, known).items()}
 
@@ -257,7 +258,7 @@ async def test_each_physical_network_of_a_host_is_a_provider_of_its_own(db: Data
 
     assert await claim(db, servers[0], root, wanted("physnet0", 900))
     assert await held(db, servers[0]) == {
-        root: {"VCPU": 1}, provider_of_bandwidth(root, "physnet0"): {EGRESS: 900}
+        root: {"VCPU": 1}, provider_of_network(root, "physnet0"): {EGRESS: 900}
     }
     # Another network has it, these have not.
     for full in (wanted("physnet0", 200), wanted("", 200)):
@@ -270,3 +271,44 @@ async def test_each_physical_network_of_a_host_is_a_provider_of_its_own(db: Data
     await report(physnet0=5)
     await db.write(lambda conn: placement.forget_host(conn, "h1"))
     assert await db.read(lambda conn: conn.execute(sa.select(tables.providers)).all()) == []
+
+
+@pytest.mark.spec("EMP-05", "EMP-08")
+async def test_the_packet_rate_of_a_host_is_above_its_physical_networks(db: Database) -> None:
+    """So what serves a port is one subtree."""
+    async def report(rate: PacketRate, **kbps: int) -> dict[str, tuple[str, dict[str, int]]]:
+        inventory = msgspec.structs.replace(INVENTORY, packet_rate=rate, bandwidths=tuple(
+            NetworkBandwidth(physical_network=name, egress_kbps=amount, ingress_kbps=0)
+            for name, amount in kbps.items()
+        ))
+
+        def unit(conn: sa.Connection) -> dict[str, tuple[str, dict[str, int]]]:
+            placement.report(conn, "h1", "h1", inventory, now=1.0)
+            rows = {row.id: row for row in conn.execute(sa.select(tables.providers))}
+            return {row.name: (rows[row.parent_id].name, {n: i.total for n, i in inventories_of(conn, row.id).items()})
+                    for row in rows.values() if row.parent_id is not None}
+
+        return await db.write(unit)
+
+    root, _ = await a_host(db)
+    any_, egress, ingress = (PACKET_RATE_CLASSES[way] for way in ("any", "egress", "ingress"))
+    for _ in range(2):
+        assert await report(PacketRate(kpps=50), physnet0=1000) == {
+            "h1:network": ("h1", {any_: 50}), "h1:network:physnet0": ("h1:network", {EGRESS: 1000})}
+    server = an_id()
+    groups = (
+        ResourceGroup(suffix="b", resources={EGRESS: 9}, required=frozenset(bandwidth_traits("physnet0"))),
+        ResourceGroup(suffix="p", resources={any_: 30}, required=frozenset(PACKET_RATE_TRAITS)),
+    )
+    assert await claim(db, server, root, *groups)
+    assert await held(db, server) == {
+        root: {"VCPU": 1}, provider_of_network(root): {any_: 30}, provider_of_network(root, "physnet0"): {EGRESS: 9}}
+    assert await claim(db, an_id(), root, *groups) is Claim.FULL
+    assert await report(PacketRate(egress_kpps=7, ingress_kpps=8)) == {  # ports hold something of the others
+        "h1:network": ("h1", {any_: 30, egress: 7, ingress: 8}),
+        "h1:network:physnet0": ("h1:network", {EGRESS: 1000})}
+    assert set(await report(PacketRate())) == {"h1:network", "h1:network:physnet0"}
+    assert await db.write(lambda conn: placement.release(conn, server))
+    assert await report(PacketRate(), physnet0=5) == {
+        "h1:network": ("h1", {}), "h1:network:physnet0": ("h1:network", {EGRESS: 5})}
+    assert await report(PacketRate()) == {}

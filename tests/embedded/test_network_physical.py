@@ -10,7 +10,7 @@ from test_network_api import A, Cloud
 
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InvalidInput
-from kilonova.domain.network import BoundDevice, PortDevice, PortNeed
+from kilonova.domain.network import BANDWIDTH, BoundDevice, PortDevice, PortGroup, PortNeed
 from kilonova.embedded.network.physical_schema import Physical
 from kilonova.services.network import PortRequest
 
@@ -202,4 +202,6 @@ async def test_other_ports_ask_for_the_bandwidth_of_their_physical_network(cloud
     (group,) = (await cloud.admin.get(f"/ports/{port['id']}"))["port"]["resource_request"]["request_groups"]
     assert (group["required"], group["resources"]) == (list(traits), {"NET_BW_EGR_KILOBIT_PER_SEC": 1000})
     seen = await cloud.network.port(RequestContext(request_id="", user_id="u", project_id=A), port["id"])
-    assert seen.need == PortNeed(port_id=port["id"], resources=group["resources"], traits=traits)
+    assert seen.need == PortNeed(port_id=port["id"], groups=(
+        PortGroup(name=BANDWIDTH, resources=group["resources"], traits=traits),
+    ))

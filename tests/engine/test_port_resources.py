@@ -15,7 +15,15 @@ from kilonova.db.placement import Inventory
 from kilonova.db.placement.providers import inventories_of
 from kilonova.domain.errors import KilonovaError, TryElsewhere
 from kilonova.domain.flavor import Flavor
-from kilonova.domain.network import PortNeed, RequestedNetwork
+from kilonova.domain.network import (
+    BANDWIDTH,
+    BANDWIDTH_CLASSES,
+    PACKET_RATE,
+    PACKET_RATE_CLASSES,
+    PortGroup,
+    PortNeed,
+    RequestedNetwork,
+)
 from kilonova.domain.states import VmState
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
@@ -27,7 +35,7 @@ from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveO
 from kilonova.services.network import PortSummary
 from kilonova.shapes.resources import resources_of
 
-BW = "NET_BW_EGR_KILOBIT_PER_SEC"
+BW, PPS = BANDWIDTH_CLASSES["egress"], PACKET_RATE_CLASSES["any"]
 BIG = Flavor(flavor_id="2", name="big", vcpus=2, memory_mib=1024, root_gib=2)
 
 
@@ -45,10 +53,25 @@ async def give(cloud: SmallCloud, host: str, *amounts: int) -> list[str]:
     return made
 
 
-def bring(cloud: SmallCloud, amount: int) -> PortSummary:
+async def forward(cloud: SmallCloud, host: str, amount: int) -> str:
+    """The host forwards so many packets."""
+    made, root = str(uuids.uuid4()), cloud.provider(host)
+
+    def unit(conn: sa.Connection) -> None:
+        placement.create_provider(conn, made, made, parent=root, now=1.0)
+        placement.set_inventories(conn, made, {PPS: Inventory(total=amount)})
+
+    await cloud.databases.api.write(unit)
+    return made
+
+
+def bring(cloud: SmallCloud, amount: int, *, kpps: int = 0) -> PortSummary:
     """A port of the user's that is guaranteed so much."""
     id_ = str(uuids.uuid4())
-    need = PortNeed(port_id=id_, resources={BW: amount}, traits=("CUSTOM_NET",))
+    groups = [PortGroup(name=BANDWIDTH, resources={BW: amount}, traits=("CUSTOM_NET",))]
+    if kpps:
+        groups.append(PortGroup(name=PACKET_RATE, resources={PPS: kpps}))
+    need = PortNeed(port_id=id_, groups=tuple(groups))
     port = PortSummary(id=id_, network_id=NETWORK, project_id="project", mac="fa:16:3e:00:00:09",
                        addresses=("10.0.0.9",), need=need)
     cloud.net.ports[id_] = port
@@ -61,10 +84,13 @@ def attaching(port: PortSummary) -> AttachInterface:
 
 
 def used(cloud: SmallCloud, *providers: str) -> list[int]:
-    found: list[int] = cloud.api(lambda conn: [
-        inventories_of(conn, placement.find_provider(conn, uuid).id)[BW].used for uuid in providers
-    ])
-    return found
+    """Of the one class that each of them has."""
+    def read(conn: sa.Connection) -> list[int]:
+        found = [inventories_of(conn, placement.find_provider(conn, uuid).id).values() for uuid in providers]
+        return [inventory.used for (inventory,) in found]
+
+    amounts: list[int] = cloud.api(read)
+    return amounts
 
 
 async def act(cloud: SmallCloud, uuid: str, *what: object) -> None:
@@ -78,7 +104,7 @@ async def test_a_server_is_built_where_its_port_is_served_and_the_binding_says_b
     (provider,) = await give(cloud, "host1", 500)
     port = bring(cloud, 300)
     uuid = await cloud.build(ports=(port.id,))
-    assert (cloud.server(uuid).host, cloud.net.served) == ("host1", {port.id: provider})
+    assert (cloud.server(uuid).host, cloud.net.served) == ("host1", {port.id: {BANDWIDTH: provider}})
     assert (cloud.held(uuid)[uuid][BW], used(cloud, provider)) == (300, [300])
     second = bring(cloud, 300)
     refused = await cloud.ask(cloud.new(ports=(second.id,)))
@@ -86,7 +112,7 @@ async def test_a_server_is_built_where_its_port_is_served_and_the_binding_says_b
     fault = cloud.fault(refused)
     assert (cloud.server(refused).vm_state, cloud.claims(refused)) == (VmState.ERROR, [])
     assert fault is not None and fault.message.startswith("No valid host")
-    assert cloud.net.served == {port.id: provider}
+    assert cloud.net.served == {port.id: {BANDWIDTH: provider}}
     await cloud.delete(uuid)
     await cloud.rest()
     assert (used(cloud, provider), cloud.net.served) == ([0], {})
@@ -101,7 +127,8 @@ async def test_a_build_that_goes_to_another_host_takes_its_port_there(cloud: Sma
     cloud.always_fail("spawn", TryElsewhere("no"), host="host0")
     uuid = await cloud.build(ports=(port.id,))
     assert cloud.server(uuid).host == "host1"
-    assert (cloud.net.served, used(cloud, *providers.values())) == ({port.id: providers["host1"]}, [0, 300])
+    assert (cloud.net.served, used(cloud, *providers.values())) == (
+        {port.id: {BANDWIDTH: providers["host1"]}}, [0, 300])
 
 
 @pytest.mark.spec("IFC-02", "IFC-04", "IFC-07", "IFC-09", "XEV-20")
@@ -113,7 +140,7 @@ async def test_an_attached_port_is_claimed_and_given_back_when_it_goes(cloud: Sm
     for amount, provider in ((300, two), (100, one)):
         port = bring(cloud, amount)
         await act(cloud, uuid, ATTACH_INTERFACE, attaching(port))
-        assert (cloud.net.served, used(cloud, provider)) == ({port.id: provider}, [amount])
+        assert (cloud.net.served, used(cloud, provider)) == ({port.id: {BANDWIDTH: provider}}, [amount])
         if amount == 300:
             await act(cloud, uuid, DETACH_INTERFACE, DetachInterface(port.id))
         else:
@@ -152,13 +179,13 @@ async def test_the_binding_follows_a_resize_and_its_decision(cloud: SmallCloud) 
     for decision, request in ((CONFIRM_RESIZE, ConfirmResize()), (REVERT_RESIZE, RevertResize())):
         port = bring(cloud, 300)
         uuid = await cloud.build(ports=(port.id,))
-        first = cloud.net.served[port.id]
+        first = cloud.net.served[port.id][BANDWIDTH]
         second = two if first == one else one
         await act(cloud, uuid, RESIZE, ResizeServer(flavor=BIG))
-        assert (cloud.net.served, used(cloud, one, two)) == ({port.id: second}, [300, 300])
+        assert (cloud.net.served, used(cloud, one, two)) == ({port.id: {BANDWIDTH: second}}, [300, 300])
         await act(cloud, uuid, decision, request)
         kept = second if decision is CONFIRM_RESIZE else first
-        assert (cloud.net.served, used(cloud, kept)) == ({port.id: kept}, [300])
+        assert (cloud.net.served, used(cloud, kept)) == ({port.id: {BANDWIDTH: kept}}, [300])
         assert sum(used(cloud, one, two)) == 300
         await cloud.delete(uuid)
         await cloud.rest()
@@ -191,13 +218,41 @@ async def test_an_offloaded_server_comes_back_where_its_ports_are_served(cloud: 
     assert (used(cloud, provider), cloud.net.served) == ([0], {})
     await act(cloud, uuid, UNSHELVE_OFFLOADED, UnshelveOffloaded())
     assert (cloud.server(uuid).host, cloud.server(uuid).vm_state) == ("host1", VmState.ACTIVE)
-    assert (used(cloud, provider), cloud.net.served) == ([300], {port.id: provider})
+    assert (used(cloud, provider), cloud.net.served) == ([300], {port.id: {BANDWIDTH: provider}})
+
+
+@pytest.mark.spec("IFC-02", "IFC-03", "IFC-09", "RSZ-31", "RSZ-56")
+@in_cloud()
+async def test_a_packet_rate_is_claimed_beside_a_bandwidth_or_neither_is(cloud: SmallCloud) -> None:
+    (wire,), forwarder = await give(cloud, "host0", 1000), await forward(cloud, "host0", 100)
+    port = bring(cloud, 300, kpps=40)
+    both = {BANDWIDTH: wire, PACKET_RATE: forwarder}
+    uuid = await cloud.build(ports=(port.id,))
+    assert (cloud.net.served, used(cloud, wire, forwarder)) == ({port.id: both}, [300, 40])
+    await act(cloud, uuid, RESIZE, ResizeServer(flavor=BIG))
+    assert (cloud.net.served, used(cloud, wire, forwarder)) == ({port.id: both}, [600, 80])
+    await act(cloud, uuid, REVERT_RESIZE, RevertResize())
+    assert (cloud.net.served, used(cloud, wire, forwarder)) == ({port.id: both}, [300, 40])
+    before = cloud.held(uuid)
+    await act(cloud, uuid, ATTACH_INTERFACE, attaching(bring(cloud, 100, kpps=61)))
+    fault = cloud.fault(uuid)
+    assert fault is not None and "has not enough left" in fault.message
+    assert (cloud.held(uuid), used(cloud, wire, forwarder)) == (before, [300, 40])
+    second = bring(cloud, 100, kpps=60)
+    await act(cloud, uuid, ATTACH_INTERFACE, attaching(second))
+    assert (cloud.net.served, used(cloud, wire, forwarder)) == ({port.id: both, second.id: both}, [400, 100])
+    await act(cloud, uuid, DETACH_INTERFACE, DetachInterface(port.id))
+    assert (cloud.net.served, used(cloud, wire, forwarder)) == ({second.id: both}, [100, 60])
+    await cloud.delete(uuid)
+    await cloud.rest()
+    assert (used(cloud, wire, forwarder), cloud.net.served) == ([0, 0], {})
 
 
 @in_cloud()
 async def test_an_audit_knows_what_is_held_for_ports(cloud: SmallCloud) -> None:
     await give(cloud, "host0", 500)
-    port = bring(cloud, 300)
+    await forward(cloud, "host0", 100)
+    port = bring(cloud, 300, kpps=40)
     uuid = await cloud.build(ports=(port.id,))
     holdings, counters = cloud.api(_claims)
     held = {name: amount for one in holdings if one.consumer == uuid for name, amount in one.resources.items()}

@@ -83,13 +83,14 @@ def test_with_two_simulated_hosts(
 ) -> None:
     for option, value in {"INTERFACE": "eth0", "EGRESS_KBPS": "1000000", "INGRESS_KBPS": "1000000"}.items():
         monkeypatch.setenv(f"KILONOVA__AGENT__PHYSICAL_NETWORKS__PHYSNET0__{option}", value)
+    monkeypatch.setenv("KILONOVA__AGENT__NETWORK_KPPS", "1000000")
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(1 << 20))
     guests = Guests(image, "raw", 64, ssh=False)
     selection = OWN_SELECTION or tempest_runs.SELECTION
     own: Settings = {
         "compute": {"min_compute_nodes": 2, "build_timeout": 60},
-        "network-feature-enabled": {"qos_placement_physnet": "physnet0"},
+        "network-feature-enabled": {"qos_placement_physnet": "physnet0", "qos_min_bw_and_pps": True},
     }
     with real_cloud("fake", "--hosts", "2") as cloud:
         results = run(cloud, tempest_programs, guests, tmp_path, selection, own, workers=4, limit=1500)

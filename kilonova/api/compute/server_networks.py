@@ -124,7 +124,7 @@ async def _check_port(call: Call, port_id: str) -> PortNeed | None:
         raise Conflict(f"Port {port_id} is still in use.")
     if not port.addresses:
         raise InvalidInput(f"Port {port_id} requires a FixedIP in order to be used.")
-    if port.need is not None and port.need.resources and call.version < PORT_RESOURCES:
+    if port.need is not None and port.need.groups and call.version < PORT_RESOURCES:
         raise InvalidInput(
             f"Creating servers with ports that ask for resources, like {port_id}, is not supported with this version."
         )
@@ -151,5 +151,6 @@ def refuse_without_port(network: NetworkSummary) -> None:
         )
     if network.guarantees:
         raise InvalidInput(
-            f"Network {network.id} guarantees its ports a bandwidth: make a port on it and name that instead."
+            f"Network {network.id} guarantees its ports a bandwidth or a packet rate: make a port on it and name that "
+            "instead."
         )

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.db.placement.bandwidth import forget_bandwidths, report_bandwidths
 from kilonova.db.placement.errors import ConcurrentUpdate
+from kilonova.db.placement.guarantees import forget_guarantees, report_guarantees
 from kilonova.db.placement.layouts import read_topology
 from kilonova.db.placement.names import STANDARD_CLASSES, add_class
 from kilonova.db.placement.providers import (
@@ -151,7 +151,7 @@ def report(
     if kept_off is not None:
         traits = traits | {STATUS_DISABLED} if kept_off else traits - {STATUS_DISABLED}
     set_traits(connection, uuid_, traits)
-    report_bandwidths(connection, uuid_, node, inventory, now=now)
+    report_guarantees(connection, uuid_, node, inventory, now=now)
     return uuid_
 
 
@@ -323,7 +323,7 @@ def forget_host(connection: sa.Connection, host: str, node: str | None = None) -
     if node is not None:
         statement = statement.where(hosts.c.node == node)
     for row in connection.execute(statement).all():
-        forget_bandwidths(connection, row.uuid, row.node)
+        forget_guarantees(connection, row.uuid, row.node)
         delete_provider(connection, row.uuid)
 
 

@@ -44,11 +44,18 @@ class PolicyBody(Body, kw_only=True):
     shared: Flag = UNSET
 
 
-class RuleOfPolicyBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """min_kbps: in kbit/s."""
+class BandwidthRuleBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """amount: in kbit/s."""
 
     direction: Text = UNSET
-    min_kbps: int | UnsetType = UNSET
+    amount: int | UnsetType = field(name="min_kbps", default=UNSET)
+
+
+class PacketRateRuleBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """amount: in 1000 packets per second."""
+
+    direction: Text = UNSET
+    amount: int | UnsetType = field(name="min_kpps", default=UNSET)
 
 
 class SubnetBody(Body, kw_only=True):

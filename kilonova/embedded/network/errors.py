@@ -34,8 +34,11 @@ class QosPolicyNotFound(NotFound):
 
 
 class QosRuleNotFound(NotFound):
-    def __init__(self, policy: str, rule: str) -> None:
-        super().__init__(f"QoS rule {rule} for policy {policy} could not be found.")
+    """policy: None if the rule was not looked for in one."""
+
+    def __init__(self, policy: str | None, rule: str) -> None:
+        of = f" for policy {policy}" if policy is not None else ""
+        super().__init__(f"QoS rule {rule}{of} could not be found.")
 
 
 class QosPolicyInUse(Conflict):

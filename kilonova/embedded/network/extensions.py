@@ -33,6 +33,8 @@ EXTENSIONS = {
     "provider": "Provider Network",
     "qos": "Quality of Service",
     "qos-bw-minimum-ingress": "Ingress Direction for QoS Minimum Bandwidth Rules",
+    "qos-pps-minimum": "QoS Minimum Packet Rate Rules",
+    "qos-pps-minimum-rule-alias": "QoS Minimum Packet Rate Rules by an Alias",
     "quota-check-limit": "Quota Limits That Are Checked",
     "quota_details": "Quota Details",
     "quotas": "Quota Management",

@@ -78,12 +78,12 @@ def of_network(conn: sa.Connection, network_id: str) -> Physical | None:
 
 
 def check_network(conn: sa.Connection, network_id: str) -> None:
-    """Raises InvalidInput: it guarantees a bandwidth to ports that are devices, of which nobody has any."""
+    """Raises InvalidInput: it guarantees something to ports that are devices, of which nobody has any."""
     ports = schema.ports.c
     devices = sa.select(ports.id).where(ports.network_id == network_id, ports.vnic_type.in_(DEVICE_OF))
     if qos.guarantees(conn, network_id) and conn.execute(devices.limit(1)).first():
         raise InvalidInput(f"Network {network_id} has ports that are devices of hosts: they cannot be guaranteed a "
-                           "bandwidth.")
+                           "bandwidth or a packet rate.")
 
 
 def check_port(conn: sa.Connection, id_: str, wires: Callable[[str], bool]) -> None:
@@ -103,7 +103,7 @@ def check_port(conn: sa.Connection, id_: str, wires: Callable[[str], bool]) -> N
                            f"{physical.name}, to which no interface is configured to lead: only ports of these types "
                            f"can be on it: {', '.join(DEVICE_OF)}.")
     if port.vnic_type in DEVICE_OF and qos.need_of(conn, port, "") is not None:
-        raise InvalidInput(f"A port of type '{port.vnic_type}' cannot be guaranteed a bandwidth.")
+        raise InvalidInput(f"A port of type '{port.vnic_type}' cannot be guaranteed a bandwidth or a packet rate.")
 
 
 def set_policy(conn: sa.Connection, port: schema.Port, policy: str | UnsetType | None) -> None:

@@ -13,19 +13,27 @@ from msgspec import UNSET, UnsetType
 from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Forbidden, InvalidInput
-from kilonova.domain.network import PortNeed, bandwidth_traits
+from kilonova.domain.network import PACKET_RATE_TRAITS, PortGroup, PortNeed, bandwidth_traits
 from kilonova.embedded.network import access, schema
-from kilonova.embedded.network.bodies import PolicyBody, RuleOfPolicyBody, refuse_read_only, sent
+from kilonova.embedded.network.bodies import BandwidthRuleBody, PacketRateRuleBody, PolicyBody, refuse_read_only, sent
 from kilonova.embedded.network.errors import (
     QosPolicyInUse,
     QosPolicyNotFound,
     QosRuleConflict,
     QosRuleNotFound,
 )
-from kilonova.embedded.network.qos_schema import Policy, Rule, policies, rules, targets
+from kilonova.embedded.network.qos_schema import (
+    MINIMUM_BANDWIDTH,
+    MINIMUM_PACKET_RATE,
+    Policy,
+    Rule,
+    RuleType,
+    policies,
+    rules,
+    targets,
+)
 
-CLASSES = {"egress": "NET_BW_EGR_KILOBIT_PER_SEC", "ingress": "NET_BW_IGR_KILOBIT_PER_SEC"}
-"""Resource classes of a guaranteed bandwidth, by the direction of the rule."""
+RuleBody = BandwidthRuleBody | PacketRateRuleBody
 
 
 def find(conn: sa.Connection, caller: RequestContext, *where: sa.ColumnElement[bool]) -> list[Policy]:
@@ -79,56 +87,78 @@ def delete(conn: sa.Connection, caller: RequestContext, id_: str) -> None:
 
 def rules_of(conn: sa.Connection, policy_ids: Sequence[str]) -> dict[str, list[Rule]]:
     found: dict[str, list[Rule]] = defaultdict(list)
-    for row in conn.execute(sa.select(rules).where(rules.c.policy_id.in_(policy_ids)).order_by(rules.c.direction)):
+    statement = sa.select(rules).where(rules.c.policy_id.in_(policy_ids))
+    for row in conn.execute(statement.order_by(rules.c.type, rules.c.direction)):
         found[row.policy_id].append(Rule(**row._asdict()))
     return found
 
 
-def get_rule(conn: sa.Connection, policy_id: str, id_: str) -> Rule:
+def get_rule(conn: sa.Connection, type_: RuleType, policy_id: str, id_: str) -> Rule:
     """Raises QosRuleNotFound."""
     for rule in rules_of(conn, [policy_id])[policy_id]:
-        if rule.id == id_:
+        if (rule.id, rule.type) == (id_, type_.name):
             return rule
     raise QosRuleNotFound(policy_id, id_)
 
 
-def create_rule(conn: sa.Connection, caller: RequestContext, policy_id: str, body: RuleOfPolicyBody) -> Rule:
+def policy_of_rule(conn: sa.Connection, type_: RuleType, id_: str) -> str:
+    """The id of the policy that a rule is of. Raises QosRuleNotFound."""
+    found: str | None = conn.execute(
+        sa.select(rules.c.policy_id).where(rules.c.id == id_, rules.c.type == type_.name)
+    ).scalar()
+    if found is None:
+        raise QosRuleNotFound(None, id_)
+    return found
+
+
+def create_rule(
+    conn: sa.Connection, caller: RequestContext, type_: RuleType, policy_id: str, body: RuleBody
+) -> Rule:
     get(conn, caller, policy_id, change=True)
     _refuse_if_bound(conn, policy_id)
     values = {"direction": "egress"} | sent(body)
-    _check_rule(values)
-    if any(rule.direction == values["direction"] for rule in rules_of(conn, [policy_id])[policy_id]):
-        raise QosRuleConflict(policy_id, f"it has a rule for {values['direction']} already")
+    _check_rule(conn, type_, policy_id, values)
     id_ = str(uuid.uuid4())
-    conn.execute(rules.insert().values(id=id_, policy_id=policy_id, **values))
-    return get_rule(conn, policy_id, id_)
+    conn.execute(rules.insert().values(id=id_, policy_id=policy_id, type=type_.name, **values))
+    return get_rule(conn, type_, policy_id, id_)
 
 
-def update_rule(conn: sa.Connection, caller: RequestContext, policy_id: str, id_: str, body: RuleOfPolicyBody) -> Rule:
+def update_rule(
+    conn: sa.Connection, caller: RequestContext, type_: RuleType, policy_id: str, id_: str, body: RuleBody
+) -> Rule:
     get(conn, caller, policy_id, change=True)
-    before = get_rule(conn, policy_id, id_)
+    before = get_rule(conn, type_, policy_id, id_)
     _refuse_if_bound(conn, policy_id)
-    values = {"direction": before.direction, "min_kbps": before.min_kbps} | sent(body)
-    _check_rule(values)
-    others = [rule for rule in rules_of(conn, [policy_id])[policy_id] if rule.id != id_]
-    if any(rule.direction == values["direction"] for rule in others):
-        raise QosRuleConflict(policy_id, f"it has a rule for {values['direction']} already")
+    values = {"direction": before.direction, "amount": before.amount} | sent(body)
+    _check_rule(conn, type_, policy_id, values, but=id_)
     conn.execute(rules.update().where(rules.c.id == id_).values(values))
-    return get_rule(conn, policy_id, id_)
+    return get_rule(conn, type_, policy_id, id_)
 
 
-def delete_rule(conn: sa.Connection, caller: RequestContext, policy_id: str, id_: str) -> None:
+def delete_rule(conn: sa.Connection, caller: RequestContext, type_: RuleType, policy_id: str, id_: str) -> None:
     get(conn, caller, policy_id, change=True)
-    get_rule(conn, policy_id, id_)
+    get_rule(conn, type_, policy_id, id_)
     _refuse_if_bound(conn, policy_id)
     conn.execute(rules.delete().where(rules.c.id == id_))
 
 
-def _check_rule(values: dict[str, Any]) -> None:
-    if values["direction"] not in CLASSES:
-        raise InvalidInput("Invalid input for direction: it must be ingress or egress.")
-    if not 0 <= values.get("min_kbps", -1) <= 2**31 - 1:
-        raise InvalidInput("Invalid input for min_kbps: it must be a number of kbit/s, 0 or more.")
+def _check_rule(
+    conn: sa.Connection, type_: RuleType, policy_id: str, values: dict[str, Any], *, but: str | None = None
+) -> None:
+    """Raises InvalidInput: a wrong value. QosRuleConflict: another rule of the policy says something else."""
+    direction = values["direction"]
+    if direction not in type_.classes:
+        raise InvalidInput(f"Invalid input for direction: it must be one of {', '.join(sorted(type_.classes))}.")
+    if not 0 <= values.get("amount", -1) <= 2**31 - 1:
+        raise InvalidInput(f"Invalid input for {type_.amount}: it must be a number of {type_.unit}, 0 or more.")
+    for other in rules_of(conn, [policy_id])[policy_id]:
+        if other.type != type_.name or other.id == but:
+            continue
+        if other.direction == direction:
+            raise QosRuleConflict(policy_id, f"it has a rule for {direction} already")
+        if "any" in (other.direction, direction):
+            raise QosRuleConflict(policy_id, f"it has a rule for {other.direction}, beside which there can be none "
+                                             f"for {direction}")
 
 
 def _refuse_if_bound(conn: sa.Connection, policy_id: str) -> None:
@@ -177,7 +207,7 @@ def forget(conn: sa.Connection, target: str) -> None:
 
 
 def guarantees(conn: sa.Connection, network_id: str) -> bool:
-    """Whether ports of a network ask for a bandwidth unless they have a policy of their own."""
+    """Whether ports of a network ask for something unless they have a policy of their own."""
     policy = policy_of(conn, network_id)
     return policy is not None and bool(rules_of(conn, [policy])[policy])
 
@@ -187,18 +217,31 @@ def need_of(conn: sa.Connection, port: schema.Port, physical_network: str) -> Po
     policy = policy_of(conn, port.id) or policy_of(conn, port.network_id)
     if policy is None:
         return None
-    amounts = {CLASSES[rule.direction]: rule.min_kbps for rule in rules_of(conn, [policy])[policy] if rule.min_kbps}
-    return PortNeed(port_id=port.id, resources=amounts, traits=bandwidth_traits(physical_network)) if amounts else None
+    found = rules_of(conn, [policy])[policy]
+    groups = (
+        _group(MINIMUM_BANDWIDTH, found, bandwidth_traits(physical_network)),
+        _group(MINIMUM_PACKET_RATE, found, PACKET_RATE_TRAITS),
+    )
+    wanted = tuple(group for group in groups if group.resources)
+    return PortNeed(port_id=port.id, groups=wanted) if wanted else None
 
 
-def group_of(port_id: str) -> str:
-    """The id of the group of resources that a port asks for: always the same for the same port."""
-    return str(uuid.uuid5(schema.NAMESPACE, f"resources of port {port_id}"))
+def _group(type_: RuleType, found: Sequence[Rule], traits: tuple[str, ...]) -> PortGroup:
+    """What the rules of a type guarantee."""
+    amounts = {
+        type_.classes[rule.direction]: rule.amount for rule in found if rule.type == type_.name and rule.amount
+    }
+    return PortGroup(name=type_.group, resources=amounts, traits=traits)
 
 
-def serve(conn: sa.Connection, port: schema.Port, provider: str, now: float) -> None:
-    """Let the binding of a port name who serves what it asks for. Spec: EMP-08."""
-    profile = port.profile | {"allocation": {group_of(port.id): provider}}
+def group_of(port_id: str, name: str) -> str:
+    """The id of a group of resources that a port asks for: always the same for the same port."""
+    return str(uuid.uuid5(schema.NAMESPACE, f"{name} of port {port_id}"))
+
+
+def serve(conn: sa.Connection, port: schema.Port, providers: dict[str, str], now: float) -> None:
+    """Let the binding of a port name who serves what it asks for. providers: by name of the group. Spec: EMP-08."""
+    profile = port.profile | {"allocation": {group_of(port.id, name): uuid_ for name, uuid_ in providers.items()}}
     if profile != port.profile:
         schema.touch(conn, schema.ports, port.id, now, profile=profile)
 
@@ -221,13 +264,13 @@ def of_port(conn: sa.Connection, port: schema.Port, view: dict[str, Any]) -> dic
 
 def resource_request(need: PortNeed | None) -> dict[str, Any] | None:
     """What a port asks for, as placement is asked for it; None for nothing."""
-    if need is None or not need.resources:
+    if need is None or not need.groups:
         return None
-    group = group_of(need.port_id)
-    return {
-        "request_groups": [{"id": group, "required": list(need.traits), "resources": need.resources}],
-        "same_subtree": [group],
-    }
+    groups = [
+        {"id": group_of(need.port_id, group.name), "required": list(group.traits), "resources": group.resources}
+        for group in need.groups
+    ]
+    return {"request_groups": groups, "same_subtree": [group["id"] for group in groups]}
 
 
 _POLICY = Prepared(sa.select(targets.c.policy_id).where(targets.c.target_id == sa.bindparam("target")))

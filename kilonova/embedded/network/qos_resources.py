@@ -13,14 +13,25 @@ from starlette.routing import BaseRoute, Route
 from kilonova.domain.context import RequestContext
 from kilonova.embedded.http import caller, empty_response, json_object, json_response
 from kilonova.embedded.network import listing, qos
-from kilonova.embedded.network.bodies import PolicyBody, RuleOfPolicyBody, parse
+from kilonova.embedded.network.bodies import BandwidthRuleBody, PacketRateRuleBody, PolicyBody, parse
 from kilonova.embedded.network.datapath import Effects
 from kilonova.embedded.network.http_api import Records, answering
-from kilonova.embedded.network.qos_schema import Policy, Rule, policies
+from kilonova.embedded.network.qos_schema import (
+    MINIMUM_BANDWIDTH,
+    MINIMUM_PACKET_RATE,
+    RULE_TYPES,
+    Policy,
+    Rule,
+    RuleType,
+    policies,
+)
 from kilonova.embedded.network.resources import View, narrow
 from kilonova.embedded.network.views import stamped
 
-SINGULAR, PLURAL = "minimum_bandwidth_rule", "minimum_bandwidth_rules"
+BODIES: dict[str, type[qos.RuleBody]] = {
+    MINIMUM_BANDWIDTH.name: BandwidthRuleBody, MINIMUM_PACKET_RATE.name: PacketRateRuleBody
+}
+"""What callers may write of a rule, by its type."""
 
 
 class Policies:
@@ -46,72 +57,101 @@ class Policies:
         qos.delete(conn, caller, id_)
 
 
-class RuleRoutes:
-    """The rules of a policy, and what kinds of rules there are."""
+def rule_routes(records: Records) -> list[BaseRoute]:
+    """What types of rules there are, and the rules of each."""
+    return [
+        Route("/v2.0/qos/rule-types", answering(_types), methods=["GET"]),
+        *(route for type_ in RULE_TYPES for route in RuleRoutes(type_, records).routes()),
+    ]
 
-    def __init__(self, records: Records) -> None:
+
+async def _types(request: Request) -> Response:
+    return json_response(listing.page(request, "rule_types", [{"type": type_.name} for type_ in RULE_TYPES]))
+
+
+class RuleRoutes:
+    """The rules of one type: below their policy, and, as an alias, by their id alone."""
+
+    def __init__(self, type_: RuleType, records: Records) -> None:
+        self._type = type_
+        self._singular = f"{type_.name}_rule"
         self._records = records
 
     def routes(self) -> list[BaseRoute]:
-        path = f"/v2.0/qos/policies/{{policy}}/{PLURAL}"
+        path = f"/v2.0/qos/policies/{{policy}}/{self._singular}s"
         return [
-            Route("/v2.0/qos/rule-types", answering(self._types), methods=["GET"]),
             Route(path, answering(self._list), methods=["GET"]),
             Route(path, answering(self._create), methods=["POST"]),
-            Route(f"{path}/{{id}}", answering(self._show), methods=["GET"]),
-            Route(f"{path}/{{id}}", answering(self._update), methods=["PUT"]),
-            Route(f"{path}/{{id}}", answering(self._delete), methods=["DELETE"]),
+            *self._of_one(f"{path}/{{id}}"), *self._of_one(f"/v2.0/qos/alias_{self._singular}s/{{id}}"),
         ]
 
-    async def _types(self, request: Request) -> Response:
-        return json_response(listing.page(request, "rule_types", [{"type": "minimum_bandwidth"}]))
+    def _of_one(self, path: str) -> list[BaseRoute]:
+        return [
+            Route(path, answering(self._show), methods=["GET"]),
+            Route(path, answering(self._update), methods=["PUT"]),
+            Route(path, answering(self._delete), methods=["DELETE"]),
+        ]
 
     async def _list(self, request: Request) -> Response:
         who, policy = caller(request), request.path_params["policy"]
 
         def read(conn: sa.Connection) -> list[View]:
             qos.get(conn, who, policy)
-            return [_rule(rule) for rule in qos.rules_of(conn, [policy])[policy]]
+            return [_rule(rule) for rule in qos.rules_of(conn, [policy])[policy] if rule.type == self._type.name]
 
-        return json_response(listing.page(request, PLURAL, await self._records.database.read(read)))
-
-    async def _show(self, request: Request) -> Response:
-        who, policy, id_ = caller(request), request.path_params["policy"], request.path_params["id"]
-
-        def read(conn: sa.Connection) -> View:
-            qos.get(conn, who, policy)
-            return _rule(qos.get_rule(conn, policy, id_))
-
-        return json_response({SINGULAR: await self._records.database.read(read)})
+        return json_response(listing.page(request, f"{self._singular}s", await self._records.database.read(read)))
 
     async def _create(self, request: Request) -> Response:
-        who, policy = caller(request), request.path_params["policy"]
-        body = await _body(request)
-        view = await self._records.database.write(lambda conn: _rule(qos.create_rule(conn, who, policy, body)))
-        return json_response({SINGULAR: view}, 201)
+        who, policy, body = caller(request), request.path_params["policy"], await self._body(request)
+        view = await self._records.database.write(
+            lambda conn: _rule(qos.create_rule(conn, who, self._type, policy, body))
+        )
+        return json_response({self._singular: view}, 201)
+
+    async def _show(self, request: Request) -> Response:
+        who, id_ = caller(request), request.path_params["id"]
+
+        def read(conn: sa.Connection) -> View:
+            policy = self._policy(conn, request)
+            qos.get(conn, who, policy)
+            return _rule(qos.get_rule(conn, self._type, policy, id_))
+
+        return json_response({self._key(request): await self._records.database.read(read)})
 
     async def _update(self, request: Request) -> Response:
-        who, policy, id_ = caller(request), request.path_params["policy"], request.path_params["id"]
-        body = await _body(request)
-        view = await self._records.database.write(lambda conn: _rule(qos.update_rule(conn, who, policy, id_, body)))
-        return json_response({SINGULAR: view})
+        who, id_, body = caller(request), request.path_params["id"], await self._body(request)
+        view = await self._records.database.write(lambda conn: _rule(
+            qos.update_rule(conn, who, self._type, self._policy(conn, request), id_, body)
+        ))
+        return json_response({self._key(request): view})
 
     async def _delete(self, request: Request) -> Response:
-        who, policy, id_ = caller(request), request.path_params["policy"], request.path_params["id"]
-        await self._records.database.write(lambda conn: qos.delete_rule(conn, who, policy, id_))
+        who, id_ = caller(request), request.path_params["id"]
+        await self._records.database.write(
+            lambda conn: qos.delete_rule(conn, who, self._type, self._policy(conn, request), id_)
+        )
         return empty_response()
 
+    def _policy(self, conn: sa.Connection, request: Request) -> str:
+        """The id of the policy of the rule that is asked for. Raises QosRuleNotFound."""
+        given: str | None = request.path_params.get("policy")
+        return given or qos.policy_of_rule(conn, self._type, request.path_params["id"])
 
-async def _body(request: Request) -> RuleOfPolicyBody:
-    return parse(RuleOfPolicyBody, (await json_object(request)).get(SINGULAR))
+    def _key(self, request: Request) -> str:
+        """Under which a body has the rule."""
+        return self._singular if "policy" in request.path_params else f"alias_{self._singular}"
+
+    async def _body(self, request: Request) -> qos.RuleBody:
+        return parse(BODIES[self._type.name], (await json_object(request)).get(self._key(request)))
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
-    return {"id": rule.id, "direction": rule.direction, "min_kbps": rule.min_kbps}
+    (type_,) = [type_ for type_ in RULE_TYPES if type_.name == rule.type]
+    return {"id": rule.id, "direction": rule.direction, type_.amount: rule.amount}
 
 
 def _policy(policy: Policy, rules: list[Rule]) -> dict[str, Any]:
     return stamped(policy) | {
         "name": policy.name, "shared": policy.shared, "is_default": False,
-        "rules": [_rule(rule) | {"type": "minimum_bandwidth", "qos_policy_id": policy.id} for rule in rules],
+        "rules": [_rule(rule) | {"type": rule.type, "qos_policy_id": policy.id} for rule in rules],
     }

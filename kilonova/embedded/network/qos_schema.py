@@ -1,4 +1,4 @@
-"""Tables of QoS policies: what bandwidth the ports of a network, or single ports, are guaranteed."""
+"""Tables of QoS policies: what the ports of a network, or single ports, are guaranteed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import msgspec
 import sqlalchemy as sa
 
 from kilonova.db.columns import Uuid
+from kilonova.domain.network import BANDWIDTH, BANDWIDTH_CLASSES, PACKET_RATE, PACKET_RATE_CLASSES
 from kilonova.embedded.network.schema import NETWORK, Stamped, metadata, stamped_columns
 
-__all__ = ["NETWORK", "Policy", "Rule", "policies", "rules", "targets"]
+__all__ = [
+    "MINIMUM_BANDWIDTH", "MINIMUM_PACKET_RATE", "NETWORK", "RULE_TYPES", "Policy", "Rule", "RuleType", "policies",
+    "rules", "targets",
+]
 
 policies = sa.Table(
     "qos_policies", metadata,
@@ -20,12 +24,13 @@ policies = sa.Table(
 )
 
 rules = sa.Table(
-    "qos_minimum_bandwidth_rules", metadata,
+    "qos_rules", metadata,
     sa.Column("id", Uuid, primary_key=True),
     sa.Column("policy_id", Uuid, sa.ForeignKey("qos_policies.id"), nullable=False),
+    sa.Column("type", sa.String(32), nullable=False),
     sa.Column("direction", sa.String(8), nullable=False),
-    sa.Column("min_kbps", sa.Integer, nullable=False),
-    sa.UniqueConstraint("policy_id", "direction"),
+    sa.Column("amount", sa.Integer, nullable=False),
+    sa.UniqueConstraint("policy_id", "type", "direction"),
 )
 
 targets = sa.Table(
@@ -42,9 +47,37 @@ class Policy(Stamped, frozen=True, kw_only=True):
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """min_kbps: in kbit/s. direction: ingress (to the guest) or egress."""
+    """What a policy guarantees. type: of a RuleType. direction: ingress (to the guest), egress, or any. amount: in the
+    unit of the type."""
 
     id: str
     policy_id: str
+    type: str
     direction: str
-    min_kbps: int
+    amount: int
+
+
+class RuleType(msgspec.Struct, frozen=True, kw_only=True):
+    """A type of rules.
+
+    Args:
+        name: as callers know it. amount, unit: the attribute that says how much, and in what.
+        group: the name of the group of resources that it makes ports ask for. classes: of these resources, by
+            direction.
+    """
+
+    name: str
+    amount: str
+    unit: str
+    group: str
+    classes: dict[str, str]
+
+
+MINIMUM_BANDWIDTH = RuleType(
+    name="minimum_bandwidth", amount="min_kbps", unit="kbit/s", group=BANDWIDTH, classes=BANDWIDTH_CLASSES
+)
+MINIMUM_PACKET_RATE = RuleType(
+    name="minimum_packet_rate", amount="min_kpps", unit="1000 packets per second", group=PACKET_RATE,
+    classes=PACKET_RATE_CLASSES,
+)
+RULE_TYPES = (MINIMUM_BANDWIDTH, MINIMUM_PACKET_RATE)

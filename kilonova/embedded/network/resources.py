@@ -14,7 +14,7 @@ from kilonova.domain.errors import InvalidInput
 from kilonova.embedded.network import (
     access,
     automatic_addresses,
-    claimed_bandwidth,
+    claimed_guarantees,
     networks,
     physical,
     ports,
@@ -201,7 +201,7 @@ class Ports:
         physical.set_policy(conn, after, body.numa_affinity_policy)
         physical.check_port(conn, id_, self._wiring.wires)
         if changes_policy and after.device_owner.startswith("compute:"):
-            claimed_bandwidth.follow(conn, after, now)
+            claimed_guarantees.follow(conn, after, now)
             after = existing_port(conn, id_)
         effects.ports.append((before, after))
         return _port(conn, caller, after)

@@ -40,7 +40,7 @@ from kilonova.embedded.network.http_extra import SmallCalls
 from kilonova.embedded.network.l3_agents import AgentRoutes
 from kilonova.embedded.network.pool_resources import SubnetPools, TopologyRoutes
 from kilonova.embedded.network.port_records import find_port, ports_of_device, ports_where
-from kilonova.embedded.network.qos_resources import Policies, RuleRoutes
+from kilonova.embedded.network.qos_resources import Policies, rule_routes
 from kilonova.embedded.network.resources import Groups, Networks, Ports, Resource, Rules, Subnets
 from kilonova.embedded.network.router_resources import FloatingIps, InterfaceRoutes, Routers
 from kilonova.embedded.network.wiring import BridgeListener, Wiring, tap_name
@@ -83,7 +83,7 @@ class EmbeddedNetwork(SecurityGroupCalls):
             Route("/", versions), Route("/v2.0", api_index(resources)), Route("/v2.0/", api_index(resources)),
             *SmallCalls(self._records, self._wiring, resources).routes(), *InterfaceRoutes(self._records).routes(),
             *AgentRoutes(self._records, self._wiring.host).routes(),
-            *TopologyRoutes(self._records).routes(), *RuleRoutes(self._records).routes(),
+            *TopologyRoutes(self._records).routes(), *rule_routes(self._records),
             *ResourceRoutes(Policies(), self._records, "/v2.0/qos").routes(),
         ]
         for resource in resources:
@@ -206,7 +206,7 @@ class EmbeddedNetwork(SecurityGroupCalls):
         await self._datapath.settle(await self._change(unit))
 
     async def serve_ports(
-        self, instance_uuid: str, providers: dict[str, str], devices: dict[str, BoundDevice]
+        self, instance_uuid: str, providers: dict[str, dict[str, str]], devices: dict[str, BoundDevice]
     ) -> None:
         def unit(conn: sa.Connection) -> None:
             for port in ports_of_device(conn, instance_uuid):

@@ -39,20 +39,38 @@ from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.db.upgrade import ensure
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound, NotFound
-from kilonova.domain.network import PortDevice, PortNeed, bandwidth_traits
+from kilonova.domain.network import (
+    BANDWIDTH,
+    BANDWIDTH_CLASSES,
+    PACKET_RATE,
+    PACKET_RATE_CLASSES,
+    PACKET_RATE_TRAITS,
+    PortDevice,
+    PortGroup,
+    PortNeed,
+    bandwidth_traits,
+)
 from kilonova.domain.operation import EntryState, ExternalEvent, OperationRecord
 from kilonova.domain.states import PowerState
 from kilonova.embedded.image import schema as image_schema
 from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.network import networks, ports, qos, schema
-from kilonova.embedded.network.bodies import NetworkBody, PolicyBody, PortBody, RuleOfPolicyBody, SubnetBody
+from kilonova.embedded.network.bodies import (
+    BandwidthRuleBody,
+    NetworkBody,
+    PacketRateRuleBody,
+    PolicyBody,
+    PortBody,
+    SubnetBody,
+)
+from kilonova.embedded.network.qos_schema import MINIMUM_BANDWIDTH, MINIMUM_PACKET_RATE
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring
 from kilonova.engine.host import host_metadata
 from kilonova.engine.journaling import Moves
 from kilonova.engine.operation import Await
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
-from kilonova.hypervisor.guest import NetworkBandwidth
+from kilonova.hypervisor.guest import NetworkBandwidth, PacketRate
 from kilonova.operations.catalogue import API_OPERATIONS, CELL_OPERATIONS
 from kilonova.operations.environment import Environment, PlacingEnvironment
 from kilonova.operations.options import OperationOptions
@@ -70,7 +88,11 @@ HOST_STEPS = agent_module.ALL
 PROJECT = "11111111111141118111111111111111"
 USERS_PORT = "33333333-3333-4333-8333-333333333333"
 BANDWIDTHS = (NetworkBandwidth(egress_kbps=1000, ingress_kbps=0),)
-NEED = PortNeed(port_id=USERS_PORT, resources={qos.CLASSES["egress"]: 100}, traits=bandwidth_traits(""))
+RATE = PacketRate(kpps=1000)
+NEED = PortNeed(port_id=USERS_PORT, groups=(
+    PortGroup(name=BANDWIDTH, resources={BANDWIDTH_CLASSES["egress"]: 100}, traits=bandwidth_traits("")),
+    PortGroup(name=PACKET_RATE, resources={PACKET_RATE_CLASSES["any"]: 10}, traits=PACKET_RATE_TRAITS),
+))
 """A port that the user made and gives to the server: it is never deleted."""
 DEVICE_PORT, SPARE_PORT = "34343434-3434-4434-8434-343434343434", "35353535-3535-4535-8535-353535353535"
 DEVICE_NEEDS = {
@@ -166,10 +188,12 @@ class OneCloud:
         return other
 
     def _guarantee(self, conn: sa.Connection) -> None:
-        """The user's port is guaranteed a bandwidth."""
+        """The user's port is guaranteed a bandwidth and a packet rate."""
         admin = RequestContext(request_id="", user_id="a", project_id=PROJECT, roles=("admin",), is_admin=True)
         policy = qos.create(conn, admin, PolicyBody(name="guaranteed"), self.clock.now())
-        qos.create_rule(conn, admin, policy.id, RuleOfPolicyBody(min_kbps=100))
+        qos.create_rule(conn, admin, MINIMUM_BANDWIDTH, policy.id, BandwidthRuleBody(amount=100))
+        rate = PacketRateRuleBody(direction="any", amount=10)
+        qos.create_rule(conn, admin, MINIMUM_PACKET_RATE, policy.id, rate)
         qos.set_policy(conn, admin, USERS_PORT, policy.id)
 
     def _bring_devices(self, conn: sa.Connection) -> None:
@@ -220,7 +244,8 @@ class OneCloud:
         driver: Any = planting.Watched(FakeDriver(self.hypervisors[host], self.clock), self.plan)
         return Agent(
             host, driver, self.bus, self._hosts_journal, self.clock, images=self.images, report_interval=20.0,
-            device_specs=SPECS, bandwidths=BANDWIDTHS, checkpoint=lambda _place: self.plan.here("effect"),
+            device_specs=SPECS, bandwidths=BANDWIDTHS, packet_rate=RATE,
+            checkpoint=lambda _place: self.plan.here("effect"),
         )
 
     async def close(self) -> None:

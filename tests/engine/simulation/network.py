@@ -25,7 +25,7 @@ class Net:
     """The service itself; it does not crash.
 
     `calls` are those that arrived, `fail` errors by call name, one for each call, `wires` whether it announces ports,
-    `served` the provider that each bound port names, `devices` the device.
+    `served` the providers that each bound port names, `devices` the device.
     """
 
     def __init__(self, random: Random, trouble: Trouble, announce: Callable[[ExternalEvent], Awaitable[None]]) -> None:
@@ -35,7 +35,7 @@ class Net:
         self.fail: dict[str, list[Exception]] = {}
         self.wires = True
         self.addresses: tuple[str, ...] = ("10.0.0.5",)
-        self.served: dict[str, str] = {}
+        self.served: dict[str, dict[str, str]] = {}
         self.devices: dict[str, BoundDevice] = {}
         self._random = random
         self._trouble = trouble
@@ -105,7 +105,7 @@ class Net:
         self.ports.pop(port_id, None)
         self._let_go(port_id)
 
-    def serve(self, instance: str, providers: dict[str, str], devices: dict[str, BoundDevice]) -> None:
+    def serve(self, instance: str, providers: dict[str, dict[str, str]], devices: dict[str, BoundDevice]) -> None:
         self.served |= {port.id: providers[port.id] for port in self.of(instance) if port.id in providers}
         self.devices |= {port.id: devices[port.id] for port in self.of(instance) if port.id in devices}
 
@@ -191,7 +191,7 @@ class SimNetwork:
         await self._call("bind_port", lambda: self._net.bind(port_id, instance_uuid, host))
 
     async def serve_ports(
-        self, instance_uuid: str, providers: dict[str, str], devices: dict[str, BoundDevice]
+        self, instance_uuid: str, providers: dict[str, dict[str, str]], devices: dict[str, BoundDevice]
     ) -> None:
         await self._call("serve_ports", lambda: self._net.serve(instance_uuid, providers, devices))
 

@@ -138,16 +138,15 @@ def upgrade() -> None:
     op.create_index(op.f("ix_ports_device_id"), "ports", ["device_id"], unique=False)
     op.create_index(op.f("ix_ports_project_id"), "ports", ["project_id"], unique=False)
     op.create_table(
-        "qos_minimum_bandwidth_rules",
+        "qos_rules",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("policy_id", sa.String(length=36), nullable=False),
+        sa.Column("type", sa.String(length=32), nullable=False),
         sa.Column("direction", sa.String(length=8), nullable=False),
-        sa.Column("min_kbps", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["policy_id"], ["qos_policies.id"], name=op.f("fk_qos_minimum_bandwidth_rules_policy_id")
-        ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_qos_minimum_bandwidth_rules")),
-        sa.UniqueConstraint("policy_id", "direction", name=op.f("uq_qos_minimum_bandwidth_rules_policy_id_direction")),
+        sa.Column("amount", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["policy_id"], ["qos_policies.id"], name=op.f("fk_qos_rules_policy_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_qos_rules")),
+        sa.UniqueConstraint("policy_id", "type", "direction", name=op.f("uq_qos_rules_policy_id_type_direction")),
     )
     op.create_table(
         "qos_targets",
