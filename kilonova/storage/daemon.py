@@ -83,6 +83,9 @@ class StorageDaemon:
         Raises:
             KilonovaError: something it needs is missing, or it does not start. Retryable: it does not answer.
         """
+        for path in (str(self.control), self._address.socket):
+            if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+                raise KilonovaError(f"The path {path} is too long for a socket.", hint="choose a shorter directory")
         if self._watch is None:
             await self._bring_up()
             self._watch = asyncio.create_task(self._look_after())
@@ -214,9 +217,6 @@ class StorageDaemon:
             raise KilonovaError(
                 f"{PROGRAM} is not installed.", hint="install it (Debian: qemu-system-common qemu-utils)"
             )
-        for path in (str(self.control), self._address.socket):
-            if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
-                raise KilonovaError(f"The path {path} is too long for a socket.", hint="choose a shorter directory")
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._process is not None:
             try:

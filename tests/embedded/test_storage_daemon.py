@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -40,6 +41,13 @@ ONE_GIB = 1 << 30
 
 def options(directory: Path, format_: Literal["raw", "qcow2"] = "qcow2") -> PoolOptions:
     return PoolOptions(name="pool", directory=str(directory), format=format_)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory with a short name, because sockets are made below it."""
+    with tempfile.TemporaryDirectory(prefix="kn-", dir="/var/tmp") as name:
+        yield Path(name)
 
 
 @pytest.fixture(params=["qcow2", "raw"])
@@ -445,6 +453,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+async def test_a_path_that_is_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KilonovaError, match="too long for a socket") as raised:
+        await DirectoryPool(options(tmp_path / ("d" * 80)), SystemClock()).start(())
+    assert raised.value.hint == "choose a shorter directory"
 
 
 async def test_a_daemon_that_cannot_start_says_why(tmp_path: Path) -> None:
