@@ -234,8 +234,12 @@ class VolumeCloud:
     async def settle(self) -> None:
         """Wait until no operation is left, or the process is gone."""
         async with asyncio.timeout(LIMIT):
-            while not self.killed.is_set() and (await self.active() or self.compute.swaps):  # noqa: ASYNC110 - a database
+            while not self.killed.is_set() and await self._busy():  # noqa: ASYNC110 - a database
                 await asyncio.sleep(0.005)
+
+    async def _busy(self) -> bool:
+        """Also after the end of an operation is written, until its driver has passed its last checkpoint."""
+        return bool(await self.active() or self.compute.swaps or self.volumes.work.runner._drivers)
 
     async def active(self) -> list[OperationRecord]:
         states = [state for state in OperationState if state not in TERMINAL]

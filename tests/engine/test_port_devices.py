@@ -356,8 +356,8 @@ async def test_an_audit_finds_devices_that_are_held_for_no_port_and_ports_withou
     assert found[Kind.PORT_DEVICE_MISSING].object == ports[0].id
     assert found[Kind.DEVICE_NOT_ITS_OWN].subject == uuid
     healer = Healer(
-        cloud.cells, looker, SimClock(cloud.loop), ports=None, images=None, accelerators=None, retention=3600.0,
-        wake_api=lambda: None, wake_cell=lambda _name: None,
+        cloud.cells, looker, SimClock(cloud.loop), ports=None, images=None, accelerators=None, volumes=None,
+        retention=3600.0, wake_api=lambda: None, wake_cell=lambda _name: None,
     )
     assert not (await healer.heal(found[Kind.PORT_DEVICE_MISSING])).done
     assert (await healer.heal(found[Kind.PORT_DEVICE_LEFT])).done
@@ -372,8 +372,8 @@ async def test_healing_leaves_a_device_alone_that_a_port_has_got_meanwhile(cloud
     looker = Looker(cloud.cells, SimBus(cloud.wire, cloud.processes["conductor0"]), SimClock(cloud.loop),
                     retention=3600.0)
     healer = Healer(
-        cloud.cells, looker, SimClock(cloud.loop), ports=None, images=None, accelerators=None, retention=3600.0,
-        wake_api=lambda: None, wake_cell=lambda _name: None,
+        cloud.cells, looker, SimClock(cloud.loop), ports=None, images=None, accelerators=None, volumes=None,
+        retention=3600.0, wake_api=lambda: None, wake_cell=lambda _name: None,
     )
     old = Difference(kind=Kind.PORT_DEVICE_LEFT, object=f"{uuid}/{port.id}", subject=uuid, what="seen earlier")
     assert not (await healer.heal(old)).done
