@@ -181,11 +181,14 @@ class WatchedPool(SimulatedPool):
 
 
 class VolumeCloud:
-    """Args: kill_at: the point at which the process ends, by its number in the run; None for never."""
+    """Its database is in memory and outlives its processes.
+
+    Args: kill_at: the point at which the process ends, by its number in the run; None for never.
+    """
 
     def __init__(self, directory: Path, *, keys: bool = True) -> None:
         self.directory = directory
-        self.database = Database.open(f"sqlite:///{directory}/volumes.sqlite")
+        self.database = Database.open("sqlite://")
         self.storages = {ONE: SimulatedStorage(capacity=100), TWO: SimulatedStorage(capacity=90)}
         self.images = Images(directory / "images")
         self.compute = Compute()
