@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 import openstack
 import pytest
-from image_cloud import BOB, PEOPLE, Cloud, image_cloud, served
+from image_cloud import BOB, Cloud, image_cloud, served
+from keystone_stand_in import stand_in_keystone
 from openstack.connection import Connection
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -39,34 +39,6 @@ class Prefixed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._application({**scope, "root_path": self._prefix}, receive, send)
-
-
-def stand_in_keystone(root: Callable[[], str]) -> Starlette:
-    """Gives everybody in PEOPLE a token (the name) for any password, with a catalogue of the image service."""
-
-    async def version(request: Request) -> JSONResponse:
-        links = [{"rel": "self", "href": f"{root()}/identity/v3/"}]
-        return JSONResponse({"version": {"id": "v3.14", "status": "stable", "links": links, "media-types": []}})
-
-    async def token(request: Request) -> JSONResponse:
-        user = (await request.json())["auth"]["identity"]["password"]["user"]["name"]
-        project, roles = PEOPLE[user]
-        domain = {"id": "default", "name": "Default"}
-        services = [("keystone", "identity", "/identity/v3"), ("glance", "image", "/image")]
-        return JSONResponse({"token": {
-            "methods": ["password"], "user": {"id": f"{user}-id", "name": user, "domain": domain},
-            "project": {"id": project, "name": user, "domain": domain},
-            "roles": [{"id": role, "name": role} for role in roles],
-            "issued_at": "2026-01-01T00:00:00.000000Z", "expires_at": "2099-01-01T00:00:00.000000Z",
-            "catalog": [{"id": name, "type": type_, "name": name, "endpoints": [
-                {"id": f"{name}-{interface}", "interface": interface, "region": "RegionOne",
-                 "region_id": "RegionOne", "url": root() + path}
-                for interface in ("public", "internal", "admin")
-            ]} for name, type_, path in services],
-        }}, 201, {"X-Subject-Token": user})
-
-    return Starlette(routes=[Route("/v3", version), Route("/v3/", version),
-                             Route("/v3/auth/tokens", token, methods=["POST"])])
 
 
 @dataclass
@@ -102,7 +74,7 @@ async def region_in(directory: Path):
     async with image_cloud(directory, limits=Limits(keep_free=0), rules=rules) as cloud:
         region = Region(cloud, "")
         application = Starlette(routes=[
-            Mount("/identity", stand_in_keystone(lambda: region.root)),
+            Mount("/identity", stand_in_keystone(lambda: region.root, ("glance", "image", "/image"))),
             Route("/image", Prefixed(cloud.service.application(), "/image")),
             Mount("/image", cloud.service.application()),
             Route("/mirror", lambda request: Response(DATA)),

@@ -393,15 +393,19 @@ async def test_messages_are_told_and_forgotten(database: Database) -> None:
     await database.write(unit)
 
 
+@pytest.mark.spec("EMV-11")
 async def test_a_service_that_is_disabled_stays_so(database: Database) -> None:
     def unit(conn: sa.Connection) -> None:
-        for host in ("m@one", "m@two"):
-            service_records.register(conn, service_records.VOLUME, host, NOW)
+        service_records.announce(conn, ["m@one", "m@two"], NOW)
+        assert [(one.binary, one.host) for one in service_records.every(conn)] == [
+            ("cinder-backup", "m"), ("cinder-scheduler", "m"), ("cinder-volume", "m@one"), ("cinder-volume", "m@two"),
+        ]
         service_records.enable(conn, service_records.VOLUME, "m@one", NOW, enabled=False, reason="broken disk")
-        service_records.register(conn, service_records.VOLUME, "m@one", NOW + 1)
+        service_records.announce(conn, ["m@one"], NOW + 1)
         assert service_records.disabled_hosts(conn) == {"m@one"}
-        service_records.retire(conn, service_records.VOLUME, ["m@one"])
-        assert [(one.host, one.disabled_reason) for one in service_records.every(conn)] == [("m@one", "broken disk")]
+        assert [(one.host, one.disabled_reason) for one in service_records.every(conn)] == [
+            ("m", None), ("m", None), ("m@one", "broken disk"),
+        ]
         with pytest.raises(NotFound):
             service_records.enable(conn, service_records.VOLUME, "m@two", NOW, enabled=True)
 

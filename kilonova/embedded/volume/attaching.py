@@ -184,13 +184,25 @@ class Attaching:
         made = await self._database.write(unit)
         return await self.update(caller, made.id, connector)
 
-    async def terminate(self, caller: RequestContext, volume_id: str, connector: dict[str, Any]) -> None:
-        """Serve it to that connector no longer (os-terminate_connection). What is gone already is no error."""
+    async def terminate(
+        self, caller: RequestContext, volume_id: str, connector: dict[str, Any], *, by_service: bool = True
+    ) -> None:
+        """Serve it to that connector no longer (os-terminate_connection). What is gone already is no error.
+
+        What a server is known to have goes when it is detached.
+
+        Raises:
+            As `delete`.
+        """
         host = connector.get("host")
         held = await self._database.read(lambda conn: _held(conn, caller, volume_id))
         for one in held:
-            if one.connector is not None and one.connector.get("host") == host and one.instance_id is None:
+            if one.connector is None or one.connector.get("host") != host:
+                continue
+            if one.instance_id is None:
                 await self.delete(caller, one.id)
+            elif not by_service:
+                await self._refuse_used(one)
 
     async def attach(
         self, caller: RequestContext, volume_id: str, *, instance_id: str | None, host_name: str | None,

@@ -116,9 +116,7 @@ class EmbeddedVolumes:
 
         def prepare(conn: sa.Connection) -> None:
             volume_types.make_default(conn, now)
-            for host in hosts:
-                service_records.register(conn, service_records.VOLUME, host, now)
-            service_records.retire(conn, service_records.VOLUME, hosts)
+            service_records.announce(conn, hosts, now)
 
         await self.database.write(prepare)
         exports = await self.database.read(recorded_exports)

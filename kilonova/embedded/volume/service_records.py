@@ -20,15 +20,17 @@ VOLUME, SCHEDULER, BACKUP = "cinder-volume", "cinder-scheduler", "cinder-backup"
 NAMESPACE = uuid.UUID("2f1c8a76-0f0b-5a35-8f3c-d1d3fb2d6a90")
 
 
-def register(conn: sa.Connection, binary: str, host: str, now: float) -> None:
-    """Make sure that a part is known. One that is disabled stays so."""
-    made = Service(id=str(uuid.uuid5(NAMESPACE, f"{binary} {host}")), binary=binary, host=host, updated_at=now)
-    insert_missing(conn, table, msgspec.structs.asdict(made))
+def announce(conn: sa.Connection, hosts: list[str], now: float) -> None:
+    """Record the parts of a service whose pools are on these hosts, and no others. One that is disabled stays so.
 
-
-def retire(conn: sa.Connection, binary: str, hosts: list[str]) -> None:
-    """Forget the parts of that name on other hosts than these."""
-    conn.execute(table.delete().where(column.binary == binary, column.host.not_in(hosts)))
+    Spec: EMV-11.
+    """
+    machines = sorted({host.partition("@")[0] for host in hosts})
+    for binary, where in ((VOLUME, hosts), (SCHEDULER, machines), (BACKUP, machines)):
+        for host in where:
+            made = Service(id=str(uuid.uuid5(NAMESPACE, f"{binary} {host}")), binary=binary, host=host, updated_at=now)
+            insert_missing(conn, table, msgspec.structs.asdict(made))
+        conn.execute(table.delete().where(column.binary == binary, column.host.not_in(where)))
 
 
 def every(conn: sa.Connection) -> list[Service]:
