@@ -15,6 +15,7 @@ from kilonova.api.compute.service_hosts import ServiceHosts
 from kilonova.api.compute.stored_quotas import StoredQuotas
 from kilonova.audit.auditor import Auditor
 from kilonova.audit.embedded import EmbeddedDevices, EmbeddedImageData
+from kilonova.audit.volumes import EmbeddedVolumeLedger
 from kilonova.control.application import ControlApi
 from kilonova.db import instances
 from kilonova.domain.errors import InstanceNotFound, NotFound
@@ -25,6 +26,8 @@ from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring, Wiring
 from kilonova.embedded.placement import EmbeddedPlacement
 from kilonova.embedded.shares import DirectoryShares
+from kilonova.embedded.volume.api.application import application as volume_api
+from kilonova.embedded.volume.service import EmbeddedVolumes
 from kilonova.engine.operation import Tx
 from kilonova.hypervisor.guest import GuestMetadata
 from kilonova.metadata.service import Keep, Lookup, MetadataService
@@ -34,7 +37,7 @@ from kilonova.operations.guests import metadata_of
 from kilonova.operations.history import History
 from kilonova.operations.interface_refresh import CHANGED, refresh_interfaces
 from kilonova.operations.told import take
-from kilonova.roles import assembly
+from kilonova.roles import assembly, volumes
 from kilonova.roles.assembly import Ground, Progress, Wakes
 from kilonova.roles.credentials import Installation
 from kilonova.roles.watching import Timed
@@ -45,11 +48,16 @@ from kilonova.services.network import NetworkService
 
 @dataclass(frozen=True)
 class Embedded:
-    """The services, running. Args: url: of the process that serves them; auth_url: of the identity service."""
+    """The services, running.
+
+    Args:
+        volumes: None without storage pools. url: of the process that serves them; auth_url: of the identity service.
+    """
 
     identity: EmbeddedIdentity
     images: EmbeddedImage
     networks: EmbeddedNetwork
+    volumes: EmbeddedVolumes | None
     wiring: Wiring
     url: str
     auth_url: str
@@ -60,7 +68,9 @@ async def start(
 ) -> Embedded:
     """Start the services; the stack stops them."""
     directory = ground.config.directory
-    identity = EmbeddedIdentity(ground.api, directory / "token-keys", ground.clock, url)
+    identity = EmbeddedIdentity(
+        ground.api, directory / "token-keys", ground.clock, url, volumes=bool(ground.config.volume.pool)
+    )
     stack.callback(identity.close)
     progress("identity", "prepare")
     realm = await identity.bootstrap(made.admin_password)
@@ -85,7 +95,10 @@ async def start(
         stack.push_async_callback(listener.close)
     await networks.start(listener)
     stack.push_async_callback(networks.close)
-    return Embedded(identity, images, networks, wiring, url, auth_url)
+    if ground.config.volume.pool:
+        progress("volume", "start storage pools")
+    found = await volumes.start(ground, images, events.deliver, stack)
+    return Embedded(identity, images, networks, found, wiring, url, auth_url)
 
 
 def _wiring(ground: Ground, made: Installation) -> Wiring:
@@ -164,6 +177,8 @@ async def serve(
         "/placement": EmbeddedPlacement(ground.api, ground.clock, identity=identity, identity_url=auth_url),
         "/compute": _compute(ground, services, wakes, consoles),
     }
+    if services.volumes is not None:
+        applications["/volume"] = volume_api(services.volumes, identity, auth_url)
     if config.metrics.port or config.tracing.endpoint:
         applications = {p: Timed(of, p.removeprefix("/"), ground.metrics) for p, of in applications.items()}
     prefixes.mount(applications)
@@ -201,6 +216,7 @@ def _auditor(ground: Ground, services: Embedded, wakes: Wakes) -> Auditor:
         ground.cells, ground.bus, ground.clock, wake_api=wakes.api, wake_cell=wakes.cell, ports=services.networks,
         devices=EmbeddedDevices(assembly.own_host(ground.config), ground.api, services.wiring),
         images=EmbeddedImageData(ground.api, ground.config.directory / "images"),
+        volumes=None if services.volumes is None else EmbeddedVolumeLedger(services.volumes),
         retention=ground.config.notifications.retention,
         accelerators=cyborg.accelerators(ground.config.accelerator),
     )

@@ -16,13 +16,15 @@ from kilonova.domain.errors import ImageNotFound, KilonovaError
 from kilonova.domain.image import Image
 from kilonova.roles import assembly, credentials
 from kilonova.roles.assembly import Progress
+from kilonova.roles.volumes import DIRECTORY as VOLUME_SERVICE
 from kilonova.services.secrets import NoSecrets
 from kilonova.storage.directory import DirectoryPool
 from kilonova.storage.options import VOLUMES
 
 OWN = (
-    "kilonova.db*", "agent.db*", "images", "guests", "libvirt", "network", "fake", VOLUMES, "token-keys", "secrets.key",
-    "clouds.yaml", "openrc", "state.json", "kilonova.log", "installation.json", "kilonova.pid",
+    "kilonova.db*", "agent.db*", "images", "guests", "libvirt", "network", "fake", VOLUMES, VOLUME_SERVICE,
+    "token-keys", "secrets.key", "clouds.yaml", "openrc", "state.json", "kilonova.log", "installation.json",
+    "kilonova.pid",
 )
 """What an installation keeps in its directory; what users put there (`kilonova.toml`) is left."""
 

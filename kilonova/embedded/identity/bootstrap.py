@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -43,11 +44,13 @@ def admin_exists(conn: sa.Connection) -> bool:
     return users.named(conn, ADMIN, domain_id=DEFAULT_DOMAIN) is not None
 
 
-def fill(conn: sa.Connection, admin_password_hash: str | None, public_url: str) -> BootstrapResult:
+def fill(
+    conn: sa.Connection, admin_password_hash: str | None, public_url: str, offers: Sequence[catalogue.Offer]
+) -> BootstrapResult:
     """Make whatever is missing; what exists stays as it is.
 
     Args:
-        admin_password_hash: for the admin user, used only if it has to be made.
+        admin_password_hash: for the admin user, used only if it has to be made. offers: what the catalogue lists.
     """
     if domains.find(conn, DEFAULT_DOMAIN) is None:
         domains.insert(conn, Domain(id=DEFAULT_DOMAIN, name="Default", description="The default domain"))
@@ -62,7 +65,7 @@ def fill(conn: sa.Connection, admin_password_hash: str | None, public_url: str) 
         grants.grant(conn, Assignment(
             Actor(ActorKind.USER, user_id), Target(TargetKind.PROJECT, service_project), role_ids["service"]
         ))
-    catalogue.register(conn, public_url)
+    catalogue.register(conn, public_url, offers)
     return BootstrapResult(
         admin_user_id=admin, admin_project_id=admin_project, service_project_id=service_project,
         service_users=service_users,

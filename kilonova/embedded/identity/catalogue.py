@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -38,6 +38,8 @@ ONE_MACHINE = (
     Offer("network", "neutron", "/network"),
     Offer("placement", "placement", "/placement"),
 )
+VOLUMES = (Offer("block-storage", "cinder", "/volume/v3"), Offer("volumev3", "cinderv3", "/volume/v3"))
+"""The volume service, under both types that clients look for. Spec: EMI-21."""
 
 
 class CatalogueEndpoint(msgspec.Struct, frozen=True):
@@ -87,14 +89,17 @@ def load(conn: sa.Connection) -> Catalogue:
     )
 
 
-def register(conn: sa.Connection, public_url: str) -> None:
-    """Enter the services of one-machine mode, or move them to another base URL.
+def register(conn: sa.Connection, public_url: str, offers: Sequence[Offer]) -> None:
+    """Enter the services of one-machine mode, or move them to another base URL; those not offered any more go.
 
     Their ids are derived from their names, so that a restart finds its own entries whatever else was added.
     """
     if regions.find(conn, REGION) is None:
         regions.insert(conn, Region(id=REGION))
-    for offer in ONE_MACHINE:
+    for offer in VOLUMES:
+        if offer not in offers:
+            _withdraw(conn, offer)
+    for offer in offers:
         service_id = str(uuid.uuid5(_OWN_IDS, offer.type))
         if services.find(conn, service_id) is None:
             services.insert(conn, Service(id=service_id, type=offer.type, name=offer.name))
@@ -108,6 +113,16 @@ def register(conn: sa.Connection, public_url: str) -> None:
                 ))
             elif known.url != url:
                 endpoints.update(conn, endpoint_id, {"url": url})
+
+
+def _withdraw(conn: sa.Connection, offer: Offer) -> None:
+    for interface in INTERFACES:
+        endpoint_id = str(uuid.uuid5(_OWN_IDS, f"{offer.type}/{interface}"))
+        if endpoints.find(conn, endpoint_id) is not None:
+            endpoints.delete(conn, endpoint_id)
+    service_id = str(uuid.uuid5(_OWN_IDS, offer.type))
+    if services.find(conn, service_id) is not None:
+        services.delete(conn, service_id)
 
 
 def _fill(url: str, values: Mapping[str, str]) -> str | None:

@@ -13,6 +13,7 @@ from kilonova.embedded.identity import access_paths, bootstrap, unified_limits
 from kilonova.embedded.identity.api.application import application
 from kilonova.embedded.identity.authentication import Authenticator
 from kilonova.embedded.identity.bootstrap import BootstrapResult
+from kilonova.embedded.identity.catalogue import ONE_MACHINE, VOLUMES
 from kilonova.embedded.identity.passwords import Passwords
 from kilonova.embedded.identity.realm import Realm
 from kilonova.embedded.identity.records import DEFAULT_DOMAIN, Target, TargetKind
@@ -28,12 +29,15 @@ class EmbeddedIdentity:
     Args:
         key_file: the keys that sign tokens; made if it does not exist.
         public_url: where clients reach this process, without a path, for example `http://192.0.2.1:8774`.
+        volumes: whether there is a volume service, for the catalogue.
 
     Raises:
         KilonovaError: the key file is damaged.
     """
 
-    def __init__(self, database: Database, key_file: Path, clock: Clock, public_url: str) -> None:
+    def __init__(
+        self, database: Database, key_file: Path, clock: Clock, public_url: str, *, volumes: bool = False
+    ) -> None:
         store = IdentityStore(database)
         codec = TokenCodec(key_file)
         verifier = Verifier(store, codec, clock)
@@ -41,6 +45,7 @@ class EmbeddedIdentity:
         authenticator = Authenticator(store, codec, verifier, passwords, clock)
         self._realm = Realm(store, verifier, authenticator, passwords, clock)
         self._public_url = public_url.rstrip("/")
+        self._offers = (*ONE_MACHINE, *VOLUMES) if volumes else ONE_MACHINE
 
     async def bootstrap(self, admin_password: str) -> BootstrapResult:
         """Make the tables and the first records, if they are missing. Spec: EMI-37.
@@ -52,7 +57,7 @@ class EmbeddedIdentity:
         await store.create_tables()
         known = await store.read(bootstrap.admin_exists)
         password_hash = None if known else await self._realm.passwords.hash(admin_password)
-        return await store.write(lambda conn: bootstrap.fill(conn, password_hash, self._public_url))
+        return await store.write(lambda conn: bootstrap.fill(conn, password_hash, self._public_url, self._offers))
 
     async def validate(
         self, token: str, *, request: ServiceRequest | None = None, allow_expired: bool = False
