@@ -116,6 +116,15 @@ class VolumeSnapshotNotFound(NotFound):
         super().__init__(f"Snapshot {snapshot} could not be found.")
 
 
+class VolumeAttachmentNotFound(NotFound):
+    def __init__(self, attachment: str) -> None:
+        super().__init__(f"Volume attachment could not be found with filter: attachment_id = {attachment}.")
+
+
+class InvalidVolume(InvalidInput):
+    """A volume is in a state that does not allow this. Spec: VOL-06."""
+
+
 class NetworkNotFound(NotFound):
     def __init__(self, network: str) -> None:
         super().__init__(f"Network {network} could not be found.")

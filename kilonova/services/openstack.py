@@ -23,6 +23,10 @@ AT_ONCE = 16
 """Requests under way: a service that is slow holds up nobody else."""
 TRIED_AGAIN = (425, 429)
 """Answers below 500 that say nothing against the request."""
+FAMILIES: Mapping[int, type[KilonovaError]] = {400: InvalidInput, 404: NotFound, 409: Conflict}
+"""What the answers of a service mean, by their status."""
+PROJECTS = 100
+"""Projects of which a token is kept."""
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +59,13 @@ class AccountOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """PEM file of the certificate that signed those of the services; empty for the authorities of the system."""
 
 
+class _Grant(msgspec.Struct, frozen=True):
+    """A token, and the id of the project that it is for."""
+
+    token: str = ""
+    project: str = ""
+
+
 class OpenStackCalls:
     """Calls of one service.
 
@@ -62,11 +73,13 @@ class OpenStackCalls:
         name: what errors call it. endpoint: what paths are appended to. account: None for a service that asks nobody
             who he is. headers: sent with each request. authority: PEM file of the certificate that signed those of
             the services, "" for those of the system. limit: seconds that it may be silent.
+        families: the errors that its answers stand for, by their status.
+        as_service: the token is shown as that of a service, too, for what only services may ask.
     """
 
     def __init__(
         self, name: str, endpoint: str, account: Account | None, headers: Mapping[str, str], *, authority: str = "",
-        limit: float = LIMIT,
+        limit: float = LIMIT, families: Mapping[int, type[KilonovaError]] = FAMILIES, as_service: bool = False,
     ) -> None:
         self._name = name
         self._endpoint = endpoint.rstrip("/")
@@ -74,30 +87,48 @@ class OpenStackCalls:
         self._headers = dict(headers)
         self._authority = authority
         self._limit = limit
-        self._token = ""
+        self._families = families
+        self._as_service = as_service
+        self._grants: dict[str, _Grant] = {}
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(AT_ONCE, name)
 
     async def __call__(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None,
+        headers: Mapping[str, str] | None = None, project: str = "",
     ) -> Any:
         """The body of a good answer, None if it has none.
 
+        Args:
+            path: `{project}` in it stands for the id of the project that the token is for.
+            headers: sent beside those of all requests.
+            project: id of the one for which it is asked, in which the account must have a role; "" for its own.
+
         Raises:
-            NotFound, Conflict, InvalidInput: what the service says. ServiceUnavailable: it does not answer, or cannot
-                now. KilonovaError: it does not let us in, or answers something else.
+            NotFound, Conflict, InvalidInput: what the service says, or others that its families name.
+            ServiceUnavailable: it does not answer, or cannot now. KilonovaError: it does not let us in, or answers
+                something else.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._call, method, path, dict(query or {}), body)
+        return await loop.run_in_executor(
+            self._threads, self._call, method, path, dict(query or {}), body, dict(headers or {}), project
+        )
 
-    def _call(self, method: str, path: str, query: dict[str, str], body: Any) -> Any:
-        url = f"{self._endpoint}{path}" + (f"?{urlencode(query)}" if query else "")
+    def _call(
+        self, method: str, path: str, query: dict[str, str], body: Any, headers: dict[str, str], project: str
+    ) -> Any:
         payload = b"" if body is None else msgspec.json.encode(body)
-        token = self._known_token("")
-        status, _, answer = self._send(method, url, payload, {"X-Auth-Token": token} if token else {})
-        if status == 401 and token:
-            token = self._known_token(token)
-            status, _, answer = self._send(method, url, payload, {"X-Auth-Token": token})
+
+        def ask(grant: _Grant) -> tuple[int, bytes]:
+            url = self._endpoint + path.replace("{project}", grant.project)
+            asked = f"{url}?{urlencode(query)}" if query else url
+            status, _, answer = self._send(method, asked, payload, headers | self._shown(grant))
+            return status, answer
+
+        grant = self._granted(project, "")
+        status, answer = ask(grant)
+        if status == 401 and grant.token:
+            status, answer = ask(self._granted(project, grant.token))
         self._judge(status, answer)
         if not answer:
             return None
@@ -106,33 +137,44 @@ class OpenStackCalls:
         except msgspec.DecodeError as error:
             raise KilonovaError(f"The {self._name} service answers something that is not JSON.") from error
 
-    def _known_token(self, stale: str) -> str:
-        """A token that is not the stale one."""
-        if self._account is None:
-            return ""
-        with self._lock:
-            if self._token == stale:
-                self._token = self._sign_in(self._account)
-            return self._token
+    def _shown(self, grant: _Grant) -> dict[str, str]:
+        """How a request shows who makes it."""
+        if not grant.token:
+            return {}
+        return {"X-Auth-Token": grant.token} | ({"X-Service-Token": grant.token} if self._as_service else {})
 
-    def _sign_in(self, account: Account) -> str:
+    def _granted(self, project: str, stale: str) -> _Grant:
+        """A token for a project that is not the stale one."""
+        if self._account is None:
+            return _Grant()
+        with self._lock:
+            known = self._grants.get(project, _Grant())
+            if known.token == stale:
+                known = self._sign_in(self._account, project)
+                self._grants.pop(project, None)
+                self._grants[project] = known
+                while len(self._grants) > PROJECTS:
+                    del self._grants[next(iter(self._grants))]
+            return known
+
+    def _sign_in(self, account: Account, project: str) -> _Grant:
         user = {"name": account.username, "domain": {"name": account.user_domain_name}, "password": account.password}
+        own = {"name": account.project_name, "domain": {"name": account.project_domain_name}}
         body = {"auth": {
             "identity": {"methods": ["password"], "password": {"user": user}},
-            "scope": {"project": {
-                "name": account.project_name, "domain": {"name": account.project_domain_name},
-            }},
+            "scope": {"project": {"id": project} if project else own},
         }}
         url = f"{account.auth_url.rstrip('/')}/auth/tokens"
         status, headers, answer = self._send("POST", url, msgspec.json.encode(body), {})
         token = headers.get("x-subject-token", "")
         if status in (401, 403) or (status < 400 and not token):
+            where = f" and project {project}" if project else ""
             raise KilonovaError(
-                f"The identity service gives no token for the {self._name} service.",
-                hint="check the user and the password in the configuration",
+                f"The identity service gives no token for the {self._name} service{where}.",
+                hint="check the user, its roles and the password in the configuration",
             )
         self._judge(status, answer)
-        return token
+        return _Grant(token, project or _project(answer))
 
     def _send(self, method: str, url: str, body: bytes, more: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
         parts = urlsplit(url)
@@ -159,8 +201,15 @@ class OpenStackCalls:
         said = f"The {self._name} service answers {status}: {_message(answer)}"
         if status >= 500 or status in TRIED_AGAIN:
             raise ServiceUnavailable(said)
-        families: dict[int, type[KilonovaError]] = {400: InvalidInput, 404: NotFound, 409: Conflict}
-        raise families.get(status, KilonovaError)(said)
+        raise self._families.get(status, KilonovaError)(said)
+
+
+def _project(body: bytes) -> str:
+    """The id of the project that a token is for, "" if it is not told."""
+    try:
+        return str(msgspec.json.decode(body)["token"]["project"]["id"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return ""
 
 
 def _message(body: bytes) -> str:

@@ -53,6 +53,14 @@ def of_volume(conn: sa.Connection, volume_id: str) -> list[Attachment]:
     return [Attachment(**row._mapping) for row in rows]
 
 
+def of_instance(conn: sa.Connection, instance_id: str) -> list[Attachment]:
+    """Those of a server, oldest first."""
+    rows = conn.execute(
+        sa.select(table).where(column.instance_id == instance_id).order_by(column.created_at, column.id)
+    )
+    return [Attachment(**row._mapping) for row in rows]
+
+
 def with_connectors(conn: sa.Connection) -> list[Attachment]:
     """All that are to have exports."""
     rows = conn.execute(sa.select(table).where(column.connector.is_not(None)))

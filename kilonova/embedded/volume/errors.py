@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from kilonova.domain.errors import InvalidInput, KilonovaError, NotFound
+from kilonova.domain import errors
+from kilonova.domain.errors import InvalidInput, KilonovaError, NotFound, VolumeAttachmentNotFound
 
 
-class AttachmentNotFound(NotFound):
-    def __init__(self, attachment: str) -> None:
-        super().__init__(f"Volume attachment could not be found with filter: attachment_id = {attachment}.")
+class AttachmentNotFound(VolumeAttachmentNotFound):
+    """There is no such attachment, or not for this caller."""
 
 
 class VolumeTypeNotFound(NotFound):
@@ -25,7 +25,7 @@ class TransferNotFound(NotFound):
         super().__init__(f"Transfer {transfer} could not be found.")
 
 
-class InvalidVolume(InvalidInput):
+class InvalidVolume(errors.InvalidVolume):
     """A volume is in a state that does not allow this."""
 
     def __init__(self, volume: str, why: str) -> None:

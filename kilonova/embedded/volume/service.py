@@ -66,6 +66,7 @@ class NewVolume(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         size: GiB, None for that of the source. volume_type: name or id, None for the default or the source's.
         hosts: pools that may have it, () for any.
+        id: for a call that may be repeated: the volume's, None for any.
     """
 
     size: int | None = None
@@ -79,6 +80,7 @@ class NewVolume(msgspec.Struct, frozen=True, kw_only=True):
     image_id: str | None = None
     backup_id: str | None = None
     hosts: tuple[str, ...] = ()
+    id: str | None = None
 
 
 class EmbeddedVolumes:
@@ -255,9 +257,12 @@ class EmbeddedVolumes:
 
     async def create_snapshot(
         self, caller: RequestContext, volume_id: str, *, name: str | None = None, description: str | None = None,
-        metadata: dict[str, str] | None = None, force: bool = False,
+        metadata: dict[str, str] | None = None, force: bool = False, snapshot_id: str | None = None,
     ) -> Snapshot:
-        """Accept a snapshot, which is being taken. force: also of a volume in use.
+        """Accept a snapshot, which is being taken.
+
+        Args:
+            force: also of a volume in use. snapshot_id: for a call that may be repeated: the snapshot's.
 
         Raises:
             VolumeNotFound. InvalidVolume, InvalidSnapshot. VolumeOverQuota. Spec: EMV-07, EMV-10.
@@ -265,8 +270,9 @@ class EmbeddedVolumes:
         now = self.clock.now()
         volume = await self.database.read(lambda conn: volumes.visible(conn, caller, volume_id))
         snapshot = Snapshot(
-            id=str(uuid.uuid4()), volume_id=volume_id, project_id=volume.project_id, user_id=caller.user_id,
-            name=name, description=description, size=volume.size, status=SnapshotStatus.CREATING,
+            id=snapshot_id or str(uuid.uuid4()), volume_id=volume_id, project_id=volume.project_id,
+            user_id=caller.user_id, name=name, description=description, size=volume.size,
+            status=SnapshotStatus.CREATING,
             metadata=metadata or {}, created_at=now, updated_at=now,
         )
         await self.work.begin(
@@ -357,7 +363,7 @@ def recorded_exports(conn: sa.Connection) -> dict[str, list[Export]]:
 
 def _describe(conn: sa.Connection, caller: RequestContext, new: NewVolume, now: float) -> Volume:
     """The record of a new volume, as far as it follows from its source and its type."""
-    id_, source, size = str(uuid.uuid4()), None, new.size
+    id_, source, size = new.id or str(uuid.uuid4()), None, new.size
     if new.snapshot_id is not None:
         snapshot = snapshots.visible(conn, caller, new.snapshot_id)
         source, size = volumes.get(conn, snapshot.volume_id), size or snapshot.size
