@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.image import Image
-from kilonova.domain.instance import BlockDevice
 from kilonova.domain.network import Vif
 from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare, HostDevice
 from kilonova.hypervisor.libvirt.description import Describer, GuestFiles

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.db import console_tokens, secrets
+from kilonova.db import block_devices, console_tokens, secrets
 from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.columns import Json, Timestamp, Uuid
 from kilonova.db.prepared import Prepared
@@ -275,6 +275,7 @@ def latest_faults(conn: sa.Connection, uuids: Collection[str]) -> dict[str, Faul
 def erase(conn: sa.Connection, uuid: str) -> None:
     """Remove a record as if it had never been: for a server that was deleted before it reached its cell."""
     conn.execute(sa.delete(instance_faults).where(instance_faults.c.instance_uuid == uuid))
+    block_devices.remove_all(conn, uuid)
     conn.execute(sa.delete(instances).where(instances.c.uuid == uuid))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kilonova.db import (
     aggregates,
+    block_devices,
     build_requests,
     console_tokens,
     flavors,
@@ -31,7 +32,7 @@ CELL = Schema("cell", cell_metadata, ("0001",))
 """What belongs to one cell."""
 
 __all__ = (
-    "API", "CELL", "aggregates", "api_metadata", "build_requests", "cell_metadata", "console_tokens", "flavors",
-    "instances", "journal", "keypairs", "migration_records", "outbox", "placement", "placement_tables", "quotas",
-    "secrets", "server_groups", "services", "usage_audits",
+    "API", "CELL", "aggregates", "api_metadata", "block_devices", "build_requests", "cell_metadata", "console_tokens",
+    "flavors", "instances", "journal", "keypairs", "migration_records", "outbox", "placement", "placement_tables",
+    "quotas", "secrets", "server_groups", "services", "usage_audits",
 )

@@ -54,6 +54,20 @@ class ConsoleTypeUnavailable(InvalidInput):
         super().__init__(f"Unavailable console type {kind}.")
 
 
+class InvalidBlockDevice(InvalidInput):
+    """why: a sentence."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"Block Device Mapping is Invalid: {why}")
+
+
+class VolumeAttachedAlready(InvalidInput):
+    """Spec: RBN-08."""
+
+    def __init__(self, volume: str, instance: str) -> None:
+        super().__init__(f"Volume {volume} is attached to instance {instance} already.")
+
+
 class InstanceNotRescuable(InvalidInput):
     """Spec: RSC-07, RSC-16."""
 
@@ -83,6 +97,10 @@ class PolicyNotAuthorized(Forbidden):
 
 class OverQuota(Forbidden):
     """A quota would be exceeded. Spec: API-058, API-059."""
+
+
+class TooManyDisks(Forbidden):
+    """A guest has no place left for one more disk. Spec: BDM-14."""
 
 
 class NotFound(KilonovaError):
@@ -139,6 +157,11 @@ class Conflict(KilonovaError):
     """The object is in a state that does not allow this."""
 
     status = 409
+
+
+class DeviceNameTaken(Conflict):
+    def __init__(self, name: str, instance: str) -> None:
+        super().__init__(f"Instance {instance} has another disk that is called {name}.")
 
 
 class GuestAgentAway(Conflict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.network import PortNeed, RequestedNetwork, Vif
@@ -37,27 +38,6 @@ class SoftDeletion(msgspec.Struct, frozen=True, kw_only=True):
 
     at: float
     vm_state: VmState
-
-
-class BlockDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """One block device mapping (v2). Sizes in GiB, that of a swap disk in MiB."""
-
-    uuid: str
-    source_type: str
-    destination_type: str
-    boot_index: int | None = None
-    image_id: str | None = None
-    volume_id: str | None = None
-    snapshot_id: str | None = None
-    volume_size: int | None = None
-    guest_format: str | None = None
-    device_name: str | None = None
-    device_type: str | None = None
-    disk_bus: str | None = None
-    delete_on_termination: bool = False
-    tag: str | None = None
-    attachment_id: str | None = None
-    connection_info: str | None = None
 
 
 class Instance(msgspec.Struct, kw_only=True):

@@ -10,10 +10,10 @@ import msgspec
 from kilonova.domain.errors import (
     Conflict,
     DeviceDetachFailed,
-    InvalidInput,
     KilonovaError,
     NotFound,
     Retryable,
+    TooManyDisks,
     TryElsewhere,
 )
 from kilonova.domain.states import PowerState
@@ -155,7 +155,7 @@ class FakeVolumeCalls(FakeCalls):
 
 
 def defined_volumes(hypervisor: FakeHypervisor, guest: Guest) -> dict[str, FakeVolume]:
-    """The volumes of a guest as it is described. Raises InvalidInput: there are more disks than names."""
+    """The volumes of a guest as it is described. Raises TooManyDisks: more than there are names."""
     free = _free_names(guest, {one.device_name for one in guest.volumes})
     return {
         one.id: FakeVolume(
@@ -170,7 +170,7 @@ def _free_names(guest: Guest, used: set[str]) -> Iterator[str]:
     """Names that neither a local disk of the guest nor another volume has."""
     names = [f"/dev/vd{letter}" for letter in string.ascii_lowercase if f"/dev/vd{letter}" not in used]
     yield from names[(guest.image is not None) + len(guest.blank_disks):]
-    raise InvalidInput(f"Instance {guest.uuid} has no name left for one more disk.")
+    raise TooManyDisks(f"Instance {guest.uuid} has no name left for one more disk.")
 
 
 def need_volume(hypervisor: FakeHypervisor, uuid: str, volume: GuestVolume) -> None:

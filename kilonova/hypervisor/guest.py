@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.image import Image
-from kilonova.domain.instance import BlockDevice, InjectedFile
+from kilonova.domain.instance import InjectedFile
 from kilonova.domain.network import Vif
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.volumes import GuestVolume

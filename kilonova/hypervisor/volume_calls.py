@@ -25,7 +25,8 @@ class VolumeDriver(Protocol):
         the guest has.
 
         Raises:
-            InvalidInput: there is none left, or the guest cannot have the bus that was asked for. Spec: BDM-14.
+            TooManyDisks: there is none left. Spec: BDM-14.
+            InvalidInput: the guest cannot have the bus that was asked for.
         """
         ...
 

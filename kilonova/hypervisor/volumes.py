@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.errors import InvalidInput, KilonovaError, NotSupported
-from kilonova.domain.instance import BlockDevice
 from kilonova.shapes.blank_disks import bus_of
 from kilonova.shapes.disks import Bus
 from kilonova.shapes.limits import DiskLimits

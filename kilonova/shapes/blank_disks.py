@@ -7,9 +7,9 @@ from typing import get_args
 
 import msgspec
 
-from kilonova.domain.errors import InvalidInput
+from kilonova.domain.block_device import BlockDevice
+from kilonova.domain.errors import InvalidBlockDevice
 from kilonova.domain.flavor import Flavor
-from kilonova.domain.instance import BlockDevice
 from kilonova.shapes.asked import word
 from kilonova.shapes.disks import Bus, bus_trait
 
@@ -96,21 +96,19 @@ def check_sizes(asked: Sequence[BlockDevice], flavor: Flavor) -> None:
     swaps = [device.volume_size or flavor.swap_mib for device in blank if device.guest_format == SWAP]
     ephemerals = [device.volume_size or flavor.ephemeral_gib for device in blank if device.guest_format != SWAP]
     if len(swaps) > 1:
-        raise InvalidInput("Block Device Mapping is Invalid: More than one swap drive requested.")
+        raise InvalidBlockDevice("More than one swap drive requested.")
     if sum(swaps) > flavor.swap_mib:
-        raise InvalidInput("Block Device Mapping is Invalid: Swap drive requested is larger than flavor allows.")
+        raise InvalidBlockDevice("Swap drive requested is larger than flavor allows.")
     check_ephemerals(asked, flavor)
     if 0 in (*swaps, *ephemerals):
-        raise InvalidInput("Block Device Mapping is Invalid: the flavor has no such disk, and no volume_size is given.")
+        raise InvalidBlockDevice("the flavor has no such disk, and no volume_size is given.")
 
 
 def check_ephemerals(asked: Sequence[BlockDevice], flavor: Flavor) -> None:
     """Whether a flavor has room for the ephemeral disks that were asked for. Raises InvalidInput."""
     disks = blank_disks(asked, flavor.ephemeral_gib, flavor.swap_mib)
     if sum(disk.mib for disk in disks if not disk.is_swap) > flavor.ephemeral_gib * KIB:
-        raise InvalidInput(
-            "Block Device Mapping is Invalid: Ephemeral disks requested are larger than the flavor allows."
-        )
+        raise InvalidBlockDevice("Ephemeral disks requested are larger than the flavor allows.")
 
 
 def _is_blank(device: BlockDevice) -> bool:

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
-from kilonova.domain.instance import BlockDevice
 from kilonova.domain.network import PortNeed
 from kilonova.shapes.shape import shape_of
 from kilonova.shapes.traits import needed_traits

@@ -464,13 +464,39 @@ async def test_where_a_block_device_is_to_be_is_said_and_not_guessed(cloud: Comp
             assert "failed to get volume" in await refused(cloud, 400, block_device_mapping_v2=made)
 
 
-@pytest.mark.spec("API-532", "API-533", "API-542", "API-567")
-@pytest.mark.parametrize(("version", "field", "code"), [
-    (31, "tag", 400), (32, "tag", 202), (33, "tag", 400), (41, "tag", 400), (42, "tag", 202),
-    (66, "volume_type", 400), (67, "volume_type", 202)])
-async def test_block_device_fields(cloud: ComputeCloud, version: int, field: str, code: int) -> None:
-    answer = await create(cloud, version, block_device_mapping_v2=[{**LOCAL, field: "x"}])
+@pytest.mark.spec("API-532", "API-533", "API-542")
+@pytest.mark.parametrize(("version", "code"), [(31, 400), (32, 202), (33, 400), (41, 400), (42, 202)])
+async def test_tags_of_block_devices(cloud: ComputeCloud, version: int, code: int) -> None:
+    answer = await create(cloud, version, block_device_mapping_v2=[{**LOCAL, "tag": "x"}])
     assert answer.status_code == code
+
+
+@pytest.mark.spec("API-567")
+async def test_the_type_of_a_volume_that_is_made(cloud: ComputeCloud) -> None:
+    made = {"source_type": "blank", "destination_type": "volume", "volume_size": 1, "volume_type": "fast"}
+    for version, device, refusal in (
+        (66, made, "volume_type"), (67, made, "failed to get volume"), (67, {**LOCAL, "volume_type": "fast"}, "local"),
+    ):
+        answer = await create(cloud, version, block_device_mapping_v2=[device])
+        assert answer.status_code == 400
+        assert refusal in answer.json()["badRequest"]["message"]
+
+
+@pytest.mark.parametrize("form", ["block_device_mapping", "block_device_mapping_v2"])
+async def test_a_request_names_at_most_255_block_devices(cloud: ComputeCloud, form: str) -> None:
+    entry = {"no_device": True, "source_type": "blank"} if form.endswith("v2") else {"no_device": True}
+    assert "too long" in await refused(cloud, 400, **{form: [entry] * 256})
+    await accepted(cloud, **{form: [entry] * 255})
+
+
+async def test_disks_that_the_first_form_asks_for(cloud: ComputeCloud) -> None:
+    await cloud.flavor(msgspec.structs.replace(TINY, flavor_id="d", name="d", ephemeral_gib=2, swap_mib=64))
+    asked = [{"virtual_name": "ephemeral0", "volume_size": 2, "device_name": "vdb"}, {"virtual_name": "swap"}]
+    larger = [{**asked[0], "volume_size": 3}]
+    assert "larger than the flavor" in await refused(cloud, 400, flavorRef="d", block_device_mapping=larger)
+    made = (await accepted(cloud, flavorRef="d", block_device_mapping=asked)).instance
+    assert [(one.guest_format, one.volume_size, one.device_name) for one in made.block_devices] == [
+        (None, 2, "/dev/vdb"), ("swap", None, None)]
 
 
 @pytest.mark.spec("API-108", "API-041", "API-040")

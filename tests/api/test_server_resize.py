@@ -11,9 +11,10 @@ from compute_cloud import CIRROS, HOST, TINY, ComputeCloud, compute_cloud, creat
 
 from kilonova.api.compute.quota_check import Limits
 from kilonova.db import instances, migration_records
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
-from kilonova.domain.instance import BlockDevice, Instance
+from kilonova.domain.instance import Instance
 from kilonova.domain.migration import Migration, MigrationStatus, MigrationType
 from kilonova.domain.states import TaskState, VmState
 from kilonova.operations.resize import ResizeServer

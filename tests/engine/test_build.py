@@ -15,9 +15,10 @@ from kilonova.agent.steps.power import CREATE_DISKS, GuestArgs
 from kilonova.api.compute.field_types import BASE64
 from kilonova.api.compute.personality import injected_files
 from kilonova.db.journal import cell_journal
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.errors import InstanceInvalidState, InvalidInput, TryElsewhere
-from kilonova.domain.instance import BlockDevice, InjectedFile
+from kilonova.domain.instance import InjectedFile
 from kilonova.domain.network import Vif
 from kilonova.domain.operation import Asker
 from kilonova.domain.states import PowerState, TaskState, VmState

@@ -9,6 +9,7 @@ from small_cloud import FLAVOR, OPTIONS, SmallCloud, in_cloud
 
 from kilonova.db import build_requests, migration_records
 from kilonova.db.placement import claims
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.errors import (
     InstanceInvalidState,
     InstanceNotReady,
@@ -17,7 +18,6 @@ from kilonova.domain.errors import (
     TryElsewhere,
 )
 from kilonova.domain.flavor import Flavor
-from kilonova.domain.instance import BlockDevice
 from kilonova.domain.migration import MigrationStatus, MigrationType
 from kilonova.domain.operation import OperationState
 from kilonova.domain.states import PowerState, TaskState, VmState

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from domain_cases import FILES, GUESTS, UUID, capabilities, domains, guest, local, vif
 
-from kilonova.domain.errors import InvalidInput, NotSupported, TryElsewhere
+from kilonova.domain.errors import InvalidInput, NotSupported, TooManyDisks, TryElsewhere
 from kilonova.hypervisor.guest import GuestShare
 from kilonova.hypervisor.libvirt import domain as domain_package
 from kilonova.hypervisor.libvirt.description import Describer, domain_name, root_device_name
@@ -62,7 +62,7 @@ def test_a_guest_with_more_disks_than_there_are_names_is_refused() -> None:
         if count == 25:
             assert len(describer.describe(many, FILES).element().findall("devices/disk")) == 26
         else:
-            with pytest.raises(InvalidInput, match="at most 26 disks"):
+            with pytest.raises(TooManyDisks, match="at most 26 disks"):
                 describer.describe(many, FILES)
 
 

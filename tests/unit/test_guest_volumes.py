@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from libvirt_installations import empty_guest
 
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.errors import InvalidInput, KilonovaError, NotSupported, TryElsewhere
-from kilonova.domain.instance import BlockDevice
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
 from kilonova.hypervisor.volumes import CopyState, FileSource, GuestVolume, NbdSource, guest_volume
 from kilonova.shapes.limits import DiskLimits

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilonova.db.placement.changes import Changes, HostRow
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.grouping import Aggregate, GroupPolicy, ServerGroup
 from kilonova.domain.image import Image
-from kilonova.domain.instance import BlockDevice, RequestSpec
+from kilonova.domain.instance import RequestSpec
 from kilonova.domain.network import RequestedNetwork
 from kilonova.scheduler.decision import NoHostLeft, Preferences, Selection, decide
 from kilonova.scheduler.demand import demand_of, hint_values

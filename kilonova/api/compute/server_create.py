@@ -10,7 +10,14 @@ from typing import Any
 import msgspec
 
 from kilonova.api.call import Answer, Call
-from kilonova.api.compute import quota_check, server_groups, server_image, server_networks, server_placement
+from kilonova.api.compute import (
+    block_devices,
+    quota_check,
+    server_groups,
+    server_image,
+    server_networks,
+    server_placement,
+)
 from kilonova.api.compute.answers import servers as answers
 from kilonova.api.compute.hostnames import hostname_from
 from kilonova.api.compute.personality import check_files, injected_files
@@ -19,10 +26,11 @@ from kilonova.api.policy import Audience, Rule
 from kilonova.api.routes import Route
 from kilonova.db import keypairs
 from kilonova.db.keypairs import Keypair
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.errors import InvalidInput, NotFound
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
-from kilonova.domain.instance import BOOT_ROLES, BlockDevice, BuildRequest, Instance, RequestSpec
+from kilonova.domain.instance import BOOT_ROLES, BuildRequest, Instance, RequestSpec
 from kilonova.shapes.accelerators import profile_of, with_groups
 from kilonova.shapes.resources import is_volume_backed
 
@@ -95,10 +103,10 @@ async def _plan(call: Call) -> Plan:
     flavor = await server_image.find_flavor(call, body["flavorRef"])
     flavor = server_image.with_devices(call, flavor)
     asked = await _with_accelerators(call, flavor)
-    image = await server_image.find_image(call, server_image.root_image(body, devices))
+    image = await server_image.find_image(call, block_devices.root_image(body, devices))
     server_image.check_fit(call, image, flavor)
     await server_image.check_kernel(call, image)
-    server_image.check_local_disks(devices, image, flavor)
+    block_devices.check_devices(devices, image, flavor)
     check_disk_config(body, image)
     keypair = await find_keypair(call, body.get("key_name"))
     networks = await server_networks.requested_networks(call, body.get("networks"), most)

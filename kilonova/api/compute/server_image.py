@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,21 +9,19 @@ import msgspec
 import sqlalchemy as sa
 
 from kilonova.api.call import Call
+from kilonova.api.compute.block_devices import CURRENT, GIB, LEGACY, requested_devices
 from kilonova.api.policy import Audience, Rule
 from kilonova.db import flavors
-from kilonova.domain.errors import FlavorNotFound, Forbidden, ImageNotFound, InvalidInput
+from kilonova.domain.block_device import BlockDevice
+from kilonova.domain.errors import FlavorNotFound, Forbidden, ImageNotFound, InvalidBlockDevice, InvalidInput
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
-from kilonova.domain.instance import BlockDevice
 from kilonova.shapes.asked import Asked
-from kilonova.shapes.blank_disks import FILE_SYSTEMS, SWAP, bus_of, check_sizes
-from kilonova.shapes.disks import check_bus
 from kilonova.shapes.kernel import PLAIN, kernel_of
 from kilonova.shapes.pci_requests import read_requests
 from kilonova.shapes.resources import granular_groups
 from kilonova.shapes.shape import shape_of
 
-GIB = 1 << 30
 ZERO_DISK = Rule("servers:create:zero_disk_flavor", Audience.ADMIN)
 ATTACH_VOLUME = Rule("servers:create:attach_volume", Audience.MEMBER)
 
@@ -146,98 +142,11 @@ def block_devices(call: Call, body: dict[str, Any]) -> tuple[BlockDevice, ...]:
     Raises:
         InvalidInput, PolicyNotAuthorized.
     """
-    legacy, current = body.get("block_device_mapping"), body.get("block_device_mapping_v2")
-    if legacy is not None and current is not None:
-        raise InvalidInput("Using different block_device_mapping syntaxes is not allowed in the same request.")
-    if legacy or current:
+    if body.get(LEGACY) or body.get(CURRENT):
         call.require(ATTACH_VOLUME)
-    for entry in legacy or ():
-        source = entry.get("volume_id") or entry.get("snapshot_id")
-        if source is not None and entry.get("no_device") is None:
-            raise _no_volume(source)
-    devices = tuple(_device(entry) for entry in current or () if not entry.get("no_device"))
-    _check_boot_order(devices, str(body.get("imageRef") or ""))
+    devices = requested_devices(body)
+    for device in devices:
+        if device.is_volume:
+            source = device.volume_id or device.snapshot_id or device.image_id or "of a new server"
+            raise InvalidBlockDevice(f"failed to get volume {source}.")
     return devices
-
-
-def _no_volume(source: str) -> InvalidInput:
-    return InvalidInput(f"Block Device Mapping is Invalid: failed to get volume {source}.")
-
-
-def _device(entry: dict[str, Any]) -> BlockDevice:
-    """Where a device is to be is never guessed. Raises InvalidInput. Spec: BDM-29, BDM-30."""
-    source = entry["source_type"]
-    reference = entry.get("uuid") or entry.get(f"{source}_id")
-    destination = entry.get("destination_type")
-    if destination is None:
-        raise InvalidInput("Block Device Mapping is Invalid: destination_type is missing; it is local or volume.")
-    if destination == "local" and source not in ("blank", "image"):
-        raise InvalidInput(f"Block Device Mapping is Invalid: source type {source} needs destination_type volume.")
-    if source != "blank" and not reference:
-        raise InvalidInput(f"Block Device Mapping is Invalid: a uuid is needed for source type {source}.")
-    if destination == "volume":
-        if source in ("blank", "image") and not entry.get("volume_size"):
-            raise InvalidInput("Block Device Mapping is Invalid: a volume made at boot needs its volume_size.")
-        raise _no_volume(str(reference or "of a new server"))
-    index = entry.get("boot_index")
-    index = None if index in (None, "None") or int(index) < 0 else int(index)
-    _check_device(entry, source, index)
-    return BlockDevice(
-        uuid=str(uuid.uuid4()), source_type=source, destination_type=destination, boot_index=index,
-        image_id=reference if source == "image" else None, volume_size=entry.get("volume_size") or None,
-        guest_format=entry.get("guest_format") or None, device_name=entry.get("device_name"),
-        device_type=entry.get("device_type"), disk_bus=entry.get("disk_bus"),
-        delete_on_termination=bool(entry.get("delete_on_termination", True)), tag=entry.get("tag"),
-    )
-
-
-def _check_device(entry: dict[str, Any], source: str, index: int | None) -> None:
-    """Whether a local device can be what is asked for. Raises InvalidInput."""
-    kind, form = entry.get("device_type") or "disk", entry.get("guest_format") or None
-    if source == "blank" and index == 0:
-        raise InvalidInput("Block Device Mapping is Invalid: a blank device cannot be the first to be booted from.")
-    if kind != "disk":
-        raise InvalidInput(f"Block Device Mapping is Invalid: a local device is a disk here, not a {kind}.")
-    if source == "blank" and form not in (None, SWAP, *FILE_SYSTEMS):
-        known = ", ".join((SWAP, *FILE_SYSTEMS))
-        raise InvalidInput(f"Block Device Mapping is Invalid: guest_format {form!r} is none of {known}.")
-
-
-def check_local_disks(devices: Sequence[BlockDevice], image: Image, flavor: Flavor) -> None:
-    """Whether the flavor allows the blank local disks that are asked for, ephemeral ones of GiB and a swap disk of MiB,
-    and the guest can have the buses and the names of all. Raises InvalidInput."""
-    check_sizes(devices, flavor)
-    asked = shape_of(flavor, image).devices
-    for device in devices:
-        bus = bus_of(device)
-        check_bus(bus, asked.firmware.machine)
-        if device.boot_index == 0 and bus == "virtio" and asked.disks.cdrom_root:
-            raise InvalidInput("A CD-ROM cannot be attached to the bus virtio.")
-    names = [device.device_name for device in devices if device.device_name]
-    if len(set(names)) < len(names):
-        raise InvalidInput("Block Device Mapping is Invalid: two devices are asked for under one device_name.")
-
-
-def _check_boot_order(devices: Sequence[BlockDevice], image_id: str) -> None:
-    """Exactly one boot device, and an order without gaps."""
-    order = sorted(device.boot_index for device in devices if device.boot_index is not None)
-    if devices and not order and not image_id:
-        raise InvalidInput("Block Device Mapping is Invalid: Boot sequence for the instance and image/block "
-                           "device mapping combination is not valid.")
-    if order != list(range(len(order))):
-        raise InvalidInput("Block Device Mapping is Invalid: the boot order has gaps or names a place twice.")
-    for device in devices:
-        if device.boot_index == 0 and image_id and device.image_id != image_id:
-            raise InvalidInput("Block Device Mapping is Invalid: the boot device is another image than imageRef.")
-        if device.source_type == "image" and device.boot_index != 0:
-            raise InvalidInput("Block Device Mapping is Invalid: Mapping image to local is not supported.")
-
-
-def root_image(body: dict[str, Any], devices: Sequence[BlockDevice]) -> str:
-    """The image of the root disk. Raises InvalidInput: none is named."""
-    image_id = str(body.get("imageRef") or "")
-    booted = [device.image_id for device in devices if device.boot_index == 0 and device.image_id]
-    found = image_id or (booted[0] if booted else "")
-    if not found:
-        raise InvalidInput("Invalid imageRef provided.")
-    return found

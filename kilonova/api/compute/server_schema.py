@@ -49,9 +49,10 @@ _NETWORKS = ListOf(Object(_NETWORK_FIELDS))
 
 _PERSONALITY = ListOf(Object({"path": required(Text()), "contents": required(BASE64)}))
 _BLOCK_DEVICE_NAME = nullable(Text(0, 255, r"\S*"))
+MOST_BLOCK_DEVICES = 255
 _SIZE = OneOf(Integer(1), Enum("", None))
 
-BLOCK_DEVICE = Object({
+_BLOCK_DEVICE = Object({
     "source_type": required(Enum("volume", "image", "snapshot", "blank")),
     "destination_type": optional(Enum("local", "volume")),
     "uuid": optional(nullable(Text(1, 255, r"[a-zA-Z0-9._-]*"))),
@@ -120,8 +121,8 @@ SERVER_TO_CREATE = Object({
     "min_count": optional(POSITIVE),
     "max_count": optional(POSITIVE),
     "return_reservation_id": optional(Boolean()),
-    "block_device_mapping": optional(ListOf(_LEGACY_BLOCK_DEVICE)),
-    "block_device_mapping_v2": optional(ListOf(BLOCK_DEVICE)),
+    "block_device_mapping": optional(ListOf(_LEGACY_BLOCK_DEVICE, 0, MOST_BLOCK_DEVICES)),
+    "block_device_mapping_v2": optional(ListOf(_BLOCK_DEVICE, 0, MOST_BLOCK_DEVICES)),
     "description": optional(DESCRIPTION, since=19),
     "tags": optional(ListOf(TAG, 0, 50), since=52),
     "trusted_image_certificates": optional(TRUSTED_CERTIFICATES, since=63),

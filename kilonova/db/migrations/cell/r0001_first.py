@@ -9,6 +9,43 @@ down_revision = None
 
 def upgrade() -> None:
     op.create_table(
+        "block_device_mappings",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("uuid", sa.String(length=36), nullable=False),
+        sa.Column("instance_uuid", sa.String(length=36), nullable=False),
+        sa.Column("source_type", sa.String(length=16), nullable=False),
+        sa.Column("destination_type", sa.String(length=16), nullable=False),
+        sa.Column("boot_index", sa.Integer(), nullable=True),
+        sa.Column("image_id", sa.String(length=255), nullable=True),
+        sa.Column("volume_id", sa.String(length=255), nullable=True),
+        sa.Column("snapshot_id", sa.String(length=255), nullable=True),
+        sa.Column("volume_size", sa.Integer(), nullable=True),
+        sa.Column("volume_type", sa.String(length=255), nullable=True),
+        sa.Column("guest_format", sa.String(length=255), nullable=True),
+        sa.Column("device_name", sa.String(length=255), nullable=True),
+        sa.Column("device_type", sa.String(length=255), nullable=True),
+        sa.Column("disk_bus", sa.String(length=255), nullable=True),
+        sa.Column("delete_on_termination", sa.Boolean(), nullable=False),
+        sa.Column("tag", sa.String(length=255), nullable=True),
+        sa.Column("attachment_id", sa.String(length=36), nullable=True),
+        sa.Column("connection_info", sa.Text(), nullable=True),
+        sa.Column("encrypted", sa.Boolean(), nullable=False),
+        sa.Column("encryption_format", sa.String(length=128), nullable=True),
+        sa.Column("encryption_secret_uuid", sa.String(length=36), nullable=True),
+        sa.Column("state", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("updated_at", sa.Double(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_block_device_mappings")),
+        sa.UniqueConstraint(
+            "instance_uuid", "device_name", name=op.f("uq_block_device_mappings_instance_uuid_device_name")
+        ),
+        sa.UniqueConstraint(
+            "instance_uuid", "volume_id", name=op.f("uq_block_device_mappings_instance_uuid_volume_id")
+        ),
+        sa.UniqueConstraint("uuid", name=op.f("uq_block_device_mappings_uuid")),
+    )
+    op.create_index(op.f("ix_block_device_mappings_volume_id"), "block_device_mappings", ["volume_id"], unique=False)
+    op.create_table(
         "compute_nodes",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
         sa.Column("uuid", sa.String(length=36), nullable=False),

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import string
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from kilonova.domain.errors import InvalidInput
+from kilonova.domain.block_device import LETTERS, next_device_name
 from kilonova.hypervisor.libvirt.domain.element import add, make
 from kilonova.hypervisor.libvirt.domain.limits import DiskLimits
 
 Bus = Literal["virtio", "scsi", "sata", "ide", "usb"]
-LETTERS = string.ascii_lowercase
 PREFIXES: dict[Bus, str] = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd"}
 
 
@@ -66,11 +64,8 @@ class TargetNames:
         self._used = set(reserved)
 
     def next(self, bus: Bus) -> str:
-        """For example vda, vdb, sda. Raises InvalidInput: a guest has at most 26 of a kind. Spec: BDM-14."""
-        prefix = PREFIXES[bus]
-        name = next((prefix + letter for letter in LETTERS if prefix + letter not in self._used), None)
-        if name is None:
-            raise InvalidInput(f"A guest has at most {len(LETTERS)} disks whose names begin with {prefix}.")
+        """For example vda, vdb, sda. Raises TooManyDisks. Spec: BDM-14."""
+        name = next_device_name(PREFIXES[bus], self._used)
         self._used.add(name)
         return name
 
