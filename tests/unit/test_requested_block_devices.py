@@ -17,7 +17,7 @@ from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.shapes.resources import is_volume_backed
 
-IMAGE, VOLUME, OTHER = (str(uuid.uuid4()) for _ in range(3))
+IMAGE, VOLUME, OTHER = (str(uuid.UUID(int=number)) for number in range(1, 4))
 SMALL = Flavor(flavor_id="1", name="small", vcpus=1, memory_mib=512, root_gib=1, ephemeral_gib=2, swap_mib=64)
 LOCAL = {"source_type": "image", "destination_type": "local", "uuid": IMAGE, "boot_index": 0}
 BLANK = {"source_type": "blank", "destination_type": "local"}
