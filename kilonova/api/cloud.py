@@ -15,6 +15,7 @@ from kilonova.services.identity import IdentityService
 from kilonova.services.image import ImageCatalogue
 from kilonova.services.network import NetworkService
 from kilonova.services.shares import ShareService
+from kilonova.services.volumes import VolumeService
 from kilonova.shapes.pci_requests import PciAlias
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Cloud:
     networks: NetworkService
     shares: ShareService
     accelerators: AcceleratorService
+    volumes: VolumeService
     actions: ActionLog
     consoles: Consoles
     quotas: Quotas

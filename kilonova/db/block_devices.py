@@ -16,7 +16,7 @@ from kilonova.db.cell_schema import cell_metadata
 from kilonova.db.columns import EnumValue, Timestamp, Uuid
 from kilonova.db.upsert import insert_new
 from kilonova.domain.block_device import AttachState, BlockDevice
-from kilonova.domain.errors import DeviceNameTaken, Retryable, VolumeAttachedAlready
+from kilonova.domain.errors import DeviceNameTaken, NotFound, Retryable, VolumeAttachedAlready, VolumeNotAttached
 
 block_device_mappings = sa.Table(
     "block_device_mappings",
@@ -84,6 +84,24 @@ def _check_unique(instance_uuid: str, device: BlockDevice, others: Collection[Bl
             raise VolumeAttachedAlready(device.volume_id, instance_uuid)
         if device.device_name is not None and other.device_name == device.device_name:
             raise DeviceNameTaken(device.device_name, instance_uuid)
+
+
+def get(conn: sa.Connection, uuid: str) -> BlockDevice:
+    """One mapping. Raises NotFound."""
+    row = conn.execute(sa.select(block_device_mappings).where(_table.uuid == uuid)).first()
+    if row is None:
+        raise NotFound(f"Block device {uuid} could not be found.")
+    return _device(row)
+
+
+def of_volume(conn: sa.Connection, instance_uuid: str, volume_id: str) -> BlockDevice:
+    """The mapping of a volume that a server has. Raises VolumeNotAttached."""
+    found = conn.execute(sa.select(block_device_mappings).where(
+        _table.instance_uuid == instance_uuid, _table.volume_id == volume_id
+    )).first()
+    if found is None:
+        raise VolumeNotAttached(volume_id, instance_uuid)
+    return _device(found)
 
 
 def of_server(conn: sa.Connection, instance_uuid: str) -> list[BlockDevice]:

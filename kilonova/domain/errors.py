@@ -139,6 +139,13 @@ class VolumeAttachmentNotFound(NotFound):
         super().__init__(f"Volume attachment could not be found with filter: attachment_id = {attachment}.")
 
 
+class VolumeNotAttached(NotFound):
+    """Spec: VOL-36, API-178."""
+
+    def __init__(self, volume: str, instance: str) -> None:
+        super().__init__(f"Instance {instance} is not attached to volume {volume}")
+
+
 class InvalidVolume(InvalidInput):
     """A volume is in a state that does not allow this. Spec: VOL-06."""
 

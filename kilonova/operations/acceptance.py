@@ -25,7 +25,7 @@ from kilonova.domain.errors import (
     NotFound,
     NotSupported,
 )
-from kilonova.domain.operation import TERMINAL, Asker, OperationRecord, OperationState
+from kilonova.domain.operation import TERMINAL, Asker, Entry, EntryState, OperationRecord, OperationState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.operations.catalogue import CELL_OPERATIONS
@@ -34,6 +34,8 @@ TURN_LIMIT = 60.0
 """Seconds that a request waits for the end of an operation that no state of the server shows."""
 END_LIMIT = 120.0
 """Seconds that a request waits for the end of the operation that it asked for."""
+STEP_LIMIT = 30.0
+"""Seconds that a request waits for a step of the operation that it asked for; then it is answered anyway."""
 FIRST_LOOK, LONGEST_PAUSE = 0.01, 0.5
 """Seconds between looks at an operation whose end is waited for."""
 HIDES_LOCK = ("restore", "changePassword", "abort live migration")
@@ -78,6 +80,17 @@ class Acceptance:
             raise as_error(ended)
         return ended
 
+    async def ask_and_wait_for(
+        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct, step: str
+    ) -> OperationRecord:
+        """The same as `ask_and_wait`, but only until a step is done."""
+        accepted = await self.ask(context, server, definition, request)
+        assert server.cell is not None
+        found = await self.end_of(server.cell, accepted.id, STEP_LIMIT, step)
+        if found is not None and found.state in TERMINAL and found.state is not OperationState.SUCCEEDED:
+            raise as_error(found)
+        return found or accepted
+
     async def submit(
         self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct, *,
         alone: bool = False,
@@ -115,17 +128,24 @@ class Acceptance:
                 self._wake_cell(cell.name, submission.preempted)
                 return submission
 
-    async def end_of(self, cell: Cell, operation_id: str, limit: float) -> OperationRecord | None:
-        """Wait for the end of an operation; None if it has not come within `limit` seconds, or needs an operator."""
+    async def end_of(
+        self, cell: Cell, operation_id: str, limit: float, step: str = ""
+    ) -> OperationRecord | None:
+        """Wait for the end of an operation, or of one of its steps; None if it has not come within `limit` seconds, or
+        needs an operator."""
         give_up, pause = self._clock.monotonic() + limit, FIRST_LOOK
         while True:
             record = await cell.database.read(lambda conn: cell_journal.get(conn, operation_id))
             if record is None or record.state is OperationState.STRANDED or self._clock.monotonic() >= give_up:
                 return None
-            if record.state in TERMINAL:
+            if record.state in TERMINAL or any(entry.step == step and _is_done(entry) for entry in record.entries):
                 return record
             await self._clock.sleep(pause)
             pause = min(pause * 1.5, LONGEST_PAUSE)
+
+
+def _is_done(entry: Entry) -> bool:
+    return entry.state is EntryState.DONE and not entry.undo
 
 
 _FAILURES: dict[int, type[KilonovaError]] = {

@@ -51,6 +51,16 @@ class Compute(Protocol):
         """
         ...
 
+    async def ask_and_wait_for(
+        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct, step: str
+    ) -> OperationRecord:
+        """Ask for an operation, and wait until a step of it is done, for half a minute at most.
+
+        Raises:
+            What it failed with before, with the status of that.
+        """
+        ...
+
     async def reboot(self, context: RequestContext, server: Located, *, hard: bool) -> None: ...
 
     async def create_image(

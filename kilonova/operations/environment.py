@@ -13,6 +13,7 @@ from kilonova.services.accelerators import AcceleratorService
 from kilonova.services.image import ImageService
 from kilonova.services.network import NetworkService
 from kilonova.services.placement import PlacementService, SchedulerService
+from kilonova.services.volumes import VolumeService
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Environment:
     options: OperationOptions
     images: ImageService
     accelerators: AcceleratorService
+    volumes: VolumeService
 
 
 @dataclass(frozen=True)

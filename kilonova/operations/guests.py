@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from kilonova.db import instances
+from kilonova.db import block_devices, instances
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.instance import BOOT_ROLES, GUEST_PASSWORD, InjectedFile, Instance
 from kilonova.domain.network import Vif
@@ -15,6 +16,7 @@ from kilonova.domain.states import VmState
 from kilonova.engine.operation import Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare, HostDevice
+from kilonova.hypervisor.volumes import guest_volume
 from kilonova.operations.accelerators import read_devices
 from kilonova.operations.environment import Environment
 from kilonova.operations.options import OperationOptions
@@ -44,7 +46,7 @@ def wants_config_drive(instance: Instance, options: OperationOptions, files: Seq
 
 def guest_of(
     instance: Instance, vifs: tuple[Vif, ...], *, config_drive: bool, layout: Layout | None, admin_password: str = "",
-    files: tuple[InjectedFile, ...] = (), devices: tuple[str, ...] = (),
+    files: tuple[InjectedFile, ...] = (), devices: tuple[str, ...] = (), volumes: Sequence[BlockDevice] = (),
 ) -> Guest:
     """Describe the guest of a record.
 
@@ -53,6 +55,7 @@ def guest_of(
         layout: its place on its host, and the devices of it that are its own, those of its ports among them.
         admin_password, files: secrets and files of a first boot; later boots have none.
         devices: addresses of its accelerators on the host.
+        volumes: its volumes; those that are on no host yet are left out.
     """
     held = layout.devices if layout is not None else ()
     vifs = with_own_devices(vifs, held)
@@ -68,7 +71,7 @@ def guest_of(
         root_gib=instance.flavor.root_gib,
         ephemeral_gib=instance.flavor.ephemeral_gib,
         swap_mib=instance.flavor.swap_mib,
-        image=image,
+        image=image if image is not None and image.id else None,
         vifs=vifs,
         config_drive=config_drive,
         metadata=metadata,
@@ -80,6 +83,7 @@ def guest_of(
         host_devices=tuple(map(HostDevice, (*(one.address for one in held if not is_of_port(one)), *devices))),
         block_devices=instance.block_devices,
         shares=tuple(GuestShare(one.tag, one.export_location) for one in instance.shares if one.described),
+        volumes=tuple(guest_volume(one) for one in volumes if one.connection_info is not None),
     )
 
 
@@ -134,11 +138,13 @@ async def describe_with(
     Args:
         holder: the migration that holds its place there; None if the server does.
     """
-    instance = await env.database.read(lambda conn: instances.get(conn, server))
+    instance, volumes = await env.database.read(
+        lambda conn: (instances.get(conn, server), block_devices.of_server(conn, server))
+    )
     vifs = await env.networks.vifs(server)
     layout = await env.placement.layout(holder or server, host)
     devices = await read_devices(env, instance)
     return guest_of(
         msgspec.structs.replace(instance, flavor=flavor), vifs, layout=layout,
-        config_drive=wants_config_drive(instance, env.options), devices=devices,
+        config_drive=wants_config_drive(instance, env.options), devices=devices, volumes=volumes,
     )

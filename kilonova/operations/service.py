@@ -138,6 +138,11 @@ class ComputeOperations:
     ) -> OperationRecord:
         return await self._acceptance.ask_and_wait(context, server, definition, request)
 
+    async def ask_and_wait_for(
+        self, context: RequestContext, server: Located, definition: Operation, request: msgspec.Struct, step: str
+    ) -> OperationRecord:
+        return await self._acceptance.ask_and_wait_for(context, server, definition, request, step)
+
     async def reboot(self, context: RequestContext, server: Located, *, hard: bool) -> None:
         definition = HARD_REBOOT_SERVER if hard else SOFT_REBOOT_SERVER
         wait = 0.0 if hard else self._options.wait_soft_reboot_seconds

@@ -12,6 +12,7 @@ from kilonova.roles.running import announce, public_url, take_directory
 from kilonova.roles.web import Prefixes, WebServer
 from kilonova.services.image_calls import ImageCalls
 from kilonova.services.network_calls import NetworkCalls
+from kilonova.services.volume_calls import VolumeCalls
 
 
 async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> None:
@@ -29,7 +30,10 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     await watching.serve(config, stack, ground.metrics, ground)
     wakes = Wakes(ground.bus)
     services = await embedded.start(ground, wakes, made, public_url(config), stack, progress)
-    for calls in (NetworkCalls(services.networks, ground.bus), ImageCalls(services.images, ground.bus)):
+    for calls in (
+        NetworkCalls(services.networks, ground.bus), ImageCalls(services.images, ground.bus),
+        VolumeCalls(services.volume_calls, ground.bus),
+    ):
         await calls.start()
         stack.push_async_callback(calls.close)
     progress("api", "listen")

@@ -49,6 +49,7 @@ from kilonova.scheduler.service import WAKE, SchedulerService
 from kilonova.services import cyborg
 from kilonova.services.image import ImageService
 from kilonova.services.network import NetworkService
+from kilonova.services.volumes import VolumeService
 
 CELLS = uuid.UUID("5d3c0f9e-3c55-4d0e-8a55-9d7f1f0f6c11")
 
@@ -145,14 +146,15 @@ def placing(ground: Ground) -> Placing:
 
 
 def conductor(
-    ground: Ground, placing_: Placing, networks: NetworkService, images: ImageService, *, alone: bool, name: str = ""
+    ground: Ground, placing_: Placing, networks: NetworkService, images: ImageService, volumes: VolumeService, *,
+    alone: bool, name: str = "",
 ) -> Conductor:
     """A conductor of this process's cell."""
     config = ground.config
     (cell,) = ground.cells.all
     environment = Environment(
         cell.name, ground.cell, networks, placing_, ground.clock, config.operations, images,
-        cyborg.accelerators(config.accelerator),
+        cyborg.accelerators(config.accelerator), volumes,
     )
     reports = HostReports(
         cell.uuid, ground.cell, placing_, ground.clock, config.operations,

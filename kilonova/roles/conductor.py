@@ -10,6 +10,7 @@ from kilonova.roles import assembly, separate, watching
 from kilonova.roles.assembly import Progress
 from kilonova.services.image_calls import RemoteImages
 from kilonova.services.network_calls import RemoteNetwork
+from kilonova.services.volume_calls import RemoteVolumes
 
 
 async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> None:
@@ -20,6 +21,7 @@ async def start(config: Config, stack: AsyncExitStack, progress: Progress) -> No
     await watching.serve(config, stack, ground.metrics, ground)
     networks, images = RemoteNetwork(ground.bus, ground.clock), RemoteImages(ground.bus, ground.clock)
     progress("conductor", "take up operations")
-    conductor = assembly.conductor(ground, assembly.placing(ground), networks, images, alone=False)
+    volumes = RemoteVolumes(ground.bus, ground.clock)
+    conductor = assembly.conductor(ground, assembly.placing(ground), networks, images, volumes, alone=False)
     await conductor.start()
     stack.push_async_callback(conductor.close)

@@ -27,6 +27,7 @@ from kilonova.embedded.network.wiring import FakeWiring, Wiring
 from kilonova.embedded.placement import EmbeddedPlacement
 from kilonova.embedded.shares import DirectoryShares
 from kilonova.embedded.volume.api.application import application as volume_api
+from kilonova.embedded.volume.client import VolumeClient
 from kilonova.embedded.volume.service import EmbeddedVolumes
 from kilonova.engine.operation import Tx
 from kilonova.hypervisor.guest import GuestMetadata
@@ -44,6 +45,8 @@ from kilonova.roles.watching import Timed
 from kilonova.roles.web import Prefixes, WebServer
 from kilonova.services import cyborg
 from kilonova.services.network import NetworkService
+from kilonova.services.no_volumes import no_volumes
+from kilonova.services.volumes import VolumeService
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Embedded:
     wiring: Wiring
     url: str
     auth_url: str
+
+    @property
+    def volume_calls(self) -> VolumeService:
+        """The volume service as compute calls it."""
+        return VolumeClient(self.volumes) if self.volumes is not None else no_volumes()
 
 
 async def start(
@@ -193,7 +201,7 @@ def _compute(ground: Ground, services: Embedded, wakes: Wakes, consoles: Console
         cells=ground.cells, compute=assembly.compute(ground, wakes), identity=services.identity,
         images=services.images, networks=services.networks, actions=History(ground.cells),
         shares=DirectoryShares(config.shares), accelerators=cyborg.accelerators(config.accelerator),
-        consoles=consoles, clock=ground.clock,
+        volumes=services.volume_calls, consoles=consoles, clock=ground.clock,
         identity_url=services.auth_url, policy_file=Path(config.api.policy_file or config.directory / "policy.yaml"),
         quotas=_quotas(ground, services), hosts=ServiceHosts(
             ground.cells, ground.clock, service_down_time=config.scheduler.service_down_time,

@@ -74,7 +74,9 @@ class OneMachine:
         services = await embedded.start(ground, wakes, made, public_url(config), stack, self._progress)
         placing = assembly.placing(ground)
         self._progress("conductor", "take up operations")
-        conductor = assembly.conductor(ground, placing, services.networks, services.images, alone=True)
+        conductor = assembly.conductor(
+            ground, placing, services.networks, services.images, services.volume_calls, alone=True
+        )
         await conductor.start()
         stack.push_async_callback(conductor.close)
         scheduler = assembly.scheduler(ground, placing, wakes, alone=True)

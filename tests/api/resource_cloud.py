@@ -33,6 +33,7 @@ from kilonova.domain.errors import ServiceUnavailable
 from kilonova.embedded.shares import DirectoryShares, ShareOptions
 from kilonova.hypervisor.guest import HostInventory
 from kilonova.services.accelerators import NoAccelerators
+from kilonova.services.no_volumes import no_volumes
 
 SECOND_CELL = "55555555-5555-4555-8555-555555555555"
 DOWN_TIME = 60.0
@@ -64,6 +65,7 @@ class ResourceCloud(ComputeCloud):
             cells=self.cells, compute=self.compute, identity=self.identity, images=self.images,
             networks=self.networks, actions=self.actions, clock=self.clock,  # type: ignore[arg-type]
             consoles=self.consoles, shares=DirectoryShares(ShareOptions()), accelerators=NoAccelerators(),
+            volumes=no_volumes(),
             identity_url=IDENTITY_URL,
             hosts=self.service_hosts, options=options,
             quotas=quotas,

@@ -18,9 +18,12 @@ from kilonova.agent.steps import (
     shelve,
     snapshot,
     suspend,
+    volumes,
 )
 from kilonova.engine.operation import HostStep
 
-_MODULES = (images, injections, interfaces, pause, power, rebuild, rescue, resize, shares, shelve, snapshot, suspend)
+_MODULES = (
+    images, injections, interfaces, pause, power, rebuild, rescue, resize, shares, shelve, snapshot, suspend, volumes,
+)
 ALL: dict[str, HostStep] = {step.name: step for module in _MODULES for step in module.STEPS}
 """What this release's agents can run. A step stays here as long as a journal may name it."""

@@ -78,6 +78,7 @@ from kilonova.services.identity import IdentityService
 from kilonova.services.image import ImageCatalogue
 from kilonova.services.network import NetworkService
 from kilonova.services.shares import ShareService
+from kilonova.services.volumes import VolumeService
 
 RESOURCES = (
     versions, retired, tenant_usage, usage_audit_log, external_events, topology, volumes, volume_attachments,
@@ -110,7 +111,7 @@ class ComputeApi(Application):
     """The Compute API as an ASGI application, to be mounted under `/compute` or alone.
 
     Args:
-        cells, compute, identity, images, networks, actions, consoles: what it works with.
+        cells, compute, identity, images, networks, volumes, actions, consoles: what it works with.
         policy_file: overrides of policy rules; read again when it changes. None for the defaults.
         identity_url: told to callers without a token.
         quotas: limits and usage; by default the same limits for every project.
@@ -130,6 +131,7 @@ class ComputeApi(Application):
         networks: NetworkService,
         shares: ShareService,
         accelerators: AcceleratorService,
+        volumes: VolumeService,
         actions: ActionLog,
         consoles: Consoles,
         clock: Clock,
@@ -142,7 +144,7 @@ class ComputeApi(Application):
         routes = all_routes()
         cloud = Cloud(
             cells=cells, compute=compute, identity=identity, images=images, networks=networks, shares=shares,
-            accelerators=accelerators,
+            accelerators=accelerators, volumes=volumes,
             actions=actions, consoles=consoles, quotas=quotas or RecordQuotas(cells), hosts=hosts or UnknownHosts(),
             clock=clock, options=options or ApiOptions(),
         )

@@ -1,8 +1,4 @@
-"""Volumes of servers, in a cloud without a volume service: no server has any.
-
-Requests are checked as far as they can be: body, server, policy, lock and state. Spec: API-176 to API-181,
-API-263, API-264, API-458.
-"""
+"""Volumes of servers. Spec: API-176 to API-181, API-263, API-264, API-458."""
 
 from __future__ import annotations
 
@@ -15,14 +11,18 @@ from kilonova.api.compute import server_records
 from kilonova.api.compute.answers import volumes as answers
 from kilonova.api.compute.field_types import TAG, UUID
 from kilonova.api.compute.server_lookup import find_server
-from kilonova.api.compute.volumes import no_volume_service
 from kilonova.api.microversions import LATEST
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.query import Param, Query
 from kilonova.api.routes import Route
 from kilonova.api.schema import Boolean, Enum, Integer, Object, Text, nullable, optional, required
-from kilonova.domain.errors import InvalidInput, NotFound
+from kilonova.db import block_devices
+from kilonova.domain.block_device import BlockDevice
+from kilonova.domain.errors import InvalidInput, NotFound, VolumeNotAttached
 from kilonova.domain.states import VmState
+from kilonova.operations.attach_volume import ATTACH_VOLUME, CONNECT, AttachVolume
+from kilonova.operations.detach_volume import BEGIN_DETACHING, DETACH_VOLUME, DetachVolume
+from kilonova.services.volumes import check_attachable
 
 SWAP = Rule("os-volumes-attachments:swap", Audience.SERVICE)
 UPDATE = Rule("os-volumes-attachments:update", Audience.MEMBER)
@@ -60,17 +60,66 @@ _SHELVED = frozenset({VmState.SHELVED, VmState.SHELVED_OFFLOADED})
 
 
 async def index(call: Call) -> Any:
-    return {"volumeAttachments": []}
+    """Those that a page asks for. Spec: API-176."""
+    devices = [one for one in await _volumes(call) if call.version < 89 or one.attachment_id is not None]
+    first = int(call.query.last("offset", "0"))
+    count = min(int(call.query.last("limit", str(len(devices)))), call.cloud.options.max_limit)
+    return {"volumeAttachments": [_view(call, one) for one in devices[first:first + count]]}
 
 
-async def attach(call: Call) -> NoReturn:
+async def attach(call: Call) -> Any:
+    """Answers when the volume is the server's, and nobody else can have it; the guest gets it soon after. Spec:
+    API-177."""
+    asked = call.body["volumeAttachment"]
     _check(call, "attach_volume")
-    raise no_volume_service()
+    volume = await call.cloud.volumes.volume(call.context, asked["volumeId"])
+    if volume.multiattach and call.version < 60:
+        raise InvalidInput("Multiattach volumes are only supported starting with compute API version 2.60.")
+    check_attachable(volume)
+    record = await call.cloud.compute.ask_and_wait_for(
+        call.context, call.server, ATTACH_VOLUME, AttachVolume(
+            volume_id=volume.id, device_name=asked.get("device"), tag=asked.get("tag"),
+            delete_on_termination=asked.get("delete_on_termination", False), multiattach=volume.multiattach,
+        ), CONNECT,
+    )
+    if call.version >= 101:
+        return None
+    (device,) = [one for one in await _volumes(call) if one.uuid == record.id]
+    return {"volumeAttachment": _view(call, device, made=True)}
 
 
-async def detach(call: Call) -> NoReturn:
+async def detach(call: Call) -> None:
+    """Answers when nobody else can detach it; the guest may take its time to let go. Spec: API-181."""
     _check(call, "detach_volume")
-    raise _not_attached(call)
+    await call.cloud.compute.ask_and_wait_for(
+        call.context, call.server, DETACH_VOLUME, DetachVolume(call.path["id"]), BEGIN_DETACHING
+    )
+
+
+async def _volumes(call: Call) -> list[BlockDevice]:
+    """The volumes of the server, as its record has them; none while it has no cell."""
+    server = call.server
+    if server.cell is None:
+        return []
+    devices = await server.cell.database.read(lambda conn: block_devices.of_server(conn, server.instance.uuid))
+    return [one for one in devices if one.volume_id is not None]
+
+
+def _view(call: Call, device: BlockDevice, *, made: bool = False) -> dict[str, Any]:
+    """Spec: API-458."""
+    version = call.version
+    shown: dict[str, Any] = {"volumeId": device.volume_id, "serverId": call.server.instance.uuid}
+    if version < 89:
+        shown["id"] = device.volume_id
+    if device.device_name is not None:
+        shown["device"] = device.device_name
+    if version >= 70:
+        shown["tag"] = device.tag
+    if version >= 79:
+        shown["delete_on_termination"] = device.delete_on_termination
+    if version >= 89 and not made:
+        shown |= {"attachment_id": device.attachment_id, "bdm_uuid": device.uuid}
+    return shown
 
 
 def _check(call: Call, action: str) -> None:
@@ -80,7 +129,11 @@ def _check(call: Call, action: str) -> None:
     server_records.check_state(instance, action, _ATTACHABLE if call.version >= 20 else _ATTACHABLE - _SHELVED)
 
 
-async def show(call: Call) -> NoReturn:
+async def show(call: Call) -> Any:
+    """Spec: API-178."""
+    for device in await _volumes(call):
+        if device.volume_id == call.path["id"] and (call.version < 89 or device.attachment_id is not None):
+            return {"volumeAttachment": _view(call, device)}
     raise _not_attached(call)
 
 
@@ -91,8 +144,8 @@ async def change(call: Call) -> NoReturn:
     raise _not_attached(call)
 
 
-def _not_attached(call: Call) -> NotFound:
-    return NotFound(f"Instance {call.server.instance.uuid} is not attached to volume {call.path['id']}")
+def _not_attached(call: Call) -> VolumeNotAttached:
+    return VolumeNotAttached(call.path["id"], call.server.instance.uuid)
 
 
 async def create_snapshot(call: Call) -> NoReturn:

@@ -21,7 +21,7 @@ from kilonova.hypervisor.libvirt.domain.balloon import Balloon
 from kilonova.hypervisor.libvirt.domain.channel import AgentChannel
 from kilonova.hypervisor.libvirt.domain.clock import GuestClock
 from kilonova.hypervisor.libvirt.domain.controller import PcieRootPort, ScsiController, UsbController
-from kilonova.hypervisor.libvirt.domain.disk import Bus, FileDisk, TargetNames, target_of
+from kilonova.hypervisor.libvirt.domain.disk import Bus, FileDisk, TargetNames
 from kilonova.hypervisor.libvirt.domain.domain import Domain
 from kilonova.hypervisor.libvirt.domain.element import Device
 from kilonova.hypervisor.libvirt.domain.entropy import Entropy
@@ -50,6 +50,7 @@ from kilonova.hypervisor.volumes import GuestVolume
 from kilonova.services.secrets import Purpose
 from kilonova.shapes.blank_disks import root_bus
 from kilonova.shapes.devices import Devices
+from kilonova.shapes.disk_names import target_of
 from kilonova.shapes.firmware import Firmware
 
 LEAST_ROOT_PORTS = 16

@@ -80,6 +80,7 @@ from kilonova.scheduler.placing import Placing
 from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import SchedulerService
 from kilonova.services.cyborg import Cyborg
+from kilonova.services.no_volumes import no_volumes
 
 T = TypeVar("T")
 CELL = "cell1"
@@ -222,7 +223,9 @@ class OneCloud:
         images: Any = planting.Watched(self.images, plan)
         database = planting.WatchedDatabase(self.cell, plan)
         accelerators: Any = planting.Watched(Cyborg(self.accelerators), plan)
-        environment = Environment(CELL, self.cell, networks, watched, clock, OPTIONS, images, accelerators)
+        environment = Environment(
+            CELL, self.cell, networks, watched, clock, OPTIONS, images, accelerators, no_volumes()
+        )
         self.conductor = Conductor(
             f"{random.getrandbits(64):x}@crash", environment, self.bus,
             HostReports(CELL, self.cell, placing, clock, OPTIONS), random, alone=True, ttl=600.0, poll=0.05,

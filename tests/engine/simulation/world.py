@@ -37,6 +37,7 @@ from kilonova.operations.service import ComputeOperations
 from kilonova.scheduler.placing import Placing
 from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import SchedulerService
+from kilonova.services.no_volumes import no_volumes
 from kilonova.shapes.host import HostTopology
 from kilonova.shapes.pci import PciDevice
 from simulation.accelerators import Accelerators
@@ -237,7 +238,7 @@ class World:
         placing = self._placing(process)
         environment = Environment(
             CELL, database, self.net.client(process), placing, clock, self.options,
-            self.images.client(process), self.accelerators.client(process),
+            self.images.client(process), self.accelerators.client(process), no_volumes(),
         )
         reports = HostReports(
             CELL, database, placing, clock, self.options, resume_guests=self._resume_guests,

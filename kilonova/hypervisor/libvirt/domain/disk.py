@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from kilonova.domain.block_device import LETTERS, next_device_name
+from kilonova.domain.block_device import next_device_name
 from kilonova.hypervisor.libvirt.domain.element import add, make
 from kilonova.hypervisor.libvirt.domain.limits import DiskLimits
+from kilonova.shapes.disk_names import PREFIXES
 
 Bus = Literal["virtio", "scsi", "sata", "ide", "usb"]
-PREFIXES: dict[Bus, str] = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,3 @@ class TargetNames:
         name = next_device_name(PREFIXES[bus], self._used)
         self._used.add(name)
         return name
-
-
-def target_of(device_name: str, bus: Bus) -> str | None:
-    """The name in libvirt of a disk that is to be called `device_name`; None if disks on that bus are not called so."""
-    target = device_name.removeprefix("/dev/")
-    return target if target[:-1] == PREFIXES[bus] and target[-1:] in LETTERS else None

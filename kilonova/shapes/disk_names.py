@@ -1,0 +1,51 @@
+"""The names of disks: what each bus calls them, and which are free."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from kilonova.domain.block_device import LETTERS, BlockDevice, next_device_name
+from kilonova.domain.flavor import Flavor
+from kilonova.domain.image import Image
+from kilonova.shapes.blank_disks import blank_disks, bus_of
+from kilonova.shapes.shape import shape_of
+
+PREFIXES: Mapping[str, str] = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd"}
+"""How the names of disks begin, by their bus."""
+_USUAL = "virtio"
+
+
+def target_of(device_name: str, bus: str) -> str | None:
+    """The name, without its directory, of a disk that is to be called `device_name`; None if disks on that bus are not
+    called so."""
+    target = device_name.removeprefix("/dev/")
+    return target if target[:-1] == PREFIXES[bus] and target[-1:] in LETTERS else None
+
+
+def volume_name(
+    device: BlockDevice, others: Collection[BlockDevice], *, flavor: Flavor, image: Image | None,
+    asked: Collection[BlockDevice],
+) -> str:
+    """The name of one more volume of a server, for example `/dev/vdb`: the one that it asks for if its bus has such
+    names, else the first that is free.
+
+    Args:
+        others: the other volumes of the server. image: that of the server. asked: the block devices that the server was
+            asked for with, its blank disks among them.
+
+    Raises:
+        TooManyDisks: there is none left. InvalidInput: the bus is not known. Spec: BDM-13, BDM-14, RBN-04.
+    """
+    usual = shape_of(flavor, image).devices.disks.bus or _USUAL
+    bus = bus_of(device) or usual
+    if bus not in PREFIXES or (bus == _USUAL and device.device_type == "cdrom"):
+        bus = "sata"
+    wanted = target_of(device.device_name or "", bus)
+    if wanted is not None:
+        return f"/dev/{wanted}"
+    taken = {(other.device_name or "").removeprefix("/dev/") for other in others}
+    local = [usual] if image is not None and image.id else []
+    local += [disk.bus or usual for disk in blank_disks(tuple(asked), flavor.ephemeral_gib, flavor.swap_mib)]
+    for one in local:  # each has the first name that no volume has
+        taken.add(next_device_name(PREFIXES.get(one, PREFIXES[_USUAL]), taken))
+    return "/dev/" + next_device_name(PREFIXES[bus], taken)
