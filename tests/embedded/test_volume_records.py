@@ -314,8 +314,9 @@ async def test_types_and_who_may_use_them(database: Database) -> None:
         volume_types.add_project(conn, private.id, ALICE.project_id or "")
         assert volume_types.projects(conn, private.id) == [ALICE.project_id]
         assert volume_types.named(conn, ALICE, "fast") == volume_types.named(conn, ADMIN, private.id) == private
-        assert private in volume_types.all_for(conn, ALICE)
-        assert private not in volume_types.all_for(conn, BOB)
+        assert volume_types.visible(conn, ALICE, private.id) == private
+        with pytest.raises(VolumeTypeNotFound):
+            volume_types.visible(conn, BOB, private.id)
         for again in (private.id, volume_types.DEFAULT_ID):
             with pytest.raises(Conflict):
                 volume_types.add_project(conn, again, ALICE.project_id or "")
@@ -343,7 +344,8 @@ async def test_types_and_who_may_use_them(database: Database) -> None:
         with pytest.raises(NotFound):
             volume_types.drop_encryption(conn, private.id)
         volume_types.delete(conn, private.id)
-        assert [one.name for one in volume_types.all_for(conn, ADMIN)] == [volume_types.DEFAULT]
+        with pytest.raises(VolumeTypeNotFound):
+            volume_types.get(conn, private.id)
 
     await database.write(unit)
 
@@ -357,7 +359,7 @@ async def test_a_volume_goes_to_another_project_with_its_snapshots(database: Dat
         offer, key = transfers.create(conn, ALICE, id_, "gift", NOW)
         assert key not in str(offer)
         assert status(conn, id_) is S.AWAITING_TRANSFER
-        assert transfers.all_for(conn, ALICE.project_id) == transfers.all_for(conn, None) == [offer]
+        assert transfers.visible(conn, ALICE, offer.id) == offer
         with pytest.raises(TransferNotFound):
             transfers.visible(conn, BOB, offer.id)
         with pytest.raises(InvalidInput):
@@ -371,7 +373,9 @@ async def test_a_volume_goes_to_another_project_with_its_snapshots(database: Dat
         assert snapshots.visible(conn, BOB, snapshot).user_id == "bob"
         offer, _ = transfers.create(conn, BOB, id_, None, NOW)
         transfers.withdraw(conn, BOB, offer.id, NOW)
-        assert (status(conn, id_), transfers.all_for(conn, None)) == (S.AVAILABLE, [])
+        assert status(conn, id_) is S.AVAILABLE
+        with pytest.raises(TransferNotFound):
+            transfers.visible(conn, BOB, offer.id)
         with pytest.raises(InvalidVolume):
             transfers.create(conn, ALICE, make(conn, encryption_key_id=new_id()), None, NOW)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InvalidInput
 from kilonova.embedded.volume import schema, volumes
 from kilonova.embedded.volume.errors import AttachmentNotFound, InvalidVolume
+from kilonova.embedded.volume.owned import OwnedRecords
 from kilonova.embedded.volume.records import Attachment, Volume
 from kilonova.embedded.volume.states import AttachStatus, VolumeStatus, shown
 
@@ -23,28 +23,10 @@ FREE = (S.AVAILABLE, S.DOWNLOADING)
 SHAREABLE = (*FREE, S.IN_USE, S.RESERVED, S.ATTACHING)
 MOVED_BY_ATTACHMENTS = (S.AVAILABLE, S.RESERVED, S.ATTACHING, S.IN_USE)
 
-
-def find(conn: sa.Connection, attachment_id: str) -> Attachment | None:
-    if "\0" in attachment_id:
-        return None
-    row = conn.execute(sa.select(table).where(column.id == attachment_id)).one_or_none()
-    return None if row is None else Attachment(**row._mapping)
-
-
-def get(conn: sa.Connection, attachment_id: str) -> Attachment:
-    """Raises AttachmentNotFound."""
-    found = find(conn, attachment_id)
-    if found is None:
-        raise AttachmentNotFound(attachment_id)
-    return found
-
-
-def visible(conn: sa.Connection, caller: RequestContext, attachment_id: str) -> Attachment:
-    """An attachment of a volume that the caller may see. Raises AttachmentNotFound."""
-    found = get(conn, attachment_id)
-    if not caller.is_admin and found.project_id != caller.project_id:
-        raise AttachmentNotFound(attachment_id)
-    return found
+_records = OwnedRecords(table, Attachment, AttachmentNotFound)
+find = _records.find
+get = _records.get
+visible = _records.visible
 
 
 def of_volume(conn: sa.Connection, volume_id: str) -> list[Attachment]:
@@ -103,7 +85,7 @@ def reserve(
         id=attachment_id or str(uuid.uuid4()), volume_id=volume_id, project_id=volume.project_id,
         instance_id=instance_id, mode=mode, created_at=now, updated_at=now,
     )
-    conn.execute(table.insert().values(msgspec.structs.asdict(made)))
+    _records.insert(conn, made)
     if not again:
         follow(conn, volume_id, now, also=FREE)
     return made
@@ -120,7 +102,7 @@ def adopt(conn: sa.Connection, caller: RequestContext, volume_id: str, host: str
         id=str(uuid.uuid4()), volume_id=volume_id, project_id=volume.project_id, host_name=host,
         mode=mode_of(volume, None), status=AttachStatus.ATTACHING, created_at=now, updated_at=now,
     )
-    conn.execute(table.insert().values(msgspec.structs.asdict(made)))
+    _records.insert(conn, made)
     follow(conn, volume_id, now)
     return made
 
@@ -194,6 +176,6 @@ def give(conn: sa.Connection, from_: str, to: str, now: float) -> None:
 def delete(conn: sa.Connection, attachment: Attachment, now: float) -> list[Attachment]:
     """Forget an attachment whose export is gone. Returns those that the volume has left. Spec: EMV-01, EMV-18."""
     volumes.get(conn, attachment.volume_id, lock=True)
-    conn.execute(table.delete().where(column.id == attachment.id))
+    _records.delete(conn, attachment.id)
     follow(conn, attachment.volume_id, now, also=(S.DETACHING,))
     return of_volume(conn, attachment.volume_id)

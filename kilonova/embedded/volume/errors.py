@@ -25,6 +25,11 @@ class TransferNotFound(NotFound):
         super().__init__(f"Transfer {transfer} could not be found.")
 
 
+class MessageNotFound(NotFound):
+    def __init__(self, message: str) -> None:
+        super().__init__(f"Message {message} could not be found.")
+
+
 class InvalidVolume(errors.InvalidVolume):
     """A volume is in a state that does not allow this."""
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import uuid
 
-import msgspec
 import sqlalchemy as sa
 
-from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import NotFound
 from kilonova.embedded.volume import schema
+from kilonova.embedded.volume.errors import MessageNotFound
+from kilonova.embedded.volume.owned import OwnedRecords
 from kilonova.embedded.volume.records import Message
 
 table = schema.messages
 column = table.c
+
+_records = OwnedRecords(table, Message, MessageNotFound)
+visible = _records.visible
+delete = _records.delete
 
 KEPT = 30 * 86400.0
 """Seconds for which a message is kept."""
@@ -32,17 +35,7 @@ def tell(
         id=str(uuid.uuid4()), project_id=project_id, request_id=request_id, resource_type=resource_type,
         resource_uuid=resource_id, event_id=event, user_message=message, created_at=now, guaranteed_until=now + KEPT,
     )
-    conn.execute(table.insert().values(msgspec.structs.asdict(made)))
-
-
-def visible(conn: sa.Connection, caller: RequestContext, message_id: str) -> Message:
-    """Raises NotFound."""
-    row = None
-    if "\0" not in message_id:
-        row = conn.execute(sa.select(table).where(column.id == message_id)).one_or_none()
-    if row is None or (not caller.is_admin and row.project_id != caller.project_id):
-        raise NotFound(f"Message {message_id} could not be found.")
-    return Message(**row._mapping)
+    _records.insert(conn, made)
 
 
 def of_resource(conn: sa.Connection, resource_id: str) -> list[Message]:
@@ -51,7 +44,3 @@ def of_resource(conn: sa.Connection, resource_id: str) -> list[Message]:
         sa.select(table).where(column.resource_uuid == resource_id).order_by(column.created_at.desc(), column.id)
     )
     return [Message(**row._mapping) for row in rows]
-
-
-def delete(conn: sa.Connection, message_id: str) -> None:
-    conn.execute(table.delete().where(column.id == message_id))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -12,6 +13,22 @@ GIB = 1 << 30
 
 MULTIATTACH_SPEC = "multiattach"
 IS_TRUE = "<is> True"
+
+
+StatusT = TypeVar("StatusT", bound=StrEnum)
+
+
+class Owned(msgspec.Struct, frozen=True, kw_only=True):
+    """What belongs to a project."""
+
+    id: str
+    project_id: str
+
+
+class Guarded(Owned, Generic[StatusT], frozen=True, kw_only=True):
+    """What is done to it depends on its status."""
+
+    status: StatusT
 
 
 class VolumeType(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +63,7 @@ class Encryption(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float | None = None
 
 
-class Volume(msgspec.Struct, frozen=True, kw_only=True):
+class Volume(Guarded[VolumeStatus], frozen=True, kw_only=True):
     """One volume.
 
     Args:
@@ -58,13 +75,10 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
         image_metadata: of the image that it was made from, {} if from none.
     """
 
-    id: str
-    project_id: str
     user_id: str
     name: str | None = None
     description: str | None = None
     size: int
-    status: VolumeStatus
     previous_status: VolumeStatus | None = None
     attach_status: AttachStatus = AttachStatus.DETACHED
     migration_status: str | None = None
@@ -94,24 +108,21 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
         return status.removeprefix(TARGET) if status is not None and status.startswith(TARGET) else None
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+class Snapshot(Guarded[SnapshotStatus], frozen=True, kw_only=True):
     """progress: percent."""
 
-    id: str
     volume_id: str
-    project_id: str
     user_id: str
     name: str | None = None
     description: str | None = None
     size: int
-    status: SnapshotStatus
     progress: int = 0
     metadata: dict[str, str] = {}
     created_at: float = 0.0
     updated_at: float | None = None
 
 
-class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+class Attachment(Owned, frozen=True, kw_only=True):
     """One attachment.
 
     Args:
@@ -122,9 +133,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
         mountpoint: the device's name in the server.
     """
 
-    id: str
     volume_id: str
-    project_id: str
     instance_id: str | None = None
     host_name: str | None = None
     status: AttachStatus = AttachStatus.RESERVED
@@ -137,7 +146,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float | None = None
 
 
-class Backup(msgspec.Struct, frozen=True, kw_only=True):
+class Backup(Guarded[BackupStatus], frozen=True, kw_only=True):
     """A copy of a volume's data, outside its pool.
 
     Args:
@@ -145,16 +154,13 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
         snapshot_id: the snapshot that was copied, None for the volume itself.
     """
 
-    id: str
     volume_id: str
     snapshot_id: str | None = None
-    project_id: str
     user_id: str
     name: str | None = None
     description: str | None = None
     container: str
     size: int
-    status: BackupStatus
     fail_reason: str | None = None
     bootable: bool = False
     image_metadata: dict[str, str] = {}
@@ -163,12 +169,10 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float | None = None
 
 
-class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+class Transfer(Owned, frozen=True, kw_only=True):
     """An offer of a volume to another project. Only a hash of its key is kept."""
 
-    id: str
     volume_id: str
-    project_id: str
     name: str | None = None
     salt: str
     auth_hash: str
@@ -176,7 +180,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float = 0.0
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
+class Message(Owned, frozen=True, kw_only=True):
     """What a user is told of something that went wrong in the background.
 
     Args:
@@ -184,8 +188,6 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         event_id: stable, for programs. guaranteed_until: it may go after that.
     """
 
-    id: str
-    project_id: str
     request_id: str
     resource_type: str
     resource_uuid: str

@@ -7,18 +7,21 @@ import hmac
 import secrets
 import uuid
 
-import msgspec
 import sqlalchemy as sa
 
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InvalidInput
 from kilonova.embedded.volume import quotas, schema, snapshots, volume_types, volumes
 from kilonova.embedded.volume.errors import InvalidVolume, TransferNotFound
+from kilonova.embedded.volume.owned import OwnedRecords
 from kilonova.embedded.volume.records import Transfer
 from kilonova.embedded.volume.states import VolumeStatus
 
 table = schema.transfers
 column = table.c
+
+_records = OwnedRecords(table, Transfer, TransferNotFound)
+visible = _records.visible
 
 KEY_BYTES = 12
 SALT_BYTES = 8
@@ -48,38 +51,12 @@ def create(
         id=str(uuid.uuid4()), volume_id=volume_id, project_id=volume.project_id, name=name, salt=salt,
         auth_hash=_hash(salt, key), no_snapshots=no_snapshots, created_at=now,
     )
-    conn.execute(table.insert().values(msgspec.structs.asdict(made)))
+    _records.insert(conn, made)
     return made, key
 
 
 def _hash(salt: str, key: str) -> str:
     return hashlib.pbkdf2_hmac("sha256", key.encode(), salt.encode(), 10_000).hex()
-
-
-def get(conn: sa.Connection, transfer_id: str) -> Transfer:
-    """Raises TransferNotFound."""
-    row = None
-    if "\0" not in transfer_id:
-        row = conn.execute(sa.select(table).where(column.id == transfer_id)).one_or_none()
-    if row is None:
-        raise TransferNotFound(transfer_id)
-    return Transfer(**row._mapping)
-
-
-def visible(conn: sa.Connection, caller: RequestContext, transfer_id: str) -> Transfer:
-    """An offer of the caller's project. Raises TransferNotFound."""
-    found = get(conn, transfer_id)
-    if not caller.is_admin and found.project_id != caller.project_id:
-        raise TransferNotFound(transfer_id)
-    return found
-
-
-def all_for(conn: sa.Connection, project_id: str | None) -> list[Transfer]:
-    """The offers of a project, or (None) of all, newest first."""
-    query = sa.select(table).order_by(column.created_at.desc(), column.id)
-    if project_id is not None:
-        query = query.where(column.project_id == project_id)
-    return [Transfer(**row._mapping) for row in conn.execute(query)]
 
 
 def accept(conn: sa.Connection, caller: RequestContext, transfer_id: str, key: str, now: float) -> Transfer:
@@ -88,7 +65,7 @@ def accept(conn: sa.Connection, caller: RequestContext, transfer_id: str, key: s
     Raises:
         TransferNotFound. InvalidInput: the key is wrong, or the caller has no project. VolumeOverQuota.
     """
-    offer = get(conn, transfer_id)
+    offer = _records.get(conn, transfer_id)
     if caller.project_id is None:
         raise InvalidInput("A volume can only be given to a project.")
     if not hmac.compare_digest(_hash(offer.salt, key), offer.auth_hash):
@@ -104,7 +81,7 @@ def accept(conn: sa.Connection, caller: RequestContext, transfer_id: str, key: s
     for one in kept:
         snapshots.change(conn, one.id, now, **owner)
     volumes.finish(conn, volume.id, VolumeStatus.AWAITING_TRANSFER, now, **owner)
-    conn.execute(table.delete().where(column.id == transfer_id))
+    _records.delete(conn, transfer_id)
     return offer
 
 
@@ -112,4 +89,4 @@ def withdraw(conn: sa.Connection, caller: RequestContext, transfer_id: str, now:
     """Take an offer back. Raises TransferNotFound."""
     offer = visible(conn, caller, transfer_id)
     volumes.finish(conn, offer.volume_id, VolumeStatus.AWAITING_TRANSFER, now)
-    conn.execute(table.delete().where(column.id == transfer_id))
+    _records.delete(conn, transfer_id)

@@ -68,16 +68,6 @@ def _allowed(conn: sa.Connection, caller: RequestContext, found: VolumeType) -> 
     return found
 
 
-def all_for(conn: sa.Connection, caller: RequestContext) -> list[VolumeType]:
-    """The types that the caller may use, newest first."""
-    query = sa.select(table).order_by(column.created_at.desc(), column.id)
-    if not caller.is_admin:
-        a = schema.type_access.c
-        own = sa.select(a.type_id).where(a.project_id == caller.project_id)
-        query = query.where(sa.or_(column.is_public, column.id.in_(own)))
-    return [VolumeType(**row._mapping) for row in conn.execute(query)]
-
-
 def change(conn: sa.Connection, type_id: str, now: float, **values: Any) -> VolumeType:
     """Raises VolumeTypeNotFound; Conflict: the name is taken."""
     name = values.get("name")

@@ -5,62 +5,25 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
-from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import VolumeNotFound
 from kilonova.embedded.volume import schema
 from kilonova.embedded.volume.errors import InvalidVolume
+from kilonova.embedded.volume.owned import GuardedRecords
 from kilonova.embedded.volume.records import Volume
 from kilonova.embedded.volume.states import IDLE_MIGRATIONS, AttachStatus, VolumeStatus, shown, strongest
 
 table = schema.volumes
 column = table.c
 
-
-def insert(conn: sa.Connection, volume: Volume) -> None:
-    conn.execute(table.insert().values(msgspec.structs.asdict(volume)))
-
-
-def find(conn: sa.Connection, volume_id: str, *, lock: bool = False) -> Volume | None:
-    """lock: nobody else changes it until the transaction ends."""
-    if "\0" in volume_id:
-        return None
-    query = sa.select(table).where(column.id == volume_id)
-    row = conn.execute(query.with_for_update() if lock else query).one_or_none()
-    return None if row is None else Volume(**row._mapping)
-
-
-def get(conn: sa.Connection, volume_id: str, *, lock: bool = False) -> Volume:
-    """Raises VolumeNotFound."""
-    found = find(conn, volume_id, lock=lock)
-    if found is None:
-        raise VolumeNotFound(volume_id)
-    return found
-
-
-def visible(conn: sa.Connection, caller: RequestContext, volume_id: str, *, lock: bool = False) -> Volume:
-    """A volume that the caller may see. Raises VolumeNotFound. Spec: EMV-06."""
-    found = get(conn, volume_id, lock=lock)
-    if not caller.is_admin and found.project_id != caller.project_id:
-        raise VolumeNotFound(volume_id)
-    return found
-
-
-def change(conn: sa.Connection, volume_id: str, now: float, **values: Any) -> None:
-    """Change what depends on no status. Raises VolumeNotFound."""
-    if not conn.execute(table.update().where(column.id == volume_id).values(updated_at=now, **values)).rowcount:
-        raise VolumeNotFound(volume_id)
-
-
-def move(
-    conn: sa.Connection, volume_id: str, before: Collection[VolumeStatus], status: VolumeStatus, now: float,
-    **values: Any,
-) -> bool:
-    """Give a volume a status. False, and nothing is changed, if it has none of `before`."""
-    guarded = table.update().where(column.id == volume_id, column.status.in_(before))
-    return bool(conn.execute(guarded.values(status=status, updated_at=now, **values)).rowcount)
+_records: GuardedRecords[Volume, VolumeStatus] = GuardedRecords(table, Volume, VolumeNotFound, InvalidVolume)
+insert = _records.insert
+find = _records.find
+get = _records.get
+visible = _records.visible
+change = _records.change
+move = _records.move
 
 
 def begin(
@@ -72,13 +35,7 @@ def begin(
     Raises:
         VolumeNotFound. InvalidVolume: it has none of the statuses `before`.
     """
-    volume = get(conn, volume_id, lock=True)
-    if volume.status not in before or not move(
-        conn, volume_id, [volume.status], status, now, previous_status=volume.status, **values
-    ):
-        wanted = " or ".join(sorted(one.value for one in before))
-        raise InvalidVolume(volume_id, f"must be {wanted}, but is {volume.status.value}")
-    return volume
+    return _records.begin(conn, volume_id, before, status, now, previous_status=column.status, **values)
 
 
 def finish(conn: sa.Connection, volume_id: str, owned: VolumeStatus, now: float, **values: Any) -> None:
@@ -102,4 +59,4 @@ def attached(conn: sa.Connection, volume_id: str) -> AttachStatus:
 def delete(conn: sa.Connection, volume_id: str) -> None:
     """Forget a volume with its transfer. It has no snapshots and no attachments any more."""
     conn.execute(schema.transfers.delete().where(schema.transfers.c.volume_id == volume_id))
-    conn.execute(table.delete().where(column.id == volume_id))
+    _records.delete(conn, volume_id)
