@@ -13,6 +13,7 @@ from kilonova.embedded.http import empty_response, json_object, json_response
 from kilonova.embedded.volume import attachments, schema
 from kilonova.embedded.volume.api import listing
 from kilonova.embedded.volume.api.call import Access, Call, Method, text
+from kilonova.embedded.volume.api.records import lists, shows
 from kilonova.embedded.volume.api.volume_views import time
 from kilonova.embedded.volume.records import Attachment
 
@@ -23,7 +24,7 @@ MODE_SINCE = 54
 column = schema.attachments.c
 
 KIND = listing.Kind(
-    table=schema.attachments, plural="attachments",
+    table=schema.attachments, record=Attachment, name="attachment",
     sorts={
         "id": column.id, "created_at": column.created_at, "status": sa.type_coerce(column.status, sa.Text),
         "volume_id": column.volume_id, "instance_id": sa.func.coalesce(column.instance_id, ""),
@@ -48,46 +49,27 @@ class ConnectorBody(msgspec.Struct, forbid_unknown_fields=True):
 
 def methods() -> list[Method]:
     return [
-        Method("GET", "/attachments", _list, since=SINCE),
-        Method("GET", "/attachments/detail", _list_detail, since=SINCE),
+        Method("GET", "/attachments", lists(KIND, _brief), since=SINCE),
+        Method("GET", "/attachments/detail", lists(KIND, _full), since=SINCE),
         Method("POST", "/attachments", _create, Access.MEMBER, since=SINCE),
-        Method("GET", "/attachments/{id}", _show, since=SINCE),
+        Method("GET", "/attachments/{id}", shows(KIND, attachments.visible, _full), since=SINCE),
         Method("PUT", "/attachments/{id}", _update, Access.MEMBER, since=SINCE),
         Method("DELETE", "/attachments/{id}", _delete, Access.MEMBER, since=SINCE),
         Method("POST", "/attachments/{id}/action", _complete, Access.MEMBER, since=COMPLETE_SINCE),
     ]
 
 
-def _brief(attachment: Attachment) -> dict[str, Any]:
+def _brief(_call: Call, attachment: Attachment) -> dict[str, Any]:
     return {"id": attachment.id, "status": attachment.status.value, "instance": attachment.instance_id,
             "volume_id": attachment.volume_id}
 
 
-def _full(attachment: Attachment) -> dict[str, Any]:
+def _full(call: Call, attachment: Attachment) -> dict[str, Any]:
     """connection_info: flat, {} while nobody connects. Spec: EMV-20."""
-    return _brief(attachment) | {
+    return _brief(call, attachment) | {
         "attached_at": time(attachment.attached_at) or "", "detached_at": "", "attach_mode": attachment.mode,
         "connection_info": attachment.connection or {},
     }
-
-
-async def _list(call: Call) -> Response:
-    return await _listed(call, _brief)
-
-
-async def _list_detail(call: Call) -> Response:
-    return await _listed(call, _full)
-
-
-async def _listed(call: Call, view: Any) -> Response:
-    page = await call.read(lambda conn: listing.find(conn, call, KIND, *listing.own(call, column.project_id)))
-    views = [view(Attachment(**row._mapping)) for row in page.rows]
-    return json_response(listing.answer(call, KIND, page, views))
-
-
-async def _show(call: Call) -> Response:
-    found = await call.read(lambda conn: attachments.visible(conn, call.who, call.path()))
-    return json_response({"attachment": _full(found)})
 
 
 async def _create(call: Call) -> Response:
@@ -100,7 +82,7 @@ async def _create(call: Call) -> Response:
         call.who, body.volume_uuid, text("instance_uuid", body.instance_uuid, 36, 1),
         connector=body.connector or None, mode=mode,
     )
-    return json_response({"attachment": _full(made)})
+    return json_response({"attachment": _full(call, made)})
 
 
 async def _update(call: Call) -> Response:
@@ -108,7 +90,7 @@ async def _update(call: Call) -> Response:
     if not body.connector:
         raise InvalidInput("The connector says who connects: it must not be empty.")
     made = await call.volumes.attachments.update(call.who, call.path(), body.connector)
-    return json_response({"attachment": _full(made)})
+    return json_response({"attachment": _full(call, made)})
 
 
 async def _complete(call: Call) -> Response:
@@ -120,4 +102,4 @@ async def _complete(call: Call) -> Response:
 
 async def _delete(call: Call) -> Response:
     left = await call.volumes.attachments.delete(call.who, call.path(), by_service=call.by_service)
-    return json_response({"attachments": [_brief(one) for one in left]})
+    return json_response({"attachments": [_brief(call, one) for one in left]})

@@ -14,9 +14,8 @@ from kilonova.embedded.volume import backups, schema
 from kilonova.embedded.volume.api import listing
 from kilonova.embedded.volume.api.actions import Action, answers
 from kilonova.embedded.volume.api.call import Access, Call, Flag, Method, accepted, flag, text
-from kilonova.embedded.volume.api.volume_actions import one_of
+from kilonova.embedded.volume.api.records import Reset, lists, renames, resets, shows
 from kilonova.embedded.volume.api.volume_views import time
-from kilonova.embedded.volume.api.volumes import new_values
 from kilonova.embedded.volume.records import Backup
 from kilonova.embedded.volume.service import ZONE
 from kilonova.embedded.volume.states import BackupStatus
@@ -26,7 +25,7 @@ CHANGED_SINCE = 9
 column = schema.backups.c
 
 KIND = listing.Kind(
-    table=schema.backups, plural="backups",
+    table=schema.backups, record=Backup, name="backup",
     sorts={
         "id": column.id, "name": sa.func.coalesce(column.name, ""), "created_at": column.created_at,
         "status": sa.type_coerce(column.status, sa.Text), "volume_id": column.volume_id, "size": column.size,
@@ -52,30 +51,20 @@ class BackupBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     availability_zone: str | None = None
 
 
-class ChangeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    name: str | msgspec.UnsetType | None = msgspec.UNSET
-    description: str | msgspec.UnsetType | None = msgspec.UNSET
-    display_name: str | msgspec.UnsetType | None = msgspec.UNSET
-    display_description: str | msgspec.UnsetType | None = msgspec.UNSET
-
-
 class RestoreBody(msgspec.Struct, forbid_unknown_fields=True):
     volume_id: str | None = None
     name: str | None = None
 
 
-class Reset(msgspec.Struct, forbid_unknown_fields=True):
-    status: str
-
-
 def methods() -> list[Method]:
     return [
-        Method("GET", "/backups", _list),
-        Method("GET", "/backups/detail", _list_detail),
+        Method("GET", "/backups", lists(KIND, _brief)),
+        Method("GET", "/backups/detail", lists(KIND, _full)),
         Method("POST", "/backups", _create, Access.MEMBER),
         Method("POST", "/backups/import_record", _refuse_records, Access.ADMIN),
-        Method("GET", "/backups/{id}", _show),
-        Method("PUT", "/backups/{id}", _change, Access.MEMBER, since=CHANGED_SINCE),
+        Method("GET", "/backups/{id}", shows(KIND, backups.visible, _full)),
+        Method("PUT", "/backups/{id}", renames(KIND, backups.visible, backups.change, _told), Access.MEMBER,
+               since=CHANGED_SINCE),
         Method("DELETE", "/backups/{id}", _delete, Access.MEMBER),
         Method("POST", "/backups/{id}/restore", _restore, Access.MEMBER),
         Method("GET", "/backups/{id}/export_record", _refuse_records, Access.ADMIN),
@@ -105,25 +94,6 @@ def _full(call: Call, backup: Backup) -> dict[str, Any]:
     return view
 
 
-async def _list(call: Call) -> Response:
-    return await _listed(call, _brief)
-
-
-async def _list_detail(call: Call) -> Response:
-    return await _listed(call, _full)
-
-
-async def _listed(call: Call, view: Any) -> Response:
-    page = await call.read(lambda conn: listing.find(conn, call, KIND, *listing.own(call, column.project_id)))
-    views = [view(call, Backup(**row._mapping)) for row in page.rows]
-    return json_response(listing.answer(call, KIND, page, views))
-
-
-async def _show(call: Call) -> Response:
-    found = await call.read(lambda conn: backups.visible(conn, call.who, call.path()))
-    return json_response({"backup": _full(call, found)})
-
-
 async def _create(call: Call) -> Response:
     body = await call.body("backup", BackupBody)
     if flag("incremental", body.incremental):
@@ -142,17 +112,6 @@ async def _create(call: Call) -> Response:
 
 def _told(call: Call, backup: Backup) -> dict[str, Any]:
     return _brief(call, backup) | ({"metadata": {}} if call.version >= 43 else {})
-
-
-async def _change(call: Call) -> Response:
-    values, now = new_values(await call.body("backup", ChangeBody)), call.now()
-
-    def unit(conn: sa.Connection) -> Backup:
-        backups.visible(conn, call.who, call.path())
-        backups.change(conn, call.path(), now, **values)
-        return backups.get(conn, call.path())
-
-    return json_response({"backup": _told(call, await call.write(unit))})
 
 
 async def _delete(call: Call) -> Response:
@@ -175,23 +134,12 @@ async def _refuse_records(call: Call) -> Response:
                        hint="a backup is a qcow2 file in the directory of the service")
 
 
-async def _reset(call: Call, body: Reset) -> Response:
-    status, now = one_of(BackupStatus, "status", body.status), call.now()
-
-    def unit(conn: sa.Connection) -> None:
-        backups.visible(conn, call.who, call.path())
-        backups.change(conn, call.path(), now, status=status)
-
-    await call.write(unit)
-    return accepted()
-
-
 async def _force_delete(call: Call, _body: object) -> Response:
     await call.volumes.delete_backup(call.who, call.path(), force=True)
     return accepted()
 
 
 ACTIONS = {
-    "os-reset_status": Action(Reset, _reset, Access.ADMIN),
+    "os-reset_status": Action(Reset, resets(BackupStatus, backups.visible, backups.change), Access.ADMIN),
     "os-force_delete": Action(None, _force_delete, Access.ADMIN),
 }

@@ -36,21 +36,27 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """A resource that can be listed.
 
     Args:
+        record: what a row is made into. name: of one, in bodies.
         sorts: columns by the names that callers sort by.
         filters: by name. liked: columns that a part of the text finds, by name.
     """
 
     table: Any
-    plural: str
+    record: type[Any]
+    name: str
     sorts: Mapping[str, Any]
     filters: Mapping[str, Any]
     liked: Mapping[str, Any] = {}
 
+    @property
+    def plural(self) -> str:
+        return f"{self.name}s"
+
 
 class Page(msgspec.Struct, frozen=True):
-    """rows: of the table. more: whether others follow. count: of all that match, None if nobody asked."""
+    """records: of the kind. more: whether others follow. count: of all that match, None if nobody asked."""
 
-    rows: list[Any]
+    records: list[Any]
     more: bool
     count: int | None
 
@@ -81,7 +87,7 @@ def find(conn: sa.Connection, call: Call, kind: Kind, *conditions: Condition) ->
         query = query.order_by(column.desc() if descending else column.asc())
     limit = _limit(call)
     rows = list(conn.execute(query.limit(limit + 1).offset(_number(call, "offset", 0))))
-    return Page(rows[:limit], len(rows) > limit, count)
+    return Page([kind.record(**row._mapping) for row in rows[:limit]], len(rows) > limit, count)
 
 
 def answer(call: Call, kind: Kind, page: Page, views: list[dict[str, Any]]) -> dict[str, Any]:
@@ -93,7 +99,7 @@ def answer(call: Call, kind: Kind, page: Page, views: list[dict[str, Any]]) -> d
         path = call.request.url.path.removeprefix(call.request.scope.get("root_path", ""))
         below = path.removeprefix(f"/v3{call.request.path_params['project']}")
         body[f"{kind.plural}_links"] = [
-            {"rel": "next", "href": f"{call.href(below)}?{urlencode([*same, ('marker', page.rows[-1].id)])}"}
+            {"rel": "next", "href": f"{call.href(below)}?{urlencode([*same, ('marker', page.records[-1].id)])}"}
         ]
     if page.count is not None:
         body["count"] = page.count

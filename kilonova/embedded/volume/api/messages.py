@@ -7,10 +7,11 @@ from typing import Any
 import sqlalchemy as sa
 from starlette.responses import Response
 
-from kilonova.embedded.http import empty_response, json_response
+from kilonova.embedded.http import empty_response
 from kilonova.embedded.volume import messages, schema
 from kilonova.embedded.volume.api import listing
 from kilonova.embedded.volume.api.call import Access, Call, Method
+from kilonova.embedded.volume.api.records import lists, shows
 from kilonova.embedded.volume.api.volume_views import time
 from kilonova.embedded.volume.records import Message
 
@@ -19,7 +20,7 @@ SINCE = 3
 column = schema.messages.c
 
 KIND = listing.Kind(
-    table=schema.messages, plural="messages",
+    table=schema.messages, record=Message, name="message",
     sorts={
         "id": column.id, "event_id": column.event_id, "resource_type": column.resource_type,
         "created_at": column.created_at, "guaranteed_until": column.guaranteed_until,
@@ -35,8 +36,8 @@ KIND = listing.Kind(
 
 def methods() -> list[Method]:
     return [
-        Method("GET", "/messages", _list, since=SINCE),
-        Method("GET", "/messages/{id}", _show, since=SINCE),
+        Method("GET", "/messages", lists(KIND, _view), since=SINCE),
+        Method("GET", "/messages/{id}", shows(KIND, messages.visible, _view), since=SINCE),
         Method("DELETE", "/messages/{id}", _delete, Access.MEMBER, since=SINCE),
     ]
 
@@ -48,17 +49,6 @@ def _view(call: Call, message: Message) -> dict[str, Any]:
         "resource_uuid": message.resource_uuid, "created_at": time(message.created_at),
         "guaranteed_until": time(message.guaranteed_until), "links": call.links(f"/messages/{message.id}"),
     }
-
-
-async def _list(call: Call) -> Response:
-    page = await call.read(lambda conn: listing.find(conn, call, KIND, *listing.own(call, column.project_id)))
-    views = [_view(call, Message(**row._mapping)) for row in page.rows]
-    return json_response(listing.answer(call, KIND, page, views))
-
-
-async def _show(call: Call) -> Response:
-    found = await call.read(lambda conn: messages.visible(conn, call.who, call.path()))
-    return json_response({"message": _view(call, found)})
 
 
 async def _delete(call: Call) -> Response:

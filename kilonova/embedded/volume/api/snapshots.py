@@ -15,9 +15,8 @@ from kilonova.embedded.volume import schema, snapshots
 from kilonova.embedded.volume.api import listing
 from kilonova.embedded.volume.api.actions import Action, answers
 from kilonova.embedded.volume.api.call import Access, Call, Flag, Method, accepted, flag, text, texts
-from kilonova.embedded.volume.api.volume_actions import one_of
+from kilonova.embedded.volume.api.records import Reset, lists, one_of, renames, resets, shows
 from kilonova.embedded.volume.api.volume_views import time
-from kilonova.embedded.volume.api.volumes import new_values
 from kilonova.embedded.volume.errors import InvalidSnapshot
 from kilonova.embedded.volume.records import Snapshot
 from kilonova.embedded.volume.states import SnapshotStatus
@@ -29,7 +28,7 @@ column = schema.snapshots.c
 S = SnapshotStatus
 
 KIND = listing.Kind(
-    table=schema.snapshots, plural="snapshots",
+    table=schema.snapshots, record=Snapshot, name="snapshot",
     sorts={
         "id": column.id, "name": sa.func.coalesce(column.name, ""), "created_at": column.created_at,
         "status": sa.type_coerce(column.status, sa.Text), "volume_id": column.volume_id, "size": column.size,
@@ -54,17 +53,6 @@ class SnapshotBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     force: Flag | None = None
 
 
-class ChangeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    name: str | msgspec.UnsetType | None = msgspec.UNSET
-    display_name: str | msgspec.UnsetType | None = msgspec.UNSET
-    description: str | msgspec.UnsetType | None = msgspec.UNSET
-    display_description: str | msgspec.UnsetType | None = msgspec.UNSET
-
-
-class Reset(msgspec.Struct, forbid_unknown_fields=True):
-    status: str
-
-
 class Progress(msgspec.Struct, forbid_unknown_fields=True):
     status: str
     progress: str | None = None
@@ -72,11 +60,11 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
 
 def methods() -> list[Method]:
     return [
-        Method("GET", "/snapshots", _list),
-        Method("GET", "/snapshots/detail", _list_detail),
+        Method("GET", "/snapshots", lists(KIND, _brief)),
+        Method("GET", "/snapshots/detail", lists(KIND, _full)),
         Method("POST", "/snapshots", _create, Access.MEMBER),
-        Method("GET", "/snapshots/{id}", _show),
-        Method("PUT", "/snapshots/{id}", _change, Access.MEMBER),
+        Method("GET", "/snapshots/{id}", shows(KIND, snapshots.visible, _full)),
+        Method("PUT", "/snapshots/{id}", renames(KIND, snapshots.visible, snapshots.change, _brief), Access.MEMBER),
         Method("DELETE", "/snapshots/{id}", _delete, Access.MEMBER),
         Method("POST", "/snapshots/{id}/action", answers(ACTIONS)),
     ]
@@ -105,25 +93,6 @@ def _full(call: Call, snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-async def _list(call: Call) -> Response:
-    return await _listed(call, _brief)
-
-
-async def _list_detail(call: Call) -> Response:
-    return await _listed(call, _full)
-
-
-async def _listed(call: Call, view: Any) -> Response:
-    page = await call.read(lambda conn: listing.find(conn, call, KIND, *listing.own(call, column.project_id)))
-    views = [view(call, Snapshot(**row._mapping)) for row in page.rows]
-    return json_response(listing.answer(call, KIND, page, views))
-
-
-async def _show(call: Call) -> Response:
-    found = await call.read(lambda conn: snapshots.visible(conn, call.who, call.path()))
-    return json_response({"snapshot": _full(call, found)})
-
-
 async def _create(call: Call) -> Response:
     """Spec: EMV-07."""
     body = await call.body("snapshot", SnapshotBody)
@@ -142,17 +111,6 @@ async def _create(call: Call) -> Response:
     return json_response({"snapshot": _brief(call, made)}, 202)
 
 
-async def _change(call: Call) -> Response:
-    values, now = new_values(await call.body("snapshot", ChangeBody)), call.now()
-
-    def unit(conn: sa.Connection) -> Snapshot:
-        snapshots.visible(conn, call.who, call.path())
-        snapshots.change(conn, call.path(), now, **values)
-        return snapshots.get(conn, call.path())
-
-    return json_response({"snapshot": _brief(call, await call.write(unit))})
-
-
 async def _delete(call: Call) -> Response:
     await call.volumes.delete_snapshot(call.who, call.path())
     return accepted()
@@ -160,17 +118,6 @@ async def _delete(call: Call) -> Response:
 
 async def _force_delete(call: Call, _body: object) -> Response:
     await call.volumes.delete_snapshot(call.who, call.path(), force=True)
-    return accepted()
-
-
-async def _reset(call: Call, body: Reset) -> Response:
-    status, now = one_of(SnapshotStatus, "status", body.status), call.now()
-
-    def unit(conn: sa.Connection) -> None:
-        snapshots.visible(conn, call.who, call.path())
-        snapshots.change(conn, call.path(), now, status=status)
-
-    await call.write(unit)
     return accepted()
 
 
@@ -195,7 +142,7 @@ async def _tell_progress(call: Call, body: Progress) -> Response:
 
 
 ACTIONS = {
-    "os-reset_status": Action(Reset, _reset, Access.ADMIN),
+    "os-reset_status": Action(Reset, resets(SnapshotStatus, snapshots.visible, snapshots.change), Access.ADMIN),
     "os-update_snapshot_status": Action(Progress, _tell_progress, Access.SERVICE),
     "os-force_delete": Action(None, _force_delete, Access.ADMIN),
 }

@@ -15,6 +15,7 @@ from kilonova.embedded.http import json_response
 from kilonova.embedded.volume import schema, transfers
 from kilonova.embedded.volume.api import listing
 from kilonova.embedded.volume.api.call import Access, Call, Flag, Method, accepted, flag, text
+from kilonova.embedded.volume.api.records import lists, shows
 from kilonova.embedded.volume.api.volume_views import time
 from kilonova.embedded.volume.records import Transfer
 
@@ -23,7 +24,7 @@ SINCE = 55
 column = schema.transfers.c
 
 KIND = listing.Kind(
-    table=schema.transfers, plural="transfers", sorts={"id": column.id, "created_at": column.created_at},
+    table=schema.transfers, record=Transfer, name="transfer", sorts={"id": column.id, "created_at": column.created_at},
     filters={
         "id": listing.equal(column.id), "name": listing.equal(column.name),
         "volume_id": listing.equal(column.volume_id),
@@ -43,10 +44,10 @@ class AcceptBody(msgspec.Struct, forbid_unknown_fields=True):
 
 def methods() -> list[Method]:
     return [one for path, since in (("/volume-transfers", SINCE), ("/os-volume-transfer", 0)) for one in (
-        Method("GET", path, _list, since=since),
-        Method("GET", f"{path}/detail", _list_detail, since=since),
+        Method("GET", path, lists(KIND, _brief), since=since),
+        Method("GET", f"{path}/detail", lists(KIND, _full), since=since),
         Method("POST", path, _create, Access.MEMBER, since),
-        Method("GET", f"{path}/{{id}}", _show, since=since),
+        Method("GET", f"{path}/{{id}}", shows(KIND, transfers.visible, _full), since=since),
         Method("DELETE", f"{path}/{{id}}", _delete, Access.MEMBER, since),
         Method("POST", f"{path}/{{id}}/accept", _accept, Access.MEMBER, since),
     )]
@@ -65,25 +66,6 @@ def _full(call: Call, transfer: Transfer) -> dict[str, Any]:
     if call.version >= 57:
         view |= {"source_project_id": transfer.project_id, "destination_project_id": None, "accepted": False}
     return view
-
-
-async def _list(call: Call) -> Response:
-    return await _listed(call, _brief)
-
-
-async def _list_detail(call: Call) -> Response:
-    return await _listed(call, _full)
-
-
-async def _listed(call: Call, view: Any) -> Response:
-    page = await call.read(lambda conn: listing.find(conn, call, KIND, *listing.own(call, column.project_id)))
-    views = [view(call, Transfer(**row._mapping)) for row in page.rows]
-    return json_response(listing.answer(call, KIND, page, views))
-
-
-async def _show(call: Call) -> Response:
-    found = await call.read(lambda conn: transfers.visible(conn, call.who, call.path()))
-    return json_response({"transfer": _full(call, found)})
 
 
 async def _create(call: Call) -> Response:

@@ -25,7 +25,7 @@ Specs = dict[str, str]
 column = schema.types.c
 
 KIND = listing.Kind(
-    table=schema.types, plural="volume_types",
+    table=schema.types, record=VolumeType, name="volume_type",
     sorts={"id": column.id, "name": column.name, "created_at": column.created_at},
     filters={"name": listing.equal(column.name), "extra_specs": listing.pairs(column.extra_specs)},
 )
@@ -87,8 +87,7 @@ async def _list(call: Call) -> Response:
         own = sa.select(a.type_id).where(a.project_id == call.who.project_id)
         conditions.append(sa.or_(column.is_public, column.id.in_(own)))
     page = await call.read(lambda conn: listing.find(conn, call, KIND, *conditions))
-    views = [_full(call, VolumeType(**row._mapping)) for row in page.rows]
-    return json_response(listing.answer(call, KIND, page, views))
+    return json_response(listing.answer(call, KIND, page, [_full(call, one) for one in page.records]))
 
 
 async def _show(call: Call) -> Response:

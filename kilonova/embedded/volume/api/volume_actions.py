@@ -15,6 +15,7 @@ from kilonova.embedded.volume import snapshots, volume_types, volumes
 from kilonova.embedded.volume.api import attachment_actions
 from kilonova.embedded.volume.api.actions import Action, answers
 from kilonova.embedded.volume.api.call import Access, Call, Flag, Method, Whole, accepted, flag, text, texts, whole
+from kilonova.embedded.volume.api.records import one_of
 from kilonova.embedded.volume.api.volume_views import time
 from kilonova.embedded.volume.records import Volume, VolumeType
 from kilonova.embedded.volume.states import (
@@ -119,20 +120,12 @@ async def _reset_status(call: Call, body: ResetStatus) -> Response:
         raise InvalidInput(f"Invalid migration_status: it is one of {', '.join(MIGRATION_STATUSES)}.")
     moved = msgspec.UNSET if body.migration_status is None else body.migration_status.lower()
     await call.volumes.reset_status(
-        call.who, call.path(), status=one_of(VolumeStatus, "status", body.status),
-        attach_status=one_of(AttachStatus, "attach_status", body.attach_status), migration_status=moved,
+        call.who, call.path(),
+        status=None if body.status is None else one_of(VolumeStatus, "status", body.status),
+        attach_status=None if body.attach_status is None else one_of(AttachStatus, "attach_status", body.attach_status),
+        migration_status=moved,
     )
     return accepted()
-
-
-def one_of(type_: Any, name: str, value: str | None) -> Any:
-    """A status that a caller names, None for None. Raises InvalidInput."""
-    if value is None:
-        return None
-    try:
-        return type_(value.lower())
-    except ValueError as error:
-        raise InvalidInput(f"Invalid {name}: it is one of {', '.join(one.value for one in type_)}.") from error
 
 
 async def _force_delete(call: Call, _body: object) -> Response:

@@ -30,6 +30,7 @@ from kilonova.embedded.volume.api.call import (
     texts,
     whole,
 )
+from kilonova.embedded.volume.api.records import Names, new_values
 from kilonova.embedded.volume.api.volume_views import Around
 from kilonova.embedded.volume.records import Volume
 from kilonova.embedded.volume.service import ZONE, NewVolume
@@ -38,7 +39,7 @@ from kilonova.embedded.volume.states import TARGET
 column = schema.volumes.c
 
 KIND = listing.Kind(
-    table=schema.volumes, plural="volumes",
+    table=schema.volumes, record=Volume, name="volume",
     sorts={
         "id": column.id, "name": sa.func.coalesce(column.name, ""), "size": column.size,
         "status": sa.type_coerce(column.status, sa.Text), "availability_zone": column.availability_zone,
@@ -83,11 +84,7 @@ class VolumeBody(msgspec.Struct, kw_only=True):
     group_id: str | None = None
 
 
-class ChangeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    name: str | msgspec.UnsetType | None = msgspec.UNSET
-    display_name: str | msgspec.UnsetType | None = msgspec.UNSET
-    description: str | msgspec.UnsetType | None = msgspec.UNSET
-    display_description: str | msgspec.UnsetType | None = msgspec.UNSET
+class ChangeBody(Names):
     metadata: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -120,16 +117,14 @@ def _visible(call: Call) -> list[listing.Condition]:
 
 async def _list(call: Call) -> Response:
     page = await call.read(lambda conn: listing.find(conn, call, KIND, *_visible(call)))
-    views = [volume_views.brief(call, Volume(**row._mapping)) for row in page.rows]
-    return json_response(listing.answer(call, KIND, page, views))
+    return json_response(listing.answer(call, KIND, page, [volume_views.brief(call, one) for one in page.records]))
 
 
 async def _list_detail(call: Call) -> Response:
     def unit(conn: sa.Connection) -> dict[str, Any]:
         page = listing.find(conn, call, KIND, *_visible(call))
-        found = [Volume(**row._mapping) for row in page.rows]
-        around = Around(conn, found)
-        return listing.answer(call, KIND, page, [volume_views.shown(call, one, around) for one in found])
+        around = Around(conn, page.records)
+        return listing.answer(call, KIND, page, [volume_views.shown(call, one, around) for one in page.records])
 
     return json_response(await call.read(unit))
 
@@ -231,21 +226,6 @@ async def _change(call: Call) -> Response:
         return volume_views.changed(call, volume, Around(conn, [volume]))
 
     return json_response({"volume": await call.write(unit)})
-
-
-def new_values(body: Any) -> dict[str, Any]:
-    """The columns that a body of the names of old or new changes. Raises InvalidInput: it changes nothing."""
-    values: dict[str, Any] = {}
-    for name in ("name", "description"):
-        for key in (f"display_{name}", name):
-            value = getattr(body, key)
-            if value is not msgspec.UNSET:
-                values[name] = text(name, value)
-    if getattr(body, "metadata", msgspec.UNSET) is not msgspec.UNSET:
-        values["metadata"] = texts("metadata", body.metadata)
-    if not values:
-        raise InvalidInput("Nothing is to be changed.")
-    return values
 
 
 async def _delete(call: Call) -> Response:
