@@ -1,20 +1,20 @@
-"""qemu-img beside the daemon: it makes and copies files, within limits, and ends when this process does."""
+"""What qemu-img does beside the daemon of a pool: it makes and copies files."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from pathlib import Path
 
 import msgspec
 
-from kilonova.domain.errors import InvalidInput, KilonovaError, StoragePoolFull
+from kilonova.domain.errors import InvalidInput, StoragePoolFull
+from kilonova.imaging.qemu_img import KEY, KEY_ITERATIONS, NAMES, NoSpaceLeft, QemuImgFailed, escaped, run
 
-LIMITS = ("env", "MALLOC_ARENA_MAX=1", "setpriv", "--pdeathsig", "KILL", "prlimit", f"--as={2 << 30}", "--core=0", "--")
-"""Address space in bytes: what is read may come from users."""
-KEY = ("--object", "secret,id=key,file=/dev/stdin")
-NAMES = {"vhd": "vpc", "ploop": "parallels", "gpt": "raw", "mbr": "raw", "iso": "raw", "luks": "raw"}
-"""Formats that an inspection finds, and qemu-img knows by another name."""
+MEANINGS = {
+    "output file is smaller than input file":
+        "The virtual size of the image exceeds what the volume has beside its header.",
+    "Invalid password, cannot unlock any keyslot": "The passphrase does not open the volume.",
+}
+"""What it says when the fault is the caller's."""
 
 
 class Readable(msgspec.Struct, frozen=True):
@@ -36,7 +36,8 @@ class Writable(msgspec.Struct, frozen=True):
 
 
 class QemuImg:
-    """pool: named in errors."""
+    """pool: named in errors. They are those of `kilonova.imaging.qemu_img`, but StoragePoolFull without space, and
+    InvalidInput for an image that is too large or a passphrase that is wrong."""
 
     def __init__(self, pool: str) -> None:
         self._pool = pool
@@ -46,11 +47,8 @@ class QemuImg:
         await self._run("create", "-q", "-f", format_, str(path), str(size))
 
     async def create_luks(self, path: Path, key: str) -> None:
-        """A LUKS container in a raw file, without room for data yet.
-
-        Keys are random, so that nothing is won by making it slow to derive another from one (milliseconds).
-        """
-        options = "key-secret=key,iter-time=10"
+        """A LUKS container in a raw file, without room for data yet."""
+        options = f"key-secret=key,{KEY_ITERATIONS}"
         await self._run("create", "-q", *KEY, "-f", "luks", "-o", options, str(path), "0", key=key)
 
     async def resize(self, path: Path, format_: str, size: int) -> None:
@@ -67,10 +65,10 @@ class QemuImg:
 
     async def copy_into(self, source: Readable, target: Writable) -> None:
         """Write the data of a file to the beginning of another."""
-        options = f"driver={target.format},file.driver=file,file.filename={_escaped(target.path)}"
+        options = f"driver={target.format},file.driver=file,file.filename={escaped(target.path)}"
         extra: tuple[str, ...] = ()
         if target.key is not None:
-            inner = f"file.driver={target.format},file.file.driver=file,file.file.filename={_escaped(target.path)}"
+            inner = f"file.driver={target.format},file.file.driver=file,file.file.filename={escaped(target.path)}"
             options, extra = f"driver=luks,key-secret=key,{inner}", KEY
         elif target.zero:
             extra = ("--target-is-zero",)
@@ -79,35 +77,16 @@ class QemuImg:
             key=target.key,
         )
 
-    async def _run(self, what: str, *arguments: str, key: str | None = None) -> None:
+    async def _run(self, command: str, *arguments: str, key: str | None = None) -> None:
         try:
-            running = await asyncio.create_subprocess_exec(
-                *LIMITS, "qemu-img", what, *arguments, stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-            )
-        except FileNotFoundError as error:
-            raise KilonovaError(
-                f"{error.filename} is not installed.", hint="install it (Debian: util-linux qemu-utils)"
-            ) from error
-        try:
-            _, said = await running.communicate((key or "").encode())
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                running.kill()
-            await running.wait()
+            await run(command, *arguments, key=key)
+        except NoSpaceLeft as error:
+            raise StoragePoolFull(self._pool) from error
+        except QemuImgFailed as error:
+            for said, meaning in MEANINGS.items():
+                if said in error.said:
+                    raise InvalidInput(meaning) from error
             raise
-        if running.returncode:
-            raise self._failure(what, said.decode("utf-8", "replace").strip(), running.returncode)
-
-    def _failure(self, what: str, said: str, status: int) -> KilonovaError:
-        said = said.removeprefix("qemu-img: ")
-        if "No space left on device" in said or "Disk quota exceeded" in said:
-            return StoragePoolFull(self._pool)
-        if "output file is smaller than input file" in said:
-            return InvalidInput("The virtual size of the image exceeds what the volume has beside its header.")
-        if "Invalid password, cannot unlock any keyslot" in said:
-            return InvalidInput("The passphrase does not open the volume.")
-        return KilonovaError(f"qemu-img {what} failed: {said or f'it ended with {status}'}.")
 
 
 def _from(source: Readable) -> list[str]:
@@ -117,7 +96,3 @@ def _from(source: Readable) -> list[str]:
     if source.snapshot:
         arguments += ["-l", f"snapshot.name={source.snapshot}"]
     return arguments
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace(",", ",,")

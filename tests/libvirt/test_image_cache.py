@@ -178,7 +178,9 @@ async def test_a_full_disk_sends_the_guest_elsewhere(images: FileImages, tmp_pat
         cache.prepare()
         announced = images.add(tmp_path / "large", disk_format="raw")
         unannounced = images.add(tmp_path / "large", disk_format="raw", size=0)
-        for image in (announced, unannounced):
+        packed = tmp_path / "packed"  # little to fetch, much to convert
+        qemu_img("convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", tmp_path / "large", packed)
+        for image in (announced, unannounced, images.add(packed, disk_format="vmdk")):
             with pytest.raises(TryElsewhere, match="no disk space") as raised:
                 await cache.get(image, None)
             assert raised.value.hint

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kilonova.hypervisor.libvirt import qemu_img
+from kilonova.imaging import qemu_img as limited
 
 NARROW = 384 << 20
 """Bytes of address space that are enough if memory is not set aside for each thread, and else half of the time not."""
@@ -17,7 +18,7 @@ async def test_copying_takes_no_address_space_for_each_thread(tmp_path: Path, mo
     disk = tmp_path / "disk"
     qemu_img.create_empty(disk, 1 << 30)
     _fill(disk)
-    monkeypatch.setattr(qemu_img, "ADDRESS_SPACE", NARROW)
+    monkeypatch.setattr(limited, "ADDRESS_SPACE", NARROW)
     for number in range(5):
         copy = tmp_path / f"copy{number}"
         await qemu_img.flatten(disk, copy)
