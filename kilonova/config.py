@@ -21,6 +21,7 @@ from kilonova.metadata.vendor_data import VendorDataOptions
 from kilonova.notifications.options import NotificationOptions
 from kilonova.operations.consoles import ConsoleOptions
 from kilonova.operations.options import OperationOptions
+from kilonova.services.cinder import VolumeServiceOptions
 from kilonova.services.cyborg import AcceleratorOptions
 from kilonova.shapes.pci_requests import PciOptions
 from kilonova.storage.options import VolumeOptions
@@ -204,6 +205,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     notifications: NotificationOptions = NotificationOptions()
     shares: ShareOptions = ShareOptions()
     volume: VolumeOptions = VolumeOptions()
+    volume_service: VolumeServiceOptions = VolumeServiceOptions()
     pci: PciOptions = PciOptions()
     accelerator: AcceleratorOptions = AcceleratorOptions()
     vendor_data: VendorDataOptions = VendorDataOptions()

@@ -141,9 +141,10 @@ class RealCloud:
 
 
 @contextmanager
-def real_cloud(driver: str, *options: str) -> Iterator[RealCloud]:
-    """An installation that is gone afterwards."""
+def real_cloud(driver: str, *options: str, configuration: str = "") -> Iterator[RealCloud]:
+    """An installation that is gone afterwards. configuration: of its file `kilonova.toml`."""
     cloud = RealCloud(Path(tempfile.mkdtemp(prefix="kilonova-test-")), driver, *options)
+    (cloud.directory / "kilonova.toml").write_text(configuration)
     try:
         cloud.up()
         yield cloud

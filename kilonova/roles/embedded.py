@@ -27,7 +27,6 @@ from kilonova.embedded.network.wiring import FakeWiring, Wiring
 from kilonova.embedded.placement import EmbeddedPlacement
 from kilonova.embedded.shares import DirectoryShares
 from kilonova.embedded.volume.api.application import application as volume_api
-from kilonova.embedded.volume.client import VolumeClient
 from kilonova.embedded.volume.service import EmbeddedVolumes
 from kilonova.engine.operation import Tx
 from kilonova.hypervisor.guest import GuestMetadata
@@ -45,7 +44,6 @@ from kilonova.roles.watching import Timed
 from kilonova.roles.web import Prefixes, WebServer
 from kilonova.services import cyborg
 from kilonova.services.network import NetworkService
-from kilonova.services.no_volumes import no_volumes
 from kilonova.services.volumes import VolumeService
 
 
@@ -54,21 +52,19 @@ class Embedded:
     """The services, running.
 
     Args:
-        volumes: None without storage pools. url: of the process that serves them; auth_url: of the identity service.
+        volumes: None without storage pools. volume_calls: the volume service as compute calls it.
+        url: of the process that serves them; auth_url: of the identity service.
     """
 
     identity: EmbeddedIdentity
     images: EmbeddedImage
     networks: EmbeddedNetwork
     volumes: EmbeddedVolumes | None
+    volume_calls: VolumeService
     wiring: Wiring
     url: str
     auth_url: str
 
-    @property
-    def volume_calls(self) -> VolumeService:
-        """The volume service as compute calls it."""
-        return VolumeClient(self.volumes) if self.volumes is not None else no_volumes()
 
 
 async def start(
@@ -106,7 +102,8 @@ async def start(
     if ground.config.volume.pool:
         progress("volume", "start storage pools")
     found = await volumes.start(ground, images, events.deliver, stack)
-    return Embedded(identity, images, networks, found, wiring, url, auth_url)
+    calls = volumes.calls(ground.config, found)
+    return Embedded(identity, images, networks, found, calls, wiring, url, auth_url)
 
 
 def _wiring(ground: Ground, made: Installation) -> Wiring:

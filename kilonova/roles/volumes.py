@@ -1,16 +1,21 @@
-"""The embedded volume service of an installation that has storage pools."""
+"""The volume service of an installation: the embedded one where there are storage pools, or Cinder."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-from kilonova.domain.errors import NotSupported
+from kilonova.config import Config
+from kilonova.domain.errors import InvalidInput, NotSupported
 from kilonova.embedded.image.service import EmbeddedImage
+from kilonova.embedded.volume.client import VolumeClient
 from kilonova.embedded.volume.operations.environment import VolumeKeys
 from kilonova.embedded.volume.service import EmbeddedVolumes
 from kilonova.roles import assembly, credentials
 from kilonova.roles.assembly import Ground
+from kilonova.services.cinder import cinder
+from kilonova.services.no_volumes import no_volumes
+from kilonova.services.volumes import VolumeService
 from kilonova.storage.directory import DirectoryPool
 
 DIRECTORY = "volume-service"
@@ -52,3 +57,19 @@ async def start(
     stack.push_async_callback(service.close)
     await service.start()
     return service
+
+
+def calls(config: Config, service: EmbeddedVolumes | None) -> VolumeService:
+    """The volume service as the compute service calls it.
+
+    Raises:
+        InvalidInput: two are configured, or the options of Cinder are wrong.
+    """
+    if not config.volume_service.endpoint:
+        return VolumeClient(service) if service is not None else no_volumes()
+    if service is not None:
+        raise InvalidInput(
+            "Both volume_service.endpoint and [[volume.pool]] are configured; servers take volumes of one volume "
+            "service.", hint="remove one of them",
+        )
+    return cinder(config.volume_service)

@@ -54,7 +54,8 @@ class VolumeServiceOptions(AccountOptions, frozen=True, kw_only=True, forbid_unk
     """The volume service."""
 
     endpoint: str = ""
-    """URL of Cinder without its version, for example `http://192.0.2.1:8776`."""
+    """URL of Cinder without its version, for example `http://192.0.2.1:8776`; empty for the volumes of the own storage
+    pools."""
     username: str = ""
     """User as whom the service is asked, who must have the roles `admin` and `service`, and a role in the projects
     for which servers make volumes (inherited from their domain, for example)."""

@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clouds import RealCloud, wait_for
+from clouds import RealCloud, real_cloud, wait_for
 
 pytestmark = pytest.mark.servers
 
+ASKS_ANOTHER = """
+[volume_service]
+endpoint = "{root}/volume"
+auth_url = "{root}/identity/v3"
+username = "compute"
+password_file = "{password}"
+"""
 POOL = '[[volume.pool]]\nname = "fast"\n'
 VERSION = {"OpenStack-API-Version": "volume 3.71"}
 
@@ -89,3 +96,38 @@ def test_without_pools_there_is_no_volume_service(cloud: RealCloud) -> None:
     assert not {"block-storage", "volumev3"} & catalogue(cloud).keys()
     assert cloud.call("GET", "/volume/v3/").status_code == 404
     (cloud.directory / "kilonova.toml").write_text(POOL)
+
+
+@pytest.mark.spec("VOL-17", "VOL-19", "VOL-36", "VOL-39")
+def test_servers_take_volumes_of_a_volume_service_elsewhere(cloud: RealCloud, tmp_path: Path) -> None:
+    """The Block Storage API of one installation is the Cinder of another."""
+    password = tmp_path / "password"
+    password.write_text("s3cret")
+    cloud.openstack("user", "create", "--password", "s3cret", "compute")
+    for role in ("admin", "service"):
+        cloud.openstack("role", "add", "--user", "compute", "--project", "service", role)
+    kept = make(cloud, name="elsewhere")["id"]
+    options = ASKS_ANOTHER.format(root=f"http://127.0.0.1:{cloud.port}", password=password)
+    with real_cloud("fake", configuration=options) as other:
+        server = make_server(other)
+        attachments = f"/compute/v2.1/servers/{server}/os-volume_attachments"
+        answer = other.call("POST", attachments, {"volumeAttachment": {"volumeId": kept}}, version="2.89")
+        assert answer.status_code == 200, answer.text
+        (attached,) = volume(cloud, kept, "in-use")["attachments"]
+        assert (attached["server_id"], attached["device"]) == (server, "/dev/vdb")
+        assert other.differences() == []
+        assert other.call("DELETE", f"{attachments}/{kept}").status_code == 202
+        volume(cloud, kept, "available")
+        wait_for("detach", lambda: not other.get(attachments)["volumeAttachments"], 60)
+    with pytest.raises(AssertionError, match="one volume service"), real_cloud("fake", configuration=POOL + options):
+        pass
+
+
+def make_server(cloud: RealCloud) -> str:
+    """A server without interfaces."""
+    file = cloud.directory / "image.raw"
+    file.write_bytes(bytes(1 << 20))
+    body = {"name": "s", "imageRef": cloud.upload(file, disk_format="raw"), "flavorRef": "1", "networks": "none"}
+    server: str = cloud.call("POST", "/compute/v2.1/servers", {"server": body}, version="2.37").json()["server"]["id"]
+    wait_for("server", lambda: cloud.get(f"/compute/v2.1/servers/{server}")["server"]["status"] == "ACTIVE", 60)
+    return server
