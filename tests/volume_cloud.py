@@ -189,7 +189,7 @@ class VolumeCloud:
     def __init__(self, directory: Path, *, keys: bool = True) -> None:
         self.directory = directory
         self.database = Database.open("sqlite://")
-        self.storages = {ONE: SimulatedStorage(capacity=100), TWO: SimulatedStorage(capacity=90)}
+        self.storages = {ONE: SimulatedStorage(capacity=100), TWO: SimulatedStorage(capacity=90, write_through=True)}
         self.images = Images(directory / "images")
         self.compute = Compute()
         self.keys = VolumeKeys(b"k" * 32) if keys else None

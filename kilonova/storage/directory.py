@@ -49,6 +49,7 @@ from kilonova.storage.pool import (
     FromImage,
     FromVolume,
     ImageFormat,
+    Served,
     Source,
     Volume,
 )
@@ -191,10 +192,11 @@ class DirectoryPool:
         finally:
             await self._call(part.unlink, missing_ok=True)
 
-    async def add_export(self, export: Export) -> None:
+    async def add_export(self, export: Export) -> Served:
         checked(export.id)
-        await self._call(self._files.volume, export.volume_id)
+        volume = await self._call(self._files.volume, export.volume_id)
         await self._blocks.add_export(export)
+        return Served(write_through=volume.format == "qcow2")
 
     async def remove_export(self, export_id: str, *, force: bool = False) -> None:
         await self._blocks.remove_export(export_id, force=force)

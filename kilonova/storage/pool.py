@@ -74,6 +74,17 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     writable: bool
 
 
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """How the clients of an export must treat it.
+
+    Args:
+        write_through: what makes sense of the data is in the daemon's memory until it is told to flush, and is lost
+            when it is killed: a write is done only when it was flushed.
+    """
+
+    write_through: bool
+
+
 class Address(msgspec.Struct, frozen=True, kw_only=True):
     """Where a pool serves its exports: a Unix socket, or host and port. tls: clients must encrypt and show a
     certificate."""
@@ -169,7 +180,7 @@ class StoragePool(Protocol):
         this is the LUKS container."""
         ...
 
-    async def add_export(self, export: Export) -> None:
+    async def add_export(self, export: Export) -> Served:
         """Serve a volume. Raises Conflict: there is an export of that id, of another volume or mode."""
         ...
 

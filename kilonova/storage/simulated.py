@@ -34,6 +34,7 @@ from kilonova.storage.pool import (
     FromImage,
     FromVolume,
     ImageFormat,
+    Served,
     Source,
     Volume,
     VolumeSnapshot,
@@ -81,10 +82,11 @@ class Faults(msgspec.Struct, kw_only=True):
 
 
 class SimulatedStorage:
-    """The state of one pool, and the guests that use it. capacity: GiB."""
+    """The state of one pool, and the guests that use it. capacity: GiB. write_through: what it says of its exports."""
 
-    def __init__(self, *, capacity: int = 1_000_000) -> None:
+    def __init__(self, *, capacity: int = 1_000_000, write_through: bool = False) -> None:
         self.capacity = capacity
+        self.write_through = write_through
         self.faults = Faults()
         self.volumes: dict[str, SimulatedVolume] = {}
         self.exports: dict[str, Export] = {}
@@ -207,7 +209,7 @@ class SimulatedPool:
             held = self._held(source)
             _write_image(target, format, held)
 
-    async def add_export(self, export: Export) -> None:
+    async def add_export(self, export: Export) -> Served:
         _need_uuid(export.id)
         async with self._call("add_export"):
             self._volume(export.volume_id)
@@ -215,6 +217,7 @@ class SimulatedPool:
                 raise Conflict(f"Export {export.id} exists, of another volume or mode.")
             self._wanted[export.id] = export
             self._serve()
+        return Served(write_through=self.storage.write_through)
 
     async def remove_export(self, export_id: str, *, force: bool = False) -> None:
         async with self._call("remove_export"):

@@ -30,7 +30,7 @@ from kilonova.roles.purge import purge
 from kilonova.storage.directory import DirectoryPool
 from kilonova.storage.files import internal_snapshots
 from kilonova.storage.options import PoolOptions, VolumeOptions
-from kilonova.storage.pool import Export, FromImage, FromVolume
+from kilonova.storage.pool import Export, FromImage, FromVolume, Served
 
 pytestmark = pytest.mark.servers
 
@@ -91,6 +91,23 @@ async def exported_volume(pool: DirectoryPool) -> Export:
     await pool.create(export.volume_id, 1)
     await pool.add_export(export)
     return export
+
+
+async def test_only_a_qcow2_is_to_be_flushed_at_once(tmp_path: Path) -> None:
+    """Volumes keep their format when that of the pool is changed."""
+    before, pool = (DirectoryPool(options(tmp_path / "pool", format_), SystemClock()) for format_ in ("qcow2", "raw"))
+    first, second = (Export(id=new_id(), volume_id=new_id(), writable=True) for _ in range(2))
+    try:
+        await before.start(())
+        await before.create(first.volume_id, 1)
+        await before.close()
+        await pool.start(())
+        await pool.create(second.volume_id, 1)
+        for _ in range(2):
+            assert await pool.add_export(first) == Served(write_through=True)
+            assert await pool.add_export(second) == Served(write_through=False)
+    finally:
+        await pool.stop()
 
 
 @pytest.mark.spec("EMV-46")

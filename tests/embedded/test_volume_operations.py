@@ -340,7 +340,7 @@ async def test_an_export_exists_while_an_attachment_has_a_connector(cloud: Volum
     assert connected.connection == {
         "driver_volume_type": "nbd", "export": reserved.id, "name": reserved.id, "socket": f"/simulated/{ONE}/nbd.sock",
         "tls": False, "attachment_id": reserved.id, "volume_id": id_, "access_mode": "rw", "encrypted": False,
-        "qos_specs": None, "discard": True, "cacheable": False, "enforce_multipath": False,
+        "qos_specs": None, "discard": True, "write_through": False, "cacheable": False, "enforce_multipath": False,
     }
     assert cloud.storages[ONE].exports[reserved.id].writable
     assert await attaching.update(USER, reserved.id, {"host": "h1"}) != reserved
@@ -362,6 +362,12 @@ async def test_an_export_exists_while_an_attachment_has_a_connector(cloud: Volum
     assert (await attaching.create(USER, id_, SERVER)).mode == "ro"
     with pytest.raises(InvalidVolume):
         await cloud.volumes.set_readonly(USER, id_, readonly=False)
+
+
+async def test_a_connection_tells_what_the_pool_keeps_in_memory(cloud: VolumeCloud) -> None:
+    for host, write_through in ((ONE, False), (TWO, True)):
+        made = await cloud.volumes.attachments.create(USER, await cloud.make(host=host), SERVER, connector={"host": "h"})
+        assert (made.connection or {})["write_through"] is write_through
 
 
 @pytest.mark.spec("EMV-14", "EMV-44")

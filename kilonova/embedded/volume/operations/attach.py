@@ -18,7 +18,7 @@ from kilonova.embedded.volume.operations.whereabouts import READS, Whereabouts, 
 from kilonova.embedded.volume.states import AttachStatus, VolumeStatus
 from kilonova.engine.operation import Here, NoUndo, Operation, Record, Tx
 from kilonova.engine.run import Run
-from kilonova.storage.pool import Address, Export
+from kilonova.storage.pool import Address, Export, Served
 
 S, A = VolumeStatus, AttachStatus
 CONNECTABLE = (S.RESERVED, S.ATTACHING, S.IN_USE, S.DETACHING)
@@ -79,8 +79,8 @@ def _look(tx: Tx, run: Run[ConnectAttachment]) -> Whereabouts:
 async def _export(environment: VolumeEnvironment, run: Run[ConnectAttachment]) -> Exported:
     there, before = run.output(Whereabouts), run.output(Before)
     pool = environment.pool(there.host)
-    await pool.add_export(export_of(run.subject, there.name_id, before.mode))
-    return Exported(connection_info(run.subject, before, pool.address))
+    served = await pool.add_export(export_of(run.subject, there.name_id, before.mode))
+    return Exported(connection_info(run.subject, before, pool.address, served))
 
 
 async def _unexport(environment: VolumeEnvironment, run: Run[ConnectAttachment]) -> None:
@@ -93,8 +93,8 @@ def export_of(attachment_id: str, name_id: str, mode: str) -> Export:
     return Export(id=attachment_id, volume_id=name_id, writable=mode == "rw")
 
 
-def connection_info(attachment_id: str, before: Before, address: Address) -> dict[str, Any]:
-    """Spec: EMV-20, EMV-25, 5.8."""
+def connection_info(attachment_id: str, before: Before, address: Address, served: Served) -> dict[str, Any]:
+    """What a hypervisor needs to reach a volume, and how it must treat it. Spec: EMV-20, EMV-25, 5.8."""
     where: dict[str, Any] = {"socket": address.socket} if address.socket else {
         "host": address.host, "port": address.port, "hosts": [address.host], "ports": [str(address.port)],
     }
@@ -102,7 +102,8 @@ def connection_info(attachment_id: str, before: Before, address: Address) -> dic
         "driver_volume_type": "nbd", "export": attachment_id, "name": attachment_id, **where, "tls": address.tls,
         "attachment_id": attachment_id, "volume_id": before.volume_id,
         "access_mode": before.mode, "encrypted": before.encrypted, "qos_specs": None,
-        "discard": True, "cacheable": False, "enforce_multipath": False,
+        "discard": True, "write_through": served.write_through,
+        "cacheable": False, "enforce_multipath": False,
     }
 
 
