@@ -104,6 +104,9 @@ class Cluster:
                            ("scheduler", "scheduler"), *((host, "agent") for host in HOSTS)):
             user = f"host.{name}" if role == "agent" else credentials.CONTROL
             self.roles[name] = Role(name, role, self.directory / name, self._environment(name, user))
+            if role == "api":
+                (self.directory / name).mkdir()
+                (self.directory / name / "kilonova.toml").write_text('[[volume.pool]]\nname = "one"\n')
             self.roles[name].start()
         for role_ in self.roles.values():
             role_.until_ready()

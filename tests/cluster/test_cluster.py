@@ -19,6 +19,8 @@ from servers import PostgresServer
 from kilonova.hypervisor.fake import FakeHypervisor
 
 SERVERS = 50
+VOLUMES = 10
+"""Each attached to a server, and detached."""
 KINDS = 3
 """Of victims: conductors, agents and the message bus."""
 
@@ -90,8 +92,8 @@ def killing(running: Cluster) -> Iterator[Killer]:
 
 
 @pytest.mark.timeout(500)
-@pytest.mark.spec("INI-012", "DEL-23", "BLD-57")
-def test_fifty_servers_come_and_go_while_processes_are_killed(tmp_path: Path, postgres: PostgresServer) -> None:
+@pytest.mark.spec("INI-012", "DEL-23", "BLD-57", "VOL-27", "VOL-45")
+def test_fifty_servers_come_and_go_with_volumes_while_processes_are_killed(tmp_path: Path, postgres: PostgresServer) -> None:
     with cluster(tmp_path, postgres) as running:
         image = running.upload()
         (network, *_) = running.call("GET", "/network/v2.0/networks")["networks"]
@@ -115,6 +117,19 @@ def test_fifty_servers_come_and_go_while_processes_are_killed(tmp_path: Path, po
         assert _violations(running) == []
         assert {server["OS-EXT-SRV-ATTR:host"] for server in running.servers()} == set(HOSTS)
 
+        volumes = _volumes(running)
+        with killing(running) as killer:
+            pairs = list(zip((server["id"] for server in running.servers()), volumes, strict=False))
+            for server, volume in pairs:
+                body = {"volumeAttachment": {"volumeId": volume}}
+                running.call("POST", f"/compute/v2.1/servers/{server}/os-volume_attachments", body)
+            _wait_for_volumes(running, killer, {"in-use": VOLUMES})
+            for server, volume in pairs:
+                running.call("DELETE", f"/compute/v2.1/servers/{server}/os-volume_attachments/{volume}")
+            _wait_for_volumes(running, killer, {"available": VOLUMES})
+        wait_for("debts to be paid", lambda: not running.operations(), 60)
+        assert running.audit() == []
+
         with killing(running) as killer:
             for server in running.servers():
                 running.call("DELETE", f"/compute/v2.1/servers/{server['id']}")
@@ -125,6 +140,23 @@ def test_fifty_servers_come_and_go_while_processes_are_killed(tmp_path: Path, po
 
         statuses = running.stop()
         assert statuses and set(statuses.values()) == {0}, statuses
+
+
+def _volumes(running: Cluster) -> list[str]:
+    """New ones."""
+    made = [
+        running.call("POST", "/volume/v3/volumes", {"volume": {"size": 1}})["volume"]["id"] for _ in range(VOLUMES)
+    ]
+    wait_for("volumes", lambda: _volume_statuses(running) == {"available": VOLUMES}, 60)
+    return made
+
+
+def _wait_for_volumes(running: Cluster, killer: Killer, wanted: dict[str, int]) -> None:
+    wait_for(f"volumes to be {wanted}", lambda: killer.error or _volume_statuses(running) == wanted, 150)
+
+
+def _volume_statuses(running: Cluster) -> Counter[str]:
+    return Counter(one["status"] for one in running.call("GET", "/volume/v3/volumes/detail")["volumes"])
 
 
 def _statuses(running: Cluster) -> Counter[str]:
