@@ -366,7 +366,8 @@ async def test_an_export_exists_while_an_attachment_has_a_connector(cloud: Volum
 
 async def test_a_connection_tells_what_the_pool_keeps_in_memory(cloud: VolumeCloud) -> None:
     for host, write_through in ((ONE, False), (TWO, True)):
-        made = await cloud.volumes.attachments.create(USER, await cloud.make(host=host), SERVER, connector={"host": "h"})
+        id_ = await cloud.make(host=host)
+        made = await cloud.volumes.attachments.create(USER, id_, SERVER, connector={"host": "h1"})
         assert (made.connection or {})["write_through"] is write_through
 
 
