@@ -93,7 +93,9 @@ def killing(running: Cluster) -> Iterator[Killer]:
 
 @pytest.mark.timeout(500)
 @pytest.mark.spec("INI-012", "DEL-23", "BLD-57", "VOL-27", "VOL-45")
-def test_fifty_servers_come_and_go_with_volumes_while_processes_are_killed(tmp_path: Path, postgres: PostgresServer) -> None:
+def test_servers_and_volumes_come_and_go_while_processes_are_killed(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
     with cluster(tmp_path, postgres) as running:
         image = running.upload()
         (network, *_) = running.call("GET", "/network/v2.0/networks")["networks"]
