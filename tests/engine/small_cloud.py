@@ -23,10 +23,11 @@ from simulation.violations import ACTIVE
 from simulation.world import IMAGE, Databases, PortedDriver, World
 
 from kilonova.cells.registry import Located
-from kilonova.db import build_requests, instances, migration_records, services
+from kilonova.db import block_devices, build_requests, instances, migration_records, services
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.db.outbox import cell_outbox
 from kilonova.db.placement.tables import allocations, consumers, hosts, inventories, providers
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound
 from kilonova.domain.flavor import Flavor
@@ -39,6 +40,7 @@ from kilonova.engine.operation import Operation
 from kilonova.hypervisor.fake import FakeGuest, FakeHypervisor
 from kilonova.hypervisor.guest import Guest
 from kilonova.operations.action_log import Action
+from kilonova.operations.attach_volume import ATTACH_VOLUME, AttachVolume
 from kilonova.operations.history import History
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.start import START, StartServer
@@ -214,6 +216,13 @@ class SmallCloud(World):
         assert self.server(uuid).vm_state is VmState.STOPPED
         return uuid
 
+    async def attach(self, uuid: str, volume_id: str = "", **request: Any) -> str:
+        """Attach a volume (a new one, unless it is told which) to a server, and wait until that is over."""
+        volume_id = volume_id or self.volumes.add()
+        wanted = AttachVolume(volume_id=volume_id, **request)
+        await self.compute.ask_and_wait(CONTEXT, await self.located(uuid), ATTACH_VOLUME, wanted)
+        return volume_id
+
     # --- waiting ----------------------------------------------------------------------------------
 
     async def until(self, holds: Callable[[], Any], *, within: float = LIMIT) -> None:
@@ -306,6 +315,11 @@ class SmallCloud(World):
     def ports(self, uuid: str) -> list[str]:
         return [port.id for port in self.net.of(uuid)]
 
+    def devices(self, uuid: str) -> list[BlockDevice]:
+        """The records of its volumes, oldest first."""
+        found: list[BlockDevice] = self.cell(lambda conn: block_devices.of_server(conn, uuid))
+        return found
+
     def claims(self, uuid: str) -> list[str]:
         """Hosts on which the server holds something."""
         query = (
@@ -378,6 +392,7 @@ class SmallCloud(World):
     def heal(self) -> None:
         """Nothing fails any more."""
         self.net.fail.clear()
+        self.volumes.fail.clear()
         for hypervisor in self.hypervisors.values():
             hypervisor.faults.fail.clear()
             hypervisor.faults.disobedient = set()

@@ -29,6 +29,7 @@ from kilonova.domain.operation import ExternalEvent
 from kilonova.domain.states import PowerState
 from kilonova.engine.host import host_metadata
 from kilonova.hypervisor.fake import FakeDriver, FakeGuest, FakeHypervisor
+from kilonova.hypervisor.volumes import NbdSource
 from kilonova.notifications.changes import watch_states
 from kilonova.notifications.deliverer import Deliverer
 from kilonova.operations.environment import Environment, PlacingEnvironment
@@ -37,7 +38,6 @@ from kilonova.operations.service import ComputeOperations
 from kilonova.scheduler.placing import Placing
 from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import SchedulerService
-from kilonova.services.no_volumes import no_volumes
 from kilonova.shapes.host import HostTopology
 from kilonova.shapes.pci import PciDevice
 from simulation.accelerators import Accelerators
@@ -46,6 +46,7 @@ from simulation.listeners import LISTENERS, Ears
 from simulation.loop import VirtualLoop
 from simulation.network import Net
 from simulation.process import Process, SimBus, SimClock, SimDatabase, Trouble, Wire
+from simulation.volumes import Volumes
 
 CELL = "cell1"
 TTL = 6.0
@@ -162,9 +163,11 @@ class World:
         self.accelerators = Accelerators(random, self.trouble, self._announce)
         self.ears = Ears(random, self.trouble)
         self.images = Shelf(random, self.trouble, IMAGE)
+        self.volumes = Volumes(random, self.trouble, self._announce, self._uses, self.violations)
         self.hypervisors = {f"host{i}": WatchedHypervisor(f"host{i}", self, topology) for i in range(hosts)}
         for hypervisor in self.hypervisors.values():
             hypervisor.agents = Everybody()
+            hypervisor.served = partial(self.volumes.served, hypervisor.host)
             hypervisor.devices = (*devices, *PCI_DEVICES)
         self.processes: dict[str, Process] = {}
         self.conductors: dict[str, Conductor] = {}
@@ -229,6 +232,14 @@ class World:
             else:
                 return
 
+    def _uses(self, export: str) -> bool:
+        """Whether a running guest has a volume from this export."""
+        return any(
+            isinstance(volume.running, NbdSource) and volume.running.export == export
+            for hypervisor in self.hypervisors.values() for guest in hypervisor.guests.values()
+            for volume in guest.volumes.values()
+        )
+
     def crash(self, name: str) -> None:
         self.processes[name].alive = False
 
@@ -238,7 +249,7 @@ class World:
         placing = self._placing(process)
         environment = Environment(
             CELL, database, self.net.client(process), placing, clock, self.options,
-            self.images.client(process), self.accelerators.client(process), no_volumes(),
+            self.images.client(process), self.accelerators.client(process), self.volumes.client(process),
         )
         reports = HostReports(
             CELL, database, placing, clock, self.options, resume_guests=self._resume_guests,

@@ -1,0 +1,368 @@
+"""A volume service outside the simulated processes: keeps its promises, loses answers, fails, takes its time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from random import Random
+from typing import Any, TypeVar
+
+import msgspec
+
+from kilonova.domain.context import RequestContext
+from kilonova.domain.errors import (
+    InvalidInput,
+    InvalidVolume,
+    NotFound,
+    NotSupported,
+    ServiceUnavailable,
+    VolumeAttachmentNotFound,
+    VolumeNotFound,
+    VolumeSnapshotNotFound,
+)
+from kilonova.domain.operation import ExternalEvent
+from kilonova.hypervisor.volumes import NbdSource, VolumeSource
+from kilonova.services.volumes import (
+    AttachedServer,
+    Attachment,
+    Encryption,
+    NewSnapshot,
+    NewVolume,
+    Snapshot,
+    Volume,
+    for_take_over,
+)
+from simulation.process import Process, Trouble
+
+T = TypeVar("T")
+REIMAGED = "volume-reimaged"
+TYPE = "one"
+
+
+class Volumes:
+    """The service itself; it does not crash.
+
+    `calls` are those that arrived, `fail` errors by call name, one for each call. A volume whose id is in `stuck` never
+    gets ready, one in `spoilt` ends in error.
+
+    Args:
+        announce: tells compute of an event. used: whether a running guest has a volume from this export.
+        violations: where to tell of broken promises of who called.
+    """
+
+    def __init__(
+        self, random: Random, trouble: Trouble, announce: Callable[[ExternalEvent], Awaitable[None]],
+        used: Callable[[str], bool], violations: list[str],
+    ) -> None:
+        self.volumes: dict[str, Volume] = {}
+        self.held: dict[str, Attachment] = {}
+        self.hosts: dict[str, str] = {}
+        """By attachment: the host that it is connected to."""
+        self.snapshots: dict[str, Snapshot] = {}
+        self.images: dict[str, str] = {}
+        """By volume: the image that it was last filled with."""
+        self.calls: list[tuple[str, str]] = []
+        self.fail: dict[str, list[Exception]] = {}
+        self.stuck: set[str] = set()
+        self.spoilt: set[str] = set()
+        self._made = 0
+        self._random = random
+        self._trouble = trouble
+        self._announce = announce
+        self._used = used
+        self._violations = violations
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def client(self, process: Process) -> SimVolumes:
+        return SimVolumes(self, process)
+
+    def add(self, id_: str = "", **fields: Any) -> str:
+        """A volume of a user."""
+        id_ = id_ or self._new_id("0")
+        self.volumes[id_] = Volume(**{"id": id_, "status": "available", "size": 1, "project_id": "project"} | fields)
+        return id_
+
+    async def exchange(self, name: str, about: str, effect: Callable[[], T]) -> T:
+        await asyncio.sleep(self._random.random() * 0.02)
+        self.calls.append((name, about))
+        if planned := self.fail.get(name):
+            raise planned.pop(0)
+        self._lose()
+        result = effect()
+        await asyncio.sleep(self._random.random() * 0.02)
+        self._lose()
+        return result
+
+    def _lose(self) -> None:
+        if self._random.random() < self._trouble.service_error:
+            raise ServiceUnavailable("The volume service does not answer.")
+
+    def _new_id(self, kind: str) -> str:
+        self._made += 1
+        return f"{kind}0000000-0000-4000-8000-{self._made:012}"
+
+    def _soon(self, call: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(call)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- volumes ---------------------------------------------------------------------------------
+
+    def find(self, volume_id: str) -> Volume:
+        if volume_id not in self.volumes:
+            raise VolumeNotFound(volume_id)
+        attached = tuple(
+            AttachedServer(attachment_id=one.id, server_id=one.instance_uuid, host=self.hosts.get(one.id, ""))
+            for one in self.of_volume(volume_id) if one.status == "attached"
+        )
+        return msgspec.structs.replace(self.volumes[volume_id], attachments=attached)
+
+    def of_volume(self, volume_id: str) -> list[Attachment]:
+        return [one for one in self.held.values() if one.volume_id == volume_id]
+
+    def of_server(self, server: str) -> list[Attachment]:
+        return [one for one in self.held.values() if one.instance_uuid == server]
+
+    def make(self, context: RequestContext, new: NewVolume) -> Volume:
+        if new.key not in self.volumes:
+            size = new.size or self.snapshot(new.snapshot_id or "").size
+            self.add(
+                new.key, name=new.name, status="downloading" if new.image_id else "creating", size=size,
+                project_id=context.project_id or "", bootable=new.image_id is not None,
+                volume_type=new.volume_type or TYPE, image_metadata={"image_id": new.image_id} if new.image_id else {},
+            )
+            self._soon(self._finish(new.key, "available"))
+        return self.find(new.key)
+
+    async def _finish(self, volume_id: str, status: str) -> None:
+        await asyncio.sleep(self._random.random() * 3)
+        if volume_id in self.volumes and volume_id not in self.stuck:
+            self._status(volume_id, "error" if volume_id in self.spoilt else status)
+
+    def delete(self, volume_id: str) -> None:
+        volume = self.volumes.get(volume_id)
+        if volume is None:
+            return
+        if self.of_volume(volume_id) or any(one.volume_id == volume_id for one in self.snapshots.values()):
+            raise InvalidVolume(f"Invalid volume: {volume_id} is {volume.status} or has snapshots.")
+        del self.volumes[volume_id]
+
+    def reimage(self, volume_id: str, image_id: str) -> None:
+        if self.find(volume_id).status == "downloading":
+            return
+        if self.volumes[volume_id].status not in ("reserved", "available"):
+            raise InvalidVolume(f"Invalid volume: {volume_id} is {self.volumes[volume_id].status}.")
+        self._status(volume_id, "downloading")
+        self._soon(self._reimage(volume_id, image_id))
+
+    async def _reimage(self, volume_id: str, image_id: str) -> None:
+        await asyncio.sleep(1 + self._random.random())
+        if volume_id in self.stuck:
+            return
+        failed = volume_id in self.spoilt
+        if not failed:
+            self.images[volume_id] = image_id
+        self._status(volume_id, "error" if failed else "reserved" if self.of_volume(volume_id) else "available")
+        for server in {one.instance_uuid for one in self.of_volume(volume_id)}:
+            await self._announce(ExternalEvent(
+                subject=server or "", name=REIMAGED, tag=volume_id, status="failed" if failed else "completed",
+            ))
+
+    def _status(self, volume_id: str, status: str) -> None:
+        self.volumes[volume_id] = msgspec.structs.replace(self.volumes[volume_id], status=status)
+
+    # --- attachments -----------------------------------------------------------------------------
+
+    def attachment(self, id_: str) -> Attachment:
+        if id_ not in self.held:
+            raise VolumeAttachmentNotFound(id_)
+        return self.held[id_]
+
+    def attach(
+        self, volume_id: str, server: str, known: Collection[str], connector: dict[str, Any] | None, *, read_only: bool
+    ) -> Attachment:
+        volume = self.find(volume_id)
+        others = self.of_volume(volume_id)
+        found = for_take_over(others, server, known, connected=connector is not None)
+        if found is None:
+            mine = any(one.instance_uuid == server for one in others)
+            if not mine and volume.status not in (("available", "in-use") if volume.multiattach else ("available",)):
+                raise InvalidVolume(f"Invalid volume: {volume_id} is {volume.status}.")
+            found = Attachment(
+                id=self._new_id("a"), volume_id=volume_id, instance_uuid=server, status="reserved",
+                mode="ro" if read_only else "rw",
+            )
+            self.held[found.id] = found
+            self._settle(volume_id)
+        return found if connector is None else self.connect(found.id, connector)
+
+    def connect(self, id_: str, connector: dict[str, Any]) -> Attachment:
+        before = self.attachment(id_)
+        self.hosts[id_] = connector["host"]
+        elsewhere = {self.hosts.get(one.id) for one in self.of_volume(before.volume_id)} - {None, connector["host"]}
+        if elsewhere and not self.volumes[before.volume_id].multiattach:
+            self._violations.append(f"volume {before.volume_id} is connected to {elsewhere}, too")
+        self.held[id_] = msgspec.structs.replace(
+            before, status="attached" if before.status == "attached" else "attaching",
+            connection_info={"driver_volume_type": "nbd", "data": {"export": id_, "host": "storage", "port": 10809}},
+        )
+        self._settle(before.volume_id)
+        return self.held[id_]
+
+    def served(self, host: str, source: VolumeSource) -> int | None:
+        """How many bytes a volume has there, None if it is not served to this host."""
+        id_ = source.export if isinstance(source, NbdSource) else ""
+        if id_ not in self.held or self.hosts.get(id_) != host:
+            return None
+        return self.volumes[self.held[id_].volume_id].size << 30
+
+    def complete(self, id_: str) -> None:
+        before = self.attachment(id_)
+        self.held[id_] = msgspec.structs.replace(before, status="attached")
+        self._settle(before.volume_id)
+
+    def release(self, id_: str) -> None:
+        found = self.held.pop(id_, None)
+        if found is None:
+            return
+        if self._used(id_):
+            self._violations.append(f"attachment {id_} deleted while a guest uses volume {found.volume_id}")
+        self.hosts.pop(id_, None)
+        self._settle(found.volume_id)
+
+    def discard(self, volume_id: str, server: str, known: Collection[str]) -> None:
+        for one in self.of_server(server):
+            if one.volume_id == volume_id and one.id not in known:
+                self.release(one.id)
+
+    def _settle(self, volume_id: str) -> None:
+        """The status that the attachments of a volume give it."""
+        states = {one.status for one in self.of_volume(volume_id)}
+        ranked = (("attached", "in-use"), ("attaching", "attaching"), ("reserved", "reserved"))
+        if volume_id in self.volumes and self.volumes[volume_id].status not in ("downloading", "creating", "error"):
+            self._status(volume_id, next((status for one, status in ranked if one in states), "available"))
+
+    def begin_detaching(self, volume_id: str) -> None:
+        if self.find(volume_id).status not in ("in-use", "detaching"):
+            raise InvalidVolume(f"Invalid volume: {volume_id} is {self.volumes[volume_id].status}.")
+        self._status(volume_id, "detaching")
+
+    def roll_detaching(self, volume_id: str) -> None:
+        if volume_id in self.volumes and self.volumes[volume_id].status == "detaching":
+            self._settle(volume_id)
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    def snapshot(self, snapshot_id: str) -> Snapshot:
+        if snapshot_id not in self.snapshots:
+            raise VolumeSnapshotNotFound(snapshot_id)
+        return self.snapshots[snapshot_id]
+
+    def take_snapshot(self, context: RequestContext, new: NewSnapshot) -> Snapshot:
+        if new.key not in self.snapshots:
+            volume = self.find(new.volume_id)
+            if volume.status not in ("available", "in-use"):
+                raise InvalidInput(f"Volume {new.volume_id} is {volume.status}.")
+            self.snapshots[new.key] = Snapshot(
+                id=new.key, volume_id=new.volume_id, project_id=context.project_id or "", status="creating",
+                size=volume.size, name=new.name,
+            )
+            self._soon(self._end_snapshot(new.key))
+        return self.snapshots[new.key]
+
+    async def _end_snapshot(self, id_: str) -> None:
+        await asyncio.sleep(self._random.random() * 2)
+        found = self.snapshots.get(id_)
+        if found is not None and found.volume_id not in self.stuck:
+            status = "error" if found.volume_id in self.spoilt else "available"
+            self.snapshots[id_] = msgspec.structs.replace(found, status=status)
+
+
+class SimVolumes:
+    """A process's client of the service. What is made under a key has that as its id."""
+
+    def __init__(self, service: Volumes, process: Process) -> None:
+        self._service = service
+        self._process = process
+
+    async def _call(self, name: str, about: str, effect: Callable[[], T]) -> T:
+        return await self._process.port(self._service.exchange(name, about, effect))
+
+    async def volume(self, context: RequestContext | None, volume_id: str) -> Volume:
+        return await self._call("volume", volume_id, lambda: self._service.find(volume_id))
+
+    async def create_volume(self, context: RequestContext, new: NewVolume) -> Volume:
+        return await self._call("create_volume", new.key, lambda: self._service.make(context, new))
+
+    async def discard_volume(self, key: str) -> None:
+        await self.delete_volume(key)
+
+    async def delete_volume(self, volume_id: str) -> None:
+        await self._call("delete_volume", volume_id, lambda: self._service.delete(volume_id))
+
+    async def extend_completed(self, volume_id: str, *, error: bool) -> None:
+        raise NotSupported("The simulated volume service waits for no guest.")
+
+    async def migration_completed(self, volume_id: str, new_volume_id: str, *, error: bool) -> str:
+        raise InvalidVolume(f"Invalid volume: {volume_id} does not migrate.")
+
+    async def reimage(self, volume_id: str, image_id: str) -> None:
+        await self._call("reimage", volume_id, lambda: self._service.reimage(volume_id, image_id))
+
+    async def encryption(self, volume_id: str) -> Encryption | None:
+        await self._call("encryption", volume_id, lambda: self._service.find(volume_id))
+        return None
+
+    async def passphrase(self, volume_id: str) -> str:
+        raise NotFound(f"Volume {volume_id} is not encrypted.")
+
+    async def attachment(self, attachment_id: str) -> Attachment:
+        return await self._call("attachment", attachment_id, lambda: self._service.attachment(attachment_id))
+
+    async def attachments(self, instance_uuid: str) -> list[Attachment]:
+        return await self._call("attachments", instance_uuid, lambda: self._service.of_server(instance_uuid))
+
+    async def create_attachment(
+        self, volume_id: str, instance_uuid: str, known: Collection[str], *,
+        connector: dict[str, Any] | None = None, read_only: bool = False,
+    ) -> Attachment:
+        return await self._call("create_attachment", volume_id, lambda: self._service.attach(
+            volume_id, instance_uuid, known, connector, read_only=read_only
+        ))
+
+    async def update_attachment(self, attachment_id: str, connector: dict[str, Any]) -> Attachment:
+        return await self._call(
+            "update_attachment", attachment_id, lambda: self._service.connect(attachment_id, connector)
+        )
+
+    async def complete_attachment(self, attachment_id: str) -> None:
+        await self._call("complete_attachment", attachment_id, lambda: self._service.complete(attachment_id))
+
+    async def delete_attachment(self, attachment_id: str) -> None:
+        await self._call("delete_attachment", attachment_id, lambda: self._service.release(attachment_id))
+
+    async def discard_attachments(self, volume_id: str, instance_uuid: str, known: Collection[str]) -> None:
+        await self._call("discard_attachments", volume_id, lambda: self._service.discard(
+            volume_id, instance_uuid, known
+        ))
+
+    async def begin_detaching(self, volume_id: str) -> None:
+        await self._call("begin_detaching", volume_id, lambda: self._service.begin_detaching(volume_id))
+
+    async def roll_detaching(self, volume_id: str) -> None:
+        await self._call("roll_detaching", volume_id, lambda: self._service.roll_detaching(volume_id))
+
+    async def snapshot(self, context: RequestContext | None, snapshot_id: str) -> Snapshot:
+        return await self._call("snapshot", snapshot_id, lambda: self._service.snapshot(snapshot_id))
+
+    async def create_snapshot(self, context: RequestContext, new: NewSnapshot) -> Snapshot:
+        return await self._call("create_snapshot", new.key, lambda: self._service.take_snapshot(context, new))
+
+    async def discard_snapshot(self, volume_id: str, key: str) -> None:
+        await self.delete_snapshot(key)
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        await self._call("delete_snapshot", snapshot_id, lambda: self._service.snapshots.pop(snapshot_id, None))
+
+    async def report_snapshot(self, snapshot_id: str, status: str) -> None:
+        raise InvalidInput(f"Snapshot {snapshot_id} is not taken by a hypervisor.")
