@@ -118,6 +118,16 @@ def of_servers(conn: sa.Connection, instance_uuids: Collection[str]) -> dict[str
     return found
 
 
+def shown_of(conn: sa.Connection, instance_uuids: Collection[str]) -> dict[str, list[tuple[str, bool]]]:
+    """What lists of servers show of their volumes: id, and whether it is deleted with the server; oldest first."""
+    found: dict[str, list[tuple[str, bool]]] = {}
+    query = sa.select(_table.instance_uuid, _table.volume_id, _table.delete_on_termination)
+    query = query.where(_table.instance_uuid.in_(instance_uuids), _table.volume_id.is_not(None)).order_by(_table.id)
+    for row in conn.execute(query):
+        found.setdefault(row.instance_uuid, []).append((row.volume_id, row.delete_on_termination))
+    return found
+
+
 def with_volume(conn: sa.Connection, volume_id: str) -> dict[str, BlockDevice]:
     """The mappings of a volume, by the uuid of their server: several for a volume that several servers may have."""
     query = sa.select(block_device_mappings).where(_table.volume_id == volume_id)

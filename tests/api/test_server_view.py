@@ -7,7 +7,8 @@ import pytest
 from compute_cloud import CIRROS, HOST, PROJECT, ComputeCloud, vif
 
 from kilonova.api.compute.server_status import states_of, status_of
-from kilonova.db import build_requests
+from kilonova.db import block_devices, build_requests
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.instance import Fault, Instance, RequestSpec
 from kilonova.domain.states import PowerState, TaskState, VmState
 
@@ -274,3 +275,39 @@ async def test_servers_that_are_not_there(cloud: ComputeCloud) -> None:
     assert (await cloud.get(f"/servers/{server.uuid}", as_="nobody")).status_code == 403
     elsewhere = await cloud.boot(project_id="c" * 32)
     assert (await cloud.get(f"/servers/{elsewhere.uuid}", as_="admin")).status_code == 200
+
+
+@pytest.mark.spec("API-437", "API-503")
+async def test_volumes_of_servers(cloud: ComputeCloud) -> None:
+    """Oldest first, with one look-up for all servers of a list; a server's answer to a change up to 2.74 has none."""
+    servers = [await cloud.boot() for _ in range(3)]
+    given = [(servers[0], True), (servers[1], False), (servers[0], False)]
+    volumes = [str(uuid.uuid4()) for _ in given]
+    for (server, deleted), id_ in zip(given, volumes, strict=True):
+        device = BlockDevice(
+            uuid=str(uuid.uuid4()), source_type="volume", destination_type="volume", volume_id=id_,
+            delete_on_termination=deleted,
+        )
+        await cloud.cell.database.write(lambda conn, s=server, d=device: block_devices.insert(conn, s.uuid, d, now=1.0))
+    waits = BlockDevice(uuid=str(uuid.uuid4()), source_type="blank", destination_type="volume", volume_size=1)
+    await cloud.cell.database.write(lambda conn: block_devices.insert(conn, servers[2].uuid, waits, now=1.0))
+
+    field = "os-extended-volumes:volumes_attached"
+    looked: list[int] = []
+    look_up = block_devices.shown_of
+    for version in (2, 3, 104):
+        shown = [{"id": id_, **({"delete_on_termination": deleted} if version >= 3 else {})}
+                 for id_, (_, deleted) in zip(volumes, given, strict=True)]
+        expected = {servers[0].uuid: [shown[0], shown[2]], servers[1].uuid: [shown[1]], servers[2].uuid: []}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(block_devices, "shown_of", lambda conn, ids: looked.append(len(ids)) or look_up(conn, ids))
+            listed = (await cloud.get("/servers/detail", version=f"2.{version}")).json()["servers"]
+        assert {one["id"]: one[field] for one in listed} == expected
+        for uuid_, volumes_ in expected.items():
+            one = (await cloud.get(f"/servers/{uuid_}", version=f"2.{version}", as_="reader")).json()["server"]
+            assert one[field] == volumes_
+    assert looked == [3, 3, 3]
+    body = {"server": {"name": "new"}}
+    for version in (74, 75):
+        changed = (await cloud.put(f"/servers/{servers[1].uuid}", body, version=f"2.{version}")).json()["server"]
+        assert changed.get(field) == (None if version == 74 else [{"id": volumes[1], "delete_on_termination": False}])

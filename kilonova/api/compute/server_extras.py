@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+
+import sqlalchemy as sa
 
 from kilonova.api.call import Call
 from kilonova.api.compute.server_status import WITH_FAULT, status_of
 from kilonova.api.compute.server_view import HOST_STATUS, HOST_STATUS_UNKNOWN, Extras, ServerView
 from kilonova.cells.registry import Cell
-from kilonova.db import instance_list, instances, server_groups
+from kilonova.db import block_devices, instance_list, instances, server_groups
 from kilonova.domain.errors import ServiceUnavailable
 from kilonova.domain.instance import Fault, Instance
 
@@ -21,14 +24,11 @@ async def extras_for(
 ) -> Extras:
     """What the views of these servers need at this microversion. alone: it is one that is shown by itself."""
     faults: dict[str, Fault] = {}
-    by_cell: dict[str, list[str]] = {}
-    for instance, cell in servers:
-        deleted = instance.deleted_at is not None
-        if cell is not None and status_of(instance.vm_state, instance.task_state, deleted) in WITH_FAULT:
-            by_cell.setdefault(cell.name, []).append(instance.uuid)
-    for name, uuids in by_cell.items():
-        database = call.cloud.cells.named(name).database
-        faults |= await database.read(lambda conn, uuids=uuids: instances.latest_faults(conn, uuids))  # type: ignore[misc]
+    volumes: dict[str, list[tuple[str, bool]]] = {}
+    for cell, placed in _by_cell(servers):
+        stored = await cell.database.read(partial(_beside, placed))
+        faults |= stored[0]
+        volumes |= stored[1]
     asked = {}
     if call.version >= 96 and servers:
         chosen = [instance.uuid for instance, _ in servers]
@@ -41,7 +41,27 @@ async def extras_for(
         uuid = servers[0][0].uuid
         group = await call.cloud.cells.api.read(lambda conn: server_groups.of_server(conn, uuid))
         member_of = (group,) if group is not None else ()
-    return Extras(faults, asked, statuses, groups, member_of)
+    return Extras(faults, asked, statuses, groups, member_of, volumes)
+
+
+def _by_cell(servers: Sequence[Placed]) -> list[tuple[Cell, list[Instance]]]:
+    found: dict[str, tuple[Cell, list[Instance]]] = {}
+    for instance, cell in servers:
+        if cell is not None:
+            found.setdefault(cell.name, (cell, []))[1].append(instance)
+    return list(found.values())
+
+
+def _beside(
+    servers: Sequence[Instance], conn: sa.Connection
+) -> tuple[dict[str, Fault], dict[str, list[tuple[str, bool]]]]:
+    """What a cell has beside the records of its servers: faults of those that show them, and volumes."""
+    failed = [
+        one.uuid for one in servers
+        if status_of(one.vm_state, one.task_state, one.deleted_at is not None) in WITH_FAULT
+    ]
+    faults = instances.latest_faults(conn, failed) if failed else {}
+    return faults, block_devices.shown_of(conn, [one.uuid for one in servers])
 
 
 async def show_full(call: Call, instance: Instance, cell: Cell | None) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -38,6 +38,8 @@ class Extras(msgspec.Struct, frozen=True):
     """Security groups as the network service tells them; None: those of the record."""
     member_of: tuple[str, ...] = ()
     """Server groups of the one server that is shown."""
+    volumes: Mapping[str, Sequence[tuple[str, bool]]] = {}
+    """Ids, and whether they are deleted with the server."""
 
 
 def seconds(timestamp: float) -> str:
@@ -111,7 +113,7 @@ class ServerView:
         shown["OS-EXT-STS:power_state"] = int(instance.power_state)
         shown["OS-SRV-USG:launched_at"] = microseconds(instance.launched_at)
         shown["OS-SRV-USG:terminated_at"] = microseconds(instance.terminated_at)
-        shown["os-extended-volumes:volumes_attached"] = []
+        shown["os-extended-volumes:volumes_attached"] = self._volumes(instance)
         names = self._extras.groups_of_ports
         if names is None and instance.network_info:
             names = instance.security_groups
@@ -172,6 +174,13 @@ class ServerView:
             if fault is not None:
                 shown["fault"] = self._fault(fault)
         return shown
+
+    def _volumes(self, instance: Instance) -> list[dict[str, Any]]:
+        """Spec: API-437."""
+        volumes = self._extras.volumes.get(instance.uuid, ())
+        if self._version < 3:
+            return [{"id": id_} for id_, _ in volumes]
+        return [{"id": id_, "delete_on_termination": deleted} for id_, deleted in volumes]
 
     def _add_versioned(self, shown: dict[str, Any], instance: Instance, groups: bool) -> None:
         version = self._version
