@@ -88,6 +88,9 @@ class AgentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """With the fake driver: how many hosts this process simulates."""
     libvirt_uri: str = ""
     """libvirt to use; empty for a private one in the data directory."""
+    nbd_tls: str = ""
+    """Directory with `ca-cert.pem`, `client-cert.pem` and `client-key.pem`, readable for QEMU's user, with which guests
+    reach volumes of pools that demand TLS. A libvirt of `libvirt_uri` has its own (`nbd_tls_x509_cert_dir`)."""
     max_concurrent_builds: int = 10
     """Builds that one host works on at once; 0 for no limit."""
     max_concurrent_disk_ops: int = 0

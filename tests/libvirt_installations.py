@@ -89,8 +89,12 @@ class Installation:
     images: FileImages = field(default_factory=FileImages)
     secrets: MemorySecrets = field(default_factory=MemorySecrets)
 
+    nbd_tls: Path | None = None
+
     def daemon(self) -> PrivateDaemon:
-        return PrivateDaemon(self.directory / "libvirt", self.directory / "guests", SystemClock())
+        return PrivateDaemon(
+            self.directory / "libvirt", self.directory / "guests", SystemClock(), nbd_tls=self.nbd_tls
+        )
 
     def driver(
         self, *, installation: str = "tests", cpu_sets: CpuSets | None = None, spice: bool = False

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kilonova.agent.agent import Agent
@@ -114,7 +115,10 @@ class OneMachine:
         if self.config.agent.libvirt_uri:
             self._daemon = SystemDaemon(self.config.agent.libvirt_uri)
         else:
-            self._daemon = PrivateDaemon(self._directory / "libvirt", self._guests, clock)
+            certificates = self.config.agent.nbd_tls
+            self._daemon = PrivateDaemon(
+                self._directory / "libvirt", self._guests, clock, nbd_tls=Path(certificates) if certificates else None
+            )
         workers = ThreadPoolExecutor(1, "libvirt-start")
         self._stack.callback(workers.shutdown, wait=False)
         self._daemon_started = asyncio.create_task(self._daemon.start(workers))

@@ -108,12 +108,14 @@ class PrivateDaemon:
     Args:
         directory: what libvirtd keeps; made when missing. It must be on a path short enough for a socket.
         data: the directory of the guests' files.
+        nbd_tls: directory of the certificates with which guests reach volumes over TLS; None for none.
     """
 
-    def __init__(self, directory: Path, data: Path, clock: Clock) -> None:
+    def __init__(self, directory: Path, data: Path, clock: Clock, *, nbd_tls: Path | None = None) -> None:
         self._directory = directory.absolute()
         self._data = data.absolute()
         self._clock = clock
+        self._nbd_tls = nbd_tls
         self._starting = asyncio.Lock()
         self._socket = self._directory / "run" / "libvirt-sock"
         self._account = _qemu_account()
@@ -251,6 +253,8 @@ class PrivateDaemon:
             "vnc_listen": "127.0.0.1",
             **self._display_ports(),
         }
+        if self._nbd_tls is not None:
+            options["nbd_tls_x509_cert_dir"] = str(self._nbd_tls)
         if self._account is not None:
             options["user"] = self._account.pw_name
             options["group"] = f"+{self._account.pw_gid}"
