@@ -22,10 +22,11 @@ from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Fenced, ImageNotFound, KilonovaError
 from kilonova.domain.image import Image
 from kilonova.domain.operation import TERMINAL, OperationRecord, OperationState
-from kilonova.embedded.volume import attachments, messages, schema, volumes
+from kilonova.embedded.volume import attachments, messages, schema, volume_types, volumes
+from kilonova.embedded.volume.new_volumes import NewVolume
 from kilonova.embedded.volume.operations.environment import VolumeKeys
 from kilonova.embedded.volume.records import Volume
-from kilonova.embedded.volume.service import EmbeddedVolumes, NewVolume, recorded_exports
+from kilonova.embedded.volume.service import EmbeddedVolumes, recorded_exports
 from kilonova.embedded.volume.states import AttachStatus, BackupStatus, SnapshotStatus, VolumeStatus
 from kilonova.services.image import NewImage
 from kilonova.storage.simulated import SimulatedPool, SimulatedStorage
@@ -193,6 +194,7 @@ class VolumeCloud:
         self.images = Images(directory / "images")
         self.compute = Compute()
         self.keys = VolumeKeys(b"k" * 32) if keys else None
+        self.default_type = volume_types.DEFAULT
         self.points: list[str] = []
         self.kill_at: int | None = None
         self.killed = asyncio.Event()
@@ -207,7 +209,7 @@ class VolumeCloud:
             pools[host].here = self._here
         self.volumes = self.compute.service = EmbeddedVolumes(
             self.database, pools, self.directory / "service", self.clock, self.images, self.compute, self.keys,
-            random=Random(), poll=0.02, checkpoint=self._here,
+            default_type=self.default_type, random=Random(), poll=0.02, checkpoint=self._here,
         )
         await self.volumes.start()
         return self.volumes

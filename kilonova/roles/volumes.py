@@ -52,7 +52,7 @@ async def start(
              for one in config.volume.pool}
     service = EmbeddedVolumes(
         ground.api, pools, config.directory / DIRECTORY, ground.clock, images, Servers(deliver),
-        VolumeKeys(credentials.secrets_key(config.directory)),
+        VolumeKeys(credentials.secrets_key(config.directory)), default_type=config.volume.default_volume_type,
     )
     stack.push_async_callback(service.close)
     await service.start()

@@ -18,9 +18,9 @@ from volume_cloud import ADMIN, IMAGE, ONE, SERVER, TWO, USER, VolumeCloud, duri
 
 from kilonova.domain.errors import InvalidInput, KilonovaError
 from kilonova.embedded.volume import volume_types
+from kilonova.embedded.volume.new_volumes import NewVolume
 from kilonova.embedded.volume.operations.catalogue import VOLUME_OPERATIONS
 from kilonova.embedded.volume.records import VolumeType
-from kilonova.embedded.volume.service import NewVolume
 from kilonova.services.image import NewImage
 
 Act = Callable[[], Awaitable[object]]

@@ -15,7 +15,7 @@ from volume_cloud import ADMIN, IMAGE, ONE, OTHER_SERVER, SERVER, TWO, USER, Vol
 
 from kilonova.domain.errors import KilonovaError
 from kilonova.embedded.volume import quotas, schema
-from kilonova.embedded.volume.service import NewVolume
+from kilonova.embedded.volume.new_volumes import NewVolume
 from kilonova.services.image import NewImage
 
 USERS, ACTS, LIVES = 5, 14, 4

@@ -14,7 +14,7 @@ from image_cloud import served
 from keystone_stand_in import stand_in_keystone
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from volume_api_cloud import ApiCloud, api_cloud
+from volume_api_cloud import ALICE, ApiCloud, api_cloud
 from volume_cloud import SERVER
 
 LIMIT = 240.0
@@ -155,11 +155,13 @@ volume type set fast --description d --property color=red
 volume type unset fast --property color
 volume type show fast -f value -c description -c properties
 volume type list --long --encryption-type -f value -c Name -c Encryption
+volume type list --default -f value -c Name
 volume type delete luks
 """)
     lines += await region.run("admin", "volume set v1 --type fast --migration-policy on-demand\n")
     lines += await region.run("admin", """\
 volume list --long -f value -c Type
+volume summary -f value
 volume migrate v1 --host machine@one#one
 volume service list -f value -c Binary -c Host -c State
 volume service set machine@two cinder-volume --disable --disable-reason repair
@@ -175,6 +177,7 @@ consistency group list -f value
 volume delete v1 --force
 """)
     text = "\n".join(lines)
+    assert {"__DEFAULT__", "fast", "1", "{}"} <= set(lines)  # the default type, the new one, and the summary
     for expected in ("v1", "False", "fast", "'provider': 'luks'", "cinder-scheduler machine up",
                      "cinder-volume machine@one up", "repair", "machine@two#two", "volume",
                      "gigabytes 1000 1"):
@@ -182,13 +185,30 @@ volume delete v1 --force
     assert not await region.cloud.problems()
 
 
+def connect(region: Region, user: str) -> openstack.connection.Connection:
+    return openstack.connect(
+        auth_url=f"{region.root}/identity/v3", username=user, password="any", project_name=user,
+        user_domain_name="Default", project_domain_name="Default", region_name="RegionOne", load_yaml_config=False,
+        load_envvars=False,
+    )
+
+
+async def test_the_sdk_chooses_the_types_of_projects(region: Region) -> None:
+    def work() -> None:
+        storage = connect(region, "admin").block_storage
+        type_id = storage.find_type("__DEFAULT__").id
+        assert storage.set_default_type(ALICE, type_id).volume_type_id == type_id
+        assert storage.show_default_type(ALICE).volume_type_id == type_id
+        assert [one.project_id for one in storage.default_types()] == [ALICE]
+        storage.unset_default_type(ALICE)
+        assert list(storage.default_types()) == []
+
+    await asyncio.wait_for(asyncio.to_thread(work), LIMIT)
+
+
 async def test_the_sdk_reads_pages_and_names(region: Region) -> None:
     def work() -> None:
-        cloud = openstack.connect(
-            auth_url=f"{region.root}/identity/v3", username="alice", password="any", project_name="alice",
-            user_domain_name="Default", project_domain_name="Default", region_name="RegionOne",
-            load_yaml_config=False, load_envvars=False,
-        )
+        cloud = connect(region, "alice")
         for n in range(5):
             made = cloud.create_volume(1, name=f"v{n}", wait=True, timeout=60)
             assert made["status"] == "available"

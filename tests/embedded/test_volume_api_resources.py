@@ -230,6 +230,52 @@ async def test_some_projects_may_use_a_type(cloud: ApiCloud, alice: Person, bob:
     await bob.act(path, "addProjectAccess", {"project": BOB}, 403)
 
 
+async def test_the_type_of_a_volume_that_names_none(
+    cloud: ApiCloud, alice: Person, bob: Person, admin: Person
+) -> None:
+    """That of the project, or else that of the installation."""
+    made = {name: await new_type(admin, name) for name in ("installed", "given")}
+    cloud.volumes.default_type = "installed"
+    path, body = f"/default-types/{ALICE}", {"default_type": {"volume_type": "given"}}
+    told = {"project_id": ALICE, "volume_type_id": made["given"]["id"]}
+    await admin.get(path, 404)
+    assert await admin.put(path, body) == {"default_type": told}
+    await admin.put(path, {"default_type": {"volume_type": made["given"]["id"]}})
+    assert await admin.get(path) == {"default_type": told}
+    assert await admin.get("/default-types") == {"default_types": [told]}
+    for person, name in ((alice, "given"), (bob, "installed")):
+        assert (await person.get("/types/default"))["volume_type"]["name"] == name
+        volume = await cloud.made(person)
+        assert volume["volume_type"] == name
+        await person.delete(f"/volumes/{volume['id']}")
+    await cloud.settle()
+    for one in made.values():
+        await admin.delete(f"/types/{one['id']}", 400)
+    for _ in range(2):
+        await admin.delete(path, 204)
+    await admin.delete(f"/types/{made['given']['id']}")
+    assert (await cloud.made(alice))["volume_type"] == "installed"
+    cloud.volumes.default_type = "gone"
+    await alice.post("/volumes", {"volume": {"size": 1}}, 404)
+    await alice.get("/types/default", 404)
+
+
+async def test_who_chooses_the_types_of_projects(cloud: ApiCloud, alice: Person, admin: Person) -> None:
+    path, body = f"/default-types/{ALICE}", {"default_type": {"volume_type": "__DEFAULT__"}}
+    before = admin.at("3.61")
+    for refused, status in ((alice, 403), (before, 404)):
+        await refused.get("/default-types", status)
+        await refused.get(path, status)
+        await refused.put(path, body, status)
+        await refused.delete(path, status)
+    await admin.put(path, {"default_type": {"volume_type": "none"}}, 404)
+    for wrong in ({}, {"default_type": {}}, {"default_type": {"volume_type": 1}}):
+        await admin.put(path, wrong, 400)
+    await admin.put(f"/default-types/{'x' * 65}", body, 400)
+    await admin.get("/default-types/%00", 404)
+    assert await admin.get("/default-types") == {"default_types": []}
+
+
 @pytest.mark.spec("EMV-45")
 async def test_volumes_of_a_type_are_encrypted(cloud: ApiCloud, alice: Person, admin: Person) -> None:
     made = await new_type(admin, "luks")

@@ -12,7 +12,7 @@ from volume_cloud import ONE, SERVER, USER, VolumeCloud
 
 from kilonova.audit.differences import Kind
 from kilonova.audit.volumes import EmbeddedVolumeLedger, compare_volumes
-from kilonova.embedded.volume.service import NewVolume
+from kilonova.embedded.volume.new_volumes import NewVolume
 from kilonova.storage.pool import Export
 from kilonova.storage.simulated import SimulatedSnapshot, SimulatedStorage, SimulatedVolume
 

@@ -29,8 +29,8 @@ from kilonova.embedded.volume.errors import (
     VolumeOverQuota,
     VolumeTypeNotFound,
 )
+from kilonova.embedded.volume.new_volumes import NewVolume
 from kilonova.embedded.volume.records import Attachment, Encryption, VolumeType
-from kilonova.embedded.volume.service import NewVolume
 from kilonova.embedded.volume.states import AttachStatus, SnapshotStatus, VolumeStatus
 from kilonova.services.image import NewImage
 

@@ -306,7 +306,7 @@ async def test_types_and_who_may_use_them(database: Database) -> None:
                              created_at=NOW)
         volume_types.insert(conn, private)
         assert private.multiattach
-        assert not volume_types.default(conn).multiattach
+        assert not volume_types.by_name(conn, volume_types.DEFAULT).multiattach
         with pytest.raises(Conflict):
             volume_types.insert(conn, msgspec.structs.replace(private, id=new_id()))
         with pytest.raises(VolumeTypeNotFound):
@@ -333,9 +333,10 @@ async def test_types_and_who_may_use_them(database: Database) -> None:
         assert volume_types.change_encryption(conn, private.id, NOW, key_size=512).key_size == 512
         id_ = make(conn, type_id=private.id)
         for refused in (
-            lambda: volume_types.drop_encryption(conn, private.id), lambda: volume_types.delete(conn, private.id),
+            lambda: volume_types.drop_encryption(conn, private.id),
+            lambda: volume_types.delete(conn, private.id, volume_types.DEFAULT),
             lambda: volume_types.change_encryption(conn, private.id, NOW, key_size=128),
-            lambda: volume_types.delete(conn, volume_types.DEFAULT_ID),
+            lambda: volume_types.delete(conn, volume_types.DEFAULT_ID, private.name),
         ):
             with pytest.raises(InvalidInput):
                 refused()
@@ -343,7 +344,7 @@ async def test_types_and_who_may_use_them(database: Database) -> None:
         volume_types.drop_encryption(conn, private.id)
         with pytest.raises(NotFound):
             volume_types.drop_encryption(conn, private.id)
-        volume_types.delete(conn, private.id)
+        volume_types.delete(conn, private.id, volume_types.DEFAULT)
         with pytest.raises(VolumeTypeNotFound):
             volume_types.get(conn, private.id)
 

@@ -25,7 +25,7 @@ from kilonova.domain.errors import (
     VolumeNotFound,
     VolumeSnapshotNotFound,
 )
-from kilonova.embedded.volume import attachments, records, service, snapshots, volume_types, volumes
+from kilonova.embedded.volume import attachments, new_volumes, records, snapshots, volume_types, volumes
 from kilonova.embedded.volume.errors import AttachmentNotFound, VolumeOverQuota
 from kilonova.embedded.volume.service import EmbeddedVolumes
 from kilonova.embedded.volume.states import AttachStatus, SnapshotStatus, VolumeStatus
@@ -78,7 +78,7 @@ class VolumeClient:
         id_ = _made(new.key)
         with contextlib.suppress(VolumeNotFound):
             return await self.volume(None, id_)
-        wanted = service.NewVolume(
+        wanted = new_volumes.NewVolume(
             id=id_, size=new.size, name=new.name, description=new.description, image_id=new.image_id,
             snapshot_id=new.snapshot_id, volume_type=new.volume_type, availability_zone=new.availability_zone,
         )

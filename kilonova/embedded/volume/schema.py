@@ -41,6 +41,12 @@ type_access = sa.Table(
     sa.Column("project_id", Project, primary_key=True, index=True),
 )
 
+default_types = sa.Table(
+    "volume_default_types", metadata,
+    sa.Column("project_id", Project, primary_key=True),
+    sa.Column("type_id", Uuid, sa.ForeignKey("volume_types.id"), nullable=False, index=True),
+)
+
 type_encryption = sa.Table(
     "volume_type_encryption", metadata,
     sa.Column("type_id", Uuid, sa.ForeignKey("volume_types.id", ondelete="CASCADE"), primary_key=True),

@@ -22,6 +22,7 @@ from kilonova.embedded.volume import attachments, backups, schema, service_recor
 from kilonova.embedded.volume.attaching import Attaching
 from kilonova.embedded.volume.errors import InvalidVolume
 from kilonova.embedded.volume.moving import Moving
+from kilonova.embedded.volume.new_volumes import NewVolume, describe
 from kilonova.embedded.volume.operations.attach import export_of
 from kilonova.embedded.volume.operations.backup import (
     CREATE_BACKUP,
@@ -56,31 +57,7 @@ IMAGE_ATTRIBUTES = frozenset({
     "image_id", "image_name", "checksum", "container_format", "disk_format", "min_disk", "min_ram", "size",
 })
 """What a volume tells of its image beside that image's properties."""
-ZONE = "nova"
-"""The availability zone of all volumes."""
 
-
-class NewVolume(msgspec.Struct, frozen=True, kw_only=True):
-    """A volume that a user asks for. At most one of the sources is given.
-
-    Args:
-        size: GiB, None for that of the source. volume_type: name or id, None for the default or the source's.
-        hosts: pools that may have it, () for any.
-        id: for a call that may be repeated: the volume's, None for any.
-    """
-
-    size: int | None = None
-    name: str | None = None
-    description: str | None = None
-    volume_type: str | None = None
-    availability_zone: str | None = None
-    metadata: dict[str, str] = {}
-    snapshot_id: str | None = None
-    source_volid: str | None = None
-    image_id: str | None = None
-    backup_id: str | None = None
-    hosts: tuple[str, ...] = ()
-    id: str | None = None
 
 
 class EmbeddedVolumes:
@@ -91,17 +68,19 @@ class EmbeddedVolumes:
     Args:
         pools: by their hosts, `host@backend#pool`. directory: of the service's own files.
         keys: None if no volume can be encrypted.
+        default_type: name of the type of volumes that are made without one, in projects that have no other for that.
         poll, checkpoint: see `kilonova.engine`.
     """
 
     def __init__(
         self, database: Database, pools: Mapping[str, StoragePool], directory: Path, clock: Clock,
         images: ImageService, compute: ComputeServers, keys: VolumeKeys | None = None, *,
-        random: Random | None = None, poll: float = POLL,
+        default_type: str = volume_types.DEFAULT, random: Random | None = None, poll: float = POLL,
         checkpoint: Callable[[str], None] = lambda _place: None,
     ) -> None:
         self.database = database
         self.clock = clock
+        self.default_type = default_type
         self.environment = VolumeEnvironment(database, pools, images, compute, keys, clock, directory)
         self.work = VolumeWork(self.environment, random or Random(), poll=poll, checkpoint=checkpoint)
         self.attachments = Attaching(self.environment, self.work)
@@ -153,7 +132,7 @@ class EmbeddedVolumes:
                 raise InvalidInput(f"Image {image.id} is not active.")
             least = image.min_disk
         now = self.clock.now()
-        volume = await self.database.read(lambda conn: _describe(conn, caller, new, now))
+        volume = await self.database.read(lambda conn: describe(conn, caller, new, now, self.default_type))
         if volume.size < least:
             raise InvalidInput(f"Image {new.image_id} needs {least} GiB; {volume.size} GiB were asked for.")
         if volume.encryption_key_id is not None and self.environment.keys is None:
@@ -359,40 +338,3 @@ def recorded_exports(conn: sa.Connection) -> dict[str, list[Export]]:
         volume = volumes.get(conn, one.volume_id)
         found.setdefault(volume.host or "", []).append(export_of(one.id, volume.name_id, one.mode))
     return found
-
-
-def _describe(conn: sa.Connection, caller: RequestContext, new: NewVolume, now: float) -> Volume:
-    """The record of a new volume, as far as it follows from its source and its type."""
-    id_, source, size = new.id or str(uuid.uuid4()), None, new.size
-    if new.snapshot_id is not None:
-        snapshot = snapshots.visible(conn, caller, new.snapshot_id)
-        source, size = volumes.get(conn, snapshot.volume_id), size or snapshot.size
-    elif new.source_volid is not None:
-        source = volumes.visible(conn, caller, new.source_volid)
-        size = size or source.size
-    backup = backups.visible(conn, caller, new.backup_id) if new.backup_id is not None else None
-    if backup is not None:
-        size = size or backup.size
-    if size is None or size < 1:
-        raise InvalidInput("The size of a volume must be 1 GiB or more.")
-    if new.volume_type is not None:
-        type_ = volume_types.named(conn, caller, new.volume_type)
-    elif source is not None and source.type_id is not None:
-        type_ = volume_types.get(conn, source.type_id)
-    else:
-        type_ = volume_types.default(conn)
-    encryption = volume_types.encryption(conn, type_.id)
-    key = str(uuid.uuid4()) if encryption is not None else None
-    if source is not None:
-        if source.encrypted != (encryption is not None):
-            raise InvalidInput(f"A copy of volume {source.id} is encrypted as that one is; {type_.name} is not.")
-        key = source.encryption_key_id
-    like = source or backup
-    return Volume(
-        id=id_, name_id=id_, project_id=caller.project_id or "", user_id=caller.user_id, name=new.name,
-        description=new.description, size=size, status=VolumeStatus.CREATING, type_id=type_.id,
-        availability_zone=new.availability_zone or ZONE, multiattach=type_.multiattach, encryption_key_id=key,
-        snapshot_id=new.snapshot_id, source_volid=new.source_volid, metadata=new.metadata,
-        bootable=like.bootable if like is not None else False,
-        image_metadata=like.image_metadata if like is not None else {}, created_at=now, updated_at=now,
-    )

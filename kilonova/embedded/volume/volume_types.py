@@ -19,7 +19,7 @@ table = schema.types
 column = table.c
 
 DEFAULT = "__DEFAULT__"
-"""The type of volumes that are made without one."""
+"""The type that is always there: of volumes that are made without one, unless another was chosen for them."""
 DEFAULT_ID = str(uuid.uuid5(uuid.UUID("0a0e6f2c-62f5-5b0d-8c5e-7d3f1f1b4a55"), DEFAULT))
 
 
@@ -51,8 +51,9 @@ def visible(conn: sa.Connection, caller: RequestContext, type_id: str) -> Volume
     return _allowed(conn, caller, get(conn, type_id))
 
 
-def default(conn: sa.Connection) -> VolumeType:
-    return get(conn, DEFAULT_ID)
+def by_name(conn: sa.Connection, name: str) -> VolumeType:
+    """Raises VolumeTypeNotFound."""
+    return _one(conn, name, column.name == name)
 
 
 def _one(conn: sa.Connection, asked: str, where: sa.ColumnElement[bool]) -> VolumeType:
@@ -77,11 +78,15 @@ def change(conn: sa.Connection, type_id: str, now: float, **values: Any) -> Volu
     return get(conn, type_id)
 
 
-def delete(conn: sa.Connection, type_id: str) -> None:
-    """Raises VolumeTypeNotFound; InvalidInput: volumes have it, or it is the default."""
-    get(conn, type_id)
-    if type_id == DEFAULT_ID:
-        raise InvalidInput("The default volume type cannot be deleted.")
+def delete(conn: sa.Connection, type_id: str, default: str) -> None:
+    """Forget a type that nobody needs. default: name of that of the installation.
+
+    Raises:
+        VolumeTypeNotFound. InvalidInput: volumes have it, or it is the default of the installation or of a project.
+    """
+    of_projects = sa.select(schema.default_types.c.project_id).where(schema.default_types.c.type_id == type_id)
+    if get(conn, type_id).name in (DEFAULT, default) or conn.execute(of_projects.limit(1)).first():
+        raise InvalidInput(f"Volume Type {type_id} is a default volume type and cannot be deleted.")
     refuse_if_used(conn, type_id, "deleted")
     conn.execute(schema.type_access.delete().where(schema.type_access.c.type_id == type_id))
     conn.execute(schema.type_encryption.delete().where(schema.type_encryption.c.type_id == type_id))

@@ -120,6 +120,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_volume_types_name")),
     )
     op.create_table(
+        "volume_default_types",
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("type_id", sa.String(length=36), nullable=False),
+        sa.ForeignKeyConstraint(["type_id"], ["volume_types.id"], name=op.f("fk_volume_default_types_type_id")),
+        sa.PrimaryKeyConstraint("project_id", name=op.f("pk_volume_default_types")),
+    )
+    op.create_index(op.f("ix_volume_default_types_type_id"), "volume_default_types", ["type_id"], unique=False)
+    op.create_table(
         "volume_type_access",
         sa.Column("type_id", sa.String(length=36), nullable=False),
         sa.Column("project_id", sa.String(length=64), nullable=False),

@@ -8,6 +8,7 @@ from kilonova.embedded.http import EmbeddedService
 from kilonova.embedded.volume.api import (
     attachments,
     backups,
+    default_types,
     messages,
     metadata,
     offers,
@@ -24,8 +25,8 @@ from kilonova.embedded.volume.api.call import error_body, routes
 from kilonova.embedded.volume.service import EmbeddedVolumes
 from kilonova.services.identity import IdentityService
 
-GROUPS = (volumes, volume_actions, metadata, attachments, snapshots, types, type_access, quotas, backups, transfers,
-          messages, operators, offers)
+GROUPS = (volumes, volume_actions, metadata, attachments, snapshots, types, type_access, default_types, quotas,
+          backups, transfers, messages, operators, offers)
 
 
 def application(service: EmbeddedVolumes, identity: IdentityService, identity_url: str) -> ASGIApp:

@@ -16,8 +16,8 @@ from kilonova.embedded.volume.api.actions import Action, answers
 from kilonova.embedded.volume.api.call import Access, Call, Flag, Method, accepted, flag, text
 from kilonova.embedded.volume.api.records import Reset, lists, renames, resets, shows
 from kilonova.embedded.volume.api.volume_views import time
+from kilonova.embedded.volume.new_volumes import ZONE
 from kilonova.embedded.volume.records import Backup
-from kilonova.embedded.volume.service import ZONE
 from kilonova.embedded.volume.states import BackupStatus
 
 CHANGED_SINCE = 9

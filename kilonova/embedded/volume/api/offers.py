@@ -16,7 +16,7 @@ from kilonova.domain.errors import NotFound
 from kilonova.embedded.http import json_response, root_url
 from kilonova.embedded.volume.api import attachments, backups, messages, operators, snapshots, volumes
 from kilonova.embedded.volume.api.call import NEWEST, OLDEST, Access, Call, Handler, Method
-from kilonova.embedded.volume.service import ZONE
+from kilonova.embedded.volume.new_volumes import ZONE
 
 PUBLIC = r"GET /(v3/?)?$"
 """Calls without a token, below the place of the service."""

@@ -13,9 +13,9 @@ from kilonova.embedded.http import json_object, json_response
 from kilonova.embedded.volume import schema, service_records, volume_types
 from kilonova.embedded.volume.api.call import Access, Call, Method, check, text
 from kilonova.embedded.volume.api.volume_views import time
+from kilonova.embedded.volume.new_volumes import ZONE
 from kilonova.embedded.volume.operations.create import BACKEND_SPEC
 from kilonova.embedded.volume.records import GIB, Service
-from kilonova.embedded.volume.service import ZONE
 
 PROTOCOL = "nbd"
 VENDOR = "Kilonova"

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from kilonova.domain.errors import InvalidInput, NotFound
 from kilonova.embedded.http import json_object, json_response
-from kilonova.embedded.volume import schema, volume_types
+from kilonova.embedded.volume import default_types, schema, volume_types
 from kilonova.embedded.volume.api import listing
 from kilonova.embedded.volume.api.call import Access, Call, Flag, Method, accepted, check, flag, text
 from kilonova.embedded.volume.records import MULTIATTACH_SPEC, VolumeType
@@ -95,7 +95,11 @@ async def _show(call: Call) -> Response:
 
 
 async def _show_default(call: Call) -> Response:
-    return json_response({"volume_type": _full(call, await call.read(volume_types.default))})
+    """Of the caller's project, or of the installation."""
+    def unit(conn: sa.Connection) -> VolumeType:
+        return default_types.effective(conn, call.who.project_id, call.volumes.default_type)
+
+    return json_response({"volume_type": _full(call, await call.read(unit))})
 
 
 async def _visible(call: Call) -> VolumeType:
@@ -136,7 +140,7 @@ async def _change(call: Call) -> Response:
 
 
 async def _delete(call: Call) -> Response:
-    await call.write(lambda conn: volume_types.delete(conn, call.path()))
+    await call.write(lambda conn: volume_types.delete(conn, call.path(), call.volumes.default_type))
     return accepted()
 
 

@@ -32,8 +32,8 @@ from kilonova.embedded.volume.api.call import (
 )
 from kilonova.embedded.volume.api.records import Names, new_values
 from kilonova.embedded.volume.api.volume_views import Around
+from kilonova.embedded.volume.new_volumes import ZONE, NewVolume
 from kilonova.embedded.volume.records import Volume
-from kilonova.embedded.volume.service import ZONE, NewVolume
 from kilonova.embedded.volume.states import TARGET
 
 column = schema.volumes.c
