@@ -11,6 +11,7 @@ from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.volume.client import VolumeClient
 from kilonova.embedded.volume.operations.environment import VolumeKeys
 from kilonova.embedded.volume.service import EmbeddedVolumes
+from kilonova.hypervisor.libvirt.account import guest_group
 from kilonova.roles import assembly, credentials
 from kilonova.roles.assembly import Ground
 from kilonova.services.cinder import cinder
@@ -48,8 +49,11 @@ async def start(
     if not config.volume.pool:
         return None
     host = assembly.own_host(config)
-    pools = {f"{host}@{one.name}#{one.name}": DirectoryPool(one.within(config.directory), ground.clock)
-             for one in config.volume.pool}
+    group = guest_group() if config.agent.driver == "libvirt" else None
+    pools = {
+        f"{host}@{one.name}#{one.name}": DirectoryPool(one.within(config.directory), ground.clock, group=group)
+        for one in config.volume.pool
+    }
     service = EmbeddedVolumes(
         ground.api, pools, config.directory / DIRECTORY, ground.clock, images, Servers(deliver),
         VolumeKeys(credentials.secrets_key(config.directory)), default_type=config.volume.default_volume_type,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -23,6 +22,7 @@ from typing import Protocol
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import KilonovaError
 from kilonova.hypervisor.libvirt import kvm, supervisor
+from kilonova.hypervisor.libvirt.account import guest_account
 
 START_LIMIT = 30.0
 """Seconds in which a private libvirtd must accept connections."""
@@ -34,8 +34,6 @@ FIRST_DISPLAY, DISPLAYS, DISPLAY_WINDOWS = 5900, 1000, 26
 """Ports of screens: the first, how many an installation has, and how many installations can have their own below those
 that the kernel gives to clients."""
 LONGEST_SOCKET_PATH = 107
-QEMU_USERS = ("libvirt-qemu", "qemu")
-"""Accounts that distributions make for guests, the first that exists is used."""
 SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/sbin"))
 
 
@@ -118,7 +116,7 @@ class PrivateDaemon:
         self._nbd_tls = nbd_tls
         self._starting = asyncio.Lock()
         self._socket = self._directory / "run" / "libvirt-sock"
-        self._account = _qemu_account()
+        self._account = guest_account()
         self._supervisor: subprocess.Popen[bytes] | None = None
         self.uri = f"qemu:///system?socket={self._socket}"
 
@@ -294,15 +292,6 @@ class PrivateDaemon:
         return KilonovaError(
             f"The private libvirtd {what}.", hint=f"see {self._directory / 'log'}; its last lines: {tail.strip()}"
         )
-
-
-def _qemu_account() -> pwd.struct_passwd | None:
-    for name in QEMU_USERS:
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    return None
 
 
 def _configuration(options: dict[str, str | int] | dict[str, str | int | tuple[str, ...]]) -> str:

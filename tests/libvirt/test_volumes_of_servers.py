@@ -1,0 +1,78 @@
+"""Volumes of storage pools in real guests, as a user gives, enlarges and takes them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clouds import RealCloud, real_cloud, wait_for
+from guest_shell import GuestShell
+
+from kilonova import guestimage
+
+POOLS = '[[volume.pool]]\nname = "one"\n\n[[volume.pool]]\nname = "two"\nformat = "raw"\n'
+VOLUMES = "/volume/v3/volumes"
+VERSION = {"OpenStack-API-Version": "volume 3.71"}
+EXTEND = {"os-extend": {"new_size": 2}}
+LIMIT = 120.0
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[RealCloud]:
+    with real_cloud("libvirt", configuration=POOLS) as made:
+        yield made
+
+
+def _server(cloud: RealCloud, image: str) -> tuple[str, GuestShell]:
+    body = {"name": "guest", "imageRef": image, "flavorRef": "1", "networks": "none"}
+    made: str = cloud.call("POST", "/compute/v2.1/servers", {"server": body}, version="2.37").json()["server"]["id"]
+    shell = GuestShell(cloud.directory, made)
+    wait_for("the guest's agent", shell.answers, LIMIT)
+    return made, shell
+
+
+def _volume(cloud: RealCloud, volume_id: str, status: str, size: int) -> None:
+    def reached() -> bool:
+        found: dict[str, Any] = cloud.get(f"{VOLUMES}/{volume_id}")["volume"]
+        return (found["status"], found["size"]) == (status, size)
+
+    wait_for(f"volume {status} with {size} GiB", reached, 60)
+
+
+@pytest.mark.timeout(400)
+def test_what_is_on_a_volume_stays_there(cloud: RealCloud, tmp_path: Path) -> None:
+    """Attached, extended, detached, attached again; its storage daemon is killed while the guest writes."""
+    image = cloud.upload(guestimage.build(tmp_path / "guest.qcow2"), hw_qemu_guest_agent="yes")
+    server, shell = _server(cloud, image)
+    run = cloud.openstack
+    made = cloud.call("POST", VOLUMES, {"volume": {"size": 1}}).json()["volume"]["id"]
+    _volume(cloud, made, "available", 1)
+    run("server", "add", "volume", server, made)
+    _volume(cloud, made, "in-use", 1)
+    shell.run("mkfs.ext4 -q /dev/vdb && mount -t ext2 /dev/vdb /mnt && echo kept >/mnt/file && sync")
+    daemon = cloud.directory / "volumes/one/daemon/daemon.pid"
+    killed = int(daemon.read_text())
+    os.kill(killed, signal.SIGKILL)
+    wait_for("another daemon", lambda: int(daemon.read_text()) != killed, 30)
+    wait_for("the guest to go on", shell.answers, 60)
+    shell.run("echo and more >>/mnt/file && sync")
+    assert cloud.call("POST", f"{VOLUMES}/{made}/action", EXTEND, headers=VERSION).status_code == 202
+    _volume(cloud, made, "in-use", 2)
+    shell.run("echo and yet more >>/mnt/file && sync && umount /mnt")
+    run("server", "remove", "volume", server, made)
+    _volume(cloud, made, "available", 2)
+    assert "vdb" not in shell.run("ls /sys/block")
+    run("server", "add", "volume", server, made)
+    assert shell.run("cat /sys/block/vdb/size").strip() == str(2 << 21)
+    assert shell.run("mount -t ext2 /dev/vdb /mnt && cat /mnt/file") == "kept\nand more\nand yet more\n"
+    taken = cloud.call("DELETE", f"/compute/v2.1/servers/{server}/os-volume_attachments/{made}")
+    assert taken.status_code == 202
+    _volume(cloud, made, "available", 2)
+    assert cloud.call("DELETE", f"{VOLUMES}/{made}").status_code == 202
+    assert cloud.call("DELETE", f"/compute/v2.1/servers/{server}").status_code == 204
+    wait_for("the end of the server", lambda: not cloud.servers(), 60)
+    wait_for("a clean audit", lambda: not cloud.differences(), 30)
