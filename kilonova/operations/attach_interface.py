@@ -18,7 +18,7 @@ from kilonova.domain.states import VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
-from kilonova.operations.guests import Described, Host, describe, find_host
+from kilonova.operations.guests import Described, Host, describe_as_is, find_host
 from kilonova.operations.notices import announce
 from kilonova.operations.port_resources import tell_ports
 from kilonova.operations.records import blame, check
@@ -79,7 +79,7 @@ async def _release_port(env: Environment, run: Run[AttachInterface]) -> None:
 
 async def _describe(env: Environment, run: Run[AttachInterface]) -> Described:
     """The guest with the new interface, which the network service must know. Spec: IFC-27, IFC-30, IFC-37."""
-    described = await describe(env, run)
+    described = await describe_as_is(env, run)
     port_id = run.output(Made).port_id
     if all(vif.id != port_id for vif in described.guest.vifs):
         raise KilonovaError(f"The network service did not give port {port_id} to instance {run.subject}.")

@@ -20,7 +20,7 @@ from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, T
 from kilonova.engine.run import Run
 from kilonova.notifications.payloads import Payload
 from kilonova.operations.environment import Environment
-from kilonova.operations.guests import Described, describe
+from kilonova.operations.guests import Described, describe_as_is
 from kilonova.operations.notices import announce
 from kilonova.operations.records import blame, check
 from kilonova.operations.volumes import keep_connection, named
@@ -138,7 +138,7 @@ ATTACH_VOLUME = Operation(
                lambda run: AbilityArgs(tagged=run.request.tag is not None, multiattach=run.request.multiattach),
                undo=READS),
         Here(CONNECT, _connect, undo=_release, undo_owed=True),
-        Here("describe guest", describe, undo=READS, given=_offloaded),
+        Here("describe guest", describe_as_is, undo=READS, given=_offloaded),
         OnHost("attach volume", lambda run: run.output(Place).host, ATTACH,
                lambda run: AttachArgs(run.output(Described).guest, run.request.volume_id),
                undo=DETACH, undo_args=lambda run: VolumeRef(run.subject, run.request.volume_id), undo_owed=True),

@@ -20,6 +20,7 @@ from kilonova.hypervisor.volumes import guest_volume
 from kilonova.operations.accelerators import read_devices
 from kilonova.operations.environment import Environment
 from kilonova.operations.options import OperationOptions
+from kilonova.operations.volumes import refresh_connections
 from kilonova.shapes.host import Layout
 from kilonova.shapes.port_devices import is_of_port, with_own_devices
 
@@ -123,7 +124,13 @@ def find_host(tx: Tx, run: Run[msgspec.Struct]) -> Host:
 
 
 async def describe(env: Environment, run: Run[Any]) -> Described:
-    """A step: the guest with its network information read anew. Spec: PWR-17, RBT-06."""
+    """A step: the guest that is to be started, with what its network and its volumes are now. Spec: PWR-17, RBT-06."""
+    await refresh_connections(env, run.subject)
+    return await describe_as_is(env, run)
+
+
+async def describe_as_is(env: Environment, run: Run[Any]) -> Described:
+    """A step: the guest that is not to be started; its volumes are reached as before."""
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
     assert instance.host is not None
     guest = await describe_with(env, run.subject, instance.flavor, instance.host)

@@ -11,7 +11,7 @@ from kilonova.domain.errors import InstanceNotFound, InstanceNotReady
 from kilonova.domain.operation import Failure
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Tx
 from kilonova.engine.run import Run
-from kilonova.operations.guests import Described, describe
+from kilonova.operations.guests import Described, describe_as_is
 from kilonova.operations.records import blame
 
 
@@ -40,7 +40,7 @@ INJECT_NETWORK_INFO = Operation(
     request=InjectNetworkInfo,
     begins=_begin,
     steps=(
-        Here("describe guest", describe, undo=NoUndo("changes nothing")),
+        Here("describe guest", describe_as_is, undo=NoUndo("changes nothing")),
         OnHost("inject", lambda run: run.output(Described).host, INJECT_NETWORK,
                lambda run: GuestArgs(run.output(Described).guest), undo=NoUndo("what is in place is right")),
     ),

@@ -102,13 +102,14 @@ def _rebooted(tx: Tx, run: Run[RebootServer]) -> None:
 
 def _failed(tx: Tx, run: Run[RebootServer], failure: Failure) -> None:
     """A guest that runs all the same is ACTIVE, one that is off after it was touched is in ERROR; one that was
-    never touched keeps its state. Spec: RBT-06, RBT-15 to RBT-18, INI-122."""
+    never touched keeps its state, unless it went down with its host. Spec: RBT-06, RBT-15 to RBT-18, INI-122,
+    INI-172."""
     rebooted = run.find(Rebooted)
     changes: dict[str, Any] = {}
     if rebooted is not None:
         running = rebooted.power_state is PowerState.RUNNING
         changes = {"vm_state": _settled(tx, run) if running else V.ERROR, "power_state": rebooted.power_state}
-    elif run.entry("reboot guest") is not None and not failure.cancelled:
+    elif (run.request.recovery or run.entry("reboot guest") is not None) and not failure.cancelled:
         changes = {"vm_state": V.ERROR}
     fail(tx, run, failure, owned=HARD if run.record.kind == HARD_REBOOT_OPERATION else SOFT, **changes)
     if rebooted is not None:

@@ -27,7 +27,7 @@ from kilonova.agent.steps.power import (
     SpawnArgs,
 )
 from kilonova.agent.steps.rebuild import DROP_OLD_DISKS, PREPARE_DISKS, REPLACE_DISKS, RESTORE_DISKS, PrepareArgs
-from kilonova.db import instances
+from kilonova.db import block_devices, instances
 from kilonova.db.journal import cell_journal
 from kilonova.domain.errors import Conflict
 from kilonova.domain.image import Image
@@ -45,6 +45,7 @@ from kilonova.operations.guests import guest_of, wants_config_drive
 from kilonova.operations.notices import announce
 from kilonova.operations.records import fail, settle, take
 from kilonova.operations.stop import STOP, StopServer, grace_of
+from kilonova.operations.volumes import refresh_connections
 
 T, V = TaskState, VmState
 REBUILDABLE = (V.ACTIVE, V.STOPPED, V.ERROR)
@@ -122,7 +123,10 @@ async def _describe(env: Environment, run: Run[RebuildServer]) -> Anew:
 
     Spec: RBD-03, RBD-08, RBD-23, RBD-47, RBD-56.
     """
-    instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
+    await refresh_connections(env, run.subject)
+    instance, volumes = await env.database.read(
+        lambda conn: (instances.get(conn, run.subject), block_devices.of_server(conn, run.subject))
+    )
     assert instance.host is not None
     before, after = run.request.before, run.request.after
     if after.image is not None and (before.image, before.trusted_certs) != (after.image, after.trusted_certs):
@@ -130,7 +134,7 @@ async def _describe(env: Environment, run: Run[RebuildServer]) -> Anew:
     guest = guest_of(
         instance, instance.network_info, layout=await env.placement.layout(run.subject, instance.host),
         config_drive=wants_config_drive(instance, env.options, run.request.files),
-        devices=await read_devices(env, instance),
+        devices=await read_devices(env, instance), volumes=volumes,
     )
     return Anew(
         guest=guest, host=instance.host, vm_state=instance.vm_state, grace=grace_of(instance, env.options),

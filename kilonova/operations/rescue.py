@@ -22,9 +22,8 @@ from kilonova.domain.states import PowerState, TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
-from kilonova.operations.accelerators import read_devices
 from kilonova.operations.environment import Environment
-from kilonova.operations.guests import guest_of, wants_config_drive
+from kilonova.operations.guests import describe
 from kilonova.operations.notices import announce
 from kilonova.operations.records import fail, left_after, settle, take
 from kilonova.operations.stop import grace_of
@@ -62,17 +61,11 @@ def _begin(tx: Tx, run: Run[RescueServer]) -> None:
 
 
 async def _describe(env: Environment, run: Run[RescueServer]) -> Before:
-    """With the network information read anew. Spec: RSC-05, RSC-10."""
+    """Spec: RSC-05, RSC-08, RSC-10."""
+    described = await describe(env, run)
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
-    vifs = await env.networks.vifs(run.subject)
-    assert instance.host is not None
-    layout = await env.placement.layout(run.subject, instance.host)
     return Before(
-        guest=guest_of(
-            instance, vifs, layout=layout, config_drive=wants_config_drive(instance, env.options),
-            devices=await read_devices(env, instance),
-        ),
-        host=instance.host, vm_state=instance.vm_state, grace=grace_of(instance, env.options),
+        guest=described.guest, host=described.host, vm_state=instance.vm_state, grace=grace_of(instance, env.options),
         interval=env.options.shutdown_retry_interval,
     )
 

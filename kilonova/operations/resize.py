@@ -37,6 +37,7 @@ from kilonova.operations.notices import ONLY_FAILURES, announce_part
 from kilonova.operations.port_resources import needs_of, tell_ports
 from kilonova.operations.records import fail, settle, take
 from kilonova.operations.stop import grace_of
+from kilonova.operations.volumes import refresh_connections
 from kilonova.services.placement import Target
 
 T, V, M = TaskState, VmState, MigrationStatus
@@ -127,6 +128,7 @@ def _claimed(tx: Tx, run: Run[ResizeServer]) -> None:
 async def _describe(env: Environment, run: Run[ResizeServer]) -> Shapes:
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
     leaving, target = run.output(Leaving), run.output(Destination).target
+    await refresh_connections(env, run.subject)
     old = await describe_with(env, run.subject, leaving.flavor, leaving.host, holder=migration_of(run))
     new = await describe_with(env, run.subject, run.request.flavor, target.host)
     grace = grace_of(instance, env.options)

@@ -25,6 +25,7 @@ from kilonova.operations.moves import DECIDABLE, DELETES, close, conclude, undec
 from kilonova.operations.notices import announce
 from kilonova.operations.port_resources import needs_of, tell_ports
 from kilonova.operations.records import fail, give_back, take
+from kilonova.operations.volumes import refresh_connections
 
 M = MigrationStatus
 OWNED = (TaskState.RESIZE_REVERTING,)
@@ -76,6 +77,7 @@ def _look(tx: Tx, run: Run[RevertResize]) -> GoingBack:
 
 async def _describe(env: Environment, run: Run[RevertResize]) -> Former:
     back = run.output(GoingBack)
+    await refresh_connections(env, run.subject)
     return Former(guest=await describe_with(env, run.subject, back.flavor, back.host, holder=back.migration))
 
 

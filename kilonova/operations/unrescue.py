@@ -21,9 +21,8 @@ from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
-from kilonova.operations.accelerators import read_devices
 from kilonova.operations.environment import Environment
-from kilonova.operations.guests import guest_of, wants_config_drive
+from kilonova.operations.guests import describe
 from kilonova.operations.notices import announce
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.records import blame_debt, fail, settle, take
@@ -53,18 +52,12 @@ def _begin(tx: Tx, run: Run[UnrescueServer]) -> None:
 
 
 async def _describe(env: Environment, run: Run[UnrescueServer]) -> Own:
-    """With the network information read anew. A server that was in ERROR is started, too. Spec: RSC-19, RSC-24."""
+    """A server that was in ERROR is started, too. Spec: RSC-19, RSC-24."""
+    described = await describe(env, run)
     instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
-    vifs = await env.networks.vifs(run.subject)
-    assert instance.host is not None
-    layout = await env.placement.layout(run.subject, instance.host)
-    guest = guest_of(
-        instance, vifs, layout=layout, config_drive=wants_config_drive(instance, env.options),
-        devices=await read_devices(env, instance),
-    )
     stopped = instance.rescue is not None and instance.rescue.vm_state is V.STOPPED
     return Own(
-        guest=msgspec.structs.replace(guest, rescue=None), host=instance.host,
+        guest=msgspec.structs.replace(described.guest, rescue=None), host=described.host,
         vm_state=V.STOPPED if stopped else V.ACTIVE,
     )
 

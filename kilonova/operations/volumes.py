@@ -6,6 +6,7 @@ import msgspec
 
 from kilonova.db import block_devices
 from kilonova.domain.block_device import AttachState, BlockDevice
+from kilonova.domain.errors import KilonovaError, VolumeAttachmentNotFound
 from kilonova.domain.instance import Instance
 from kilonova.engine.operation import Tx
 from kilonova.operations.environment import Environment
@@ -20,6 +21,35 @@ def named(tx: Tx, instance: Instance, device: BlockDevice) -> BlockDevice:
         asked=instance.block_devices,
     )
     return msgspec.structs.replace(device, device_name=name)
+
+
+async def refresh_connections(env: Environment, server: str) -> None:
+    """Before the guest of a server on a host is started: ask how its volumes are reached now, and keep that. The
+    attachments are read, never updated, so that the volumes stay as they are. A server without volumes costs no call.
+
+    Raises:
+        KilonovaError: a volume of the server is not connected, and no guest is started without one of its disks.
+        Spec: VOL-11, BDM-37 to BDM-39, BDM-41.
+    """
+    for device in await env.database.read(lambda conn: block_devices.of_server(conn, server)):
+        if device.state is AttachState.ATTACHING:
+            continue
+        attachment = await _attachment(env, device)
+        if attachment is None or attachment.connection_info is None:
+            raise KilonovaError(
+                f"Volume {device.volume_id} of server {server} is not connected to its host.",
+                hint="detach the volume, and attach it again",
+            )
+        await keep_connection(env, device.uuid, attachment)
+
+
+async def _attachment(env: Environment, device: BlockDevice) -> Attachment | None:
+    if device.attachment_id is None:
+        return None
+    try:
+        return await env.volumes.attachment(device.attachment_id)
+    except VolumeAttachmentNotFound:
+        return None
 
 
 async def keep_connection(env: Environment, device: str, attachment: Attachment) -> None:

@@ -209,6 +209,14 @@ class Volumes:
         self._settle(before.volume_id)
         return self.held[id_]
 
+    def move(self, volume_id: str, port: int) -> None:
+        """Serve a volume from another port from now on, so that whoever is to use it must ask again where it is."""
+        for one in self.of_volume(volume_id):
+            if one.connection_info is not None:
+                data = one.connection_info["data"] | {"port": port}
+                info = one.connection_info | {"data": data}
+                self.held[one.id] = msgspec.structs.replace(one, connection_info=info)
+
     def served(self, host: str, source: VolumeSource) -> int | None:
         """How many bytes a volume has there, None if it is not served to this host."""
         id_ = source.export if isinstance(source, NbdSource) else ""
