@@ -80,9 +80,10 @@ class FakeVolumeCalls(FakeCalls):
         found = record.volumes.get(volume_id)
         if found is None or found.running is None or "extend_volume" in self.hypervisor.faults.lie:
             return
-        if self.hypervisor.served is not None and self.hypervisor.served(found.running) != size:
+        now = size_of(self.hypervisor, found.running)
+        if self.hypervisor.served is not None and now < size:
             raise Retryable(f"Volume {volume_id} is not served with {size} bytes yet.")
-        self._keep(record, volume_id, msgspec.structs.replace(found, size=size))
+        self._keep(record, volume_id, msgspec.structs.replace(found, size=now))
 
     async def start_copy(self, uuid: str, volume_id: str, target: GuestVolume) -> None:
         await self._call("start_copy")

@@ -17,6 +17,7 @@ from kilonova.operations.deleted_guest import POWER_OFF_DELETED, REAP_DELETED
 from kilonova.operations.detach_interface import DETACH_INTERFACE
 from kilonova.operations.detach_share import DETACH_SHARE
 from kilonova.operations.detach_volume import DETACH_VOLUME
+from kilonova.operations.extend_volume import EXTEND_VOLUME
 from kilonova.operations.fixed_ip import ADD_FIXED_IP, REMOVE_FIXED_IP
 from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO
 from kilonova.operations.password import CHANGE_PASSWORD
@@ -46,7 +47,7 @@ CELL_OPERATIONS = Definitions(
     PAUSE_SERVER, UNPAUSE_SERVER, SUSPEND_SERVER, RESUME_SERVER, CHANGE_PASSWORD,
     TRIGGER_CRASH_DUMP, INJECT_NETWORK_INFO,
     ATTACH_INTERFACE, DETACH_INTERFACE, ADD_FIXED_IP, REMOVE_FIXED_IP, BIND_PORTS,
-    ATTACH_SHARE, DETACH_SHARE, ATTACH_VOLUME, DETACH_VOLUME,
+    ATTACH_SHARE, DETACH_SHARE, ATTACH_VOLUME, DETACH_VOLUME, EXTEND_VOLUME,
     SOFT_DELETE, RESTORE,
     REBUILD, RESCUE, UNRESCUE,
     SNAPSHOT, BACKUP,

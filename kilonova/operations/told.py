@@ -19,6 +19,7 @@ from kilonova.domain.states import PowerState, VmState
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
+from kilonova.operations.extend_volume import EXTEND_VOLUME, ExtendVolume, extensible
 from kilonova.operations.interface_refresh import CHANGED
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.stop import STOP, StopServer
@@ -62,6 +63,8 @@ def follow(tx: Tx, server: Instance, event: ExternalEvent) -> bool:
         return lost_port(tx, server, event.tag)
     if event.name == POWER:
         return _power(tx, server, event.tag)
+    if event.name == EXTENDED:
+        return _extended(tx, server, event.tag)
     return False
 
 
@@ -71,6 +74,13 @@ def lost_port(tx: Tx, server: Instance, port_id: str) -> bool:
     if all(vif.id != port_id for vif in server.network_info):
         return False
     return _submit(tx, server, DETACH_INTERFACE, DetachInterface(port_id))
+
+
+def _extended(tx: Tx, server: Instance, volume_id: str) -> bool:
+    """A volume has become larger: the guest is to see it. Spec: XEV-04, XEV-24, XEV-25, XEV-32."""
+    if extensible(tx.conn, server.uuid, volume_id) is None:
+        return False
+    return _submit(tx, server, EXTEND_VOLUME, ExtendVolume(volume_id))
 
 
 def _power(tx: Tx, server: Instance, target: str) -> bool:
@@ -87,7 +97,8 @@ def _power(tx: Tx, server: Instance, target: str) -> bool:
 
 
 def _submit(
-    tx: Tx, server: Instance, operation: Operation, request: DetachInterface | StartServer | StopServer
+    tx: Tx, server: Instance, operation: Operation,
+    request: DetachInterface | StartServer | StopServer | ExtendVolume,
 ) -> bool:
     asker = Asker(project_id=server.project_id, request_id=f"req-{uuid4()}")
     try:

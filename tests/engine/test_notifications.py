@@ -135,7 +135,7 @@ def test_others_are_told_of_every_operation_that_users_see() -> None:
     """What the history of a server shows, others are told of; and each of these is asked for below."""
     told = {o.name for o in CELL_OPERATIONS if any(isinstance(n, notices.InstanceAction) for n in o.notices)}
     shown = {o.name for o in CELL_OPERATIONS if o.action}
-    assert shown - told == {"change-password"}  # of which there are no notifications, but of its failure
+    assert shown - told == {"change-password", "extend-volume"}  # of which only failures are told
     assert told == {*REQUESTS, *OF_PARTS, "build"}
     assert {o.name for o in CELL_OPERATIONS if not o.notices} & shown == set()
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from kilonova.agent.steps.environment import HostEnvironment
-from kilonova.domain.errors import InvalidInput
+from kilonova.domain.errors import InvalidInput, NotSupported
 from kilonova.engine.operation import HostStep
 from kilonova.hypervisor.guest import Guest
 from kilonova.hypervisor.volumes import GuestVolume
@@ -16,7 +16,7 @@ ATTACH_WITH_TAG = "COMPUTE_VOLUME_ATTACH_WITH_TAG"
 """Trait of a host whose guests are told of the tags of volumes that they are given."""
 MULTI_ATTACH = "COMPUTE_VOLUME_MULTI_ATTACH"
 """Trait of a host whose guests may share volumes."""
-EXTEND = "COMPUTE_VOLUME_EXTEND"
+CAN_EXTEND = "COMPUTE_VOLUME_EXTEND"
 """Trait of a host whose guests see a new size of a volume that they have."""
 
 
@@ -47,6 +47,14 @@ class VolumeRef(msgspec.Struct, frozen=True):
     volume_id: str
 
 
+class ExtendArgs(msgspec.Struct, frozen=True):
+    """A volume of a guest, and the bytes that it has now."""
+
+    uuid: str
+    volume_id: str
+    size: int
+
+
 async def _check(host: HostEnvironment, args: AbilityArgs) -> Connector:
     """Spec: RBN-01, RBN-02, VOL-17."""
     inventory = await host.driver.inventory()
@@ -70,6 +78,16 @@ async def _detach(host: HostEnvironment, args: VolumeRef) -> None:
     await host.driver.detach_volume(args.uuid, args.volume_id)
 
 
+async def _extend(host: HostEnvironment, args: ExtendArgs) -> None:
+    """Spec: XEV-26, XEV-27."""
+    if CAN_EXTEND not in (await host.driver.inventory()).traits:
+        raise NotSupported(
+            f"Host {host.host} cannot show guests the new size of volume {args.volume_id}.",
+            hint="the server sees it when it is stopped and started",
+        )
+    await host.driver.extend_volume(args.uuid, args.volume_id, args.size)
+
+
 def volume_of(guest: Guest, volume_id: str) -> GuestVolume:
     """The volume of a guest with that id."""
     return next(volume for volume in guest.volumes if volume.id == volume_id)
@@ -78,5 +96,6 @@ def volume_of(guest: Guest, volume_id: str) -> GuestVolume:
 CHECK = HostStep("volume.check", _check, AbilityArgs, Connector)
 ATTACH = HostStep("volume.attach", _attach, AttachArgs)
 DETACH = HostStep("volume.detach", _detach, VolumeRef, interruptible=True)
+EXTEND = HostStep("volume.extend", _extend, ExtendArgs)
 
-STEPS = (CHECK, ATTACH, DETACH)
+STEPS = (CHECK, ATTACH, DETACH, EXTEND)

@@ -14,7 +14,6 @@ from kilonova.domain.errors import (
     InvalidInput,
     InvalidVolume,
     NotFound,
-    NotSupported,
     ServiceUnavailable,
     VolumeAttachmentNotFound,
     VolumeNotFound,
@@ -147,6 +146,15 @@ class Volumes:
             raise InvalidVolume(f"Invalid volume: {volume_id} is {volume.status} or has snapshots.")
         del self.volumes[volume_id]
 
+    def extend(self, volume_id: str, size: int, *, waits: bool = False) -> None:
+        """A volume in use is larger. waits: the service waits until the guest has seen it."""
+        status = "extending" if waits else self.find(volume_id).status
+        self.volumes[volume_id] = msgspec.structs.replace(self.volumes[volume_id], size=size, status=status)
+
+    def extended(self, volume_id: str, *, error: bool) -> None:
+        if self.find(volume_id).status == "extending":
+            self._status(volume_id, "error_extending" if error else "in-use")
+
     def reimage(self, volume_id: str, image_id: str) -> None:
         if self.find(volume_id).status == "downloading":
             return
@@ -204,7 +212,10 @@ class Volumes:
             self._violations.append(f"volume {before.volume_id} is connected to {elsewhere}, too")
         self.held[id_] = msgspec.structs.replace(
             before, status="attached" if before.status == "attached" else "attaching",
-            connection_info={"driver_volume_type": "nbd", "data": {"export": id_, "host": "storage", "port": 10809}},
+            connection_info={"driver_volume_type": "nbd", "data": {
+                "export": id_, "host": "storage", "port": 10809,
+                "multiattach": self.volumes[before.volume_id].multiattach,
+            }},
         )
         self._settle(before.volume_id)
         return self.held[id_]
@@ -309,7 +320,7 @@ class SimVolumes:
         await self._call("delete_volume", volume_id, lambda: self._service.delete(volume_id))
 
     async def extend_completed(self, volume_id: str, *, error: bool) -> None:
-        raise NotSupported("The simulated volume service waits for no guest.")
+        await self._call("extend_completed", volume_id, lambda: self._service.extended(volume_id, error=error))
 
     async def migration_completed(self, volume_id: str, new_volume_id: str, *, error: bool) -> str:
         raise InvalidVolume(f"Invalid volume: {volume_id} does not migrate.")
