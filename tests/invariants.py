@@ -9,6 +9,7 @@ import msgspec
 import sqlalchemy as sa
 from accelerated import PCI_DEVICES
 from cyborg import PROFILES
+from volume_invariants import Mappings, VolumesSeen, embedded, mappings, wrong_volumes
 
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
@@ -90,6 +91,8 @@ class Cloud(msgspec.Struct):
     undecided: set[str]
     layouts: list[PlacedOn]
     accelerators: Arqs
+    volumes: VolumesSeen
+    mappings: Mappings
     served: set[tuple[str, str]]
     """Server and port of each claim for what a port asks."""
 
@@ -103,8 +106,14 @@ class Cloud(msgspec.Struct):
         return [operation for operation in self.operations if operation.state in ACTIVE]
 
 
-def look(api: sa.Connection, cell: sa.Connection, guests: Guests, accelerators: Arqs) -> Cloud:
-    """Read both databases (the network service's tables are in the API database). accelerators: requests by id."""
+def look(
+    api: sa.Connection, cell: sa.Connection, guests: Guests, accelerators: Arqs, *, exports: set[str] | None = None
+) -> Cloud:
+    """Read both databases (those of the other services are in the API database).
+
+    Args:
+        accelerators: requests by id. exports: what storage pools serve, None if nobody looked.
+    """
     claims: dict[str, dict[str, int]] = {}
     moving: set[str] = set()
     held = sa.select(consumers.c.uuid, consumers.c.instance, allocations.c.resource_class, allocations.c.used)
@@ -140,6 +149,8 @@ def look(api: sa.Connection, cell: sa.Connection, guests: Guests, accelerators: 
         events=len(cell.execute(sa.select(cell_journal.events.c.id)).all()),
         wrong_counters=list(_wrong_counters(api)),
         accelerators=accelerators,
+        volumes=embedded(api, exports),
+        mappings=mappings(cell),
     )
 
 
@@ -220,6 +231,7 @@ def violations(cloud: Cloud, *, secret: bytes = b"s3cret-pass") -> list[str]:
               for uuid in resized ^ cloud.undecided]
     found += wrong_accelerators(cloud.accelerators, alive.values(), cloud.guests)
     found += wrong_places(cloud.layouts, alive.values(), cloud.guests)
+    found += wrong_volumes(cloud.volumes, cloud.mappings, alive, cloud.guests)
     if cloud.events:
         found.append(f"{cloud.events} events are kept though nobody waits for one")
     return found

@@ -101,10 +101,9 @@ def _detached(tx: Tx, run: Run[DetachVolume]) -> None:
 
 def _failed(tx: Tx, run: Run[DetachVolume], failure: Failure) -> None:
     """The server keeps the volume. Spec: VOL-42."""
-    found = run.find(Leaving)
-    if found is not None:
-        state = AttachState.ATTACHED if found.attached else AttachState.RESERVED
-        block_devices.update(tx.conn, found.device, now=tx.now, was=(AttachState.DETACHING,), state=state)
+    device = block_devices.of_volume(tx.conn, run.subject, run.request.volume_id)
+    state = AttachState.RESERVED if device.connection_info is None else AttachState.ATTACHED
+    block_devices.update(tx.conn, device.uuid, now=tx.now, was=(AttachState.DETACHING,), state=state)
     blame(tx, run, failure)
 
 

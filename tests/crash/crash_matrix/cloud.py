@@ -17,7 +17,7 @@ from host_cells import TWO_CELLS
 from host_devices import GPUS, PORT_FUNCTIONS, SPECS
 from invariants import ACTIVE, Cloud, look
 
-from crash_matrix import planting
+from crash_matrix import planting, volumes
 from crash_matrix.accelerators import Accelerators
 from crash_matrix.bus import CutBus
 from crash_matrix.clock import FastClock
@@ -66,6 +66,7 @@ from kilonova.embedded.network.bodies import (
 from kilonova.embedded.network.qos_schema import MINIMUM_BANDWIDTH, MINIMUM_PACKET_RATE
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring
+from kilonova.embedded.volume.client import VolumeClient
 from kilonova.engine.host import host_metadata
 from kilonova.engine.journaling import Moves
 from kilonova.engine.operation import Await
@@ -80,7 +81,6 @@ from kilonova.scheduler.placing import Placing
 from kilonova.scheduler.scheduler import Scheduler
 from kilonova.scheduler.service import SchedulerService
 from kilonova.services.cyborg import Cyborg
-from kilonova.services.no_volumes import no_volumes
 
 T = TypeVar("T")
 CELL = "cell1"
@@ -116,7 +116,7 @@ class Stuck(Exception):
 
 
 class OneCloud:
-    """Api, scheduler, conductor, agents and the network service over the databases of a directory.
+    """Api, scheduler, conductor, agents and the services around them over the databases of a directory.
 
     Args:
         server: uuid of the one server. limits: other values for fields of operations.
@@ -141,6 +141,12 @@ class OneCloud:
         self._wakes: set[asyncio.Task[None]] = set()
         self.compute, self.cells = self._compute(self.api, self.cell, self._wake)
         self.problems: list[str] = []
+        storage = volumes.Storage(directory)
+        for hypervisor in self.hypervisors.values():
+            hypervisor.served = storage.served
+        self.volumes = volumes.service(
+            self.api, directory, storage, clock, self.images, self._on_event, self._export_ends
+        )
         self._gone = False
         conductor_module.CELL_OPERATIONS = planting.definitions(CELL_OPERATIONS, plan, **limits)
         scheduler_module.API_OPERATIONS = planting.definitions(API_OPERATIONS, plan, **limits)
@@ -217,15 +223,15 @@ class OneCloud:
         clock, plan, random = self.clock, self.plan, Random()
         await self.networks.start()
         await self.images.recover()
+        await self.volumes.start()
         placing = Placing(self.api, Scheduler(self.api, clock, random))
         watched: Any = planting.Watched(placing, plan)
         networks: Any = planting.Watched(self.networks, plan)
         images: Any = planting.Watched(self.images, plan)
         database = planting.WatchedDatabase(self.cell, plan)
         accelerators: Any = planting.Watched(Cyborg(self.accelerators), plan)
-        environment = Environment(
-            CELL, self.cell, networks, watched, clock, OPTIONS, images, accelerators, no_volumes()
-        )
+        attached: Any = planting.Watched(VolumeClient(self.volumes), plan)
+        environment = Environment(CELL, self.cell, networks, watched, clock, OPTIONS, images, accelerators, attached)
         self.conductor = Conductor(
             f"{random.getrandbits(64):x}@crash", environment, self.bus,
             HostReports(CELL, self.cell, placing, clock, OPTIONS), random, alone=True, ttl=600.0, poll=0.05,
@@ -241,7 +247,7 @@ class OneCloud:
         agents = [self._agent(host) for host in HOSTS]
         for part in (self.conductor, self.scheduler, *agents):
             await part.start()
-        self._parts = [*reversed(agents), self.scheduler, self.conductor, self.images, self.networks]
+        self._parts = [*reversed(agents), self.scheduler, self.conductor, self.volumes, self.images, self.networks]
 
     def _agent(self, host: str) -> Agent:
         driver: Any = planting.Watched(FakeDriver(self.hypervisors[host], self.clock), self.plan)
@@ -261,6 +267,13 @@ class OneCloud:
     async def _on_event(self, name: str, instance_uuid: str, *, tag: str, status: str) -> None:
         if not await self.conductor.deliver(ExternalEvent(subject=instance_uuid, name=name, tag=tag, status=status)):
             raise NotFound(f"Instance {instance_uuid} awaits no event.")
+
+    async def _export_ends(self, export: str) -> None:
+        """A guest lets go of a volume before it is served no longer; or owes it, which is safe: nothing else is served
+        under that name."""
+        owes = any(record.kind == "debt" for record in await self._active())
+        if volumes.uses(self.hypervisors.values(), export) and not owes:
+            self.problems.append(f"attachment {export} was ended while a guest used it")
 
     # --- the user --------------------------------------------------------------------------------
 
@@ -390,7 +403,9 @@ class OneCloud:
         """Everything there is, read from the files, not from what this process remembers."""
         guests = {host: FakeHypervisor(host, self.directory / host).guests for host in HOSTS}
         with _reading(self.directory / "api.db") as api, _reading(self.directory / "cell.db") as cell:
-            return look(api, cell, guests, self.accelerators.arqs)
+            return look(
+                api, cell, guests, self.accelerators.arqs, exports=set(volumes.Storage(self.directory).exports)
+            )
 
     def _limit(self, what: str) -> _Limit:
         return _Limit(what, self)

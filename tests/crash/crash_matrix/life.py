@@ -10,9 +10,10 @@ from invariants import Cloud, violations
 
 from crash_matrix.cases import Case
 from crash_matrix.clock import FastClock
-from crash_matrix.cloud import OneCloud, Stuck
+from crash_matrix.cloud import CONTEXT, OneCloud, Stuck
 from crash_matrix.plan import Plan
 from crash_matrix.scenarios import SCENARIOS, SERVER, Scenario
+from crash_matrix.volumes import make_volumes
 from kilonova.db import instances
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.domain.operation import EntryState, OperationRecord, OperationState
@@ -26,7 +27,9 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     """How a run ended, as far as two runs can be compared: which host it was is drawn at random."""
 
     server: dict[str, str | bool | int | None] | None
-    guest: dict[str, str | bool | int] | None
+    guest: dict[str, str | bool | int | list[str]] | None
+    mappings: list[tuple[str | None, str | None, str]]
+    volumes: dict[str, str]
     ports: int
     users_port_bound: bool
     claims: dict[str, int]
@@ -139,7 +142,10 @@ def _end(there: Cloud, fault: bool) -> End:
             "disks": guest.disks, "defined": guest.defined, "power": guest.power_state.name,
             "interfaces": len(guest.devnames), "guests": len(guests), "vcpus": guest.vcpus,
             "root_gib": guest.sizes.root_gib, "kept": len(guest.kept),
+            "volumes": sorted(one.device_name for one in guest.volumes.values()),
         },
+        mappings=[(one.volume_id, one.device_name, one.state.value) for one in there.mappings.get(SERVER, ())],
+        volumes=there.volumes.statuses,
         ports=sum(port.owned for port in there.ports),
         users_port_bound=any(not port.owned for port in there.ports),
         claims=there.claims.get(SERVER, {}),
@@ -187,6 +193,8 @@ async def prepare(directory: Path, clock: FastClock, requests: tuple[str, ...]) 
             await cloud.create_tables()
         await cloud.start()
         await cloud.until_hosts_known()
+        if not requests:
+            await make_volumes(cloud.volumes, CONTEXT)
         for operation in requests[-1:]:
             await SCENARIOS[operation].ask(cloud)
         await cloud.settle()

@@ -21,6 +21,7 @@ from crash_matrix.cloud import (
     USERS_PORT,
     OneCloud,
 )
+from crash_matrix.volumes import VOLUME
 from kilonova.db import instances
 from kilonova.db.journal import cell_journal
 from kilonova.domain.errors import KilonovaError
@@ -35,6 +36,7 @@ from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor.fake import DISK, FakeGuest
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
 from kilonova.operations.attach_share import ATTACH_SHARE, AttachShare
+from kilonova.operations.attach_volume import ATTACH_VOLUME, AttachVolume
 from kilonova.operations.bind_ports import BIND_PORTS, BindPorts
 from kilonova.operations.clean_migration import CLEAN_MIGRATION, CleanMigration
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
@@ -42,6 +44,7 @@ from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
 from kilonova.operations.deleted_guest import POWER_OFF_DELETED, REAP_DELETED, DeletedGuest
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
 from kilonova.operations.detach_share import DETACH_SHARE, DetachShare
+from kilonova.operations.detach_volume import DETACH_VOLUME, DetachVolume
 from kilonova.operations.fixed_ip import ADD_FIXED_IP, REMOVE_FIXED_IP, AddFixedIp, RemoveFixedIp
 from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO, InjectNetworkInfo
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
@@ -276,6 +279,8 @@ SCENARIOS = {
     "remove-fixed-ip": Scenario(("build",), _remove_fixed_ip),
     "attach-interface": Scenario(("build",), _attach_interface),
     "detach-interface": Scenario(("build",), _detach_interface),
+    "attach-volume": Scenario(("build",), _ask(ATTACH_VOLUME, AttachVolume(volume_id=VOLUME))),
+    "detach-volume": Scenario(("build", "attach-volume"), _ask(DETACH_VOLUME, DetachVolume(VOLUME))),
     "bind-ports": Scenario(("build",), _ask(BIND_PORTS, BindPorts("host0")), blamed=False),
     "rebuild": Scenario(("build",), _rebuild),
     "trigger-crash-dump": Scenario(("build",), _ask(TRIGGER_CRASH_DUMP, TriggerCrashDump())),

@@ -1,0 +1,107 @@
+"""The volume service of the matrix: the embedded one over a pool whose state is a file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from crash_matrix.clock import FastClock
+from kilonova.db.database import Database
+from kilonova.domain.context import RequestContext
+from kilonova.embedded.image.service import EmbeddedImage
+from kilonova.embedded.volume import volumes
+from kilonova.embedded.volume.service import EmbeddedVolumes, NewVolume
+from kilonova.embedded.volume.states import VolumeStatus
+from kilonova.hypervisor.fake import FakeHypervisor
+from kilonova.hypervisor.volumes import NbdSource, VolumeSource
+from kilonova.roles.volumes import Deliver, Servers
+from kilonova.storage.pool import GIB, Export
+from kilonova.storage.simulated import SimulatedPool, SimulatedStorage, SimulatedVolume
+
+POOL = "machine@one#one"
+VOLUME, SPARE_VOLUME = "55555555-1111-4555-8555-555555555555", "55555555-2222-4555-8555-555555555555"
+"""Volumes of the user's."""
+READY = VolumeStatus.AVAILABLE
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """What a pool has."""
+
+    volumes: dict[str, SimulatedVolume] = {}
+    exports: dict[str, Export] = {}
+
+
+class Storage(SimulatedStorage):
+    """Its state is a file, so that it outlives the process."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._file = directory / "pool.json"
+        self._written = self._file.read_bytes() if self._file.exists() else b""
+        if self._written:
+            stored = msgspec.json.decode(self._written, type=Stored)
+            self.volumes, self.exports = stored.volumes, stored.exports
+
+    def keep(self) -> None:
+        """Write down what has changed."""
+        state = msgspec.json.encode(Stored(self.volumes, self.exports))
+        if state != self._written:
+            temporary = self._file.with_suffix(".new")
+            temporary.write_bytes(state)
+            temporary.replace(self._file)
+            self._written = state
+
+    def served(self, source: VolumeSource) -> int | None:
+        """How many bytes a volume has, None if it is not served."""
+        export = self.exports.get(source.export) if isinstance(source, NbdSource) else None
+        return None if export is None else self.volumes[export.volume_id].size * GIB
+
+
+class Pool(SimulatedPool):
+    """Args: ends: told of each export before it goes."""
+
+    def __init__(self, storage: Storage, clock: FastClock, ends: Callable[[str], Awaitable[None]]) -> None:
+        super().__init__(POOL, storage, clock)
+        self._kept = storage
+        self._ends = ends
+
+    @asynccontextmanager
+    async def _call(self, name: str) -> AsyncIterator[None]:
+        async with super()._call(name):
+            yield
+        self._kept.keep()
+
+    async def remove_export(self, export_id: str, *, force: bool = False) -> None:
+        await self._ends(export_id)
+        await super().remove_export(export_id, force=force)
+
+
+def service(
+    database: Database, directory: Path, storage: Storage, clock: FastClock, images: EmbeddedImage, deliver: Deliver,
+    ends: Callable[[str], Awaitable[None]],
+) -> EmbeddedVolumes:
+    """The service of a cloud. ends: told of each export before it goes."""
+    pool = Pool(storage, clock, ends)
+    return EmbeddedVolumes(database, {POOL: pool}, directory / "volumes", clock, images, Servers(deliver), poll=1.0)
+
+
+def uses(hypervisors: Iterable[FakeHypervisor], export: str) -> bool:
+    """Whether a running guest has a volume from there."""
+    return any(
+        isinstance(one.running, NbdSource) and one.running.export == export
+        for hypervisor in hypervisors for guest in hypervisor.guests.values() for one in guest.volumes.values()
+    )
+
+
+async def make_volumes(of: EmbeddedVolumes, user: RequestContext) -> None:
+    """Those of the user."""
+    made = [await of.create(user, NewVolume(size=1, id=id_)) for id_ in (VOLUME, SPARE_VOLUME)]
+    async with asyncio.timeout(5):
+        for one in made:
+            while (await of.database.read(partial(volumes.get, id_=one.id))).status is not READY:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
