@@ -10,8 +10,10 @@ from __future__ import annotations
 import uuid
 
 import msgspec
+import sqlalchemy as sa
 
-from kilonova.domain.operation import Failure, OperationRecord, OperationState
+from kilonova.db.journal import Journal
+from kilonova.domain.operation import TERMINAL, Failure, OperationRecord, OperationState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Step, Tx
 from kilonova.engine.run import Run
 
@@ -37,7 +39,7 @@ def incur(parent: OperationRecord, step: Step, *, undo: bool, host: str | None, 
     entry = next(e for e in reversed(parent.entries) if (e.step, e.undo) == (step.name, undo))
     request = DebtRequest(parent=parent, step=step.name, undo=undo, tried=entry.attempt)
     return OperationRecord(
-        id=str(uuid.uuid5(uuid.UUID(parent.id), f"{parent.round}/{step.name}/{undo}")),
+        id=_id(parent, step.name, undo=undo),
         kind=KIND,
         version=1,
         subject=parent.subject,
@@ -50,6 +52,16 @@ def incur(parent: OperationRecord, step: Step, *, undo: bool, host: str | None, 
         created_at=now,
         updated_at=now,
     )
+
+
+def _id(parent: OperationRecord, step: str, *, undo: bool) -> str:
+    return str(uuid.uuid5(uuid.UUID(parent.id), f"{parent.round}/{step}/{undo}"))
+
+
+def is_owed(conn: sa.Connection, journal: Journal, parent: OperationRecord, step: str, *, undo: bool) -> bool:
+    """Whether a step of an operation (or its undo) became a debt that is not paid yet."""
+    found = journal.get(conn, _id(parent, step, undo=undo))
+    return found is not None and found.state not in TERMINAL
 
 
 def _nothing(_tx: Tx, _run: Run[DebtRequest]) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 import structlog
 
-from kilonova.db import server_groups
+from kilonova.db import block_devices, server_groups
 from kilonova.db.journal import cell_journal
 from kilonova.db.outbox import Outbox, api_outbox, cell_outbox, listeners
 from kilonova.db.services import Service
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.instance import BuildRequest, Instance
 from kilonova.domain.notification import Priority
 from kilonova.domain.operation import Asker, Failure
@@ -31,11 +32,16 @@ def tell_action(conn: sa.Connection, outbox: Outbox, event: str, of: Instance, *
     """Tell what the API has done to a server at once. event: `lock`. It has no older form."""
     to = listeners(conn)
     if to is not None:
+        told = payloads.instance(of, _volumes(conn, outbox, of), asker, None)
         tell(
             conn, outbox, now=now, subject=of.uuid, event_type=f"instance.{event}", asker=asker,
-            publisher_id=f"nova-api:{to.host}",
-            payload=payloads.versioned("InstanceActionPayload", "1.8", payloads.instance(of, asker, None)),
+            publisher_id=f"nova-api:{to.host}", payload=payloads.versioned("InstanceActionPayload", "1.8", told),
         )
+
+
+def _volumes(conn: sa.Connection, outbox: Outbox, of: Instance) -> list[BlockDevice]:
+    """A server that no cell has yet has none."""
+    return block_devices.of_server(conn, of.uuid) if outbox is cell_outbox else []
 
 
 def tell_discarded(conn: sa.Connection, of: Instance, *, now: float, asker: Asker, forced: bool) -> None:
@@ -80,7 +86,7 @@ def tell_update(
         conn, outbox, now=now, subject=after.uuid, event_type="compute.instance.update", payload=older, asker=asker,
         publisher_id=f"{'api' if by_api else 'compute'}.{host}", versioned=False,
     )
-    data = payloads.instance(after, asker, None)
+    data = payloads.instance(after, _volumes(conn, outbox, after), asker, None)
     del data["fault"]
     data |= {
         "state_update": payloads.versioned("InstanceStateUpdatePayload", "1.0", states),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from kilonova.db import block_devices
 from kilonova.db.outbox import cell_outbox
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import Asker
@@ -32,7 +33,7 @@ def tell_exists(
         conn, cell_outbox, now=now, subject=of.uuid, event_type="compute.instance.exists", payload=older,
         publisher_id=f"compute.{host}", asker=asker, versioned=False,
     )
-    data = payloads.instance(of, asker, None)
+    data = payloads.instance(of, block_devices.of_server(conn, of.uuid), asker, None)
     del data["fault"]
     data |= {"audit_period": payloads.period(begin, end), "bandwidth": []}
     tell(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.instance import Instance, RequestSpec
 from kilonova.domain.network import Vif
@@ -100,8 +102,19 @@ def addresses(vifs: tuple[Vif, ...]) -> list[Payload]:
     ]
 
 
-def instance(of: Instance, asker: Asker, fault: Failure | None) -> Payload:
-    """The fields that every notification about an action on a server has."""
+def block_devices(volumes: Iterable[BlockDevice]) -> list[Payload]:
+    """The volumes of a server."""
+    return [
+        versioned("BlockDevicePayload", "1.0", {
+            "device_name": one.device_name, "tag": one.tag, "volume_id": one.volume_id,
+            "delete_on_termination": one.delete_on_termination, "boot_index": one.boot_index,
+        })
+        for one in volumes if one.volume_id is not None
+    ]
+
+
+def instance(of: Instance, volumes: Iterable[BlockDevice], asker: Asker, fault: Failure | None) -> Payload:
+    """The fields that every notification about an action on a server has. volumes: its block devices."""
     asked = bool(asker.user_id and asker.project_id)
     image = of.image.properties if of.image is not None else {}
     return {
@@ -116,7 +129,7 @@ def instance(of: Instance, asker: Asker, fault: Failure | None) -> Payload:
         "updated_at": time_of(of.updated_at), "state": of.vm_state.value,
         "task_state": of.task_state.value if of.task_state is not None else None,
         "power_state": POWER_STATES[of.power_state], "progress": of.progress,
-        "ip_addresses": addresses(of.network_info), "block_devices": [], "metadata": of.metadata,
+        "ip_addresses": addresses(of.network_info), "block_devices": block_devices(volumes), "metadata": of.metadata,
         "locked": of.locked_by is not None, "locked_reason": of.locked_reason,
         "auto_disk_config": "AUTO" if of.auto_disk_config else "MANUAL",
         "request_id": asker.request_id if asked else None,

@@ -8,14 +8,17 @@ fails, the guest lets go of the volume before it is served no longer, and the re
 from __future__ import annotations
 
 import msgspec
+import sqlalchemy as sa
 
 from kilonova.agent.steps.volumes import ATTACH, CHECK, DETACH, AbilityArgs, AttachArgs, Connector, VolumeRef
 from kilonova.db import block_devices, instances
+from kilonova.db.journal import cell_journal
 from kilonova.domain.block_device import AttachState, BlockDevice
-from kilonova.domain.errors import InvalidInput
+from kilonova.domain.errors import InvalidInput, TooManyDisks, Unreachable
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import VmState
+from kilonova.engine.debt import is_owed
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.notifications.payloads import Payload
@@ -23,12 +26,14 @@ from kilonova.operations.environment import Environment
 from kilonova.operations.guests import Described, describe_as_is
 from kilonova.operations.notices import announce
 from kilonova.operations.records import blame, check
-from kilonova.operations.volumes import keep_connection, named
+from kilonova.operations.volumes import keep_connection, named, refuse_local_name
+from kilonova.shapes.disk_names import local_names
 
 SHELVED = (VmState.SHELVED, VmState.SHELVED_OFFLOADED)
 STATES = (VmState.ACTIVE, VmState.PAUSED, VmState.STOPPED, VmState.RESIZED, VmState.SOFT_DELETED, *SHELVED)
 CONNECT = "connect volume"
 """The step after which the volume is the server's."""
+GIVE = "attach volume"
 READS = NoUndo("changes nothing")
 
 
@@ -72,7 +77,9 @@ def _begin(tx: Tx, run: Run[AttachVolume]) -> None:
         device_name=wanted.device_name, tag=wanted.tag, delete_on_termination=wanted.delete_on_termination,
         state=AttachState.ATTACHING,
     )
-    block_devices.insert(tx.conn, run.subject, named(tx, instance, device), now=tx.now)
+    device = named(tx, instance, device)
+    refuse_local_name(tx, instance, device)
+    block_devices.insert(tx.conn, run.subject, device, now=tx.now)
 
 
 def _find_place(tx: Tx, run: Run[AttachVolume]) -> Place:
@@ -80,8 +87,12 @@ def _find_place(tx: Tx, run: Run[AttachVolume]) -> Place:
 
 
 async def _connect(env: Environment, run: Run[AttachVolume]) -> Connected:
-    """The reservation is the guard against others who want the volume. Without a host it is all. What is needed to
-    reach the volume is kept before the guest is touched. Spec: VOL-06, VOL-08, VOL-12, VOL-13, VOL-29."""
+    """The reservation is the guard against others who want the volume. What is needed to reach it is kept before the
+    guest is touched. What was left of the volume before goes first, for it is found as what no record names.
+
+    Spec: VOL-06, VOL-08, VOL-29.
+    """
+    await env.database.read(lambda conn: _check_place(conn, run, env.options.max_disk_devices_to_attach))
     connector = None
     if run.output(Place).host is not None:
         device = await env.database.read(lambda conn: block_devices.get(conn, run.id))
@@ -91,8 +102,22 @@ async def _connect(env: Environment, run: Run[AttachVolume]) -> Connected:
     return Connected(made.id)
 
 
+def _check_place(conn: sa.Connection, run: Run[AttachVolume], most: int) -> None:
+    """Raises TooManyDisks: the server has as many disks as it may have. Unreachable: something is still owed to it."""
+    instance, volumes = instances.get(conn, run.subject), block_devices.of_server(conn, run.subject)
+    local = local_names(volumes, flavor=instance.flavor, image=instance.image, asked=instance.block_devices)
+    if 0 <= most < len(volumes) + len(local):
+        raise TooManyDisks(f"The maximum allowed number of disk devices ({most}) to attach to a single instance has "
+                           "been exceeded.")
+    if cell_journal.owes(conn, run.subject, run.record.created_at):
+        raise Unreachable(f"What was to be taken from instance {run.subject} before is not gone yet.")
+
+
 async def _release(env: Environment, run: Run[AttachVolume]) -> None:
-    """Whatever this operation has made of it, found by asking. Spec: VOL-20, VOL-23, VOL-27."""
+    """Whatever this operation has made of it, found by asking. As long as the guest may have it, it is not released:
+    that would take it away from under the guest. Spec: VOL-20, VOL-23, VOL-25, VOL-27."""
+    if await env.database.read(lambda conn: is_owed(conn, cell_journal, run.record, GIVE, undo=True)):
+        raise Unreachable(f"The guest of instance {run.subject} has not let go of the volume yet.")
     await env.volumes.discard_attachments(run.request.volume_id, run.subject, ())
 
 
@@ -101,7 +126,8 @@ def _offloaded(run: Run[AttachVolume]) -> bool:
 
 
 async def _complete(env: Environment, run: Run[AttachVolume]) -> None:
-    """Spec: VOL-25, VOL-28."""
+    """Without a host, too: the volume is in use then, as who waits for it expects, and connected when the server is
+    unshelved. Spec: VOL-25, VOL-28, EMV-17."""
     await env.volumes.complete_attachment(run.output(Connected).attachment_id)
 
 
@@ -126,7 +152,7 @@ ATTACH_VOLUME = Operation(
     action="attach_volume",
     event="compute_attach_volume",
     notices=announce(
-        "volume_attach", older="volume.attach", fields=told_of_volume, usage=told_of_volume,
+        "volume_attach", older="volume.attach", once=True, fields=told_of_volume, usage=told_of_volume,
         payload="InstanceActionVolumePayload", version="1.6",
     ),
     request=AttachVolume,
@@ -139,11 +165,10 @@ ATTACH_VOLUME = Operation(
                undo=READS),
         Here(CONNECT, _connect, undo=_release, undo_owed=True),
         Here("describe guest", describe_as_is, undo=READS, given=_offloaded),
-        OnHost("attach volume", lambda run: run.output(Place).host, ATTACH,
+        OnHost(GIVE, lambda run: run.output(Place).host, ATTACH,
                lambda run: AttachArgs(run.output(Described).guest, run.request.volume_id),
                undo=DETACH, undo_args=lambda run: VolumeRef(run.subject, run.request.volume_id), undo_owed=True),
-        Here("complete attachment", _complete, undo=NoUndo("the attachment is deleted"), given=_offloaded,
-             retries=10),
+        Here("complete attachment", _complete, undo=NoUndo("the attachment is deleted"), retries=10),
     ),
     ends=_attached,
     fails=_failed,

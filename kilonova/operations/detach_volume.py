@@ -112,7 +112,7 @@ DETACH_VOLUME = Operation(
     action="detach_volume",
     event="compute_detach_volume",
     notices=announce(
-        "volume_detach", older="volume.detach", fields=told_of_volume, usage=told_of_volume,
+        "volume_detach", older="volume.detach", once=True, fields=told_of_volume, usage=told_of_volume,
         payload="InstanceActionVolumePayload", version="1.6",
     ),
     request=DetachVolume,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from kilonova.db import instances
+from kilonova.db import block_devices, instances
 from kilonova.db.outbox import cell_outbox, listeners
 from kilonova.domain.errors import InstanceNotFound
 from kilonova.domain.instance import Instance
@@ -48,7 +48,7 @@ class InstanceAction:
 
     Args:
         action: `power_off` of `instance.power_off.start`, "" if there is only the older form.
-        older: its name in the older form, None if it has none.
+        older: its name in the older form, None if it has none. once: that is told at the end only, without a phase.
         during: the part it tells of; None for the whole operation.
         payload, version: name and version of the object that is sent. fields: what it has beside the usual ones.
         usage: what the older form says beside the usual. network: whether that has the addresses of the server.
@@ -61,6 +61,7 @@ class InstanceAction:
 
     action: str
     older: str | None
+    once: bool = False
     during: During | None = None
     payload: str = "InstanceActionPayload"
     version: str = "1.8"
@@ -91,15 +92,17 @@ class InstanceAction:
         source = (COMPUTE, "compute", host) if host is not None else ("nova-api", "api", to.host)
         priority = Priority.ERROR if phase is Phase.ERROR else Priority.INFO
         asker = run.record.asker
-        if self.older is not None and to.unversioned:
+        if self.older is not None and to.unversioned and (not self.once or phase is Phase.END):
             told = usage(instance, network=self.network, fault=failure, **self.usage(run, instance))
             tell(
                 tx.conn, cell_outbox, now=tx.now, subject=run.subject, payload=told, priority=priority,
-                event_type=f"compute.instance.{alias or self.older}.{phase}", publisher_id=f"{source[1]}.{source[2]}",
+                event_type=f"compute.instance.{alias or self.older}" + ("" if self.once else f".{phase}"),
+                publisher_id=f"{source[1]}.{source[2]}",
                 asker=asker, versioned=False,
             )
         if self.action and to.versioned:
-            data = {**payloads.instance(instance, asker, failure), **self.fields(run, instance)}
+            volumes = block_devices.of_server(tx.conn, run.subject)
+            data = {**payloads.instance(instance, volumes, asker, failure), **self.fields(run, instance)}
             tell(
                 tx.conn, cell_outbox, now=tx.now, subject=run.subject, priority=priority,
                 payload=payloads.versioned(self.payload, self.version, data),

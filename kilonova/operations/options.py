@@ -41,6 +41,8 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Network that gives the access addresses of a server. Spec: BLD-89."""
     non_inheritable_image_properties: tuple[str, ...] = ("cache_in_nova", "bittorrent")
     """Properties that the image of a snapshot does not take over from the image of its server. Spec: EMG-32."""
+    max_disk_devices_to_attach: int = -1
+    """How many disks a server may have; -1 for as many as there are names. Spec: INI-005."""
     force_config_drive: bool = False
     """Give every server a config drive."""
     reclaim_instance_interval: float = 0.0
@@ -76,3 +78,8 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     instance_delete_interval: float = 300.0
     """Seconds between looks for what deleted servers and failed migrations have left on hosts, and for console tokens
     that have expired; a negative number never looks."""
+
+    def __post_init__(self) -> None:
+        if self.max_disk_devices_to_attach == 0:
+            raise ValueError("max_disk_devices_to_attach is 0, so that no server could boot; it is -1 for no limit, or "
+                             "at least 1")

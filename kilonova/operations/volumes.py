@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from kilonova.db import block_devices
 from kilonova.domain.block_device import AttachState, BlockDevice
-from kilonova.domain.errors import KilonovaError, VolumeAttachmentNotFound
+from kilonova.domain.errors import DeviceNameTaken, KilonovaError, VolumeAttachmentNotFound
 from kilonova.domain.instance import Instance
 from kilonova.engine.operation import Tx
 from kilonova.operations.environment import Environment
 from kilonova.services.volumes import Attachment
-from kilonova.shapes.disk_names import volume_name
+from kilonova.shapes.disk_names import local_names, volume_name
 
 
 def named(tx: Tx, instance: Instance, device: BlockDevice) -> BlockDevice:
@@ -52,16 +54,38 @@ async def _attachment(env: Environment, device: BlockDevice) -> Attachment | Non
         return None
 
 
+def refuse_local_name(tx: Tx, instance: Instance, device: BlockDevice) -> None:
+    """Raises DeviceNameTaken: a disk of the server that is no volume is called like this volume."""
+    volumes = [one for one in block_devices.of_server(tx.conn, instance.uuid) if one.uuid != device.uuid]
+    local = local_names(volumes, flavor=instance.flavor, image=instance.image, asked=instance.block_devices)
+    if device.device_name is not None and device.device_name.removeprefix("/dev/") in local:
+        raise DeviceNameTaken(device.device_name, instance.uuid)
+
+
 async def keep_connection(env: Environment, device: str, attachment: Attachment) -> None:
     """Keep what the volume service told of an attachment with the record of the volume, where it stays while the volume
-    is attached. It may hold secrets, so it goes into no journal.
+    is attached. It may hold secrets, so it goes into no journal. That several servers may have the volume is kept
+    beside it, because drivers must know.
 
     Args:
         device: the uuid of the block device.
+
+    Spec: VOL-18, VOL-29.
     """
-    info = attachment.connection_info
-    stored = None if info is None else msgspec.json.encode(info).decode()
+    info, stored = attachment.connection_info, None
+    if info is not None:
+        shared = await _is_shared(env, device, attachment.volume_id)
+        told = {"serial": attachment.volume_id} | info | ({"multiattach": True} if shared else {})
+        stored = msgspec.json.encode(told).decode()
     now = env.clock.now()
     await env.database.write(lambda conn: block_devices.update(
         conn, device, now=now, was=tuple(AttachState), attachment_id=attachment.id, connection_info=stored
     ))
+
+
+async def _is_shared(env: Environment, device: str, volume_id: str) -> bool:
+    """Whether several servers may have a volume, as the record of it says, or if it was never connected the service."""
+    stored = (await env.database.read(lambda conn: block_devices.get(conn, device))).connection_info
+    if stored is not None:
+        return "multiattach" in msgspec.json.decode(stored, type=dict[str, Any])
+    return (await env.volumes.volume(None, volume_id)).multiattach

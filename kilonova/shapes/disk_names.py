@@ -22,6 +22,21 @@ def target_of(device_name: str, bus: str) -> str | None:
     return target if target[:-1] == PREFIXES[bus] and target[-1:] in LETTERS else None
 
 
+def local_names(
+    volumes: Collection[BlockDevice], *, flavor: Flavor, image: Image | None, asked: Collection[BlockDevice]
+) -> set[str]:
+    """The names, without their directory, of the disks of a server that are no volumes: each has the first one that no
+    volume has. Arguments as of `volume_name`."""
+    usual = shape_of(flavor, image).devices.disks.bus or _USUAL
+    taken = {(volume.device_name or "").removeprefix("/dev/") for volume in volumes}
+    buses = [usual] if image is not None and image.id else []
+    buses += [disk.bus or usual for disk in blank_disks(tuple(asked), flavor.ephemeral_gib, flavor.swap_mib)]
+    found: set[str] = set()
+    for bus in buses:
+        found.add(next_device_name(PREFIXES.get(bus, PREFIXES[_USUAL]), taken | found))
+    return found
+
+
 def volume_name(
     device: BlockDevice, others: Collection[BlockDevice], *, flavor: Flavor, image: Image | None,
     asked: Collection[BlockDevice],
@@ -44,8 +59,5 @@ def volume_name(
     if wanted is not None:
         return f"/dev/{wanted}"
     taken = {(other.device_name or "").removeprefix("/dev/") for other in others}
-    local = [usual] if image is not None and image.id else []
-    local += [disk.bus or usual for disk in blank_disks(tuple(asked), flavor.ephemeral_gib, flavor.swap_mib)]
-    for one in local:  # each has the first name that no volume has
-        taken.add(next_device_name(PREFIXES.get(one, PREFIXES[_USUAL]), taken))
+    taken |= local_names(others, flavor=flavor, image=image, asked=asked)
     return "/dev/" + next_device_name(PREFIXES[bus], taken)

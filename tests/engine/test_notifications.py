@@ -20,8 +20,10 @@ from kilonova.domain.operation import ExternalEvent, OperationState
 from kilonova.domain.states import VmState
 from kilonova.notifications.sinks import Refused
 from kilonova.operations import notices
+from kilonova.operations.attach_volume import ATTACH_VOLUME, AttachVolume
 from kilonova.operations.catalogue import CELL_OPERATIONS
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
+from kilonova.operations.detach_volume import DETACH_VOLUME, DetachVolume
 from kilonova.operations.fixed_ip import REMOVE_FIXED_IP, RemoveFixedIp
 from kilonova.operations.pause import PAUSE_SERVER, PauseServer
 from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
@@ -44,6 +46,14 @@ async def rebuild(cloud: SmallCloud, uuid: str) -> None:
 
 async def detach(cloud: SmallCloud, uuid: str) -> None:
     await cloud.act(uuid, DETACH_INTERFACE, DetachInterface(cloud.server(uuid).network_info[0].id))
+
+
+async def attach_volume(cloud: SmallCloud, uuid: str) -> None:
+    await cloud.act(uuid, ATTACH_VOLUME, AttachVolume(volume_id=cloud.volumes.add()))
+
+
+async def detach_volume(cloud: SmallCloud, uuid: str) -> None:
+    await cloud.act(uuid, DETACH_VOLUME, DetachVolume(cloud.devices(uuid)[0].volume_id or ""))
 
 
 async def remove_address(cloud: SmallCloud, uuid: str) -> None:
@@ -76,6 +86,8 @@ REQUESTS: dict[str, tuple[tuple[str, ...], Ask, str, str]] = {
     "trigger-crash-dump": ((), asked("crash dump"), "trigger_crash_dump", "trigger_crash_dump"),
     "attach-interface": ((), asked("attach"), "interface_attach", ""),
     "detach-interface": ((), detach, "interface_detach", ""),
+    "attach-volume": ((), attach_volume, "volume_attach", "volume.attach"),
+    "detach-volume": (("attach-volume",), detach_volume, "volume_detach", "volume.detach"),
     "attach-share": (("stop",), asked("attach share"), "share_attach", ""),
     "detach-share": (("attach-share",), asked("detach share"), "share_detach", ""),
     "add-fixed-ip": ((), asked("add address"), "", "create_ip"),
@@ -97,6 +109,8 @@ REQUESTS: dict[str, tuple[tuple[str, ...], Ask, str, str]] = {
 }
 """By operation: what leads to it, how it is asked for, and its names in both forms."""
 OF_PARTS = {"resize": ((), asked("resize"), "", "")}
+ONCE = ("volume.attach", "volume.detach")
+"""In the older form told when it is done, and without a phase."""
 GO_FORWARD = ("confirm-resize", "delete")
 
 
@@ -128,6 +142,11 @@ def names(messages: list[Notification], *about: str) -> list[str]:
     return [m.event_type for m in messages if not about or m.event_type.rpartition(".")[0] in about]
 
 
+def once(messages: list[Notification], older: str) -> list[str]:
+    """Those that have no phase."""
+    return [m.event_type for m in messages if m.event_type == f"compute.instance.{older}"]
+
+
 # --- every operation ------------------------------------------------------------------------------------
 
 
@@ -143,7 +162,7 @@ def test_others_are_told_of_every_operation_that_users_see() -> None:
 @pytest.mark.spec(
     "BLD-43", "PWR-08", "PWR-19", "PWR-26", "RBT-07", "RBT-13", "SUS-01", "SUS-02", "SUS-15", "SNP-12", "SNP-15",
     "IFC-25", "IFC-32", "IFC-45", "RSZ-07", "RSZ-14", "RSZ-52", "RBD-34", "DEL-27", "FIP-01", "FIP-02", "SHV-03",
-    "SHV-19", "SHV-39",
+    "SHV-19", "SHV-39", "VOL-16", "VOL-19", "VOL-39", "VOL-14",
 )
 @pytest.mark.parametrize("operation", REQUESTS)
 def test_an_operation_is_told_from_its_start_to_its_end(operation: str) -> None:
@@ -163,7 +182,8 @@ def test_an_operation_is_told_from_its_start_to_its_end(operation: str) -> None:
         assert names(messages, f"instance.{action}") == expected
         others = await heard(cloud, versioned=False)
         expected = [f"compute.instance.{older}.start", f"compute.instance.{older}.end"] if older else []
-        assert names(others, f"compute.instance.{older}") == expected
+        expected = [f"compute.instance.{older}"] if older in ONCE else expected
+        assert names(others, f"compute.instance.{older}") + once(others, older) == expected
         for message in [*messages, *others]:
             assert (message.subject, message.priority, message.request_id) == (uuid, "INFO", "req-1")
             homeless = operation == "unshelve-offloaded" and message.event_type.endswith(".start")
@@ -174,7 +194,7 @@ def test_an_operation_is_told_from_its_start_to_its_end(operation: str) -> None:
 
 
 @pytest.mark.spec(
-    "PWR-15", "RBT-17", "SUS-10", "SNP-20", "IFC-33", "IFC-49", "DEL-83", "RBD-59",
+    "PWR-15", "RBT-17", "SUS-10", "SNP-20", "IFC-33", "IFC-49", "DEL-83", "RBD-59", "VOL-02", "VOL-22", "VOL-43",
 )
 @pytest.mark.parametrize("operation", [name for name in REQUESTS if name not in GO_FORWARD])
 def test_an_operation_that_fails_tells_so_and_tells_no_end(operation: str) -> None:
@@ -205,7 +225,8 @@ def test_an_operation_that_fails_tells_so_and_tells_no_end(operation: str) -> No
             assert error["exception_message"] == ended.failure.message
         others = await heard(cloud, versioned=False)
         expected = [f"compute.instance.{older}.start", f"compute.instance.{older}.error"] if older else []
-        assert names(others, f"compute.instance.{older}") == expected
+        expected = [] if older in ONCE else expected
+        assert names(others, f"compute.instance.{older}") + once(others, older) == expected
 
     story()
 
@@ -213,7 +234,7 @@ def test_an_operation_that_fails_tells_so_and_tells_no_end(operation: str) -> No
 EVERY_CALL = (
     "power_off", "power_on", "soft_reboot", "hard_reboot", "pause", "resume", "suspend", "wake", "inject_nmi",
     "attach_interface", "detach_interface", "snapshot", "prepare_disks", "prepare_rescue",
-    "absent_shares", "power_state",
+    "absent_shares", "power_state", "attach_volume", "detach_volume",
 )
 
 
@@ -248,6 +269,33 @@ async def test_a_build_is_told_in_both_forms(cloud: SmallCloud) -> None:
     assert [(m.payload["message"], m.payload["image_name"]) for m in older] == [("", IMAGE.name), ("Success", "")]
     told = older[1].payload
     assert (told["instance_id"], told["memory_mb"], told["fixed_ips"][0]["address"]) == (uuid, 512, fixed.address)
+
+
+@pytest.mark.spec("VOL-16", "VOL-19")
+@in_cloud(told=True)
+async def test_the_volumes_of_a_server_are_told(cloud: SmallCloud) -> None:
+    uuid = await cloud.build()
+    await heard(cloud)
+    cloud.ears.heard.clear()
+    volume = await cloud.attach(uuid, tag="data", delete_on_termination=True)
+    start, end = await heard(cloud)
+    assert names([start, end]) == ["instance.volume_attach.start", "instance.volume_attach.end"]
+    for message in (start, end):
+        data = message.payload["nova_object.data"]
+        assert (message.payload["nova_object.name"], data["volume_id"]) == ("InstanceActionVolumePayload", volume)
+        assert [one["nova_object.data"] for one in data["block_devices"]] == [{
+            "device_name": "/dev/vdb", "tag": "data", "volume_id": volume, "delete_on_termination": True,
+            "boot_index": None,
+        }]
+    (older,) = await heard(cloud, versioned=False)
+    assert (older.event_type, older.payload["volume_id"]) == ("compute.instance.volume.attach", volume)
+    await done(cloud, uuid, "stop")
+    assert (await heard(cloud))[-1].payload["nova_object.data"]["block_devices"] != []
+    await cloud.act(uuid, DETACH_VOLUME, DetachVolume(volume))
+    await cloud.rest()
+    end = (await heard(cloud))[-1]
+    assert end.event_type == "instance.volume_detach.end"
+    assert end.payload["nova_object.data"]["block_devices"] == []
 
 
 @pytest.mark.spec("BLD-84", "BLD-92", "BLD-93", "BLD-100", "BLD-117", "BLD-25")
