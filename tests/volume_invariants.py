@@ -18,7 +18,8 @@ from kilonova.hypervisor.fake_state import FakeVolume
 from kilonova.hypervisor.volumes import NbdSource, VolumeSource
 from kilonova.services.volumes import Attachment
 
-AT_REST = {"available", "reserved", "in-use", "error"}
+FAILED = ("error", "error_extending")
+"""Statuses of volumes that tell of a failure and not of their servers."""
 STATES = {AttachState.RESERVED: ("reserved",), AttachState.ATTACHED: ("attached",)}
 """How the volume service tells of the attachments of mappings at rest."""
 
@@ -85,7 +86,7 @@ def wrong_volumes(
         users[one.volume_id].add(one.status)
     for volume, status in seen.statuses.items():
         wanted = "in-use" if "attached" in users[volume] else "reserved" if users[volume] else "available"
-        if status not in AT_REST or status not in (wanted, "error"):
+        if status not in (wanted, *FAILED):
             yield f"volume {volume} is {status} and should be {wanted}"
     connected = {one.id for one in seen.attachments if one.connection_info is not None}
     if seen.exports is not None and seen.exports != connected:

@@ -17,7 +17,7 @@ import structlog
 from kilonova.agent.steps.volumes import EXTEND, ExtendArgs
 from kilonova.db import block_devices, instances
 from kilonova.domain.block_device import AttachState, BlockDevice
-from kilonova.domain.errors import InstanceNotFound, NotSupported, VolumeNotAttached
+from kilonova.domain.errors import InstanceNotFound, NotSupported, VolumeNotAttached, VolumeNotFound
 from kilonova.domain.operation import Failure
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
@@ -78,10 +78,11 @@ async def _read(env: Environment, run: Run[ExtendVolume]) -> Extended:
 
 
 async def _tell(env: Environment, run: Run[ExtendVolume], *, error: bool) -> None:
-    """Only a service that waits wants to know. For all others the volume is as large as it is. Spec: EMV-29."""
-    found = run.find(Extended)
-    if found is not None and found.awaited:
-        with contextlib.suppress(NotSupported):
+    """Only a service that waits wants to know, which is asked again if it did not say. For all others the volume is as
+    large as it is. Spec: EMV-29."""
+    with contextlib.suppress(NotSupported, VolumeNotFound):
+        found = run.find(Extended) or await _read(env, run)
+        if found.awaited:
             await env.volumes.extend_completed(run.request.volume_id, error=error)
 
 

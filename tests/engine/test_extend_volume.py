@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from kilonova.db import block_devices
 from kilonova.domain.block_device import AttachState
-from kilonova.domain.errors import KilonovaError, Retryable
+from kilonova.domain.errors import KilonovaError, Retryable, VolumeNotFound
 from kilonova.domain.operation import OperationState
 from kilonova.domain.states import VmState
 from kilonova.operations.detach_volume import DETACH_VOLUME, DetachVolume
@@ -206,3 +206,19 @@ def test_the_news_outlives_the_process_that_heard_it(place: str) -> None:
         assert (seen(cloud, uuid, volume), cloud.devices(uuid)[0].volume_size) == (3 * GIB, 3)
 
     story()
+
+
+@in_cloud()
+async def test_a_service_that_did_not_answer_hears_of_the_failure_nevertheless(cloud: SmallCloud) -> None:
+    """Also if nobody knew that it waits; one that has lost the volume waits for nothing."""
+    uuid = await cloud.build()
+    volume = await cloud.attach(uuid)
+    cloud.volumes.extend(volume, 3, waits=True)
+    cloud.volumes.fail["volume"] = [REFUSES]
+    await cloud.tell(uuid, EXTENDED, volume)
+    await cloud.rest(debts=True)
+    assert cloud.volumes.find(volume).status == "error_extending"
+    cloud.volumes.fail["volume"] = [VolumeNotFound(volume)] * 2
+    await cloud.tell(uuid, EXTENDED, volume)
+    await cloud.rest(debts=True)
+    assert cloud.operation(uuid, "extend-volume").state is OperationState.FAILED

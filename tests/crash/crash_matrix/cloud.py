@@ -66,7 +66,6 @@ from kilonova.embedded.network.bodies import (
 from kilonova.embedded.network.qos_schema import MINIMUM_BANDWIDTH, MINIMUM_PACKET_RATE
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring
-from kilonova.embedded.volume.client import VolumeClient
 from kilonova.engine.host import host_metadata
 from kilonova.engine.journaling import Moves
 from kilonova.engine.operation import Await
@@ -230,7 +229,7 @@ class OneCloud:
         images: Any = planting.Watched(self.images, plan)
         database = planting.WatchedDatabase(self.cell, plan)
         accelerators: Any = planting.Watched(Cyborg(self.accelerators), plan)
-        attached: Any = planting.Watched(VolumeClient(self.volumes), plan)
+        attached: Any = planting.Watched(volumes.Client(self.volumes), plan)
         environment = Environment(CELL, self.cell, networks, watched, clock, OPTIONS, images, accelerators, attached)
         self.conductor = Conductor(
             f"{random.getrandbits(64):x}@crash", environment, self.bus,
@@ -349,6 +348,7 @@ class OneCloud:
                 while any(self._differ()):  # noqa: ASYNC110 - a database is asked
                     await asyncio.sleep(0.05)
             if not await self._active():
+                await volumes.Client(self.volumes).give_up()
                 return
             await self.settle()
 

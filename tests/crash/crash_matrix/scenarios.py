@@ -29,8 +29,9 @@ from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BuildRequest, Instance, RequestSpec
 from kilonova.domain.network import RequestedNetwork
-from kilonova.domain.operation import Asker
+from kilonova.domain.operation import Asker, ExternalEvent
 from kilonova.domain.states import PowerState, VmState
+from kilonova.embedded.volume.states import VolumeStatus
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor.fake import DISK, FakeGuest
@@ -62,6 +63,7 @@ from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 from kilonova.operations.tidy import TIDY, TidyServer
+from kilonova.operations.told import EXTENDED
 from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
 from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveOffloaded
 from kilonova.services.image import NewImage
@@ -194,6 +196,12 @@ async def _detach_interface(cloud: OneCloud) -> None:
     await cloud.compute.ask(CONTEXT, await cloud.located(), DETACH_INTERFACE, DetachInterface(DEVICE_PORT))
 
 
+async def _extend_volume(cloud: OneCloud) -> None:
+    """The volume service tells that the volume is larger, and waits to hear of the guest."""
+    await cloud.volumes.reset_status(CONTEXT, VOLUME, status=VolumeStatus.EXTENDING)
+    await cloud.conductor.deliver(ExternalEvent(subject=SERVER, name=EXTENDED, tag=VOLUME))
+
+
 async def _rebuild(cloud: OneCloud) -> None:
     """From another image, with a password."""
     instance = (await cloud.located()).instance
@@ -281,6 +289,7 @@ SCENARIOS = {
     "detach-interface": Scenario(("build",), _detach_interface),
     "attach-volume": Scenario(("build",), _ask(ATTACH_VOLUME, AttachVolume(volume_id=VOLUME))),
     "detach-volume": Scenario(("build", "attach-volume"), _ask(DETACH_VOLUME, DetachVolume(VOLUME))),
+    "extend-volume": Scenario(("build", "attach-volume"), _extend_volume),
     "bind-ports": Scenario(("build",), _ask(BIND_PORTS, BindPorts("host0")), blamed=False),
     "rebuild": Scenario(("build",), _rebuild),
     "trigger-crash-dump": Scenario(("build",), _ask(TRIGGER_CRASH_DUMP, TriggerCrashDump())),

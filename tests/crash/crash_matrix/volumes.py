@@ -14,7 +14,8 @@ from crash_matrix.clock import FastClock
 from kilonova.db.database import Database
 from kilonova.domain.context import RequestContext
 from kilonova.embedded.image.service import EmbeddedImage
-from kilonova.embedded.volume import volumes
+from kilonova.embedded.volume import schema, volumes
+from kilonova.embedded.volume.client import VolumeClient
 from kilonova.embedded.volume.service import EmbeddedVolumes, NewVolume
 from kilonova.embedded.volume.states import VolumeStatus
 from kilonova.hypervisor.fake import FakeHypervisor
@@ -79,6 +80,27 @@ class Pool(SimulatedPool):
     async def remove_export(self, export_id: str, *, force: bool = False) -> None:
         await self._ends(export_id)
         await super().remove_export(export_id, force=force)
+
+
+class Client(VolumeClient):
+    """As compute calls a service that waits to hear that guests have seen larger volumes, as Cinder does."""
+
+    def __init__(self, of: EmbeddedVolumes) -> None:
+        super().__init__(of)
+        self._of = of
+
+    async def extend_completed(self, volume_id: str, *, error: bool) -> None:
+        await super().extend_completed(volume_id, error=error)
+        await self._end(VolumeStatus.IN_USE)
+
+    async def give_up(self) -> None:
+        """It has waited long enough."""
+        await self._end(VolumeStatus.ERROR_EXTENDING)
+
+    async def _end(self, status: VolumeStatus) -> None:
+        column = schema.volumes.c.status
+        waits = schema.volumes.update().where(column == VolumeStatus.EXTENDING).values(status=status)
+        await self._of.database.write(lambda conn: conn.execute(waits))
 
 
 def service(
