@@ -242,6 +242,12 @@ class VolumeCloud:
             while not self.killed.is_set() and await self._busy():  # noqa: ASYNC110 - a database
                 await asyncio.sleep(0.005)
 
+    async def reached(self, point: str) -> None:
+        """Wait until the process is there."""
+        async with asyncio.timeout(LIMIT):
+            while point not in self.points:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.005)
+
     async def _busy(self) -> bool:
         """Also after the end of an operation is written, until its driver has passed its last checkpoint."""
         return bool(await self.active() or self.compute.swaps or self.volumes.work.runner._drivers)

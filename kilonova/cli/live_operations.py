@@ -24,7 +24,7 @@ AROUND = 4
 """Lines of the terminal that are kept free of operations: the heading and what it counts, and the prompt."""
 
 WIDE = 110
-"""Columns of a terminal from which on servers are shown with the whole of their UUID."""
+"""Columns of a terminal from which on UUIDs are shown as a whole."""
 
 COLOURS = {
     OperationState.SUCCEEDED: GOOD, OperationState.FAILED: BAD, OperationState.STRANDED: f"bold {BAD}",
@@ -68,13 +68,13 @@ class LiveOperations:
         if not active:
             return counted
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name, ratio in (("OPERATION", None), ("SERVER", None), ("STATE", None), ("AGE", None), ("TRY", None),
+        for name, ratio in (("OPERATION", None), ("OF", None), ("STATE", None), ("AGE", None), ("TRY", None),
                             ("HOST", None), ("STEP", 1)):
             table.add_column(name, ratio=ratio, no_wrap=True, justify="right" if name in ("AGE", "TRY") else "left")
         for one in active[:room]:
             step = _current(one)
             table.add_row(
-                one.kind, one.subject if self._console.width >= WIDE else one.subject[:8],
+                one.kind, f"{one.about} {one.subject if self._console.width >= WIDE else one.subject[:8]}",
                 Text(one.state.value, style=COLOURS.get(one.state, "")),
                 duration(max(0.0, time.time() - one.created_at)), str(step.attempt) if step is not None else "",
                 _host(one), _doing(one, step),
@@ -106,7 +106,7 @@ def _doing(one: OperationView, step: StepView | None) -> str:
 
 
 def _ending(one: OperationView) -> Text:
-    line = Text(f"{clock_time(one.finished_at)} {one.kind} {one.id} (server {one.subject}) ")
+    line = Text(f"{clock_time(one.finished_at)} {one.kind} {one.id} ({one.about} {one.subject}) ")
     line.append(one.state.value, style=COLOURS.get(one.state, ""))
     line.append(f" after {duration(max(0.0, (one.finished_at or one.updated_at) - one.created_at))}")
     if host := _host(one):

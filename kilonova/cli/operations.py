@@ -1,4 +1,4 @@
-"""`kilonova ops`: what is being done and was done to servers, step by step, and acting on it."""
+"""`kilonova ops`: what is being done and was done to servers and volumes, step by step, and acting on it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Operations:
         self._session: Session = sign_in(self._state)
         self._url = f"{self._state.control_url}/operations"
 
-    def select(self, *, states: tuple[str, ...] = (), server: str | None = None, limit: int) -> list[OperationView]:
+    def select(self, *, states: tuple[str, ...] = (), subject: str | None = None, limit: int) -> list[OperationView]:
         """Newest first."""
         from kilonova.control.documents import OperationList
 
         query = [("state", state) for state in states] + [("limit", str(limit))]
-        query += [("subject", server)] if server else []
+        query += [("subject", subject)] if subject else []
         return list(self._session.get(f"{self._url}?{urlencode(query)}", OperationList).operations)
 
     def show(self, operation: str) -> OperationView:
@@ -66,7 +66,9 @@ def operations(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what happens: a table on a terminal, lines elsewhere.")
     ] = False,
-    server: Annotated[str | None, typer.Option("--server", help="Only those of this server (its UUID).")] = None,
+    subject: Annotated[str | None, typer.Option(
+        "--of", help="Only those of this server, volume, snapshot, attachment or backup (its UUID).",
+    )] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many that have ended.")] = 20,
     json: Json = False,
 ) -> None:
@@ -76,11 +78,11 @@ def operations(
         return
     source = Operations(data_dir)
     if follow:
-        _follow(source, server, json=json)
+        _follow(source, subject, json=json)
         return
-    found = {one.id: one for one in source.select(server=server, limit=limit)}
+    found = {one.id: one for one in source.select(subject=subject, limit=limit)}
     active = ("held", "queued", "running", "undoing", "stranded")
-    found |= {one.id: one for one in source.select(states=active, server=server, limit=1000)}
+    found |= {one.id: one for one in source.select(states=active, subject=subject, limit=1000)}
     listed = sorted(found.values(), key=lambda one: one.created_at)
     if json:
         _print_json({"operations": listed})
@@ -150,11 +152,11 @@ def _act(data_dir: Path | None, operation: str, action: str, body: Any = None, *
         print(f"{found.kind} {found.id} is {found.state.value}; `kilonova ops watch {found.id}` follows it.")
 
 
-def _follow(source: Operations, server: str | None, *, json: bool) -> None:
+def _follow(source: Operations, subject: str | None, *, json: bool) -> None:
     """Until Ctrl-C, or until the installation stops."""
     changes = (
         changed for _, changed in source.follow()
-        if changed is not None and (server is None or changed.subject == server)
+        if changed is not None and (subject is None or changed.subject == subject)
     )
     try:
         if sys.stdout.isatty() and not json:
@@ -183,7 +185,7 @@ class Told:
 
     def tell(self, operation: OperationView) -> None:
         """Print the steps and states that have not been printed before."""
-        who = f"{operation.kind} {operation.id} (server {operation.subject})"
+        who = f"{operation.kind} {operation.id} ({operation.about} {operation.subject})"
         for step in operation.steps:
             if step.state != "to do":
                 fault = f": {step.fault.message}" if step.fault else ""
@@ -206,11 +208,11 @@ def _table(listed: list[OperationView]) -> str:
     from kilonova.cli.output import clock_time, columns
 
     rows = [
-        (clock_time(one.created_at), one.id, one.kind, one.subject, one.state.value, _took(one),
+        (clock_time(one.created_at), one.id, one.kind, f"{one.about} {one.subject}", one.state.value, _took(one),
          f"{one.step}{f', waits for {one.waits_for}' if one.waits_for else ''}" or _why(one).removeprefix(": "))
         for one in listed
     ]
-    return columns(("BEGAN", "ID", "OPERATION", "SERVER", "STATE", "TOOK", "STEP"), rows)
+    return columns(("BEGAN", "ID", "OPERATION", "OF", "STATE", "TOOK", "STEP"), rows)
 
 
 def describe(one: OperationView) -> str:
@@ -219,7 +221,7 @@ def describe(one: OperationView) -> str:
 
     lines = [
         f"{one.kind} {one.id}",
-        f"  server   {one.subject}",
+        f"  {one.about:<8} {one.subject}",
         f"  state    {one.state.value}{_why(one)}",
         f"  began    {clock_time(one.created_at)}, {'took' if one.finished_at else 'for'} {_took(one)}",
         f"  asked by user {one.user_id or '-'} of project {one.project_id or '-'} in request {one.request_id or '-'}",

@@ -18,7 +18,7 @@ from kilonova.audit.auditor import Auditor
 from kilonova.cells.registry import Cells
 from kilonova.control.documents import OperationList, OperationView
 from kilonova.control.follow import Follower
-from kilonova.control.journals import API, Journals, OneJournal
+from kilonova.control.journals import Journals, OneJournal
 from kilonova.control.status import StatusReader
 from kilonova.control.views import view
 from kilonova.domain.clock import Clock
@@ -44,20 +44,17 @@ class ControlApi:
     Args:
         auditor: compares records with the world.
         down_time: seconds of silence after which a host counts as down.
-        wake_api, wake_cell: tell runners that there is work; given the operation that was asked to end, if any.
     """
 
     def __init__(
-        self, *, cells: Cells, identity: IdentityService, identity_url: str, auditor: Auditor, clock: Clock,
-        down_time: float, wake_api: Callable[[str | None], None], wake_cell: Callable[[str, str | None], None],
+        self, *, cells: Cells, journals: Journals, identity: IdentityService, identity_url: str, auditor: Auditor,
+        clock: Clock, down_time: float,
     ) -> None:
-        self._journals = Journals(cells)
-        self._status = StatusReader(cells, self._journals, clock, down_time)
+        self._journals = journals
+        self._status = StatusReader(cells, journals, clock, down_time)
         self._auditor = auditor
         self._auditing = asyncio.Lock()
         self._clock = clock
-        self._wake_api = wake_api
-        self._wake_cell = wake_cell
         self._closing = asyncio.Event()
         routes = [
             Route("/status", self._show_status), Route("/hosts", self._list_hosts),
@@ -114,11 +111,7 @@ class ControlApi:
 
             await journal.database.write(unit)
             log.info("operator acted on operation", action=name, operation=operation, user=caller.user_id)
-            cancelled = operation if name == "cancel" else None
-            if journal.name == API:
-                self._wake_api(cancelled)
-            else:
-                self._wake_cell(journal.name, cancelled)
+            journal.wake(operation if name == "cancel" else None)
             return json_response(view(*await self._journals.find(operation), whole=True), 202)
 
         return handler

@@ -41,7 +41,7 @@ class OperationView(msgspec.Struct, frozen=True, kw_only=True):
     """An operation.
 
     Args:
-        subject: the server it works on. journal: `api`, or the name of the cell.
+        subject: the server it works on, or what else `about` says. journal: `api`, `volumes`, or the name of the cell.
         step: the one it is at, "" once it has ended. waits_for: why it does not go on now, "" if it does.
         cancel: why its end was asked for. parent: the operation whose debt it pays.
     """
@@ -49,6 +49,7 @@ class OperationView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     kind: str
     version: int
+    about: str
     subject: str
     state: OperationState
     journal: str

@@ -1,8 +1,9 @@
-"""All journals of a cloud read as one: that of the API database and that of every cell."""
+"""All journals of a cloud read as one: that of the API database, that of every cell, that of the volume service."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import functools
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -13,11 +14,17 @@ from kilonova.db.database import Database
 from kilonova.db.journal import Journal, api_journal, cell_journal
 from kilonova.domain.errors import NotFound
 from kilonova.domain.operation import TERMINAL, OperationRecord, OperationState
+from kilonova.embedded.volume import schema as volume_schema
+from kilonova.embedded.volume.operations.catalogue import VOLUME_OPERATIONS
+from kilonova.embedded.volume.service import EmbeddedVolumes
 from kilonova.engine.operation import Definitions
 from kilonova.operations.catalogue import API_OPERATIONS, CELL_OPERATIONS
 
 API = "api"
-"""The name of the journal in the API database; the others have the names of their cells."""
+"""The name of the journal of operations before they have a cell; those of cells have the names of their cells."""
+VOLUMES = "volumes"
+"""The name of the journal of the embedded volume service."""
+SERVER = "server"
 
 ACTIVE = tuple(state for state in OperationState if state not in TERMINAL)
 
@@ -37,12 +44,20 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OneJournal(msgspec.Struct, frozen=True):
-    """One journal. name: `API`, or that of its cell. definitions: of the operations in it."""
+    """One journal.
+
+    Args:
+        name: `API`, `VOLUMES`, or that of its cell. definitions: of the operations in it.
+        about: what its operations work on, unless their definitions say otherwise.
+        wake: tells whoever does its operations that there is work; given the one that was asked to end, if any.
+    """
 
     name: str
     database: Database
     journal: Journal
     definitions: Definitions
+    about: str
+    wake: Callable[[str | None], None]
 
     async def rows(self, *conditions: sa.ColumnElement[bool], limit: int) -> list[Row]:
         """Operations that fulfil all conditions on columns of the journal, newest first."""
@@ -84,13 +99,26 @@ class OneJournal(msgspec.Struct, frozen=True):
 
 
 class Journals:
-    """The journals of a cloud."""
+    """The journals of a cloud.
 
-    def __init__(self, cells: Cells) -> None:
-        self.all = (
-            OneJournal(API, cells.api, api_journal, API_OPERATIONS),
-            *(OneJournal(cell.name, cell.database, cell_journal, CELL_OPERATIONS) for cell in cells.all),
-        )
+    Args:
+        volumes: None if there is no embedded volume service.
+        wake_api, wake_cell: tell runners that there is work; given the operation that was asked to end, if any.
+    """
+
+    def __init__(
+        self, cells: Cells, volumes: EmbeddedVolumes | None, *, wake_api: Callable[[str | None], None],
+        wake_cell: Callable[[str, str | None], None],
+    ) -> None:
+        found = [OneJournal(API, cells.api, api_journal, API_OPERATIONS, SERVER, wake_api)]
+        for cell in cells.all:
+            wake = functools.partial(wake_cell, cell.name)
+            found.append(OneJournal(cell.name, cell.database, cell_journal, CELL_OPERATIONS, SERVER, wake))
+        if volumes is not None:
+            found.append(OneJournal(
+                VOLUMES, volumes.database, volume_schema.journal, VOLUME_OPERATIONS, "volume", volumes.work.wake
+            ))
+        self.all = tuple(found)
 
     async def find(self, operation_id: str) -> tuple[OneJournal, Row]:
         """Raises NotFound."""

@@ -23,13 +23,19 @@ def view(journal: OneJournal, row: Row, *, whole: bool = False) -> OperationView
         steps += _to_come(journal, record)
     current = _current(record)
     return OperationView(
-        id=record.id, kind=record.kind, version=record.version, subject=record.subject, state=record.state,
-        journal=journal.name, step=current.step if current else "", waits_for=_waits_for(journal, row, current),
-        cancel=row.cancel, parent=record.parent, round=record.round, user_id=record.asker.user_id,
-        project_id=record.asker.project_id, request_id=record.asker.request_id, created_at=record.created_at,
-        updated_at=record.updated_at, finished_at=record.finished_at, worked_on_by=row.lease_owner,
-        fault=_fault(record.failure, whole=whole), steps=steps,
+        id=record.id, kind=record.kind, version=record.version, about=_about(journal, record),
+        subject=record.subject, state=record.state, journal=journal.name, step=current.step if current else "",
+        waits_for=_waits_for(journal, row, current), cancel=row.cancel, parent=record.parent, round=record.round,
+        user_id=record.asker.user_id, project_id=record.asker.project_id, request_id=record.asker.request_id,
+        created_at=record.created_at, updated_at=record.updated_at, finished_at=record.finished_at,
+        worked_on_by=row.lease_owner, fault=_fault(record.failure, whole=whole), steps=steps,
     )
+
+
+def _about(journal: OneJournal, record: OperationRecord) -> str:
+    """What its subject is."""
+    definition = journal.definitions.find(record.kind, record.version)
+    return journal.about if definition is None or definition.about == "instance" else definition.about
 
 
 def _step(entry: Entry, *, whole: bool) -> StepView:
@@ -84,7 +90,7 @@ def _waits_for(journal: OneJournal, row: Row, current: Entry | None) -> str:
         return f"{', '.join(events)}, at most until {due}"
     if current.failure is not None:
         return f"its next try at {due}, after: {current.failure.message}"
-    return "a conductor to take it up"
+    return "somebody to take it up"
 
 
 def _awaited(journal: OneJournal, record: OperationRecord, current: Entry) -> tuple[str, ...]:

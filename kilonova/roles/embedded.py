@@ -17,6 +17,7 @@ from kilonova.audit.auditor import Auditor
 from kilonova.audit.embedded import EmbeddedDevices, EmbeddedImageData
 from kilonova.audit.volumes import EmbeddedVolumeLedger
 from kilonova.control.application import ControlApi
+from kilonova.control.journals import Journals
 from kilonova.db import instances
 from kilonova.domain.errors import InstanceNotFound, NotFound
 from kilonova.domain.operation import ExternalEvent
@@ -165,10 +166,10 @@ async def serve(
 ) -> None:
     """Serve all APIs; the stack stops that before anything they use."""
     config, identity, auth_url = ground.config, services.identity, services.auth_url
+    journals = Journals(ground.cells, services.volumes, wake_api=wakes.api, wake_cell=wakes.cell)
     control = ControlApi(
-        cells=ground.cells, identity=identity, identity_url=auth_url, clock=ground.clock,
+        cells=ground.cells, journals=journals, identity=identity, identity_url=auth_url, clock=ground.clock,
         auditor=_auditor(ground, services, wakes), down_time=config.scheduler.service_down_time,
-        wake_api=wakes.api, wake_cell=wakes.cell,
     )
     consoles = assembly.consoles(ground, services.url)
     site = assembly.console_site(ground, consoles, services.url)

@@ -17,10 +17,12 @@ from kilonova.domain.errors import (
     InvalidInput,
     KilonovaError,
     NotFound,
+    Retryable,
     VolumeNotFound,
     VolumeSnapshotNotFound,
 )
-from kilonova.embedded.volume import attachments, backups, quotas, snapshots, volume_types, volumes
+from kilonova.domain.operation import OperationState
+from kilonova.embedded.volume import attachments, backups, quotas, schema, snapshots, volume_types, volumes
 from kilonova.embedded.volume.errors import (
     AttachmentNotFound,
     BackupNotFound,
@@ -30,8 +32,11 @@ from kilonova.embedded.volume.errors import (
     VolumeTypeNotFound,
 )
 from kilonova.embedded.volume.new_volumes import NewVolume
+from kilonova.embedded.volume.operations.catalogue import VOLUME_OPERATIONS
 from kilonova.embedded.volume.records import Attachment, Encryption, VolumeType
 from kilonova.embedded.volume.states import AttachStatus, SnapshotStatus, VolumeStatus
+from kilonova.engine import submit
+from kilonova.engine.operation import Tx
 from kilonova.services.image import NewImage
 
 S = VolumeStatus
@@ -176,6 +181,21 @@ async def test_a_volume_that_the_pool_keeps_is_in_error_deleting_and_goes_later(
     await cloud.volumes.delete(USER, id_)
     await cloud.settle()
     assert await cloud.find(id_) is None
+
+
+async def test_a_volume_that_is_being_made_is_cancelled_by_an_operator(cloud: VolumeCloud) -> None:
+    cloud.storages[ONE].faults.fail["create"] = [Retryable("The pool is tired.")] * 1000
+    made = await cloud.volumes.create(USER, NewVolume(size=1, hosts=(ONE,)))
+    await cloud.reached("pool/create/before")
+    (making,) = await cloud.active()
+    await cloud.database.write(
+        lambda conn: submit.cancel(Tx(conn, 1.0), schema.journal, VOLUME_OPERATIONS, making.id, "enough")
+    )
+    cloud.volumes.work.wake(making.id)
+    await cloud.settle()
+    ended = await cloud.database.read(lambda conn: schema.journal.get(conn, making.id))
+    assert ended is not None and ended.state is OperationState.CANCELLED
+    assert ((await cloud.get(made.id)).status, cloud.storages[ONE].volumes) == (S.ERROR, {})
 
 
 async def test_an_administrator_deletes_a_volume_that_is_being_made(cloud: VolumeCloud) -> None:

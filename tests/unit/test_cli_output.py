@@ -35,7 +35,7 @@ def operation(**changes: object) -> OperationView:
         StepView(step="claim host", state="started", undo=True, attempt=1, started_at=3.5),
     )
     made = OperationView(
-        id="op", kind="build", version=1, subject="server", state=OperationState.UNDOING, journal="cell1",
+        id="op", kind="build", version=1, about="server", subject="one", state=OperationState.UNDOING, journal="cell1",
         step="claim host", waits_for="", cancel=None, parent=None, round=0, user_id="u", project_id="p",
         request_id="req-1", created_at=1.0, updated_at=4.0, finished_at=None, worked_on_by="me@host", fault=None,
         steps=steps,

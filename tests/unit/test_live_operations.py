@@ -27,8 +27,8 @@ def operation(id_: str = "one", state: OperationState = OperationState.RUNNING, 
         **changes,
     }
     return OperationView(
-        id=id_, version=1, subject=SERVER, state=state, journal="cell1", cancel=None, parent=None, round=0,
-        user_id="u", project_id="p", request_id="req-1", updated_at=time.time(), worked_on_by=None,
+        id=id_, version=1, about="server", subject=SERVER, state=state, journal="cell1", cancel=None, parent=None,
+        round=0, user_id="u", project_id="p", request_id="req-1", updated_at=time.time(), worked_on_by=None,
         **given,  # type: ignore[arg-type]
     )
 
@@ -62,8 +62,8 @@ def test_what_runs_is_a_row_with_age_attempt_host_and_step() -> None:
     terminal.view.take(operation())
     counted, header, row = terminal.lines()
     assert counted.startswith("1 running; 0 ended since ")
-    assert header.split() == ["OPERATION", "SERVER", "STATE", "AGE", "TRY", "HOST", "STEP"]
-    assert row.split() == ["build", SERVER, "running", "75", "s", "3", "host-1", "start", "guest"]
+    assert header.split() == ["OPERATION", "OF", "STATE", "AGE", "TRY", "HOST", "STEP"]
+    assert row.split() == ["build", "server", SERVER, "running", "75", "s", "3", "host-1", "start", "guest"]
     assert terminal.above() == []
 
 
@@ -110,4 +110,5 @@ def test_there_are_as_many_rows_as_fit_the_oldest_first() -> None:
 def test_a_narrow_terminal_shortens_the_server_and_nothing_else() -> None:
     terminal = Terminal(width=80)
     terminal.view.take(operation())
-    assert terminal.lines()[-1].split() == ["build", SERVER[:8], "running", "75", "s", "3", "host-1", "start", "guest"]
+    told = ["build", "server", SERVER[:8], "running", "75", "s", "3", "host-1", "start", "guest"]
+    assert terminal.lines()[-1].split() == told

@@ -63,8 +63,10 @@ class VolumeWork:
             alone=True, poll=poll,
         )
 
-    def wake(self) -> None:
-        """There may be work in the journal."""
+    def wake(self, cancelled: str | None = None) -> None:
+        """There may be work in the journal. cancelled: an operation that was asked to end, if any."""
+        if cancelled is not None:
+            self.runner.note_cancel(cancelled, "asked to end")
         self.runner.wake()
 
     def _observe(self, record: OperationRecord) -> None:
