@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from kilonova.domain.errors import KilonovaError
@@ -52,15 +53,16 @@ async def run(command: str, *arguments: str, key: str | None = None, cpu_seconds
     Args:
         key: a passphrase. cpu_seconds: processor time that it may take, None for any.
     """
+    with _readable(key or "") as stdin:
+        try:
+            running = await asyncio.create_subprocess_exec(
+                *_limits(cpu_seconds), "qemu-img", command, *arguments, stdin=stdin,
+                stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+            )
+        except FileNotFoundError as error:
+            raise _not_installed(error) from error
     try:
-        running = await asyncio.create_subprocess_exec(
-            *_limits(cpu_seconds), "qemu-img", command, *arguments, stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-        )
-    except FileNotFoundError as error:
-        raise _not_installed(error) from error
-    try:
-        _, said = await running.communicate((key or "").encode())
+        _, said = await running.communicate()
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             running.kill()
@@ -81,6 +83,19 @@ def run_blocking(command: str, *arguments: str, key: str | None = None, cpu_seco
     except subprocess.TimeoutExpired as error:
         raise KilonovaError(f"qemu-img {command} took longer than {error.timeout:.0f} s.") from error
     _check(command, ended.returncode, ended.stderr)
+
+
+@contextlib.contextmanager
+def _readable(text: str) -> Iterator[int]:
+    """The end of a pipe that this can be read from. It is short, so that nobody has to wait for a reader; and what event
+    loops make for the input of a program may be a socket, which the program cannot open as /dev/stdin."""
+    reader, writer = os.pipe()
+    try:
+        with open(writer, "wb") as pipe:
+            pipe.write(text.encode())
+        yield reader
+    finally:
+        os.close(reader)
 
 
 def escaped(path: Path) -> str:

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from kilonova.hypervisor.libvirt import qemu_img
 from kilonova.imaging import qemu_img as limited
@@ -27,3 +28,11 @@ async def test_copying_takes_no_address_space_for_each_thread(tmp_path: Path, mo
 
 def _fill(disk: Path) -> None:
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 1 0 300M", str(disk)], check=True, capture_output=True)
+
+
+def test_a_passphrase_is_read_on_the_event_loop_of_the_product(tmp_path: Path) -> None:
+    """Whose pipes are sockets."""
+    disk = tmp_path / "disk"
+    options = f"key-secret=key,{limited.KEY_ITERATIONS}"
+    uvloop.run(limited.run("create", "-q", *limited.KEY, "-f", "luks", "-o", options, str(disk), "1M", key="sesame"))
+    assert disk.read_bytes().startswith(b"LUKS")
