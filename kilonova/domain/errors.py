@@ -61,6 +61,15 @@ class InvalidBlockDevice(InvalidInput):
         super().__init__(f"Block Device Mapping is Invalid: {why}")
 
 
+class VolumeNotCreated(InvalidBlockDevice):
+    """A volume that a server is to have does not become available. seconds: waited for it. Spec: BDM-05."""
+
+    def __init__(self, volume: str, *, seconds: int, attempts: int, status: str) -> None:
+        super().__init__(
+            f"volume {volume} was not made; after {seconds} s and {attempts} looks at it, its status is {status}."
+        )
+
+
 class VolumeAttachedAlready(InvalidInput):
     """Spec: RBN-08."""
 

@@ -35,6 +35,8 @@ from kilonova.hypervisor.guest import Guest
 from kilonova.notifications import payloads
 from kilonova.notifications.payloads import Payload
 from kilonova.operations.accelerators import AcceleratorSteps, devices_of
+from kilonova.operations.build_volumes import PREPARING, has_none, making, shared, with_kept_volumes
+from kilonova.operations.connect_volumes import VolumeSteps, attached, volumes_of
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of
 from kilonova.operations.network_allocation import ALLOCATION_LIMIT, allocate, allocation_pause
@@ -92,10 +94,11 @@ def _guest(run: Run[BuildServer]) -> Guest:
     target = _target(run)
     instance = msgspec.structs.replace(request.instance, availability_zone=target.availability_zone or None)
     allocated = run.output(Allocated)
-    return guest_of(
+    guest = guest_of(
         instance, allocated.vifs, layout=allocated.layout, config_drive=request.config_drive,
         admin_password=request.admin_password, files=request.injected_files, devices=devices_of(run),
     )
+    return msgspec.structs.replace(guest, volumes=volumes_of(run))
 
 
 def _ref(run: Run[BuildServer]) -> GuestRef:
@@ -150,7 +153,7 @@ def _go_to_host(tx: Tx, run: Run[BuildServer]) -> None:
     if instances.get(tx.conn, run.subject).host is not None:
         raise StaleState(f"Instance {run.subject} has a host already.")
     settle(
-        tx, run, owned=(TaskState.SCHEDULING, None), vm=(VmState.BUILDING,), task_state=TaskState.NETWORKING,
+        tx, run, owned=PREPARING, vm=(VmState.BUILDING,), task_state=TaskState.NETWORKING,
         host=target.host, node=target.node, launched_on=target.host,
         availability_zone=target.availability_zone or None,
     )
@@ -217,6 +220,7 @@ def _wired_events(run: Run[BuildServer]) -> tuple[str, ...]:
 
 def _built(tx: Tx, run: Run[BuildServer]) -> None:
     """Spec: BLD-35, BLD-37, BLD-89 to BLD-91."""
+    attached(tx, run.subject)
     powered = run.find(Powered)
     vifs = tuple(msgspec.structs.replace(v, active=True) for v in run.output(Allocated).vifs)
     addresses: dict[str, str] = {}
@@ -244,6 +248,7 @@ def _access_addresses(vifs: tuple[Vif, ...], network: str) -> dict[str, str]:
 def _failed(tx: Tx, run: Run[BuildServer], failure: Failure) -> None:
     """ERROR with the reason, if it is still being built; the host was left when the undo ended. Spec: BLD-61, BLD-63,
     BLD-67, BLD-75, BLD-78, FND-38."""
+    failure = with_kept_volumes(tx, run, failure)
     fail(tx, run, failure, owned=BUILD_TASKS, vm=(VmState.BUILDING,), vm_state=VmState.ERROR)
 
 
@@ -287,6 +292,9 @@ ACCELERATORS = AcceleratorSteps(
     spec=lambda run: run.request.spec, target=_target, timeout=lambda run: run.request.binding_timeout,
     stays=_guest_may_be_left,
 )
+VOLUMES = VolumeSteps(
+    host=lambda run: _target(run).host, without=has_none, stays=_guest_may_be_left, multiattach=shared,
+)
 
 BUILD = Operation(
     name="build",
@@ -303,11 +311,13 @@ BUILD = Operation(
     deadline=_deadline,
     steps=(
         Here("claim host", _claim, undo=_release, given=lambda run: run.round == 0, undo_owed=True),
+        *making(stays=_guest_may_be_left),
         Record("go to host", _go_to_host, undo=_leave_host),
         Here("allocate networks", _allocate, undo=_deallocate, recorded=_networked, undone=_forget_networks,
              timeout=ALLOCATION_LIMIT, retries=lambda run: run.request.network_retries, pause=allocation_pause,
              undo_owed=True),
         *ACCELERATORS.request,
+        *VOLUMES.connect,
         OnHost("create disks", lambda run: _target(run).host, CREATE_DISKS, lambda run: GuestArgs(_guest(run)),
                undo=REMOVE, undo_args=_ref, recorded=_spawning, timeout=1800, undo_owed=True),
         *ACCELERATORS.wait,
@@ -318,6 +328,7 @@ BUILD = Operation(
               fatal=lambda run: run.request.wiring_is_fatal),
         OnHost("let guest run", lambda run: _target(run).host if _waits_for_wiring(run) else None, RESUME, _ref,
                undo=NoUndo("the guest's start is undone as a whole")),
+        *VOLUMES.complete,
         Here("clear failures", _clear_failures, undo=NoUndo("a number"), owed=True,
              given=lambda run: not _target(run).failing),
     ),

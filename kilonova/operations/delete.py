@@ -22,6 +22,7 @@ from kilonova.operations.environment import Environment
 from kilonova.operations.moves import close
 from kilonova.operations.notices import announce, announce_part
 from kilonova.operations.records import fail
+from kilonova.operations.release_volumes import OwnedVolume, owned_volumes, release_volumes
 from kilonova.operations.server_images import remove_image
 from kilonova.operations.shelf import IMAGE_KEY
 
@@ -48,6 +49,7 @@ class Remains(msgspec.Struct, frozen=True, kw_only=True):
     keep_ports: tuple[str, ...]
     shelved_image: str = ""
     accelerators: tuple[str, ...] = ()
+    volumes: tuple[OwnedVolume, ...] = ()
     gone: bool = False
 
 
@@ -68,17 +70,18 @@ class Interfaces(msgspec.Struct, frozen=True):
 
 
 def _look(tx: Tx, run: Run[DeleteServer]) -> Remains:
-    """A record that is gone meanwhile ends nothing: what belongs to its UUID is still freed. Spec: DEL-39, DEL-43,
-    DEL-65, INI-136."""
+    """A record that is gone meanwhile ends nothing: what belongs to its UUID is still freed. Spec: DEL-38, DEL-39,
+    DEL-41, DEL-43, DEL-65, INI-136."""
+    volumes = owned_volumes(tx.conn, run.subject)
     try:
         instance = instances.get(tx.conn, run.subject, deleted=True)
     except InstanceNotFound:
-        return Remains(host=None, devnames=(), keep_ports=run.request.keep_ports, gone=True)
+        return Remains(host=None, devnames=(), keep_ports=run.request.keep_ports, volumes=volumes, gone=True)
     kept = {vif.id for vif in instance.network_info if vif.preserve_on_delete} | set(run.request.keep_ports)
     return Remains(
         host=instance.host, devnames=tuple(v.devname for v in instance.network_info), keep_ports=tuple(sorted(kept)),
         shelved_image=instance.system_metadata.get(IMAGE_KEY, ""), accelerators=instance.accelerators,
-        gone=instance.deleted_at is not None,
+        volumes=volumes, gone=instance.deleted_at is not None,
     )
 
 
@@ -119,6 +122,11 @@ async def _release_networks(env: Environment, run: Run[DeleteServer]) -> None:
 async def _release_accelerators(env: Environment, run: Run[DeleteServer]) -> None:
     """Spec: DEL-29."""
     await env.accelerators.discard(run.output(Remains).accelerators)
+
+
+async def _release_volumes(env: Environment, run: Run[DeleteServer]) -> None:
+    """The guest has let go of them, or its host is out of reach. Spec: DEL-02, DEL-06, DEL-07, DEL-24, DEL-55."""
+    await release_volumes(env, run.subject, run.output(Remains).volumes)
 
 
 async def _release_claim(env: Environment, run: Run[DeleteServer]) -> None:
@@ -179,6 +187,8 @@ DELETE = Operation(
         Here("release accelerators", _release_accelerators, undo=GONE, owed=True,
              given=lambda run: not run.output(Remains).accelerators),
         Here("release networks", _release_networks, undo=GONE, owed=True, pause=_release_pause),
+        Here("release volumes", _release_volumes, undo=GONE, owed=True, timeout=300,
+             given=lambda run: not run.output(Remains).volumes),
         Here("release claim", _release_claim, undo=GONE, persistent=True),
     ),
     ends=_end,

@@ -37,6 +37,10 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     prefer hosts without. Spec: BLD-45, BLD-46."""
     network_allocate_retries: int = 2
     """Further attempts at allocating networks after one that may pass. Spec: NET-02."""
+    block_device_allocate_retries: int = 60
+    """Further looks at a volume that is made for a new server, until it is available. Spec: BDM-01."""
+    block_device_allocate_retries_interval: float = 3.0
+    """Seconds between them. Spec: BDM-02."""
     default_access_ip_network_name: str = ""
     """Network that gives the access addresses of a server. Spec: BLD-89."""
     non_inheritable_image_properties: tuple[str, ...] = ("cache_in_nova", "bittorrent")

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.db import build_requests, instances
+from kilonova.db import block_devices, build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.domain.errors import Conflict, InstanceNotFound, NoValidHost
 from kilonova.domain.instance import BuildRequest, Fault
@@ -112,6 +112,9 @@ async def _bury(env: PlacingEnvironment, run: Run[Any], request: BuildRequest, r
 def _insert_building(tx: Tx, env: PlacingEnvironment, run: Run[PlaceServer], chosen: Chosen) -> None:
     request, options = run.request.request, env.options
     instances.insert(tx.conn, request.instance)
+    for device in request.instance.block_devices:
+        if device.is_volume:
+            block_devices.insert(tx.conn, request.instance.uuid, device, now=tx.now)
     if cell_journal.get(tx.conn, build_id(run.id)) is None:
         build = BuildServer(
             instance=request.instance, spec=request.spec, targets=chosen.targets,

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol, TypeVar
 
 import msgspec
+import sqlalchemy as sa
 
 from kilonova.db import block_devices
 from kilonova.domain.block_device import AttachState, BlockDevice
-from kilonova.domain.errors import DeviceNameTaken, KilonovaError, VolumeAttachmentNotFound
+from kilonova.domain.errors import DeviceNameTaken, KilonovaError, Retryable, VolumeAttachmentNotFound
 from kilonova.domain.instance import Instance
 from kilonova.engine.operation import Tx
 from kilonova.operations.environment import Environment
 from kilonova.services.volumes import Attachment
 from kilonova.shapes.disk_names import local_names, volume_name
+
+
+class NamesVolume(Protocol):
+    """A block device, or what is known of one."""
+
+    @property
+    def uuid(self) -> str: ...
+
+    @property
+    def volume_id(self) -> str | None: ...
+
+
+One = TypeVar("One", bound=NamesVolume)
 
 
 def named(tx: Tx, instance: Instance, device: BlockDevice) -> BlockDevice:
@@ -62,25 +77,38 @@ def refuse_local_name(tx: Tx, instance: Instance, device: BlockDevice) -> None:
         raise DeviceNameTaken(device.device_name, instance.uuid)
 
 
-async def keep_connection(env: Environment, device: str, attachment: Attachment) -> None:
+async def keep_connection(
+    env: Environment, device: str, attachment: Attachment, *, state: AttachState | None = None
+) -> BlockDevice:
     """Keep what the volume service told of an attachment with the record of the volume, where it stays while the volume
     is attached. It may hold secrets, so it goes into no journal. That several servers may have the volume is kept
     beside it, because drivers must know.
 
     Args:
-        device: the uuid of the block device.
+        device: the uuid of the block device. state: its new state, None for the one that it is in.
+
+    Returns:
+        The record now.
+
+    Raises:
+        NotFound: there is none any more.
 
     Spec: VOL-18, VOL-29.
     """
-    info, stored = attachment.connection_info, None
-    if info is not None:
+    changes: dict[str, Any] = {"attachment_id": attachment.id, "connection_info": None}
+    if attachment.connection_info is not None:
         shared = await _is_shared(env, device, attachment.volume_id)
-        told = {"serial": attachment.volume_id} | info | ({"multiattach": True} if shared else {})
-        stored = msgspec.json.encode(told).decode()
+        told = {"serial": attachment.volume_id} | attachment.connection_info
+        changes["connection_info"] = msgspec.json.encode(told | ({"multiattach": True} if shared else {})).decode()
+    if state is not None:
+        changes["state"] = state
     now = env.clock.now()
-    await env.database.write(lambda conn: block_devices.update(
-        conn, device, now=now, was=tuple(AttachState), attachment_id=attachment.id, connection_info=stored
-    ))
+
+    def keep(conn: sa.Connection) -> BlockDevice:
+        block_devices.update(conn, device, now=now, was=tuple(AttachState), **changes)
+        return block_devices.get(conn, device)
+
+    return await env.database.write(keep)
 
 
 async def _is_shared(env: Environment, device: str, volume_id: str) -> bool:
@@ -89,3 +117,19 @@ async def _is_shared(env: Environment, device: str, volume_id: str) -> bool:
     if stored is not None:
         return "multiattach" in msgspec.json.decode(stored, type=dict[str, Any])
     return (await env.volumes.volume(None, volume_id)).multiattach
+
+
+async def each(devices: Iterable[One], do: Callable[[One], Awaitable[None]]) -> None:
+    """Do something with each volume, whatever becomes of the others.
+
+    Raises:
+        Retryable: which volumes failed, and why. Spec: DEL-07, DEL-08, DEL-17, DEL-20.
+    """
+    failed = []
+    for device in devices:
+        try:
+            await do(device)
+        except KilonovaError as error:
+            failed.append(f"volume {device.volume_id or device.uuid}: {error.message}")
+    if failed:
+        raise Retryable("; ".join(failed))

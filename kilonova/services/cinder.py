@@ -109,6 +109,13 @@ class Cinder:
             raise VolumeNotFound(volume_id)
         return answers.volume(found)
 
+    async def check_type(self, context: RequestContext, type_: str | None) -> None:
+        if type_ is None:
+            return
+        found = answers.read(await self._ask("GET", "/types", query={"is_public": "None"}), answers.ManyTypes)
+        if all(type_ not in (one.id, one.name) for one in found.volume_types):
+            raise NotFound(f"Volume type {type_} could not be found.")
+
     async def create_volume(self, context: RequestContext, new: NewVolume) -> Volume:
         found = await self._volume_of(new.key)
         if found is not None and found.project_id == context.project_id:

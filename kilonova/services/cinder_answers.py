@@ -54,6 +54,15 @@ class ManyVolumes(msgspec.Struct):
     volumes: list[VolumeAnswer]
 
 
+class TypeAnswer(msgspec.Struct):
+    id: str
+    name: str
+
+
+class ManyTypes(msgspec.Struct):
+    volume_types: list[TypeAnswer]
+
+
 class SnapshotAnswer(msgspec.Struct):
     id: str
     volume_id: str

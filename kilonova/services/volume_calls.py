@@ -43,6 +43,9 @@ class RemoteVolumes:
         found: Volume = await self._service.call("volume", context, volume_id)
         return found
 
+    async def check_type(self, context: RequestContext, type_: str | None) -> None:
+        await self._service.call("check_type", context, type_)
+
     async def create_volume(self, context: RequestContext, new: NewVolume) -> Volume:
         made: Volume = await self._service.call("create_volume", context, new)
         return made

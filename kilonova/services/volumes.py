@@ -156,6 +156,14 @@ class VolumeService(Protocol):
         """Raises VolumeNotFound."""
         ...
 
+    async def check_type(self, context: RequestContext, type_: str | None) -> None:
+        """Whether there is a type of volumes, by its name or id; None asks only whether there is a service.
+
+        Raises:
+            NotFound. Spec: API-567.
+        """
+        ...
+
     async def create_volume(self, context: RequestContext, new: NewVolume) -> Volume:
         """Have a volume made, for the project of the context; it is there when it is `available`. Not multiattach,
         unless its type is.

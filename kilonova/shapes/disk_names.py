@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
 
 from kilonova.domain.block_device import LETTERS, BlockDevice, next_device_name
 from kilonova.domain.flavor import Flavor
@@ -42,7 +44,7 @@ def volume_name(
     asked: Collection[BlockDevice],
 ) -> str:
     """The name of one more volume of a server, for example `/dev/vdb`: the one that it asks for if its bus has such
-    names, else the first that is free.
+    names, else the first that is free. The root disk comes before local disks.
 
     Args:
         others: the other volumes of the server. image: that of the server. asked: the block devices that the server was
@@ -59,5 +61,23 @@ def volume_name(
     if wanted is not None:
         return f"/dev/{wanted}"
     taken = {(other.device_name or "").removeprefix("/dev/") for other in others}
-    taken |= local_names(others, flavor=flavor, image=image, asked=asked)
+    if device.boot_index != 0:
+        taken |= local_names(others, flavor=flavor, image=image, asked=asked)
     return "/dev/" + next_device_name(PREFIXES[bus], taken)
+
+
+def with_volume_names(
+    devices: Sequence[BlockDevice], *, flavor: Flavor, image: Image | None
+) -> tuple[BlockDevice, ...]:
+    """The block devices that a server is asked for with, each volume with its name: first those that ask for one, then
+    the root disk, then the others. Local disks keep what was asked for.
+
+    Raises:
+        TooManyDisks, InvalidInput: as of `volume_name`. Spec: BDM-12, BDM-14, BDM-18, BDM-20.
+    """
+    volumes = [device for device in devices if device.is_volume]
+    named: dict[str, BlockDevice] = {}
+    for device in sorted(volumes, key=lambda one: (one.device_name is None, one.boot_index != 0)):
+        name = volume_name(device, named.values(), flavor=flavor, image=image, asked=devices)
+        named[device.uuid] = msgspec.structs.replace(device, device_name=name)
+    return tuple(named.get(device.uuid, device) for device in devices)

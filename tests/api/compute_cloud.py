@@ -530,7 +530,7 @@ class ComputeCloud:
 
     def __init__(self, *, policy_file: Path | None = None, options: ApiOptions | None = None,
                  limits: Limits | None = None, consoles: ConsoleOptions | None = None,
-                 accelerators: AcceleratorService | None = None) -> None:
+                 accelerators: AcceleratorService | None = None, volumes: Any = None) -> None:
         told = {outbox.OPTION: Listeners(sinks=("listener",), host="here")}
         api, cell = Database.open("sqlite://", options=told), Database.open("sqlite://", options=told)
         api_metadata.create_all(api.engine)
@@ -550,7 +550,7 @@ class ComputeCloud:
             cells=self.cells, compute=self.compute, identity=self.identity, images=self.images,
             networks=self.networks, actions=self.actions, clock=self.clock, policy_file=policy_file,  # type: ignore[arg-type]
             consoles=self.consoles, shares=DirectoryShares(SHARES),
-            accelerators=accelerators or NoAccelerators(), volumes=no_volumes(),
+            accelerators=accelerators or NoAccelerators(), volumes=volumes or no_volumes(),
             identity_url=IDENTITY_URL, hosts=self.hosts, options=options, quotas=RecordQuotas(self.cells, limits),
         )
         self.flavors_made = 0

@@ -4,9 +4,22 @@ from collections.abc import AsyncIterator
 
 import pytest
 from compute_cloud import ComputeCloud, compute_cloud
+from known_volumes import KnownVolumes
 
 
 @pytest.fixture
 async def cloud() -> AsyncIterator[ComputeCloud]:
     async with compute_cloud() as running:
+        yield running
+
+
+@pytest.fixture
+def volumes() -> KnownVolumes:
+    return KnownVolumes()
+
+
+@pytest.fixture
+async def volume_cloud(volumes: KnownVolumes) -> AsyncIterator[ComputeCloud]:
+    """A cloud with a volume service."""
+    async with compute_cloud(volumes=volumes) as running:
         yield running

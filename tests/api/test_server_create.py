@@ -417,7 +417,8 @@ LOCAL = {"source_type": "image", "destination_type": "local", "uuid": CIRROS, "b
 
 
 @pytest.mark.spec("API-613", "API-610", "API-109")
-async def test_block_devices(cloud: ComputeCloud) -> None:
+async def test_block_devices(volume_cloud: ComputeCloud) -> None:
+    cloud = volume_cloud
     await cloud.flavor(msgspec.structs.replace(TINY, flavor_id="d", name="d", ephemeral_gib=1, swap_mib=1))
     request = await accepted(cloud, flavorRef="d", block_device_mapping_v2=[LOCAL, {
         "source_type": "blank", "destination_type": "local", "guest_format": "swap", "volume_size": 1,
@@ -430,7 +431,7 @@ async def test_block_devices(cloud: ComputeCloud) -> None:
     volume = str(uuid.uuid4())
     for bad in (
         [{"source_type": "volume", "destination_type": "volume", "uuid": volume, "boot_index": 0}],
-        [{"source_type": "image", "destination_type": "volume", "uuid": CIRROS, "boot_index": 0, "volume_size": 1}],
+        [{"source_type": "image", "destination_type": "volume", "uuid": CIRROS, "boot_index": 0}],
         [{**LOCAL, "boot_index": 1}], [LOCAL, LOCAL], [{**LOCAL, "source_type": "tape"}],
         [{**LOCAL, "uuid": None}], [{**LOCAL, "volume_size": 0}], [{**LOCAL, "x": 1}],
         [{**LOCAL, "uuid": str(uuid.uuid4())}],
@@ -444,7 +445,8 @@ async def test_block_devices(cloud: ComputeCloud) -> None:
 
 
 @pytest.mark.spec("BDM-29", "BDM-30")
-async def test_where_a_block_device_is_to_be_is_said_and_not_guessed(cloud: ComputeCloud) -> None:
+async def test_where_a_block_device_is_to_be_is_said_and_not_guessed(volume_cloud: ComputeCloud) -> None:
+    cloud = volume_cloud
     await cloud.flavor(msgspec.structs.replace(TINY, flavor_id="d", name="d", ephemeral_gib=1))
     volume = str(uuid.uuid4())
     sources = {"image": {"uuid": CIRROS, "boot_index": 0}, "blank": {"volume_size": 1, "boot_index": -1},
@@ -461,7 +463,11 @@ async def test_where_a_block_device_is_to_be_is_said_and_not_guessed(cloud: Comp
             assert f"source type {source} needs destination_type volume" in message
         made = [{"source_type": source, "destination_type": "volume", "volume_size": 1, **rest}]
         if source in ("volume", "snapshot"):
-            assert "failed to get volume" in await refused(cloud, 400, block_device_mapping_v2=made)
+            assert f"failed to get {source} {volume}" in await refused(cloud, 400, block_device_mapping_v2=made)
+        else:
+            await accepted(cloud, flavorRef="d", imageRef="" if source == "image" else CIRROS,
+                           block_device_mapping_v2=made)
+            cloud.compute.created.clear()
 
 
 @pytest.mark.spec("API-532", "API-533", "API-542")
@@ -472,14 +478,17 @@ async def test_tags_of_block_devices(cloud: ComputeCloud, version: int, code: in
 
 
 @pytest.mark.spec("API-567")
-async def test_the_type_of_a_volume_that_is_made(cloud: ComputeCloud) -> None:
+async def test_the_type_of_a_volume_that_is_made(volume_cloud: ComputeCloud) -> None:
     made = {"source_type": "blank", "destination_type": "volume", "volume_size": 1, "volume_type": "fast"}
     for version, device, refusal in (
-        (66, made, "volume_type"), (67, made, "failed to get volume"), (67, {**LOCAL, "volume_type": "fast"}, "local"),
+        (66, made, "volume_type"), (67, {**made, "volume_type": "slow"}, "Volume type slow"),
+        (67, {**LOCAL, "volume_type": "fast"}, "local"),
     ):
-        answer = await create(cloud, version, block_device_mapping_v2=[device])
+        answer = await create(volume_cloud, version, block_device_mapping_v2=[device])
         assert answer.status_code == 400
         assert refusal in answer.json()["badRequest"]["message"]
+    request = await accepted(volume_cloud, 67, block_device_mapping_v2=[made])
+    assert [one.volume_type for one in request.spec.block_devices] == ["fast"]
 
 
 @pytest.mark.parametrize("form", ["block_device_mapping", "block_device_mapping_v2"])

@@ -243,6 +243,14 @@ async def test_the_data_of_a_reserved_volume_are_replaced(volume: Clients) -> No
         await volume.client.reimage(large, IMAGE)
 
 
+async def test_types_are_known_by_name_and_id(volume: Clients) -> None:
+    type_ = await add_type(volume, "fast")
+    for known in (None, type_, "fast"):
+        await volume.client.check_type(USER, known)
+    with pytest.raises(NotFound, match="slow"):
+        await volume.client.check_type(USER, "slow")
+
+
 @pytest.mark.spec("EMV-45")
 async def test_how_a_volume_is_encrypted(volume: Clients) -> None:
     plain = await volume.cloud.make()

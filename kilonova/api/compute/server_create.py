@@ -11,12 +11,12 @@ import msgspec
 
 from kilonova.api.call import Answer, Call
 from kilonova.api.compute import (
-    block_devices,
     quota_check,
     server_groups,
     server_image,
     server_networks,
     server_placement,
+    server_volumes,
 )
 from kilonova.api.compute.answers import servers as answers
 from kilonova.api.compute.hostnames import hostname_from
@@ -32,6 +32,7 @@ from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BOOT_ROLES, BuildRequest, Instance, RequestSpec
 from kilonova.shapes.accelerators import profile_of, with_groups
+from kilonova.shapes.disk_names import with_volume_names
 from kilonova.shapes.resources import is_volume_backed
 
 CREATE_SERVER = Rule("servers:create", Audience.MEMBER)
@@ -103,10 +104,9 @@ async def _plan(call: Call) -> Plan:
     flavor = await server_image.find_flavor(call, body["flavorRef"])
     flavor = server_image.with_devices(call, flavor)
     asked = await _with_accelerators(call, flavor)
-    image = await server_image.find_image(call, block_devices.root_image(body, devices))
-    server_image.check_fit(call, image, flavor)
-    await server_image.check_kernel(call, image)
-    block_devices.check_devices(devices, image, flavor)
+    await server_volumes.check_volumes(call, devices, most)
+    image = await server_image.find_root(call, body, devices, flavor)
+    devices = with_volume_names(devices, flavor=flavor, image=image)
     check_disk_config(body, image)
     keypair = await find_keypair(call, body.get("key_name"))
     networks = await server_networks.requested_networks(call, body.get("networks"), most)
@@ -178,6 +178,7 @@ async def _security_groups(call: Call, body: dict[str, Any]) -> tuple[str, ...]:
 
 def _build_request(call: Call, plan: Plan, index: int, now: float) -> BuildRequest:
     body, uuid_ = plan.body, str(uuid.uuid4())
+    devices = server_volumes.for_one_server(plan.devices)
     name = body["name"]
     if plan.count > 1:
         template = call.cloud.options.multi_instance_display_name_template
@@ -192,7 +193,7 @@ def _build_request(call: Call, plan: Plan, index: int, now: float) -> BuildReque
         hostname=body.get("hostname") or hostname_from(name, uuid_),
         availability_zone=plan.place.zone,
         image_ref=plan.image.id,
-        image=plan.image if plan.image.id else None,
+        image=plan.image,
         kernel_id=plan.image.properties.get("kernel_id", ""),
         ramdisk_id=plan.image.properties.get("ramdisk_id", ""),
         flavor=plan.flavor,
@@ -209,18 +210,18 @@ def _build_request(call: Call, plan: Plan, index: int, now: float) -> BuildReque
         auto_disk_config=body.get("OS-DCF:diskConfig", "AUTO") == "AUTO",
         trusted_certs=_certificates(body),
         security_groups=plan.security_groups,
-        block_devices=plan.devices,
+        block_devices=devices,
         created_at=now,
     )
     return BuildRequest(
         instance=instance,
-        spec=_spec(call, plan, uuid_),
+        spec=_spec(call, plan, uuid_, devices),
         injected_files=injected_files(body.get("personality") or []),
         admin_password=plan.password,
     )
 
 
-def _spec(call: Call, plan: Plan, uuid_: str) -> RequestSpec:
+def _spec(call: Call, plan: Plan, uuid_: str, devices: tuple[BlockDevice, ...]) -> RequestSpec:
     return RequestSpec(
         instance_uuid=uuid_,
         project_id=_project(call),
@@ -235,7 +236,7 @@ def _spec(call: Call, plan: Plan, uuid_: str) -> RequestSpec:
         server_group=plan.group,
         requested_networks=plan.networks,
         security_groups=plan.security_groups,
-        block_devices=plan.devices,
+        block_devices=devices,
         trusted_certs=_certificates(plan.body) or (),
     )
 

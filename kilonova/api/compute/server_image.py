@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,11 +10,12 @@ import msgspec
 import sqlalchemy as sa
 
 from kilonova.api.call import Call
-from kilonova.api.compute.block_devices import CURRENT, GIB, LEGACY, requested_devices
+from kilonova.api.compute.block_devices import CURRENT, GIB, LEGACY, check_devices, requested_devices, root_image
+from kilonova.api.compute.server_volumes import image_of_root
 from kilonova.api.policy import Audience, Rule
 from kilonova.db import flavors
 from kilonova.domain.block_device import BlockDevice
-from kilonova.domain.errors import FlavorNotFound, Forbidden, ImageNotFound, InvalidBlockDevice, InvalidInput
+from kilonova.domain.errors import FlavorNotFound, Forbidden, ImageNotFound, InvalidInput
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.shapes.asked import Asked
@@ -117,14 +119,14 @@ def check_fit(call: Call, image: Image, flavor: Flavor) -> None:
         raise Forbidden("Only volume-backed servers are allowed for flavors with zero disk.")
 
 
-def check_size(image: Image, flavor: Flavor) -> None:
+def check_size(image: Image, flavor: Flavor, *, volume_backed: bool = False) -> None:
     """Whether the flavor has memory and disk for the image, no root disk takes any, and together they describe a guest
-    that can be. Raises InvalidInput. Spec: EMG-34."""
+    that can be. A volume-backed server needs no disk of the flavor. Raises InvalidInput. Spec: EMG-34."""
     shape_of(flavor, image)
     check_groups(flavor)
     if image.min_ram > flavor.memory_mib:
         raise InvalidInput("Flavor's memory is too small for requested image.")
-    if flavor.root_gib == 0:
+    if flavor.root_gib == 0 or volume_backed:
         return
     room = flavor.root_gib * GIB
     needed = max(image.size, image.min_disk * GIB)
@@ -136,17 +138,30 @@ def check_size(image: Image, flavor: Flavor) -> None:
 def block_devices(call: Call, body: dict[str, Any]) -> tuple[BlockDevice, ...]:
     """The block devices asked for.
 
-    This cloud has no volume service, so what names or would make a volume is refused as if that service did not
-    know it.
-
     Raises:
         InvalidInput, PolicyNotAuthorized.
     """
     if body.get(LEGACY) or body.get(CURRENT):
         call.require(ATTACH_VOLUME)
-    devices = requested_devices(body)
-    for device in devices:
-        if device.is_volume:
-            source = device.volume_id or device.snapshot_id or device.image_id or "of a new server"
-            raise InvalidBlockDevice(f"failed to get volume {source}.")
-    return devices
+    return requested_devices(body)
+
+
+async def find_root(call: Call, body: dict[str, Any], devices: Sequence[BlockDevice], flavor: Flavor) -> Image:
+    """The image that a server is made from, checked against its flavor and its block devices. That of a server that
+    boots from a volume has no id, but tells what is known of the volume's image.
+
+    Raises:
+        InvalidInput, Forbidden.
+    """
+    root = next((device for device in devices if device.boot_index == 0 and device.is_volume), None)
+    if root is not None and root.image_id is None:
+        image = await image_of_root(call, root)
+    else:
+        image = await find_image(call, root_image(body, devices))
+    if root is None:
+        check_fit(call, image, flavor)
+    else:
+        check_size(image, flavor, volume_backed=True)
+    await check_kernel(call, image)
+    check_devices(devices, image, flavor)
+    return image if root is None else msgspec.structs.replace(image, id="")

@@ -74,6 +74,10 @@ class VolumeClient:
             lambda conn: _described(conn, volumes.visible(conn, context or COMPUTE, volume_id))
         )
 
+    async def check_type(self, context: RequestContext, type_: str | None) -> None:
+        if type_ is not None:
+            await self._database.read(lambda conn: volume_types.named(conn, context, type_))
+
     async def create_volume(self, context: RequestContext, new: NewVolume) -> Volume:
         id_ = _made(new.key)
         with contextlib.suppress(VolumeNotFound):

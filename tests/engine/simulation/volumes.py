@@ -310,6 +310,10 @@ class SimVolumes:
     async def volume(self, context: RequestContext | None, volume_id: str) -> Volume:
         return await self._call("volume", volume_id, lambda: self._service.find(volume_id))
 
+    async def check_type(self, context: RequestContext, type_: str | None) -> None:
+        if type_ not in (None, TYPE):
+            raise NotFound(f"Volume type {type_} could not be found.")
+
     async def create_volume(self, context: RequestContext, new: NewVolume) -> Volume:
         return await self._call("create_volume", new.key, lambda: self._service.make(context, new))
 
