@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import socket
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -115,6 +119,19 @@ class ControlCloud:
 
         return await until(ready)
 
+    async def volume(self) -> str:
+        """A volume that is there. Only of `cloud_with_pool`."""
+        url = self.state.image_url.replace("/image", "/volume/v3/volumes")
+        answer = await asyncio.to_thread(self.session.post, url, {"volume": {"size": 1}})
+        volume: str = answer["volume"]["id"]
+
+        async def there() -> bool | None:
+            found = await asyncio.to_thread(self.session.get, f"{url}/{volume}")
+            return True if found["volume"]["status"] == "available" else None
+
+        await until(there)
+        return volume
+
     async def delete(self, server: str) -> None:
         await asyncio.to_thread(self.api.delete_server, server)
 
@@ -159,3 +176,16 @@ async def control_cloud(
     finally:
         await database.close()
         await machine.close()
+
+
+@asynccontextmanager
+async def cloud_with_pool(directory: Path, **options: Any) -> AsyncIterator[ControlCloud]:
+    """With one storage pool, in a directory with a short name, because sockets are made below it."""
+    with tempfile.TemporaryDirectory(prefix="kn-", dir="/var/tmp") as pool:
+        given = {"volume.pool": [{"name": "fast", "directory": pool}], **options}
+        try:
+            async with control_cloud(directory, options=given) as running:
+                yield running
+        finally:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                os.kill(int((Path(pool) / "daemon" / "daemon.pid").read_text()), signal.SIGKILL)

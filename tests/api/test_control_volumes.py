@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
-import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,38 +16,17 @@ from kilonova.control.documents import OperationView, Status
 from kilonova.domain.operation import Asker, Entry, EntryState, Failure, OperationRecord, OperationState
 from kilonova.embedded.volume import schema
 from kilonova.embedded.volume.operations.extend import EXTEND, ExtendVolume
-from tests.control_cloud import ControlCloud, control_cloud, until
+from tests.control_cloud import ControlCloud, cloud_with_pool, until
 
 
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[ControlCloud]:
-    """With one pool, in a directory with a short name, because sockets are made below it."""
-    with tempfile.TemporaryDirectory(prefix="kn-", dir="/var/tmp") as pool:
-        try:
-            options = {"volume.pool": [{"name": "fast", "directory": pool}]}
-            async with control_cloud(tmp_path, options=options) as running:
-                yield running
-        finally:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                os.kill(int((Path(pool) / "daemon" / "daemon.pid").read_text()), signal.SIGKILL)
-
-
-async def made(cloud: ControlCloud) -> str:
-    """A volume that is there."""
-    url = cloud.state.image_url.replace("/image", "/volume/v3/volumes")
-    answer = await asyncio.to_thread(cloud.session.post, url, {"volume": {"size": 1}})
-    volume: str = answer["volume"]["id"]
-
-    async def there() -> bool | None:
-        found = await asyncio.to_thread(cloud.session.get, f"{url}/{volume}")
-        return True if found["volume"]["status"] == "available" else None
-
-    await until(there)
-    return volume
+    async with cloud_with_pool(tmp_path) as running:
+        yield running
 
 
 async def test_operations_of_volumes_stand_among_those_of_servers(cloud: ControlCloud) -> None:
-    server, volume = await cloud.server(), await made(cloud)
+    server, volume = await cloud.server(), await cloud.volume()
     (create,) = await cloud.operations(f"subject={volume}")
     assert (create.kind, create.about, create.journal, create.state) == (
         "create volume", "volume", "volumes", "succeeded")
@@ -75,14 +50,14 @@ async def test_operations_of_volumes_are_followed(cloud: ControlCloud) -> None:
     loop, begun = asyncio.get_running_loop(), asyncio.Event()
     following = asyncio.create_task(asyncio.to_thread(follow, begun))
     await begun.wait()
-    volume = await made(cloud)
+    volume = await cloud.volume()
     async with asyncio.timeout(30):
         told = await following
     assert (told.about, told.subject, told.state) == ("volume", volume, "succeeded")
 
 
 async def test_a_stranded_operation_of_a_volume_can_be_settled(cloud: ControlCloud) -> None:
-    volume = await made(cloud)
+    volume = await cloud.volume()
     failure = Failure(kind="KilonovaError", message="the pool is on fire")
     step = EXTEND.steps[0].name
     record = OperationRecord(

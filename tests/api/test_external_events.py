@@ -60,7 +60,7 @@ async def test_every_event_of_a_batch_is_handled_by_itself(cloud: ComputeCloud) 
     assert [(event.subject, event.name) for event in cloud.compute.told] == [(server, "volume-reimaged")]
 
 
-@pytest.mark.spec("API-469", "API-551", "API-576", "API-582", "API-593")
+@pytest.mark.spec("API-469", "API-551", "API-576", "API-582", "API-593", "EMV-42")
 @pytest.mark.parametrize(("name", "tag", "since"), [
     ("volume-extended", PORT, 51), ("power-update", "POWER_OFF", 76), ("accelerator-request-bound", PORT, 82),
     ("volume-reimaged", PORT, 93),
@@ -71,11 +71,12 @@ async def test_names_by_microversion(cloud: ComputeCloud, name: str, tag: str, s
     assert (await send(cloud, event, version=f"2.{since}")).status_code == 200
 
 
-@pytest.mark.spec("API-262", "EMN-60")
+@pytest.mark.spec("API-262", "EMN-60", "EMV-42")
 @pytest.mark.parametrize("as_", ["member", "manager", "reader", "nobody"])
 async def test_only_services_may(cloud: ComputeCloud, as_: str) -> None:
-    event = {"name": "network-changed", "server_uuid": (await cloud.boot()).uuid}
-    assert (await send(cloud, event, as_=as_)).status_code == 403
+    server = (await cloud.boot()).uuid
+    for name in ("network-changed", "volume-extended", "volume-reimaged"):
+        assert (await send(cloud, {"name": name, "server_uuid": server, "tag": PORT}, as_=as_)).status_code == 403
     assert cloud.compute.told == []
 
 
