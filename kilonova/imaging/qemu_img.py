@@ -87,12 +87,12 @@ def run_blocking(command: str, *arguments: str, key: str | None = None, cpu_seco
 
 @contextlib.contextmanager
 def _readable(text: str) -> Iterator[int]:
-    """The end of a pipe that this can be read from. It is short, so that nobody has to wait for a reader; and what event
-    loops make for the input of a program may be a socket, which the program cannot open as /dev/stdin."""
+    """The end of a pipe that this short text can be read from; nobody has to write meanwhile. What event loops
+    make for the input of a program may be a socket, which it cannot open as /dev/stdin."""
     reader, writer = os.pipe()
     try:
-        with open(writer, "wb") as pipe:
-            pipe.write(text.encode())
+        os.write(writer, text.encode())
+        os.close(writer)
         yield reader
     finally:
         os.close(reader)
