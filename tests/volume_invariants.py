@@ -20,8 +20,9 @@ from kilonova.services.volumes import Attachment
 
 FAILED = ("error", "error_extending")
 """Statuses of volumes that tell of a failure and not of their servers."""
-STATES = {AttachState.RESERVED: ("reserved",), AttachState.ATTACHED: ("attached",)}
-"""How the volume service tells of the attachments of mappings at rest."""
+STATES = {AttachState.RESERVED: ("reserved", "attached"), AttachState.ATTACHED: ("attached",)}
+"""How the volume service tells of the attachments of mappings at rest. What a server without a host is given is in use
+at once."""
 
 Mappings = Mapping[str, list[BlockDevice]]
 """By server."""

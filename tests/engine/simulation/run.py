@@ -28,11 +28,13 @@ from kilonova.domain.states import VmState
 from kilonova.engine.operation import Operation
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
 from kilonova.operations.attach_share import ATTACH_SHARE, AttachShare
+from kilonova.operations.attach_volume import ATTACH_VOLUME, AttachVolume
 from kilonova.operations.bind_ports import BIND_PORTS, BindPorts
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
 from kilonova.operations.detach_share import DETACH_SHARE, DetachShare
+from kilonova.operations.detach_volume import DETACH_VOLUME, DetachVolume
 from kilonova.operations.fixed_ip import ADD_FIXED_IP, REMOVE_FIXED_IP, AddFixedIp, RemoveFixedIp
 from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO, InjectNetworkInfo
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
@@ -105,6 +107,8 @@ async def _run(loop: VirtualLoop, random: Random, databases: Databases, result: 
     for name in world.names:
         await world.boot(name)
     await _until_hosts_known(world)
+    for volume in VOLUMES:
+        world.volumes.add(volume)
     servers = [_server(world, random, n) for n in range(random.randint(1, 3))]
     chaos = asyncio.ensure_future(_chaos(world, random, result))
     await asyncio.gather(*(_user(world, random, server, result) for server in servers))
@@ -196,6 +200,8 @@ ASKED: dict[str, tuple[Operation, msgspec.Struct]] = {
     "revert": (REVERT_RESIZE, RevertResize()),
 }
 """Operations that a user asks for without more ado."""
+VOLUMES = ("88888888-1111-4888-8888-888888888888", "88888888-2222-4888-8888-888888888888")
+"""Which all servers want."""
 NOT_WITH_DEVICES = ("resize", "pin", "shrink", "suspend")
 """What the API refuses for servers with accelerators."""
 
@@ -206,6 +212,7 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
     await asyncio.sleep(random.random() * 10)
     if not await _ask(world.compute.create(CONTEXT, [server]), result):
         return
+    wants_volume = random.random() < 0.5
     for _ in range(random.randint(0, 4)):
         await asyncio.sleep(random.choice((0.001, 0.05, 0.5, 3.0, 10.0)) * random.random())
         try:
@@ -214,8 +221,10 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
             continue
         action = random.choice((
             "stop", "soft", "hard", "hard", "delete", "rebuild", "reset", "detach", "image", "backup", "shelve",
-            "cache", "bind", "attach device", *ASKED
+            "cache", "bind", "attach device", "attach volume", "attach volume", "detach volume", "extend volume", *ASKED
         ))
+        if wants_volume:
+            action = "attach volume"
         if profile_of(server.instance.flavor) is not None and action in NOT_WITH_DEVICES:
             continue
         calls: dict[str, Any] = {
@@ -238,9 +247,17 @@ async def _user(world: World, random: Random, server: BuildRequest, result: Resu
             "attach device": lambda at=located: world.compute.ask(
                 CONTEXT, at, ATTACH_INTERFACE, AttachInterface(_bring_device(world, random))
             ),
+            "attach volume": lambda at=located: world.compute.ask(
+                CONTEXT, at, ATTACH_VOLUME, AttachVolume(volume_id=random.choice(VOLUMES))
+            ),
+            "detach volume": lambda at=located: world.compute.ask(
+                CONTEXT, at, DETACH_VOLUME, DetachVolume(random.choice(VOLUMES))
+            ),
+            "extend volume": lambda at=located: _extend(world, random, random.choice(VOLUMES)),
             **{name: lambda at=located, it=it: world.compute.ask(CONTEXT, at, *it) for name, it in ASKED.items()},
         }
-        await _ask(calls[action](), result)
+        accepted = await _ask(calls[action](), result)
+        wants_volume &= not (accepted and action == "attach volume")
 
 
 def _other_image(instance: Instance) -> RebuildServer:
@@ -248,6 +265,13 @@ def _other_image(instance: Instance) -> RebuildServer:
     image = IMAGE if instance.image_ref != IMAGE.id else OTHER_IMAGE
     after = msgspec.structs.replace(before, image=image, image_ref=image.id)
     return RebuildServer(before=before, after=after, admin_password="secret")
+
+
+async def _extend(world: World, random: Random, volume: str) -> None:
+    """A user of the volume service extends one, which may wait until guests have seen it."""
+    waits = random.random() < 0.5 and bool(world.volumes.find(volume).attachments)
+    world.volumes.extend(volume, world.volumes.find(volume).size + 1, waits=waits)
+    world.volumes.tell_larger(volume)
 
 
 async def _reset_if_idle(world: World, located: Any) -> None:
@@ -308,7 +332,7 @@ def _plan_failures(plan: dict[str, list[KilonovaError]], random: Random) -> None
     calls = (
         "create_disks", "spawn", "resume", "power_off", "power_on", "soft_reboot", "hard_reboot", "destroy", "pause",
         "suspend", "wake",
-        "attach_interface", "detach_interface",
+        "attach_interface", "detach_interface", "attach_volume", "detach_volume", "extend_volume",
         "snapshot", "snapshot_data", "discard_snapshot", "freeze", "thaw",
         "prepare_disks", "replace_disks", "drop_old_disks", "restore_disks", "prepare_rescue", "drop_rescue",
         "resize_disks", "revert_disks", "drop_kept_disks",

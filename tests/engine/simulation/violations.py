@@ -8,6 +8,7 @@ import msgspec
 import sqlalchemy as sa
 from hearing import unheard
 from invariants import is_resized, places, wrong_accelerators, wrong_places
+from volume_invariants import mappings, wrong_volumes
 
 from kilonova.db import build_requests, instances
 from kilonova.db.journal import api_journal, cell_journal
@@ -75,6 +76,7 @@ def violations(world: World) -> tuple[list[str], Counter[str]]:
         operations: list[OperationRecord] = _OPERATIONS[cell_journal].scalars(conn)
         events = _EVENTS.all(conn)
         undecided = set(_UNDECIDED.scalars(conn))
+        mapped = mappings(conn)
     told = {name: world.ears.heard[name] for name in LISTENERS} if world.databases.told else {}
     unheard_of = unheard(told, operations) if told else []
     with world.databases.api.engine.connect() as conn:
@@ -90,7 +92,7 @@ def violations(world: World) -> tuple[list[str], Counter[str]]:
         used = _COUNTERS.all(conn)
         waiting = _WAITING.all(conn)
         placed = places(conn)
-        mapped = {row.uuid: row.cell for row in _MAPPED.all(conn)}
+        cells = {row.uuid: row.cell for row in _MAPPED.all(conn)}
     found: list[str] = unheard_of
     for operation in operations:
         if operation.state in (*ACTIVE, OperationState.STRANDED):
@@ -100,7 +102,7 @@ def violations(world: World) -> tuple[list[str], Counter[str]]:
             found.append(f"operation {operation.kind} {operation.id} keeps a password")
     alive = {r.uuid: r for r in records if r.deleted_at is None}
     for record in alive.values():
-        found += _check_server(world, record, claimed, mapped)
+        found += _check_server(world, record, claimed, cells)
     resized = {uuid_ for uuid_, record in alive.items() if is_resized(record)}
     found += [f"server {uuid_} has two claims and no resize, or the other way round" for uuid_ in resized ^ moving]
     found += [f"server {uuid_} has a migration and no resize, or the other way round" for uuid_ in resized ^ undecided]
@@ -126,15 +128,16 @@ def violations(world: World) -> tuple[list[str], Counter[str]]:
     guests = {host: hypervisor.guests for host, hypervisor in world.hypervisors.items()}
     found += wrong_accelerators(world.accelerators.arqs, alive.values(), guests)
     found += wrong_places(placed, alive.values(), guests)
+    found += wrong_volumes(world.volumes.seen(), mapped, alive, guests)
     return found, Counter(operation.state.value for operation in operations)
 
 
-def _check_server(world: World, record: Instance, claimed: set[str], mapped: dict[str, str | None]) -> list[str]:
+def _check_server(world: World, record: Instance, claimed: set[str], cells: dict[str, str | None]) -> list[str]:
     found = []
     name = f"server {record.uuid} ({record.vm_state.value}, {record.task_state}, {record.power_state.name})"
     if record.task_state is not None:
         found.append(f"{name} has a task")
-    if mapped.get(record.uuid) is None:
+    if cells.get(record.uuid) is None:
         found.append(f"{name} has no cell")
     deletion = record.soft_deletion
     from_error = deletion is not None and deletion.vm_state is VmState.ERROR

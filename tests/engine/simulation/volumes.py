@@ -8,6 +8,7 @@ from random import Random
 from typing import Any, TypeVar
 
 import msgspec
+from volume_invariants import VolumesSeen
 
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import (
@@ -34,7 +35,7 @@ from kilonova.services.volumes import (
 from simulation.process import Process, Trouble
 
 T = TypeVar("T")
-REIMAGED = "volume-reimaged"
+REIMAGED, EXTENDED = "volume-reimaged", "volume-extended"
 TYPE = "one"
 
 
@@ -74,6 +75,10 @@ class Volumes:
 
     def client(self, process: Process) -> SimVolumes:
         return SimVolumes(self, process)
+
+    def seen(self) -> VolumesSeen:
+        """All that there is."""
+        return VolumesSeen({id_: one.status for id_, one in self.volumes.items()}, list(self.held.values()))
 
     def add(self, id_: str = "", **fields: Any) -> str:
         """A volume of a user."""
@@ -150,6 +155,11 @@ class Volumes:
         """A volume in use is larger. waits: the service waits until the guest has seen it."""
         status = "extending" if waits else self.find(volume_id).status
         self.volumes[volume_id] = msgspec.structs.replace(self.volumes[volume_id], size=size, status=status)
+
+    def tell_larger(self, volume_id: str) -> None:
+        """The servers that have a volume are told of its size."""
+        for server in {one.instance_uuid for one in self.of_volume(volume_id) if one.status == "attached"}:
+            self._soon(self._announce(ExternalEvent(subject=server or "", name=EXTENDED, tag=volume_id)))
 
     def extended(self, volume_id: str, *, error: bool) -> None:
         if self.find(volume_id).status == "extending":
