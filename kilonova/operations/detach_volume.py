@@ -13,7 +13,6 @@ from kilonova.db import block_devices, instances
 from kilonova.domain.block_device import AttachState
 from kilonova.domain.errors import InvalidInput, VolumeNotFound
 from kilonova.domain.operation import Failure
-from kilonova.domain.states import VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
@@ -46,9 +45,9 @@ class Leaving(msgspec.Struct, frozen=True):
 
 def _begin(tx: Tx, run: Run[DetachVolume]) -> None:
     """On the record as it is when its turn has come. Spec: VOL-03, VOL-04, VOL-36, BDM-32, API-181."""
-    instance = check(tx, run.subject, action="detach_volume", vm=STATES)
+    check(tx, run.subject, action="detach_volume", vm=STATES)
     device = block_devices.of_volume(tx.conn, run.subject, run.request.volume_id)
-    if device.boot_index == 0 and instance.vm_state is not VmState.SHELVED_OFFLOADED:
+    if device.boot_index == 0:
         raise InvalidInput("Cannot detach a root device volume")
     block_devices.update(tx.conn, device.uuid, now=tx.now, was=tuple(AttachState), state=AttachState.DETACHING)
 

@@ -77,6 +77,7 @@ from kilonova.services.network import FloatingIpSummary, NetworkSummary, PortSum
 from kilonova.services.no_volumes import no_volumes
 from kilonova.services.placement import Pin
 from kilonova.services.security_groups import GroupSummary
+from kilonova.services.volumes import VolumeService
 
 PROJECT = "a" * 32
 OTHER_PROJECT = "b" * 32
@@ -530,7 +531,7 @@ class ComputeCloud:
 
     def __init__(self, *, policy_file: Path | None = None, options: ApiOptions | None = None,
                  limits: Limits | None = None, consoles: ConsoleOptions | None = None,
-                 accelerators: AcceleratorService | None = None, volumes: Any = None) -> None:
+                 accelerators: AcceleratorService | None = None, volumes: VolumeService | None = None) -> None:
         told = {outbox.OPTION: Listeners(sinks=("listener",), host="here")}
         api, cell = Database.open("sqlite://", options=told), Database.open("sqlite://", options=told)
         api_metadata.create_all(api.engine)

@@ -28,7 +28,8 @@ from kilonova.domain.flavor import Flavor
 from kilonova.domain.operation import EntryState, OperationState
 from kilonova.domain.states import TaskState, VmState
 from kilonova.hypervisor.volumes import NbdSource
-from kilonova.operations.detach_volume import DETACH_VOLUME, DetachVolume
+from kilonova.operations.attach_volume import ATTACH_VOLUME, CONNECT, AttachVolume
+from kilonova.operations.detach_volume import BEGIN_DETACHING, DETACH_VOLUME, DetachVolume
 from kilonova.operations.pause import PAUSE_SERVER, PauseServer
 
 REFUSES = KilonovaError("the hypervisor refuses")
@@ -355,6 +356,28 @@ async def test_others_wait_for_an_attach_and_a_delete_ends_it(cloud: SmallCloud)
     await cloud.rest(debts=True)
     cloud.gone(uuid)
     assert cloud.volumes.held == {}
+
+
+@in_cloud()
+async def test_who_asks_hears_when_the_volume_is_the_servers(cloud: SmallCloud) -> None:
+    """And when nobody else can detach it; the guest may take longer."""
+    uuid, volume = await cloud.build(), cloud.volumes.add()
+    located = await cloud.located(uuid)
+    cloud.hypervisors["host0"].faults.latency = 5.0
+    compute, request = cloud.compute, AttachVolume(volume_id=volume)
+    accepted = await compute.ask_and_wait_for(CONTEXT, located, ATTACH_VOLUME, request, CONNECT)
+    (device,) = cloud.devices(uuid)
+    assert (device.uuid, device.state, cloud.volumes.find(volume).status) == (
+        accepted.id, AttachState.ATTACHING, "attaching")
+    await cloud.rest()
+    agrees(cloud, uuid, volume)
+    await compute.ask_and_wait_for(CONTEXT, located, DETACH_VOLUME, DetachVolume(volume), BEGIN_DETACHING)
+    assert cloud.volumes.find(volume).status == "detaching"
+    await cloud.rest()
+    agrees(cloud, uuid)
+    cloud.volumes.fail["create_attachment"] = [InvalidVolume("somebody else has it")]
+    with pytest.raises(InvalidInput, match="somebody else"):
+        await compute.ask_and_wait_for(CONTEXT, located, ATTACH_VOLUME, request, CONNECT)
 
 
 # --- servers without a host -------------------------------------------------------------------------

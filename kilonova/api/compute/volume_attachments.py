@@ -8,6 +8,7 @@ import msgspec
 
 from kilonova.api.call import Call
 from kilonova.api.compute import server_records
+from kilonova.api.compute.action_checks import HostDown, host_is_up
 from kilonova.api.compute.answers import volumes as answers
 from kilonova.api.compute.field_types import TAG, UUID
 from kilonova.api.compute.server_lookup import find_server
@@ -17,10 +18,9 @@ from kilonova.api.query import Param, Query
 from kilonova.api.routes import Route
 from kilonova.api.schema import Boolean, Enum, Integer, Object, Text, nullable, optional, required
 from kilonova.db import block_devices
-from kilonova.domain.block_device import BlockDevice
-from kilonova.domain.errors import InvalidInput, NotFound, VolumeNotAttached
-from kilonova.domain.states import VmState
-from kilonova.operations.attach_volume import ATTACH_VOLUME, CONNECT, AttachVolume
+from kilonova.domain.block_device import AttachState, BlockDevice
+from kilonova.domain.errors import Conflict, InvalidInput, NotFound, VolumeNotAttached
+from kilonova.operations.attach_volume import ATTACH_VOLUME, CONNECT, SHELVED, STATES, AttachVolume
 from kilonova.operations.detach_volume import BEGIN_DETACHING, DETACH_VOLUME, DetachVolume
 from kilonova.services.volumes import check_attachable
 
@@ -52,13 +52,6 @@ SNAPSHOT = Object({"snapshot": required(Object({
     })),
 }))})
 
-_ATTACHABLE = frozenset({
-    VmState.ACTIVE, VmState.PAUSED, VmState.STOPPED, VmState.RESIZED, VmState.SOFT_DELETED, VmState.SHELVED,
-    VmState.SHELVED_OFFLOADED,
-})
-_SHELVED = frozenset({VmState.SHELVED, VmState.SHELVED_OFFLOADED})
-
-
 async def index(call: Call) -> Any:
     """Those that a page asks for. Spec: API-176."""
     devices = [one for one in await _volumes(call) if call.version < 89 or one.attachment_id is not None]
@@ -84,13 +77,21 @@ async def attach(call: Call) -> Any:
     )
     if call.version >= 101:
         return None
-    (device,) = [one for one in await _volumes(call) if one.uuid == record.id]
-    return {"volumeAttachment": _view(call, device, made=True)}
+    for device in await _volumes(call):
+        if device.uuid == record.id:
+            return {"volumeAttachment": _made(call, device)}
+    raise Conflict(
+        f"Volume {volume.id} could not be attached to instance {call.server.instance.uuid}.",
+        hint="the actions of the server tell why",
+    )
 
 
 async def detach(call: Call) -> None:
     """Answers when nobody else can detach it; the guest may take its time to let go. Spec: API-181."""
     _check(call, "detach_volume")
+    host = call.server.instance.host
+    if host is not None and not await host_is_up(call, host):
+        raise HostDown
     await call.cloud.compute.ask_and_wait_for(
         call.context, call.server, DETACH_VOLUME, DetachVolume(call.path["id"]), BEGIN_DETACHING
     )
@@ -105,7 +106,14 @@ async def _volumes(call: Call) -> list[BlockDevice]:
     return [one for one in devices if one.volume_id is not None]
 
 
-def _view(call: Call, device: BlockDevice, *, made: bool = False) -> dict[str, Any]:
+def _made(call: Call, device: BlockDevice) -> dict[str, Any]:
+    """What is answered to a request to attach: with the older id at all versions, without the newer ones. Spec:
+    API-177."""
+    shown = {"id": device.volume_id, **_view(call, device)}
+    return {name: value for name, value in shown.items() if name not in ("attachment_id", "bdm_uuid")}
+
+
+def _view(call: Call, device: BlockDevice) -> dict[str, Any]:
     """Spec: API-458."""
     version = call.version
     shown: dict[str, Any] = {"volumeId": device.volume_id, "serverId": call.server.instance.uuid}
@@ -117,7 +125,7 @@ def _view(call: Call, device: BlockDevice, *, made: bool = False) -> dict[str, A
         shown["tag"] = device.tag
     if version >= 79:
         shown["delete_on_termination"] = device.delete_on_termination
-    if version >= 89 and not made:
+    if version >= 89:
         shown |= {"attachment_id": device.attachment_id, "bdm_uuid": device.uuid}
     return shown
 
@@ -126,26 +134,55 @@ def _check(call: Call, action: str) -> None:
     """Shelved servers only from 2.20. Raises InstanceLocked, InstanceInvalidState."""
     instance = call.server.instance
     server_records.check_lock(call, instance)
-    server_records.check_state(instance, action, _ATTACHABLE if call.version >= 20 else _ATTACHABLE - _SHELVED)
+    server_records.check_state(instance, action, [s for s in STATES if call.version >= 20 or s not in SHELVED])
 
 
 async def show(call: Call) -> Any:
     """Spec: API-178."""
-    for device in await _volumes(call):
-        if device.volume_id == call.path["id"] and (call.version < 89 or device.attachment_id is not None):
-            return {"volumeAttachment": _view(call, device)}
-    raise _not_attached(call)
+    device = await _attached(call)
+    if call.version >= 89 and device.attachment_id is None:
+        raise VolumeNotAttached(call.path["id"], call.server.instance.uuid)
+    return {"volumeAttachment": _view(call, device)}
 
 
-async def change(call: Call) -> NoReturn:
-    """The same volume: an update of its attachment, from 2.85. Another one: a swap."""
+async def change(call: Call) -> None:
+    """From 2.85 what stands beside the volume may be changed. The same volume: that is all. Another one: a swap, too.
+    Spec: API-179, API-180."""
     same = call.body["volumeAttachment"]["volumeId"] == call.path["id"]
     call.require(UPDATE if same and call.version >= 85 else SWAP)
-    raise _not_attached(call)
+    device = await _attached(call)
+    if call.version >= 85:
+        await _update(call, device)
+    if not same or call.version < 85:
+        raise VolumeNotAttached(call.path["id"], call.server.instance.uuid)
 
 
-def _not_attached(call: Call) -> VolumeNotAttached:
-    return VolumeNotAttached(call.path["id"], call.server.instance.uuid)
+async def _update(call: Call, device: BlockDevice) -> None:
+    """At once, whatever the server does: only a delete of it reads what is changed."""
+    asked, cell = call.body["volumeAttachment"], call.server.cell
+    stored = {
+        "id": device.volume_id, "serverId": call.server.instance.uuid, "device": device.device_name, "tag": device.tag
+    }
+    for name, value in stored.items():
+        if name in asked and asked[name] != value:
+            raise InvalidInput(f"The {name} property is not mutable")
+    if "delete_on_termination" not in asked:
+        return
+    assert cell is not None
+    now, with_server = call.cloud.clock.now(), asked["delete_on_termination"]
+    changed = await cell.database.write(lambda conn: block_devices.update(
+        conn, device.uuid, now=now, was=tuple(AttachState), delete_on_termination=with_server
+    ))
+    if changed is None:
+        raise VolumeNotAttached(call.path["id"], call.server.instance.uuid)
+
+
+async def _attached(call: Call) -> BlockDevice:
+    """The volume of the path, as the record of the server has it. Raises VolumeNotAttached."""
+    for device in await _volumes(call):
+        if device.volume_id == call.path["id"]:
+            return device
+    raise VolumeNotAttached(call.path["id"], call.server.instance.uuid)
 
 
 async def create_snapshot(call: Call) -> NoReturn:
@@ -169,15 +206,15 @@ def _rule(name: str, audience: Audience) -> Rule:
 _ALL = "/servers/{server_id}/os-volume_attachments"
 _ONE = f"{_ALL}/{{id}}"
 _ATTACH = Route(method="POST", path=_ALL, handler=attach, look_up=find_server, rule=_rule("create", Audience.MEMBER),
-                body=ATTACH, until=100)
+                body=ATTACH, until=100, answer=answers.MADE_ATTACHMENT)
 ROUTES = [
     Route(method="GET", path=_ALL, handler=index, look_up=find_server, rule=_rule("index", Audience.READER),
           query=Query({"limit": Param(Integer(0)), "offset": Param(Integer(0))}, strict_since=75),
           answer=answers.ATTACHMENTS),
     _ATTACH,
-    msgspec.structs.replace(_ATTACH, since=101, until=LATEST, status=202),
+    msgspec.structs.replace(_ATTACH, since=101, until=LATEST, status=202, answer=None),
     Route(method="GET", path=_ONE, handler=show, look_up=find_server, rule=_rule("show", Audience.READER),
-          query=Query(strict_since=None)),
+          query=Query(strict_since=None), answer=answers.ATTACHMENT),
     Route(method="PUT", path=_ONE, handler=change, look_up=find_server, rules=(SWAP, UPDATE), body=CHANGE, status=202),
     Route(method="DELETE", path=_ONE, handler=detach, look_up=find_server, rule=_rule("delete", Audience.MEMBER),
           status=202),

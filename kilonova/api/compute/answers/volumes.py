@@ -10,6 +10,7 @@ from kilonova.api.answers import (
     STRING_OR_NULL,
     STRINGS,
     UUID,
+    Fields,
     Shown,
     page,
     shown,
@@ -25,8 +26,14 @@ SNAPSHOTS = page("snapshots", shown({
     "id": UUID, "volumeId": UUID, "status": STRING, "size": INTEGER, "createdAt": MICROSECONDS,
     "displayName": STRING_OR_NULL, "displayDescription": STRING_OR_NULL,
 }))
-ATTACHMENTS = page("volumeAttachments", shown({
-    "id": required(UUID, until=88), "volumeId": UUID, "serverId": UUID, "device": optional(STRING),
-    "tag": required(STRING_OR_NULL, since=70), "delete_on_termination": required(BOOLEAN, since=79),
-    "attachment_id": required(UUID, since=89), "bdm_uuid": required(UUID, since=89),
-}))
+_ATTACHMENT: Fields = {
+    "volumeId": UUID, "serverId": UUID, "device": optional(STRING), "tag": required(STRING_OR_NULL, since=70),
+    "delete_on_termination": required(BOOLEAN, since=79),
+}
+_KNOWN = shown({
+    "id": required(UUID, until=88), **_ATTACHMENT, "attachment_id": required(UUID, since=89),
+    "bdm_uuid": required(UUID, since=89),
+})
+ATTACHMENTS = page("volumeAttachments", _KNOWN)
+ATTACHMENT = shown({"volumeAttachment": _KNOWN})
+MADE_ATTACHMENT = shown({"volumeAttachment": shown({"id": UUID, **_ATTACHMENT})})
