@@ -14,6 +14,14 @@ from kilonova.shapes.blank_disks import BlankDisk, blank_disks
 from kilonova.shapes.host import HostTopology, Layout
 
 
+class TaggedVolume(msgspec.Struct, frozen=True):
+    """A volume that the user named with a tag. device_name: for example `/dev/vdb`."""
+
+    id: str
+    device_name: str
+    tag: str
+
+
 class GuestMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """What the guest may learn of itself (config drive and metadata service)."""
 
@@ -37,6 +45,7 @@ class GuestMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """What the guest has told of its password, encrypted by it."""
     files: tuple[InjectedFile, ...] = ()
     vifs: tuple[Vif, ...] = ()
+    volumes: tuple[TaggedVolume, ...] = ()
     root_device_name: str = "/dev/vda"
     boot_roles: str = ""
     """Roles of who asked for the server, with commas between them; nothing that the guest is told."""

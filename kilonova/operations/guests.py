@@ -15,7 +15,7 @@ from kilonova.domain.network import Vif
 from kilonova.domain.states import VmState
 from kilonova.engine.operation import Tx
 from kilonova.engine.run import Run
-from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare, HostDevice
+from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare, HostDevice, TaggedVolume
 from kilonova.hypervisor.volumes import guest_volume
 from kilonova.operations.accelerators import read_devices
 from kilonova.operations.environment import Environment
@@ -60,7 +60,7 @@ def guest_of(
     """
     held = layout.devices if layout is not None else ()
     vifs = with_own_devices(vifs, held)
-    metadata = metadata_of(instance, vifs, admin_password=admin_password, files=files)
+    metadata = metadata_of(instance, vifs, volumes, admin_password=admin_password, files=files)
     image = instance.image
     return Guest(
         uuid=instance.uuid,
@@ -89,9 +89,11 @@ def guest_of(
 
 
 def metadata_of(
-    instance: Instance, vifs: tuple[Vif, ...], *, admin_password: str = "", files: tuple[InjectedFile, ...] = (),
+    instance: Instance, vifs: tuple[Vif, ...], volumes: Sequence[BlockDevice], *, admin_password: str = "",
+    files: tuple[InjectedFile, ...] = (),
 ) -> GuestMetadata:
-    """What the guest may learn of itself."""
+    """What the guest may learn of itself. volumes: those of its record; what has left that is not told any more. Spec:
+    VOL-46, VOL-48, VOL-49."""
     keys = {instance.key_name: instance.key_data} if instance.key_name and instance.key_data else {}
     return GuestMetadata(
         instance_uuid=instance.uuid,
@@ -111,6 +113,10 @@ def metadata_of(
         told_password=instance.system_metadata.get(GUEST_PASSWORD, ""),
         files=files,
         vifs=vifs,
+        volumes=tuple(
+            TaggedVolume(one.volume_id, one.device_name or "", one.tag)
+            for one in volumes if one.volume_id is not None and one.tag is not None and one.connection_info is not None
+        ),
         root_device_name=instance.root_device_name or "/dev/vda",
         boot_roles=instance.system_metadata.get(BOOT_ROLES, ""),
     )

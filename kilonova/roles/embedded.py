@@ -18,7 +18,8 @@ from kilonova.audit.embedded import EmbeddedDevices, EmbeddedImageData
 from kilonova.audit.volumes import EmbeddedVolumeLedger
 from kilonova.control.application import ControlApi
 from kilonova.control.journals import Journals
-from kilonova.db import instances
+from kilonova.db import block_devices, instances
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.errors import InstanceNotFound, NotFound
 from kilonova.domain.operation import ExternalEvent
 from kilonova.embedded.identity.service import EmbeddedIdentity
@@ -121,10 +122,13 @@ def _wiring(ground: Ground, made: Installation) -> Wiring:
 def _lookup(ground: Ground) -> Lookup:
     async def lookup(instance_uuid: str) -> GuestMetadata | None:
         try:
-            instance = (await ground.cells.locate(instance_uuid)).instance
+            found = await ground.cells.locate(instance_uuid)
         except InstanceNotFound:
             return None
-        return metadata_of(instance, instance.network_info)
+        volumes: list[BlockDevice] = []
+        if found.cell is not None:
+            volumes = await found.cell.database.read(lambda conn: block_devices.of_server(conn, instance_uuid))
+        return metadata_of(found.instance, found.instance.network_info, volumes)
 
     return lookup
 

@@ -525,8 +525,8 @@ async def test_of_two_conductors_one_delivers(cloud: SmallCloud) -> None:
     assert len(cloud.ears.heard[LEFT]) == 8
 
 
-@pytest.mark.spec("BLD-44", "BLD-104", "DEL-32", "MIG-06")
-@pytest.mark.parametrize("operation", ["stop", "delete", "resize", "rebuild"])
+@pytest.mark.spec("BLD-44", "BLD-104", "DEL-32", "MIG-06", "VOL-05")
+@pytest.mark.parametrize("operation", ["stop", "delete", "resize", "rebuild", "detach-volume"])
 def test_a_notification_that_cannot_be_made_changes_nothing(
     operation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -461,6 +461,27 @@ def test_the_guest_lets_go_before_the_volume_is_released(state: VmState) -> None
     story()
 
 
+@pytest.mark.spec("VOL-40", "VOL-46", "VOL-47", "VOL-48", "VOL-49")
+@in_cloud()
+async def test_what_a_guest_learns_of_its_volumes_with_tags(cloud: SmallCloud) -> None:
+    """It follows the records of the volumes: there is no list of its own that could be wrong."""
+    uuid = await cloud.stopped()
+    first = await cloud.attach(uuid, tag="data")
+    await cloud.attach(uuid)
+    second = await cloud.attach(uuid, tag="logs")
+
+    async def learnt() -> list[tuple[str, str, str]]:
+        await cloud.start(uuid)
+        await cloud.rest()
+        await cloud.stop(uuid)
+        await cloud.rest()
+        return [(one.id, one.device_name, one.tag) for one in cloud.guests_made[-1][2].metadata.volumes]
+
+    assert await learnt() == [(first, "/dev/vdb", "data"), (second, "/dev/vdd", "logs")]
+    await detach(cloud, uuid, first)
+    assert await learnt() == [(second, "/dev/vdd", "logs")]
+
+
 @pytest.mark.spec("VOL-36")
 @in_cloud()
 async def test_a_volume_is_detached_once(cloud: SmallCloud) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from kilonova.domain.instance import InjectedFile
 from kilonova.domain.network import FixedIp, Route, Subnet, Vif
-from kilonova.hypervisor.guest import GuestMetadata
+from kilonova.hypervisor.guest import GuestMetadata, TaggedVolume
 from kilonova.metadata import ec2, openstack
 from kilonova.metadata.document import render
 
@@ -159,7 +159,9 @@ def test_openstack_versions_add_documents() -> None:
 
 
 def test_meta_data_of_the_newest_version() -> None:
-    tagged = metadata(vifs=(vif(tag="front"), vif(mac="fa:16:3e:00:00:02")))
+    tagged = metadata(
+        vifs=(vif(tag="front"), vif(mac="fa:16:3e:00:00:02")), volumes=(TaggedVolume("v1", "/dev/vdb", "data"),)
+    )
     body = render(tagged, "/openstack/latest/meta_data.json", random=lambda count: b"r" * count)
     assert body is not None
     assert json.loads(body) == {
@@ -173,7 +175,10 @@ def test_meta_data_of_the_newest_version() -> None:
         "keys": [{"name": "mine", "type": "ssh", "data": KEY}],
         "random_seed": base64.b64encode(b"r" * 512).decode(),
         "project_id": "project",
-        "devices": [{"type": "nic", "bus": "none", "address": "none", "mac": "fa:16:3e:00:00:01", "tags": ["front"]}],
+        "devices": [
+            {"type": "nic", "bus": "none", "address": "none", "mac": "fa:16:3e:00:00:01", "tags": ["front"]},
+            {"type": "disk", "bus": "none", "address": "none", "serial": "v1", "path": "/dev/vdb", "tags": ["data"]},
+        ],
         "dedicated_cpus": [],
     }
 
