@@ -333,6 +333,21 @@ class Driver(VolumeDriver, Protocol):
         """
         ...
 
+    async def freeze(self, uuid: str, *, quiesce: Quiesce) -> None:
+        """Hold the file systems of a guest still until `thaw`, for at most a minute: somebody else takes snapshots of
+        its volumes. A guest that is off needs nothing.
+
+        Raises:
+            NotSupported: the guest runs, and its file systems must be held still and cannot. KilonovaError: they may
+            still be held.
+        """
+        ...
+
+    async def thaw(self, uuid: str) -> None:
+        """Let the file systems of a guest go. Not held, or not there, is fine. Raises KilonovaError: they may still be
+        held."""
+        ...
+
     def snapshot_data(self, uuid: str, image_id: str) -> AsyncIterator[bytes]:
         """The bytes of that file, a qcow2, in chunks. Raises NotFound without one."""
         ...

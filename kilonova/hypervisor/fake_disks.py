@@ -184,6 +184,12 @@ class FakeDiskCalls(FakeCalls):
             if frozen:
                 await self._thaw(uuid)
 
+    async def freeze(self, uuid: str, *, quiesce: Quiesce) -> None:
+        await self._freeze(uuid, quiesce)
+
+    async def thaw(self, uuid: str) -> None:
+        await self._thaw(uuid)
+
     async def _freeze(self, uuid: str, quiesce: Quiesce) -> bool:
         """Returns False for a guest that is off, or need not be frozen and cannot."""
         guest = self._existing(uuid)

@@ -34,6 +34,7 @@ from kilonova.operations.revert_resize import REVERT_RESIZE
 from kilonova.operations.shelve import SHELVE, UNSHELVE
 from kilonova.operations.shelve_offload import SHELVE_OFFLOAD
 from kilonova.operations.snapshot import SNAPSHOT
+from kilonova.operations.snapshot_volumes import SNAPSHOT_VOLUMES
 from kilonova.operations.soft_delete import SOFT_DELETE
 from kilonova.operations.start import START
 from kilonova.operations.stop import STOP
@@ -50,7 +51,7 @@ CELL_OPERATIONS = Definitions(
     ATTACH_SHARE, DETACH_SHARE, ATTACH_VOLUME, DETACH_VOLUME, EXTEND_VOLUME,
     SOFT_DELETE, RESTORE,
     REBUILD, RESCUE, UNRESCUE,
-    SNAPSHOT, BACKUP,
+    SNAPSHOT, SNAPSHOT_VOLUMES, BACKUP,
     RESIZE, CONFIRM_RESIZE, REVERT_RESIZE,
     PRECACHE_IMAGES, POWER_OFF_DELETED, REAP_DELETED, CLEAN_MIGRATION,
     SHELVE, SHELVE_OFFLOAD, UNSHELVE, UNSHELVE_OFFLOADED,

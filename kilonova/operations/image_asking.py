@@ -16,8 +16,10 @@ from kilonova.operations.backup import BACKUP, BackupServer
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.server_images import describe_image, is_image_made
 from kilonova.operations.snapshot import SNAPSHOT, SnapshotServer
+from kilonova.operations.snapshot_volumes import SNAPSHOT_VOLUMES
 from kilonova.services.image import NewImage
 from kilonova.shapes.quiesce import Quiesce, quiesce_of
+from kilonova.shapes.resources import is_volume_backed
 
 IMAGE_LIMIT = 10.0
 """Seconds that the record of a new image is waited for. It is made even if that takes longer."""
@@ -35,7 +37,8 @@ class ImageAsking:
         self, context: RequestContext, server: Located, name: str, metadata: dict[str, str]
     ) -> str:
         image = self._image(context, server, name, "snapshot", metadata)
-        await self._make_image(context, server, SNAPSHOT, SnapshotServer(image=image, quiesce=_quiesce(server)))
+        definition = SNAPSHOT_VOLUMES if is_volume_backed(server.instance.block_devices) else SNAPSHOT
+        await self._make_image(context, server, definition, SnapshotServer(image=image, quiesce=_quiesce(server)))
         return image.id
 
     async def create_backup(

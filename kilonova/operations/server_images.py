@@ -15,6 +15,7 @@ from kilonova.engine.run import Run
 from kilonova.operations.environment import Environment
 from kilonova.operations.options import OperationOptions
 from kilonova.services.image import NewImage
+from kilonova.shapes.resources import is_volume_backed
 
 log = structlog.get_logger(__name__)
 
@@ -60,11 +61,13 @@ def describe_image(
     }
     if kind == "backup":
         own["image_type"] = kind
+    volume_backed = is_volume_backed(instance.block_devices)
     owner = owner or context.project_id or instance.project_id
     return NewImage(
         id=image_id, name=name[:LONGEST_NAME], owner=owner,
         member=instance.project_id if owner != instance.project_id else "",
-        min_disk=max(instance.image.min_disk, instance.flavor.root_gib), min_ram=instance.image.min_ram,
+        min_disk=max(instance.image.min_disk, 0 if volume_backed else instance.flavor.root_gib),
+        min_ram=instance.image.min_ram,
         properties={**inherited, "image_type": kind, **metadata, **own},
     )
 

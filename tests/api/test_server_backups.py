@@ -7,6 +7,7 @@ import pytest
 from compute_cloud import PROJECT, ComputeCloud
 
 from kilonova.api.compute.quota_check import Limits
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.image import Image
 from kilonova.domain.instance import Instance
 from kilonova.domain.states import TaskState, VmState
@@ -40,6 +41,18 @@ async def test_an_image_is_linked_in_a_header_and_later_in_the_body(cloud: Compu
     assert "Location" not in answer.headers
     assert asked(cloud).image.properties["a"] == "b"
     assert (await cloud.stored(server.uuid)).task_state is TaskState.IMAGE_SNAPSHOT_PENDING
+
+
+@pytest.mark.spec("API-124", "API-125")
+async def test_servers_that_boot_from_volumes_have_images_but_no_backups(cloud: ComputeCloud) -> None:
+    root = BlockDevice(uuid="1", source_type="volume", destination_type="volume", boot_index=0, volume_id="2")
+    server = await cloud.boot(image=Image(id=""), block_devices=(root,))
+    answer = await act(cloud, server, {"createBackup": {"name": "b", "backup_type": "daily", "rotation": "2"}})
+    assert answer.status_code == 400
+    assert "Backup is not supported for volume-backed instances" in answer.text
+    assert (await act(cloud, server, {"createImage": {"name": "snap"}}, as_="reader")).status_code == 403
+    assert (await act(cloud, server, {"createImage": {"name": "snap"}})).status_code == 202
+    assert asked(cloud).image.min_disk == 0
 
 
 @pytest.mark.spec("API-125", "API-545", "API-618")

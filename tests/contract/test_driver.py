@@ -522,9 +522,15 @@ async def test_file_systems_of_a_guest_without_an_agent_are_not_held_still(
         with pytest.raises(NotSupported, match="os_require_quiesce"):
             await driver.snapshot(uuid_, first, quiesce=Quiesce.MUST)
         await driver.discard_snapshot(uuid_, first)
+        with pytest.raises(NotSupported, match="os_require_quiesce"):
+            await driver.freeze(uuid_, quiesce=Quiesce.MUST)
     else:
         await driver.power_off(uuid_, grace=0, interval=0)
+        await driver.freeze(uuid_, quiesce=Quiesce.MUST)
         await driver.snapshot(uuid_, first, quiesce=Quiesce.MUST)
+    await driver.freeze(uuid_, quiesce=Quiesce.TRY)
+    for _ in range(2):
+        await driver.thaw(uuid_)
     await driver.snapshot(uuid_, second, quiesce=Quiesce.TRY)
     assert await copied(driver, uuid_, second)
 

@@ -27,6 +27,10 @@ from kilonova.operations.detach_volume import DETACH_VOLUME, DetachVolume
 from kilonova.operations.fixed_ip import REMOVE_FIXED_IP, RemoveFixedIp
 from kilonova.operations.pause import PAUSE_SERVER, PauseServer
 from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
+from kilonova.operations.snapshot import SnapshotServer
+from kilonova.operations.snapshot_volumes import SNAPSHOT_VOLUMES
+from kilonova.services.image import NewImage
+from kilonova.shapes.quiesce import Quiesce
 
 Ask = Callable[[SmallCloud, str], Awaitable[Any]]
 LEFT, RIGHT = LISTENERS
@@ -65,6 +69,11 @@ async def image(cloud: SmallCloud, uuid: str) -> None:
     await cloud.compute.create_image(CONTEXT, await cloud.located(uuid), "snap", {})
 
 
+async def image_of_volumes(cloud: SmallCloud, uuid: str) -> None:
+    image = NewImage(id="44444444-3333-4333-8333-333333333333", name="snap", owner="project")
+    await cloud.act(uuid, SNAPSHOT_VOLUMES, SnapshotServer(image=image, quiesce=Quiesce.TRY))
+
+
 async def backup(cloud: SmallCloud, uuid: str) -> None:
     located = await cloud.located(uuid)
     await cloud.compute.create_backup(CONTEXT, located, "backup", {}, backup_type="daily", rotation=1)
@@ -96,6 +105,7 @@ REQUESTS: dict[str, tuple[tuple[str, ...], Ask, str, str]] = {
     "rescue": ((), asked("rescue"), "rescue", "rescue"),
     "unrescue": (("rescue",), asked("unrescue"), "unrescue", "unrescue"),
     "snapshot": ((), image, "snapshot", "snapshot"),
+    "snapshot-volumes": ((), image_of_volumes, "snapshot", "snapshot"),
     "backup": ((), backup, "snapshot", "snapshot"),
     "shelve": ((), shelve, "shelve", "shelve"),
     "unshelve": (("shelve",), asked("unshelve"), "unshelve", "unshelve"),
@@ -233,7 +243,7 @@ def test_an_operation_that_fails_tells_so_and_tells_no_end(operation: str) -> No
 
 EVERY_CALL = (
     "power_off", "power_on", "soft_reboot", "hard_reboot", "pause", "resume", "suspend", "wake", "inject_nmi",
-    "attach_interface", "detach_interface", "snapshot", "prepare_disks", "prepare_rescue",
+    "attach_interface", "detach_interface", "snapshot", "freeze", "prepare_disks", "prepare_rescue",
     "absent_shares", "power_state", "attach_volume", "detach_volume",
 )
 

@@ -6,6 +6,7 @@ Each step is idempotent; the driver's calls are.
 from __future__ import annotations
 
 from kilonova.agent.steps import (
+    freeze,
     images,
     injections,
     interfaces,
@@ -23,7 +24,8 @@ from kilonova.agent.steps import (
 from kilonova.engine.operation import HostStep
 
 _MODULES = (
-    images, injections, interfaces, pause, power, rebuild, rescue, resize, shares, shelve, snapshot, suspend, volumes,
+    freeze, images, injections, interfaces, pause, power, rebuild, rescue, resize, shares, shelve, snapshot, suspend,
+    volumes,
 )
 ALL: dict[str, HostStep] = {step.name: step for module in _MODULES for step in module.STEPS}
 """What this release's agents can run. A step stays here as long as a journal may name it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import msgspec
 
 from kilonova.agent.steps.environment import HostEnvironment
@@ -35,6 +37,16 @@ async def _upload(host: HostEnvironment, args: SnapshotArgs) -> None:
     await host.driver.discard_snapshot(args.uuid, args.image_id)
 
 
+async def _activate(host: HostEnvironment, args: SnapshotArgs) -> None:
+    if host.images is None:
+        raise NotSupported(f"Host {host.host} has no way to the image service.", hint="run it with `kilonova up`")
+    await host.images.upload(args.image_id, _nothing())
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
+
+
 async def _discard(host: HostEnvironment, args: SnapshotArgs) -> None:
     await host.driver.discard_snapshot(args.uuid, args.image_id)
 
@@ -42,5 +54,7 @@ async def _discard(host: HostEnvironment, args: SnapshotArgs) -> None:
 TAKE = HostStep("snapshot.take", _take, SnapshotArgs, interruptible=True, disk_work=True, snapshot=True)
 UPLOAD = HostStep("snapshot.upload", _upload, SnapshotArgs, interruptible=True, disk_work=True, snapshot=True)
 DISCARD = HostStep("snapshot.discard", _discard, SnapshotArgs)
+ACTIVATE = HostStep("snapshot.activate", _activate, SnapshotArgs)
+"""An image that has no data gets none, and is active then."""
 
-STEPS = (TAKE, UPLOAD, DISCARD)
+STEPS = (TAKE, UPLOAD, DISCARD, ACTIVATE)

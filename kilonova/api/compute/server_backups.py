@@ -11,12 +11,18 @@ from kilonova.api.compute.field_types import METADATA, NAME
 from kilonova.api.compute.server_actions import server_action
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.schema import Integer, Object, Text, optional, required
+from kilonova.domain.errors import InvalidInput
+from kilonova.shapes.resources import is_volume_backed
 
+OF_VOLUMES = Rule("servers:create_image:allow_volume_backed", Audience.MEMBER)
 IMAGE_ID_IN_BODY = 45
 NO_METADATA_QUOTA = 39
 
 
 async def create_image(call: Call) -> Answer:
+    """Of a server that boots from a volume, the image has snapshots of its volumes."""
+    if is_volume_backed(call.server.instance.block_devices):
+        call.require(OF_VOLUMES)
     refuse_with_encrypted_disks(call.server.instance)
     asked: dict[str, Any] = call.body["createImage"]
     metadata = asked.get("metadata") or {}
@@ -27,6 +33,8 @@ async def create_image(call: Call) -> Answer:
 
 async def create_backup(call: Call) -> Answer:
     """The image of a backup that is kept by no rotation is not worth a link."""
+    if is_volume_backed(call.server.instance.block_devices):
+        raise InvalidInput("Backup is not supported for volume-backed instances.", hint="back up its volumes")
     refuse_with_encrypted_disks(call.server.instance)
     asked: dict[str, Any] = call.body["createBackup"]
     metadata, rotation = asked.get("metadata") or {}, asked["rotation"]
@@ -57,6 +65,7 @@ _BACKUP = Object({
 })
 
 ROUTES = [
-    server_action("createImage", create_image, Rule("servers:create_image", Audience.MEMBER), _IMAGE),
+    server_action("createImage", create_image, Rule("servers:create_image", Audience.MEMBER), _IMAGE,
+                  rules=(OF_VOLUMES,)),
     server_action("createBackup", create_backup, Rule("os-create-backup", Audience.MEMBER), _BACKUP),
 ]

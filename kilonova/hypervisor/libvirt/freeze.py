@@ -50,7 +50,7 @@ class Freezer:
         Raises:
             NotSupported: they must be and cannot. KilonovaError: the guest was not thawed. Spec: QUI-01 to QUI-04.
         """
-        if quiesce is Quiesce.NO or not await self._freeze(connection, uuid, quiesce):
+        if not await self.freeze(connection, uuid, quiesce):
             yield
             return
         try:
@@ -92,8 +92,17 @@ class Freezer:
                 log.warning("guest was left frozen; thawing it", instance=uuid)
                 await asyncio.gather(self.thaw(connection, uuid), return_exceptions=True)
 
-    async def _freeze(self, connection: Connection, uuid: str, quiesce: Quiesce) -> bool:
-        """Returns False if the guest is not frozen. One that has not answered might be, and is thawed."""
+    async def freeze(self, connection: Connection, uuid: str, quiesce: Quiesce) -> bool:
+        """Hold the file systems of a guest still until `thaw`, for at most a minute.
+
+        Returns:
+            False if the guest is not frozen. One that has not answered might be, and is thawed.
+
+        Raises:
+            NotSupported: they must be and cannot. KilonovaError: the guest was not thawed.
+        """
+        if quiesce is Quiesce.NO:
+            return False
         try:
             await connection.call(lambda open_: agent.require(open_, uuid), uuid=uuid)
             await self._run(_write, self._mark(uuid), self._clock.now() + LONGEST)

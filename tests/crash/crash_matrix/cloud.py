@@ -250,8 +250,9 @@ class OneCloud:
 
     def _agent(self, host: str) -> Agent:
         driver: Any = planting.Watched(FakeDriver(self.hypervisors[host], self.clock), self.plan)
+        images: Any = planting.Watched(self.images, self.plan)
         return Agent(
-            host, driver, self.bus, self._hosts_journal, self.clock, images=self.images, report_interval=20.0,
+            host, driver, self.bus, self._hosts_journal, self.clock, images=images, report_interval=20.0,
             device_specs=SPECS, bandwidths=BANDWIDTHS, packet_rate=RATE,
             checkpoint=lambda _place: self.plan.here("effect"),
         )

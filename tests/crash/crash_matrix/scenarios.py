@@ -59,6 +59,8 @@ from kilonova.operations.revert_resize import REVERT_RESIZE, RevertResize
 from kilonova.operations.shelf import IMAGE_KEY
 from kilonova.operations.shelve import UNSHELVE, UnshelveServer
 from kilonova.operations.shelve_offload import SHELVE_OFFLOAD, OffloadServer
+from kilonova.operations.snapshot import SnapshotServer
+from kilonova.operations.snapshot_volumes import SNAPSHOT_VOLUMES
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
@@ -67,6 +69,7 @@ from kilonova.operations.told import EXTENDED
 from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
 from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveOffloaded
 from kilonova.services.image import NewImage
+from kilonova.shapes.quiesce import Quiesce
 
 SERVER = "44444444-4444-4444-8444-444444444444"
 FLAVOR = with_devices(
@@ -77,6 +80,7 @@ BIGGER = with_devices(
 )
 IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
 OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333")
+MADE_IMAGE = "44444444-4444-4444-8444-444444444444"
 SECRET = "s3cret-pass"
 
 
@@ -296,6 +300,10 @@ SCENARIOS = {
     "inject-network-info": Scenario(("build",), _ask(INJECT_NETWORK_INFO, InjectNetworkInfo())),
     "change-password": Scenario(("build",), _ask(CHANGE_PASSWORD, ChangePassword(key="one"))),
     "snapshot": Scenario(("build",), _create_image),
+    "snapshot-volumes": Scenario(("build", "attach-volume"), _ask(
+        SNAPSHOT_VOLUMES,
+        SnapshotServer(image=NewImage(id=MADE_IMAGE, name="snap", owner=PROJECT), quiesce=Quiesce.TRY),
+    )),
     "backup": Scenario(("build",), _create_backup),
     "rescue": Scenario(("build",), _ask(RESCUE, RescueServer(image=OTHER_IMAGE, admin_password=SECRET))),
     "unrescue": Scenario(("build", "rescue"), _ask(UNRESCUE, UnrescueServer())),

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.image import Image
-from kilonova.domain.states import GUEST_OFF
+from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.guest import BesideDisks, Guest
 from kilonova.hypervisor.libvirt.calls.parts import Calls
 from kilonova.hypervisor.libvirt.description import root_device_name
+from kilonova.hypervisor.libvirt.freeze import Freezer
 from kilonova.hypervisor.libvirt.properties import hardware
 from kilonova.hypervisor.libvirt.snapshots import Snapshots
 from kilonova.services.secrets import Purpose
@@ -20,6 +21,7 @@ class DiskCalls(Calls):
     """Disks: made, exchanged, resized, rescued, copied, removed."""
 
     _snapshots: Snapshots
+    _freezer: Freezer
 
     async def disks(self) -> list[str]:
         return await self._disks.owners()
@@ -102,6 +104,13 @@ class DiskCalls(Calls):
 
     async def snapshot(self, uuid: str, image_id: str, *, quiesce: Quiesce = Quiesce.NO) -> None:
         await self._snapshots.make(self._connection, uuid, image_id, quiesce)
+
+    async def freeze(self, uuid: str, *, quiesce: Quiesce) -> None:
+        if await self.power_state(uuid) is PowerState.RUNNING:
+            await self._freezer.freeze(self._connection, uuid, quiesce)
+
+    async def thaw(self, uuid: str) -> None:
+        await self._freezer.thaw(self._connection, uuid)
 
     def snapshot_data(self, uuid: str, image_id: str) -> AsyncIterator[bytes]:
         return self._snapshots.data(uuid, image_id)
