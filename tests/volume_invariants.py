@@ -79,9 +79,12 @@ def wrong_volumes(
         server, mapping = named.get(one.id, ("", None))
         if mapping is None or (server, mapping.volume_id) != (one.instance_uuid, one.volume_id):
             yield f"attachment {one.id} of volume {one.volume_id} and server {one.instance_uuid} is nobody's"
-    for server, own in mapped.items():
+    for uuid, own in mapped.items():
+        failed = uuid in alive and alive[uuid].vm_state is VmState.ERROR
         for mapping in own:
-            yield from _wrong_mapping(server, mapping, held.get(mapping.attachment_id or ""))
+            if failed and mapping.state is AttachState.RESERVED and mapping.attachment_id is None:
+                continue  # it could not be built
+            yield from _wrong_mapping(uuid, mapping, held.get(mapping.attachment_id or ""))
     users: dict[str, set[str]] = defaultdict(set)
     for one in seen.attachments:
         users[one.volume_id].add(one.status)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -66,6 +67,8 @@ from kilonova.embedded.network.bodies import (
 from kilonova.embedded.network.qos_schema import MINIMUM_BANDWIDTH, MINIMUM_PACKET_RATE
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring
+from kilonova.embedded.volume import attachments
+from kilonova.embedded.volume.schema import journal as volume_journal
 from kilonova.engine.host import host_metadata
 from kilonova.engine.journaling import Moves
 from kilonova.engine.operation import Await
@@ -142,7 +145,7 @@ class OneCloud:
         self.problems: list[str] = []
         storage = volumes.Storage(directory)
         for hypervisor in self.hypervisors.values():
-            hypervisor.served = storage.served
+            hypervisor.served = partial(storage.served, self._connected_to, hypervisor.host)
         self.volumes = volumes.service(
             self.api, directory, storage, clock, self.images, self._on_event, self._export_ends
         )
@@ -268,6 +271,11 @@ class OneCloud:
         if not await self.conductor.deliver(ExternalEvent(subject=instance_uuid, name=name, tag=tag, status=status)):
             raise NotFound(f"Instance {instance_uuid} awaits no event.")
 
+    def _connected_to(self, attachment: str) -> str:
+        """The host that has it."""
+        found = at_once(self.api.read(lambda conn: attachments.get(conn, attachment)))
+        return str((found.connector or {}).get("host"))
+
     async def _export_ends(self, export: str) -> None:
         """A guest lets go of a volume before it is served no longer; or owes it, which is safe: nothing else is served
         under that name."""
@@ -372,7 +380,9 @@ class OneCloud:
                 yield server.power_state is not found or found in UNFIT.get(server.vm_state, ())
 
     async def _active(self) -> list[OperationRecord]:
-        found = await self.api.read(lambda conn: api_journal.select(conn, states=ACTIVE))
+        """Those of the volume service first: what it tells makes others."""
+        found = await self.api.read(lambda conn: volume_journal.select(conn, states=ACTIVE))
+        found += await self.api.read(lambda conn: api_journal.select(conn, states=ACTIVE))
         return found + await self.cell.read(lambda conn: cell_journal.select(conn, states=ACTIVE))
 
     async def _answer_wait(self, record: OperationRecord) -> None:

@@ -21,9 +21,10 @@ from crash_matrix.cloud import (
     USERS_PORT,
     OneCloud,
 )
-from crash_matrix.volumes import VOLUME
+from crash_matrix.volumes import SPARE_VOLUME, VOLUME
 from kilonova.db import instances
 from kilonova.db.journal import cell_journal
+from kilonova.domain.block_device import AttachState, BlockDevice
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
@@ -82,6 +83,17 @@ IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
 OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333")
 MADE_IMAGE = "44444444-4444-4444-8444-444444444444"
 SECRET = "s3cret-pass"
+DEVICES = (
+    BlockDevice(
+        uuid="66666666-1111-4666-8666-666666666666", source_type="volume", destination_type="volume",
+        volume_id=SPARE_VOLUME, device_name="/dev/vdb", state=AttachState.RESERVED,
+    ),
+    BlockDevice(
+        uuid="66666666-2222-4666-8666-666666666666", source_type="blank", destination_type="volume", volume_size=1,
+        device_name="/dev/vdc", delete_on_termination=True, state=AttachState.RESERVED,
+    ),
+)
+"""Volumes of new servers."""
 
 
 Request = Callable[[OneCloud], Awaitable[None]]
@@ -104,11 +116,11 @@ class Scenario(msgspec.Struct, frozen=True):
 
 
 async def _create(cloud: OneCloud, flavor: Flavor = FLAVOR, asked: Flavor | None = None) -> None:
-    """A server with an interface on a network and two on ports that the user brings, of which one is a device. asked:
-    how hosts are chosen."""
+    """A server with an interface on a network and two on ports that the user brings, of which one is a device; with a
+    volume that the user brings, and one that is made for it and goes with it. asked: how hosts are chosen."""
     instance = Instance(
         uuid=SERVER, project_id=PROJECT, user_id="u", display_name="vm", flavor=flavor, image_ref=IMAGE.id,
-        image=IMAGE, created_at=cloud.clock.now(),
+        image=IMAGE, created_at=cloud.clock.now(), block_devices=DEVICES,
     )
     (network, *_) = [n for n in await cloud.networks.networks(CONTEXT) if n.name == "private"]
     spec = RequestSpec(
@@ -117,6 +129,7 @@ async def _create(cloud: OneCloud, flavor: Flavor = FLAVOR, asked: Flavor | None
             RequestedNetwork(network_id=network.id), RequestedNetwork(port_id=USERS_PORT, need=NEED),
             RequestedNetwork(port_id=DEVICE_PORT, need=DEVICE_NEEDS[DEVICE_PORT]),
         ),
+        block_devices=DEVICES,
     )
     await cloud.compute.create(CONTEXT, [BuildRequest(instance=instance, spec=spec, admin_password=SECRET)])
 

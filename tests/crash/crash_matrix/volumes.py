@@ -57,10 +57,12 @@ class Storage(SimulatedStorage):
             temporary.replace(self._file)
             self._written = state
 
-    def served(self, source: VolumeSource) -> int | None:
-        """How many bytes a volume has, None if it is not served."""
+    def served(self, host_of: Callable[[str], str], host: str, source: VolumeSource) -> int | None:
+        """How many bytes a volume has, None if it is not served to this host. host_of: by attachment."""
         export = self.exports.get(source.export) if isinstance(source, NbdSource) else None
-        return None if export is None else self.volumes[export.volume_id].size * GIB
+        if export is None or host_of(export.id) != host:
+            return None
+        return self.volumes[export.volume_id].size * GIB
 
 
 class Pool(SimulatedPool):
