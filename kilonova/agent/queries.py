@@ -41,7 +41,8 @@ async def answer(driver: Driver, query: Query) -> Answer:
                 guests, disks = await driver.guests(), await driver.disks()
                 beside, devices = await driver.beside_disks(), await driver.held_devices()
                 return Answer(found=Found(
-                    guests=tuple(guests), disks=tuple(disks), beside=tuple(beside), devices=devices
+                    guests=tuple(guests), disks=tuple(disks), beside=tuple(beside), devices=devices,
+                    volumes=await driver.held_volumes(),
                 ))
     except KilonovaError as error:
         return Answer(error=error.message, status=error.status)

@@ -8,6 +8,7 @@ from kilonova.domain.console import ConsoleAddress, ConsoleKind
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
 from kilonova.hypervisor.guest import BesideDisks, GuestOnHost, HostInventory
+from kilonova.hypervisor.volumes import HeldVolume
 
 REFUSED = b"refused: "
 """With this begins the answer to a host that must not serve; the reason follows."""
@@ -85,12 +86,13 @@ Query = ConsoleQuery | ConsoleAddressQuery | PasswordQuery | DiagnosticsQuery | 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """Guests, instances with files on the host, what lies beside their disks, and by guest the addresses of the PCI
-    devices that it has."""
+    devices and the volumes that it has. volumes: None from an agent that does not tell."""
 
     guests: tuple[GuestOnHost, ...]
     disks: tuple[str, ...]
     beside: tuple[BesideDisks, ...] = ()
     devices: dict[str, tuple[str, ...]] = {}
+    volumes: dict[str, tuple[HeldVolume, ...]] | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from kilonova.audit.accelerators import compare_accelerators
 from kilonova.audit.differences import Difference, Kind
 from kilonova.audit.look import Look
 from kilonova.audit.port_devices import compare_port_devices
+from kilonova.audit.server_volumes import compare_server_volumes
 from kilonova.audit.volumes import compare_volumes
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.instance import Instance
@@ -35,7 +36,8 @@ def compare(look: Look) -> list[Difference]:
     found: list[Difference] = []
     for part in (
         _guests, _disks, _beside, _guest_devices, _silent_hosts, _claims, _counters, _ports, compare_accelerators,
-        compare_port_devices, _devices, _images, compare_volumes, _rows, _records, _operations,
+        compare_port_devices, _devices, _images, compare_volumes, compare_server_volumes,
+        _rows, _records, _operations,
     ):
         found += part(look)
     lost = (Kind.OPERATION_STRANDED, Kind.OPERATION_LOST)

@@ -49,7 +49,13 @@ class Kind(StrEnum):
     VOLUME_SNAPSHOT_MISSING = "volume-snapshot-missing"
     VOLUME_DATA_LEFT = "volume-data-left"
     VOLUME_DATA_MISSING = "volume-data-missing"
+    VOLUME_LEFT_IN_GUEST = "volume-left-in-guest"
+    VOLUME_MISSING_IN_GUEST = "volume-missing-in-guest"
+    BLOCK_DEVICE_WITHOUT_SERVER = "block-device-without-server"
     ATTACHMENT_WITHOUT_SERVER = "attachment-without-server"
+    ATTACHMENT_LEFT = "attachment-left"
+    ATTACHMENT_MISSING = "attachment-missing"
+    BLOCK_DEVICE_FORGOTTEN = "block-device-forgotten"
     SECRET_WITHOUT_SERVER = "secret-without-server"
     CONSOLE_TOKEN_WITHOUT_SERVER = "console-token-without-server"
     NOTIFICATION_WITHOUT_SINK = "notification-without-sink"
@@ -83,6 +89,9 @@ HEALS: dict[Kind, str] = {
     Kind.VOLUME_EXPORT_MISSING: "served again",
     Kind.VOLUME_SNAPSHOT_LEFT: "deleted from its pool",
     Kind.VOLUME_DATA_LEFT: "deleted from its pool",
+    Kind.ATTACHMENT_WITHOUT_SERVER: "deleted at the volume service",
+    Kind.ATTACHMENT_LEFT: "deleted at the volume service",
+    Kind.BLOCK_DEVICE_WITHOUT_SERVER: "deleted",
     Kind.BUILD_REQUEST_FORGOTTEN: "placed by a new operation",
     Kind.MAPPING_WITHOUT_SERVER: "deleted",
     Kind.REQUEST_SPEC_WITHOUT_SERVER: "deleted",
@@ -113,7 +122,10 @@ ADVICE: dict[Kind, str] = {
     Kind.IMAGE_DATA_MISSING: "upload the image again",
     Kind.VOLUME_SNAPSHOT_MISSING: "delete the snapshot",
     Kind.VOLUME_DATA_MISSING: "restore the volume from a backup, or delete it",
-    Kind.ATTACHMENT_WITHOUT_SERVER: "`openstack volume attachment delete`",
+    Kind.VOLUME_LEFT_IN_GUEST: "reboot the server hard: its guest is started with the volumes that are its own",
+    Kind.VOLUME_MISSING_IN_GUEST: "reboot the server hard: its guest is started with the volumes that are its own",
+    Kind.ATTACHMENT_MISSING: "detach the volume from the server and attach it again",
+    Kind.BLOCK_DEVICE_FORGOTTEN: "detach the volume from the server, and attach it again if it is to have it",
     Kind.SERVER_WITHOUT_MAPPING: "its cell has it but nobody can see it; restore the mapping from a backup",
     Kind.OPERATION_STRANDED: "`kilonova ops show` tells why; then `kilonova ops resume`, `skip` or `force`",
     Kind.OPERATION_LOST: "`kilonova ops cancel` ends it",

@@ -19,7 +19,8 @@ from kilonova.audit.look import Looker
 from kilonova.audit.sources import AcceleratorLedger, ImageLedger, PortLedger
 from kilonova.audit.volumes import VolumeLedger
 from kilonova.cells.registry import Cells
-from kilonova.db import build_requests, console_tokens, instances, secrets
+from kilonova.db import block_devices, build_requests, console_tokens, instances, secrets
+from kilonova.db.block_devices import block_device_mappings
 from kilonova.db.journal import api_journal, cell_journal
 from kilonova.db.outbox import api_outbox, cell_outbox
 from kilonova.db.placement import claims
@@ -100,6 +101,9 @@ class Healer:
             Kind.VOLUME_EXPORT_MISSING: self._settle_volume,
             Kind.VOLUME_SNAPSHOT_LEFT: self._settle_volume,
             Kind.VOLUME_DATA_LEFT: self._settle_volume,
+            Kind.ATTACHMENT_WITHOUT_SERVER: self._end_attachment,
+            Kind.ATTACHMENT_LEFT: self._end_attachment,
+            Kind.BLOCK_DEVICE_WITHOUT_SERVER: self._forget_block_device,
             Kind.BUILD_REQUEST_FORGOTTEN: self._place,
             Kind.MAPPING_WITHOUT_SERVER: self._drop_mapping,
             Kind.REQUEST_SPEC_WITHOUT_SERVER: self._forget_spec,
@@ -248,6 +252,23 @@ class Healer:
         assert self._volumes is not None
         if not await self._volumes.settle(difference):
             raise Conflict(f"{difference.object} of {difference.host} is in order by now, or is being worked on.")
+
+    async def _end_attachment(self, difference: Difference) -> None:
+        """An operation that begins now may take it over: records are read after the operations."""
+        server, attachment = difference.subject, difference.object
+        named = sa.select(block_device_mappings.c.uuid).where(block_device_mappings.c.attachment_id == attachment)
+        active = await self._looker.active(server)
+        records = [await cell.database.read(lambda conn: conn.execute(named).first()) for cell in self._cells.all]
+        if active or any(records):
+            raise Conflict(f"Server {server} is being changed, or has attachment {attachment} now.")
+        assert self._volumes is not None
+        await self._volumes.end(attachment)
+
+    async def _forget_block_device(self, difference: Difference) -> None:
+        """Its attachment, if there is one, is found by itself."""
+        await self._require_gone(difference.subject)
+        database = self._cells.named(difference.cell).database
+        await database.write(lambda conn: block_devices.remove(conn, difference.object))
 
     async def _place(self, difference: Difference) -> str | None:
         def accept(conn: sa.Connection) -> str | None:

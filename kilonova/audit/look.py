@@ -18,6 +18,7 @@ import structlog
 
 from kilonova.agent.reports import Answer, Found, FoundQuery
 from kilonova.audit.accelerators import MAKERS
+from kilonova.audit.server_volumes import all_block_devices
 from kilonova.audit.sources import AcceleratorLedger, DeviceLedger, ImageData, ImageLedger, OnMachine, PortLedger
 from kilonova.audit.volumes import VolumeLedger, VolumesFound
 from kilonova.bus.protocol import Bus
@@ -32,10 +33,12 @@ from kilonova.db.outbox import Outbox, api_outbox, cell_outbox
 from kilonova.db.placement.claims import INSTANCE, MIGRATION
 from kilonova.db.placement.layouts import devices_by_consumer
 from kilonova.db.placement.tables import allocation_groups, allocations, consumers, hosts, inventories, providers
+from kilonova.domain.block_device import BlockDevice
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import KilonovaError, Unreachable
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import TERMINAL, OperationState
+from kilonova.hypervisor.volumes import HeldVolume
 from kilonova.services.accelerators import AcceleratorRequest
 from kilonova.services.network import PortSummary
 from kilonova.shapes.pci import HeldDevice
@@ -114,6 +117,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
             operation was under way that makes such requests.
         undelivered: sinks that no process has and for which notifications are kept.
         own_devices: by consumer, PCI devices that are its own.
+        block_devices: volumes of servers, deleted ones too, by cell and server.
     """
 
     servers: dict[str, tuple[str, Instance]]
@@ -137,6 +141,14 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     tokens: frozenset[InCell] = frozenset()
     undelivered: frozenset[InCell] = frozenset()
     own_devices: dict[str, tuple[HeldDevice, ...]] = {}
+    block_devices: dict[tuple[str, str], list[BlockDevice]] = {}
+
+    @property
+    def held(self) -> dict[str, dict[str, tuple[HeldVolume, ...]]]:
+        """Volumes of guests, by host and server, of hosts that tell."""
+        return {
+            on.host: on.found.volumes for on in self.hosts if on.found is not None and on.found.volumes is not None
+        }
 
 
 class Looker:
@@ -175,6 +187,10 @@ class Looker:
         holdings, counters = await self._cells.api.read(_claims)
         own_devices = await self._cells.api.read(devices_by_consumer)
         secret, token = await self._rows_of_servers(secrets.secrets), await self._rows_of_servers(console_tokens)
+        devices_of = {
+            (cell.name, server): found for cell in self._cells.all
+            for server, found in (await cell.database.read(all_block_devices)).items()
+        }
         servers: dict[str, tuple[str, Instance]] = {}
         for cell in self._cells.all:
             servers |= await _servers(cell)
@@ -185,7 +201,7 @@ class Looker:
             servers=servers, requests=requests, mapped=mapped, dangling=dangling, specs=specs, busy=frozenset(busy),
             operations=after, holdings=holdings, counters=counters, hosts=found,
             ports=tuple(ports) if ports is not None else None, devices=devices, images=images, volumes=volumes,
-            own_devices=own_devices,
+            own_devices=own_devices, block_devices=devices_of,
             accelerators=requested, silent=silent,
             making=any(operation.kind in MAKERS for operation in (*before, *after)), secrets=secret, tokens=token,
             undelivered=await self._undelivered(),

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from kilonova.audit.differences import Difference, Kind
 from kilonova.domain.operation import TERMINAL, OperationState
 from kilonova.embedded.volume import schema
+from kilonova.embedded.volume.client import VolumeClient
 from kilonova.embedded.volume.service import EmbeddedVolumes, recorded_exports
 from kilonova.embedded.volume.states import AttachStatus, SnapshotStatus, VolumeStatus
 from kilonova.storage.pool import Export, Volume
@@ -30,6 +31,10 @@ class VolumeLedger(Protocol):
 
     async def settle(self, difference: Difference) -> bool:
         """Remove what belongs to nothing, or serve what is to be served. False if that is not so any more."""
+        ...
+
+    async def end(self, attachment: str) -> None:
+        """Delete an attachment; none is fine."""
         ...
 
 
@@ -102,6 +107,11 @@ class EmbeddedVolumeLedger:
                     if wanted.id == difference.object:
                         await pool.add_export(wanted)
         return True
+
+
+    async def end(self, attachment: str) -> None:
+        """Raises KilonovaError: the pool cannot."""
+        await VolumeClient(self._service).delete_attachment(attachment)
 
 
 class _Records(msgspec.Struct, frozen=True):
