@@ -24,6 +24,7 @@ from kilonova.engine.operation import AnyRun, Here, NoUndo, Step, Tx
 from kilonova.operations.connect_volumes import told_as_block_devices
 from kilonova.operations.environment import Environment
 from kilonova.operations.records import settle
+from kilonova.operations.release_volumes import release_all
 from kilonova.operations.volumes import each
 from kilonova.services.volumes import BEING_MADE, NewVolume, Volume
 
@@ -188,11 +189,13 @@ async def _abandon(env: Environment, run: AnyRun) -> None:
         return False, kept
 
     gone, kept = await env.database.read(find)
+    if gone:
+        await release_all(env, run.subject)
 
     async def release(device: BlockDevice) -> None:
         device = kept.get(device.uuid, device)
         goes = device.source_type != "volume" and device.delete_on_termination
-        if (gone or goes) and device.volume_id is not None:
+        if goes and device.volume_id is not None:
             await env.volumes.discard_attachments(device.volume_id, run.subject, ())
         if goes:
             await env.volumes.discard_volume(device.uuid)

@@ -56,8 +56,9 @@ def volumes_of(run: AnyRun) -> tuple[GuestVolume, ...]:
 
 @contextlib.contextmanager
 def told_as_block_devices() -> Iterator[None]:
-    """Errors of the volume service as errors of block devices. What may pass, a quota, and a server that is gone or was
-    taken over are told as they are. Spec: BDM-22, BDM-23, BDM-26, BLD-107."""
+    """Errors of the volume service as errors of block devices, of unexpected ones only the class. What may pass, a
+    quota, and a server that is gone or was taken over are told as they are. Spec: BDM-22, BDM-23, BDM-26, BDM-27,
+    BLD-107."""
     try:
         yield
     except OverQuota as error:
@@ -68,6 +69,9 @@ def told_as_block_devices() -> Iterator[None]:
     except KilonovaError as error:
         log.warning("block devices not prepared", error=error.message)
         raise InvalidBlockDevice(error.message) from error
+    except Exception as error:
+        log.exception("block devices not prepared")
+        raise InvalidBlockDevice(f"preparing them failed unexpectedly ({type(error).__name__}).") from error
 
 
 class VolumeSteps:

@@ -6,12 +6,14 @@ service that does not answer) is journaled as a debt and paid when it returns; t
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import structlog
 
 from kilonova.agent.steps.power import REMOVE, GuestRef
 from kilonova.db import instances
-from kilonova.domain.errors import InstanceNotFound, KilonovaError
+from kilonova.domain.errors import InstanceNotFound, KilonovaError, ServiceUnavailable
 from kilonova.domain.migration import ON_THE_WAY, UNDECIDED, MigrationStatus
 from kilonova.domain.notification import Phase
 from kilonova.domain.operation import Failure
@@ -22,7 +24,7 @@ from kilonova.operations.environment import Environment
 from kilonova.operations.moves import close
 from kilonova.operations.notices import announce, announce_part
 from kilonova.operations.records import fail
-from kilonova.operations.release_volumes import OwnedVolume, owned_volumes, release_volumes
+from kilonova.operations.release_volumes import OwnedVolume, owned_volumes, release_all, release_volumes
 from kilonova.operations.server_images import remove_image
 from kilonova.operations.shelf import IMAGE_KEY
 
@@ -125,8 +127,14 @@ async def _release_accelerators(env: Environment, run: Run[DeleteServer]) -> Non
 
 
 async def _release_volumes(env: Environment, run: Run[DeleteServer]) -> None:
-    """The guest has let go of them, or its host is out of reach. Spec: DEL-02, DEL-06, DEL-07, DEL-24, DEL-55."""
+    """The guest has let go of them, or its host is out of reach. Of a server without a record nobody knows what it had.
+
+    Spec: DEL-02, DEL-06, DEL-07, DEL-24, DEL-43, DEL-55.
+    """
     await release_volumes(env, run.subject, run.output(Remains).volumes)
+    if run.output(Remains).gone:
+        with contextlib.suppress(ServiceUnavailable):
+            await release_all(env, run.subject)
 
 
 async def _release_claim(env: Environment, run: Run[DeleteServer]) -> None:
@@ -188,7 +196,7 @@ DELETE = Operation(
              given=lambda run: not run.output(Remains).accelerators),
         Here("release networks", _release_networks, undo=GONE, owed=True, pause=_release_pause),
         Here("release volumes", _release_volumes, undo=GONE, owed=True, timeout=300,
-             given=lambda run: not run.output(Remains).volumes),
+             given=lambda run: not (run.output(Remains).volumes or run.output(Remains).gone)),
         Here("release claim", _release_claim, undo=GONE, persistent=True),
     ),
     ends=_end,

@@ -66,6 +66,12 @@ async def release_volumes(env: Environment, server: str, volumes: Iterable[Owned
     await each(volumes, release)
 
 
+async def release_all(env: Environment, server: str) -> None:
+    """Delete all attachments of a server that has no record any more. Spec: BLD-76, DEL-43."""
+    for one in await env.volumes.attachments(server):
+        await env.volumes.delete_attachment(one.id)
+
+
 async def _delete(env: Environment, server: str, volume_id: str) -> None:
     """One that another server has by now is not this one's any more. Spec: DEL-14, DEL-16, DEL-24, PER-91."""
     try:

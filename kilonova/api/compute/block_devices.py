@@ -72,11 +72,12 @@ def check_devices(devices: Sequence[BlockDevice], image: Image, flavor: Flavor) 
         check_bus(bus, asked.firmware.machine)
         if device.boot_index == 0 and bus == "virtio" and asked.disks.cdrom_root and not device.is_volume:
             raise InvalidInput("A CD-ROM cannot be attached to the bus virtio.")
-        if device.is_volume and device.image_id == image.id:
-            _check_room(device, image)
+        if device.boot_index == 0 and device.is_volume and device.image_id is not None:
+            check_room(device, image)
 
 
-def _check_room(device: BlockDevice, image: Image) -> None:
+def check_room(device: BlockDevice, image: Image) -> None:
+    """Whether a volume that is made from an image is big enough for it. Raises InvalidInput."""
     room, needed = (device.volume_size or 0) * GIB, max(image.virtual_size or image.size, image.min_disk * GIB)
     if needed > room:
         raise InvalidInput(f"A volume of {room} bytes is too small for image {image.id}, which needs {needed} bytes.")

@@ -10,7 +10,15 @@ import msgspec
 import sqlalchemy as sa
 
 from kilonova.api.call import Call
-from kilonova.api.compute.block_devices import CURRENT, GIB, LEGACY, check_devices, requested_devices, root_image
+from kilonova.api.compute.block_devices import (
+    CURRENT,
+    GIB,
+    LEGACY,
+    check_devices,
+    check_room,
+    requested_devices,
+    root_image,
+)
 from kilonova.api.compute.server_volumes import image_of_root
 from kilonova.api.policy import Audience, Rule
 from kilonova.db import flavors
@@ -164,4 +172,7 @@ async def find_root(call: Call, body: dict[str, Any], devices: Sequence[BlockDev
         check_size(image, flavor, volume_backed=True)
     await check_kernel(call, image)
     check_devices(devices, image, flavor)
+    for device in devices:
+        if device.is_volume and device.image_id is not None and device is not root:
+            check_room(device, await find_image(call, device.image_id))
     return image if root is None else msgspec.structs.replace(image, id="")
