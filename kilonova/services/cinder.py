@@ -28,6 +28,7 @@ from kilonova.domain.errors import (
     VolumeSnapshotNotFound,
 )
 from kilonova.services import cinder_answers as answers
+from kilonova.services.cinder_answers import KEY
 from kilonova.services.openstack import FAMILIES, AccountOptions, OpenStackCalls, account, check_address
 from kilonova.services.volumes import (
     BEING_MADE,
@@ -44,8 +45,6 @@ LEAST = 44
 """N of the oldest version 3.N that will do: since then an attachment is completed. Spec: EMV-19."""
 MODES, REIMAGE, EXTEND_COMPLETION = 54, 68, 71
 """Versions that brought what only some calls need."""
-KEY = "kilonova_key"
-"""In the metadata of volumes and snapshots: under which key they were made."""
 REPORTED = "90%"
 """What the part of the hypervisor is of taking or deleting a snapshot."""
 
@@ -116,6 +115,11 @@ class Cinder:
         if all(type_ not in (one.id, one.name) for one in found.volume_types):
             raise NotFound(f"Volume type {type_} could not be found.")
 
+    async def volumes(self, context: RequestContext, *, limit: int, offset: int) -> list[Volume]:
+        answer = await self._ask("GET", "/volumes/detail", query=_page(context, limit, offset))
+        found = answers.read(answer, answers.ManyVolumes).volumes
+        return [answers.volume(one) for one in found if not (one.migration_status or "").startswith("target:")]
+
     async def create_volume(self, context: RequestContext, new: NewVolume) -> Volume:
         found = await self._volume_of(new.key)
         if found is not None and found.project_id == context.project_id:
@@ -123,7 +127,7 @@ class Cinder:
         wanted = {
             "size": new.size, "name": new.name, "description": new.description, "imageRef": new.image_id,
             "snapshot_id": new.snapshot_id, "volume_type": new.volume_type,
-            "availability_zone": new.availability_zone, "metadata": {KEY: new.key},
+            "availability_zone": new.availability_zone, "metadata": new.metadata | {KEY: new.key},
         }
         body = {"volume": {name: value for name, value in wanted.items() if value is not None}}
         made = await self._ask("POST", "/volumes", body=body, project=context.project_id or "")
@@ -269,6 +273,10 @@ class Cinder:
             raise VolumeSnapshotNotFound(snapshot_id)
         return answers.snapshot(found)
 
+    async def snapshots(self, context: RequestContext, *, limit: int, offset: int) -> list[Snapshot]:
+        answer = await self._ask("GET", "/snapshots/detail", query=_page(context, limit, offset))
+        return [answers.snapshot(one) for one in answers.read(answer, answers.ManySnapshots).snapshots]
+
     async def create_snapshot(self, context: RequestContext, new: NewSnapshot) -> Snapshot:
         found = await self._snapshot_of(new.volume_id, new.key)
         if found is not None:
@@ -315,6 +323,14 @@ class Cinder:
         with contextlib.suppress(VolumeSnapshotNotFound):
             return (await self.snapshot(None, snapshot_id)).status
         return None
+
+
+def _page(context: RequestContext, limit: int, offset: int) -> dict[str, str]:
+    """Which of the project's are asked for."""
+    return {
+        "all_tenants": "1", "project_id": context.project_id or "", "sort": "created_at:desc", "limit": str(limit),
+        "offset": str(offset),
+    }
 
 
 def _attachment(answer: Any) -> Attachment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,6 +11,8 @@ from kilonova.domain.errors import KilonovaError
 from kilonova.services.volumes import AttachedServer, Attachment, Encryption, Snapshot, Volume
 
 T = TypeVar("T")
+KEY = "kilonova_key"
+"""In the metadata of volumes and snapshots: under which key they were made."""
 
 
 class Version(msgspec.Struct):
@@ -42,6 +45,9 @@ class VolumeAnswer(msgspec.Struct):
     encrypted: bool = False
     migration_status: str | None = None
     metadata: dict[str, str] = {}
+    description: str | None = None
+    snapshot_id: str | None = None
+    created_at: str | None = None
     volume_image_metadata: dict[str, Any] = {}
     attachments: list[AttachedServerAnswer] = []
 
@@ -70,6 +76,8 @@ class SnapshotAnswer(msgspec.Struct):
     size: int
     project_id: str | None = msgspec.field(name="os-extended-snapshot-attributes:project_id", default=None)
     name: str | None = None
+    description: str | None = None
+    created_at: str | None = None
     metadata: dict[str, str] = {}
 
 
@@ -137,6 +145,8 @@ def volume(found: VolumeAnswer) -> Volume:
         bootable=found.bootable.lower() == "true", multiattach=found.multiattach, encrypted=found.encrypted,
         read_only=found.metadata.get("readonly", "").lower() == "true", migration_status=found.migration_status,
         image_metadata={name: str(value) for name, value in found.volume_image_metadata.items()},
+        description=found.description or "", snapshot_id=found.snapshot_id, created_at=_seconds(found.created_at),
+        metadata={name: value for name, value in found.metadata.items() if name != KEY},
         attachments=tuple(
             AttachedServer(
                 attachment_id=one.attachment_id, server_id=one.server_id, host=one.host_name or "", device=one.device
@@ -165,5 +175,14 @@ def encryption(found: EncryptionAnswer) -> Encryption | None:
 def snapshot(found: SnapshotAnswer) -> Snapshot:
     return Snapshot(
         id=found.id, volume_id=found.volume_id, project_id=found.project_id or "", status=found.status,
-        size=found.size, name=found.name or "",
+        size=found.size, name=found.name or "", description=found.description or "",
+        created_at=_seconds(found.created_at),
     )
+
+
+def _seconds(time: str | None) -> float:
+    """Since the epoch, of a time of UTC that does not say so. Raises KilonovaError."""
+    try:
+        return datetime.fromisoformat(time).replace(tzinfo=UTC).timestamp() if time is not None else 0.0
+    except ValueError as error:
+        raise KilonovaError(f"The volume service answers something unexpected: {time!r} is no time.") from error

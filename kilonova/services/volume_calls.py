@@ -46,6 +46,10 @@ class RemoteVolumes:
     async def check_type(self, context: RequestContext, type_: str | None) -> None:
         await self._service.call("check_type", context, type_)
 
+    async def volumes(self, context: RequestContext, *, limit: int, offset: int) -> list[Volume]:
+        found: list[Volume] = await self._service.call("volumes", context, limit, offset)
+        return found
+
     async def create_volume(self, context: RequestContext, new: NewVolume) -> Volume:
         made: Volume = await self._service.call("create_volume", context, new)
         return made
@@ -112,6 +116,10 @@ class RemoteVolumes:
 
     async def snapshot(self, context: RequestContext | None, snapshot_id: str) -> Snapshot:
         found: Snapshot = await self._service.call("snapshot", context, snapshot_id)
+        return found
+
+    async def snapshots(self, context: RequestContext, *, limit: int, offset: int) -> list[Snapshot]:
+        found: list[Snapshot] = await self._service.call("snapshots", context, limit, offset)
         return found
 
     async def create_snapshot(self, context: RequestContext, new: NewSnapshot) -> Snapshot:

@@ -51,7 +51,7 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
         status: `available`, `reserved`, `in-use` ... size: GiB.
         volume_type: its name. read_only: servers get it so.
         migration_status: None if it does not migrate and never did.
-        image_metadata: of the image that it was made from.
+        image_metadata: of the image that it was made from. created_at: seconds since the epoch.
         attachments: the servers that use it; what is only reserved is not among them.
     """
 
@@ -69,6 +69,10 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool = False
     migration_status: str | None = None
     image_metadata: dict[str, str] = {}
+    description: str = ""
+    metadata: dict[str, str] = {}
+    snapshot_id: str | None = None
+    created_at: float = 0.0
     attachments: tuple[AttachedServer, ...] = ()
 
 
@@ -88,10 +92,11 @@ class NewVolume(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_id: str | None = None
     volume_type: str | None = None
     availability_zone: str | None = None
+    metadata: dict[str, str] = {}
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """size: GiB, of the volume when it was taken."""
+    """size: GiB, of the volume when it was taken. created_at: seconds since the epoch."""
 
     id: str
     volume_id: str
@@ -99,6 +104,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     size: int
     name: str = ""
+    description: str = ""
+    created_at: float = 0.0
 
 
 class NewSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +169,10 @@ class VolumeService(Protocol):
         Raises:
             NotFound. Spec: API-567.
         """
+        ...
+
+    async def volumes(self, context: RequestContext, *, limit: int, offset: int) -> list[Volume]:
+        """Those of the project of the context, newest first. limit: how many at most. offset: how many are left out."""
         ...
 
     async def create_volume(self, context: RequestContext, new: NewVolume) -> Volume:
@@ -292,6 +303,10 @@ class VolumeService(Protocol):
 
     async def snapshot(self, context: RequestContext | None, snapshot_id: str) -> Snapshot:
         """Raises VolumeSnapshotNotFound."""
+        ...
+
+    async def snapshots(self, context: RequestContext, *, limit: int, offset: int) -> list[Snapshot]:
+        """As `volumes`."""
         ...
 
     async def create_snapshot(self, context: RequestContext, new: NewSnapshot) -> Snapshot:

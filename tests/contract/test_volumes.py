@@ -79,6 +79,34 @@ async def test_a_volume_is_described(volume: Clients) -> None:
     assert (one.attachment_id, one.server_id, one.host, one.device) == (made.id, SERVER, "h1", "/dev/vdb")
 
 
+async def test_the_volumes_and_snapshots_of_a_project_are_listed(volume: Clients) -> None:
+    """Newest first, and none of others."""
+    new = NewVolume(key="a", size=1, name="one", description="first", metadata={"color": "red"})
+    made = [(await volume.client.create_volume(USER, new)).id]
+    await volume.cloud.settle()
+    for number in range(2):
+        made.append(await volume.cloud.make(name=str(number)))
+    await volume.client.create_volume(STRANGER, NewVolume(key="theirs", size=1))
+    await volume.cloud.settle()
+    taken = [await volume.client.create_snapshot(USER, NewSnapshot(
+        key=key, volume_id=made[0], name=key, description="d")) for key in ("s1", "s2")]
+    await volume.cloud.settle()
+    found = await volume.client.volumes(USER, limit=10, offset=0)
+    assert [one.id for one in found] == [*reversed(made)]
+    assert (found[-1].description, found[-1].snapshot_id) == ("first", None)
+    assert found[-1].metadata["color"] == "red"
+    stored = await volume.cloud.get(made[0])
+    assert abs(found[-1].created_at - stored.created_at) < 1.0
+    assert [one.id for one in await volume.client.volumes(USER, limit=1, offset=1)] == [made[1]]
+    assert len(await volume.client.volumes(STRANGER, limit=10, offset=0)) == 1
+    listed = await volume.client.snapshots(USER, limit=10, offset=0)
+    assert [one.id for one in listed] == [one.id for one in reversed(taken)]
+    assert (listed[0].name, listed[0].description, listed[0].volume_id) == ("s2", "d", made[0])
+    assert abs(listed[0].created_at - stored.created_at) < 10.0
+    assert await volume.client.snapshots(STRANGER, limit=10, offset=0) == []
+    assert [one.id for one in await volume.client.snapshots(USER, limit=1, offset=0)] == [taken[1].id]
+
+
 async def test_a_volume_is_hidden_from_others(volume: Clients) -> None:
     id_ = await volume.cloud.make()
     with pytest.raises(VolumeNotFound):

@@ -78,6 +78,13 @@ class VolumeClient:
         if type_ is not None:
             await self._database.read(lambda conn: volume_types.named(conn, context, type_))
 
+    async def volumes(self, context: RequestContext, *, limit: int, offset: int) -> list[Volume]:
+        def unit(conn: sa.Connection) -> list[Volume]:
+            found = volumes.of_project(conn, context.project_id or "", limit=limit, offset=offset)
+            return [_described(conn, one) for one in found]
+
+        return await self._database.read(unit)
+
     async def create_volume(self, context: RequestContext, new: NewVolume) -> Volume:
         id_ = _made(new.key)
         with contextlib.suppress(VolumeNotFound):
@@ -85,6 +92,7 @@ class VolumeClient:
         wanted = new_volumes.NewVolume(
             id=id_, size=new.size, name=new.name, description=new.description, image_id=new.image_id,
             snapshot_id=new.snapshot_id, volume_type=new.volume_type, availability_zone=new.availability_zone,
+            metadata=new.metadata,
         )
         try:
             with _translated():
@@ -208,6 +216,12 @@ class VolumeClient:
             lambda conn: snapshots.visible(conn, context or COMPUTE, snapshot_id)
         ))
 
+    async def snapshots(self, context: RequestContext, *, limit: int, offset: int) -> list[Snapshot]:
+        found = await self._database.read(
+            lambda conn: snapshots.of_project(conn, context.project_id or "", limit=limit, offset=offset)
+        )
+        return [_snapshot(one) for one in found]
+
     async def create_snapshot(self, context: RequestContext, new: NewSnapshot) -> Snapshot:
         id_ = _made(new.key)
         with contextlib.suppress(VolumeSnapshotNotFound):
@@ -276,6 +290,8 @@ def _described(conn: sa.Connection, volume: records.Volume) -> Volume:
         volume_type=None if volume.type_id is None else volume_types.get(conn, volume.type_id).name,
         bootable=volume.bootable, multiattach=volume.multiattach, encrypted=volume.encrypted,
         read_only=volume.readonly, migration_status=volume.migration_status, image_metadata=volume.image_metadata,
+        description=volume.description or "", metadata=volume.metadata, snapshot_id=volume.snapshot_id,
+        created_at=volume.created_at,
         attachments=tuple(
             AttachedServer(
                 attachment_id=one.id, server_id=one.instance_id, device=one.mountpoint,
@@ -296,5 +312,5 @@ def _attachment(one: records.Attachment) -> Attachment:
 def _snapshot(one: records.Snapshot) -> Snapshot:
     return Snapshot(
         id=one.id, volume_id=one.volume_id, project_id=one.project_id, status=one.status.value, size=one.size,
-        name=one.name or "",
+        name=one.name or "", description=one.description or "", created_at=one.created_at,
     )

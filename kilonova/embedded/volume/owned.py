@@ -53,6 +53,15 @@ class OwnedRecords(Generic[OwnedT]):
             raise self._not_found(id_)
         return found
 
+    def of_project(
+        self, conn: sa.Connection, project_id: str, *conditions: sa.ColumnElement[bool], limit: int, offset: int
+    ) -> list[OwnedT]:
+        """Those of a project, newest first; of those that there are, `offset` are left out."""
+        c = self._table.c
+        query = sa.select(self._table).where(c.project_id == project_id, *conditions)
+        rows = conn.execute(query.order_by(c.created_at.desc(), c.id.desc()).limit(limit).offset(offset))
+        return [self._record(**row._mapping) for row in rows]
+
     def delete(self, conn: sa.Connection, id_: str) -> None:
         conn.execute(self._table.delete().where(self._table.c.id == id_))
 

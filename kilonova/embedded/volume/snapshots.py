@@ -20,6 +20,7 @@ _records: GuardedRecords[Snapshot, SnapshotStatus] = GuardedRecords(
 insert = _records.insert
 get = _records.get
 visible = _records.visible
+of_project = _records.of_project
 change = _records.change
 move = _records.move
 begin = _records.begin

@@ -12,7 +12,7 @@ from kilonova.embedded.volume import schema
 from kilonova.embedded.volume.errors import InvalidVolume
 from kilonova.embedded.volume.owned import GuardedRecords
 from kilonova.embedded.volume.records import Volume
-from kilonova.embedded.volume.states import IDLE_MIGRATIONS, AttachStatus, VolumeStatus, shown, strongest
+from kilonova.embedded.volume.states import IDLE_MIGRATIONS, TARGET, AttachStatus, VolumeStatus, shown, strongest
 
 table = schema.volumes
 column = table.c
@@ -36,6 +36,12 @@ def begin(
         VolumeNotFound. InvalidVolume: it has none of the statuses `before`.
     """
     return _records.begin(conn, volume_id, before, status, now, previous_status=column.status, **values)
+
+
+def of_project(conn: sa.Connection, project_id: str, *, limit: int, offset: int) -> list[Volume]:
+    """Newest first, without those that are to replace others."""
+    shown_ones = sa.func.coalesce(column.migration_status, "").not_like(f"{TARGET}%")
+    return _records.of_project(conn, project_id, shown_ones, limit=limit, offset=offset)
 
 
 def finish(conn: sa.Connection, volume_id: str, owned: VolumeStatus, now: float, **values: Any) -> None:

@@ -17,15 +17,17 @@ from kilonova.api.answers import (
 )
 from kilonova.api.schema import ListOf, optional, required
 
-VOLUMES = page("volumes", shown({
+_VOLUME = shown({
     "id": UUID, "status": STRING, "size": INTEGER, "availabilityZone": STRING, "createdAt": MICROSECONDS,
     "attachments": ListOf(Shown(type="object")), "displayName": STRING_OR_NULL, "displayDescription": STRING_OR_NULL,
     "volumeType": STRING_OR_NULL, "snapshotId": STRING_OR_NULL, "metadata": STRINGS,
-}))
-SNAPSHOTS = page("snapshots", shown({
+})
+_SNAPSHOT = shown({
     "id": UUID, "volumeId": UUID, "status": STRING, "size": INTEGER, "createdAt": MICROSECONDS,
     "displayName": STRING_OR_NULL, "displayDescription": STRING_OR_NULL,
-}))
+})
+VOLUMES, VOLUME = page("volumes", _VOLUME), shown({"volume": _VOLUME})
+SNAPSHOTS, SNAPSHOT = page("snapshots", _SNAPSHOT), shown({"snapshot": _SNAPSHOT})
 _ATTACHMENT: Fields = {
     "volumeId": UUID, "serverId": UUID, "device": optional(STRING), "tag": required(STRING_OR_NULL, since=70),
     "delete_on_termination": required(BOOLEAN, since=79),
