@@ -357,5 +357,9 @@ async def test_volumes_are_given_to_servers_as_of_old(cloud: ApiCloud, alice: Pe
     assert (await shown(alice, volume))["status"] == "available"
     await old.act(volume["id"], "os-attach", {"host_name": "h9", "mountpoint": "/mnt"})
     assert (await shown(cloud.person("admin"), volume))["attachments"][0]["host_name"] == "h9"
-    await cloud.person("admin").act(volume["id"], "os-force_detach", {"connector": None})
+    admin = cloud.person("admin")
+    await admin.act(volume["id"], "os-reset_status", {"status": "error"})
+    await admin.act(volume["id"], "os-force_detach", {"connector": None})
+    assert (await shown(alice, volume))["status"] == "available"
+    await old.act(volume["id"], "os-detach", {})
     assert not await cloud.problems()

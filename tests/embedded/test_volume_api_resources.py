@@ -65,7 +65,7 @@ async def test_a_snapshot_has_the_keys_of_its_version(cloud: ApiCloud, alice: Pe
         asking = alice.at(version)
         shown = (await asking.get(f"/snapshots/{made['id']}"))["snapshot"]
         assert set(shown) == brief | more
-        assert set((await asking.get("/snapshots"))["snapshots"][0]) == brief
+        assert set((await asking.get("/snapshots?sort_key=display_name"))["snapshots"][0]) == brief
         assert (await asking.get("/snapshots/detail"))["snapshots"] == [shown]
     assert set(made) == brief
     assert (shown["status"], shown["size"], shown["metadata"]) == ("available", 1, {"a": "1"})
@@ -87,6 +87,8 @@ async def test_a_snapshot_of_a_volume_in_use_is_forced(cloud: ApiCloud, alice: P
     await before.post("/snapshots", {"snapshot": body | {"force": "True"}})
     await cloud.settle()
     await after.post("/snapshots", {"snapshot": body | {"force": False}}, 400)
+    await after.post("/snapshots", {"snapshot": {"volume_id": None}}, 404)
+    await after.get(f"/snapshots?marker={uuid.uuid4()}", 404)
     await after.post("/snapshots", {"snapshot": body | {"force": True}})
     await cloud.settle()
     await after.post("/snapshots", {"snapshot": body})
@@ -493,6 +495,7 @@ async def test_operators_see_the_parts_of_the_service(cloud: ApiCloud, alice: Pe
         "binary", "host", "zone", "status", "state", "updated_at", "disabled_reason", "replication_status",
         "active_backend_id", "frozen",
     }]
+    assert len((await admin.get("/os-services?binary=cinder-volume&host=machine"))["services"]) == 2
     assert services[2]["backend_state"] == "up"
     which = {"host": "machine@one", "binary": "cinder-volume"}
     assert await admin.put("/os-services/disable", which) == which | {

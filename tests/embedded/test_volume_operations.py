@@ -129,6 +129,11 @@ async def test_the_pool_with_the_most_space_gets_a_volume_and_a_full_one_none(cl
     chosen = await cloud.volumes.create(USER, NewVolume(size=1, volume_type="second"))
     await cloud.settle()
     assert (await cloud.get(chosen.id)).host == TWO
+    await add_type(cloud, "elsewhere", vendor_name="nobody")
+    nowhere = await cloud.volumes.create(USER, NewVolume(size=1, volume_type="elsewhere"))
+    await cloud.settle()
+    assert await cloud.told(nowhere.id) == [
+        "No valid backend was found: no storage pool is as its type asks, and open to it."]
 
 
 async def test_a_volume_that_cannot_be_made_is_in_error_and_can_be_deleted(cloud: VolumeCloud) -> None:

@@ -80,12 +80,13 @@ class Attaching:
         return await self._database.write(unit)
 
     async def delete(
-        self, caller: RequestContext, attachment_id: str, *, by_service: bool = True
+        self, caller: RequestContext, attachment_id: str, *, by_service: bool = True, forced: bool = False
     ) -> list[Attachment]:
         """Serve the volume to this attachment no longer. Returns those that it has left.
 
         Args:
             by_service: asked with the token of a service; others may not take away what a server uses.
+            forced: a volume in error is well again when nobody has it.
 
         Raises:
             AttachmentNotFound. Conflict: a server uses it. NotYet. KilonovaError: the pool cannot.
@@ -94,7 +95,7 @@ class Attaching:
         found = await self._database.read(lambda conn: attachments.visible(conn, caller, attachment_id))
         if not by_service:
             await self._refuse_used(found)
-        await self._work.finish(caller, DELETE_ATTACHMENT, attachment_id, DeleteAttachment())
+        await self._work.finish(caller, DELETE_ATTACHMENT, attachment_id, DeleteAttachment(forced))
         return await self._database.read(lambda conn: attachments.of_volume(conn, found.volume_id))
 
     async def _refuse_used(self, found: Attachment) -> None:
@@ -104,19 +105,24 @@ class Attaching:
                            hint="detach the volume from the server")
 
     async def detach(
-        self, caller: RequestContext, volume_id: str, attachment_id: str | None, *, by_service: bool = True
+        self, caller: RequestContext, volume_id: str, attachment_id: str | None, *, by_service: bool = True,
+        forced: bool = False,
     ) -> None:
-        """End an attachment that is named by its volume (os-detach, os-force_detach).
+        """End an attachment that is named by its volume (os-detach, os-force_detach). If none is named, and it has
+        none, nothing is to be done.
 
         Raises:
             As `delete`. InvalidInput: it is of another volume, or there are several and none is named. Spec: EMV-24.
         """
         held = await self._database.read(lambda conn: _held(conn, caller, volume_id))
-        if attachment_id is None and len(held) == 1:
-            attachment_id = held[0].id
+        if attachment_id is None:
+            if not held:
+                return
+            if len(held) == 1:
+                attachment_id = held[0].id
         if attachment_id not in {one.id for one in held}:
             raise InvalidInput(f"Volume {volume_id} has no attachment {attachment_id}.")
-        await self.delete(caller, attachment_id or "", by_service=by_service)
+        await self.delete(caller, attachment_id or "", by_service=by_service, forced=forced)
 
     async def begin_detaching(self, caller: RequestContext, volume_id: str) -> None:
         """Raises VolumeNotFound; InvalidVolume: it is not in use. Spec: EMV-30."""

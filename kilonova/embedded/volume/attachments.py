@@ -173,9 +173,11 @@ def give(conn: sa.Connection, from_: str, to: str, now: float) -> None:
         ))
 
 
-def delete(conn: sa.Connection, attachment: Attachment, now: float) -> list[Attachment]:
-    """Forget an attachment whose export is gone. Returns those that the volume has left. Spec: EMV-01, EMV-18."""
+def delete(conn: sa.Connection, attachment: Attachment, now: float, *, forced: bool = False) -> list[Attachment]:
+    """Forget an attachment whose export is gone. Returns those that the volume has left. forced: also of a volume in
+    error, which is well again if it has none left. Spec: EMV-01, EMV-18."""
     volumes.get(conn, attachment.volume_id, lock=True)
     _records.delete(conn, attachment.id)
-    follow(conn, attachment.volume_id, now, also=(S.DETACHING,))
-    return of_volume(conn, attachment.volume_id)
+    left = of_volume(conn, attachment.volume_id)
+    follow(conn, attachment.volume_id, now, also=(S.DETACHING, S.ERROR) if forced and not left else (S.DETACHING,))
+    return left

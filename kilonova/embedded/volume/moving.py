@@ -6,8 +6,8 @@ from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.operation import ExternalEvent
 from kilonova.embedded.volume import volume_types, volumes
+from kilonova.embedded.volume.backends import fits
 from kilonova.embedded.volume.errors import InvalidVolume
-from kilonova.embedded.volume.operations.create import BACKEND_SPEC
 from kilonova.embedded.volume.operations.environment import VolumeEnvironment
 from kilonova.embedded.volume.operations.migrate import MIGRATE, MigrateVolume
 from kilonova.embedded.volume.operations.migrate_in_use import MIGRATE_IN_USE, SWAPPED
@@ -57,10 +57,9 @@ class Moving:
         if policy == "never" or not must_move(volume, type_):
             await self._work.begin(caller, RETYPE, volume_id, RetypeVolume(type_.id))
             return
-        backend = type_.extra_specs[BACKEND_SPEC]
-        hosts = [h for h in self._environment.pools if h.partition("#")[0].partition("@")[2] == backend]
+        hosts = [host for host in self._environment.pools if fits(host, type_.extra_specs)]
         if not hosts:
-            raise InvalidInput(f"No storage pool is called {backend}, as the type {type_.name} wants.")
+            raise InvalidInput(f"No storage pool is as the type {type_.name} wants it.")
         await self._migrate(caller, volume, MigrateVolume(host=min(hosts), type_id=type_.id))
 
     async def complete(self, caller: RequestContext, volume_id: str, new_volume: str, *, error: bool) -> str:

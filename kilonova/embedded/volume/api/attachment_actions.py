@@ -68,6 +68,13 @@ async def _detach(call: Call, body: Detach) -> Response:
     return accepted()
 
 
+async def _force_detach(call: Call, body: Detach) -> Response:
+    await call.volumes.attachments.detach(
+        call.who, call.path(), body.attachment_id, by_service=call.by_service, forced=True
+    )
+    return accepted()
+
+
 async def _initialize_connection(call: Call, body: Connect) -> Response:
     """Spec: EMV-20: what attachments have in one flat object is nested here."""
     made = await call.volumes.attachments.initialize(call.who, call.path(), body.connector)
@@ -90,7 +97,7 @@ ACTIONS = {
     "os-roll_detaching": Action(None, _roll_detaching),
     "os-attach": Action(Attach, _attach),
     "os-detach": Action(Detach, _detach),
-    "os-force_detach": Action(Detach, _detach, Access.ADMIN),
+    "os-force_detach": Action(Detach, _force_detach, Access.ADMIN),
     "os-initialize_connection": Action(Connect, _initialize_connection),
     "os-terminate_connection": Action(Connect, _terminate_connection),
 }

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.domain.errors import InvalidInput
+from kilonova.domain.errors import InvalidInput, NotFound
 from kilonova.embedded.volume.api.call import Call, flag, whole
 
 LARGEST_PAGE = 1000
@@ -39,6 +39,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         record: what a row is made into. name: of one, in bodies.
         sorts: columns by the names that callers sort by.
         filters: by name. liked: columns that a part of the text finds, by name.
+        unknown_marker: the error for a marker that names nothing, None for InvalidInput.
     """
 
     table: Any
@@ -47,6 +48,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     sorts: Mapping[str, Any]
     filters: Mapping[str, Any]
     liked: Mapping[str, Any] = {}
+    unknown_marker: Callable[[str], NotFound] | None = None
 
     @property
     def plural(self) -> str:
@@ -68,7 +70,7 @@ def find(conn: sa.Connection, call: Call, kind: Kind, *conditions: Condition) ->
         conditions: what the caller may see.
 
     Raises:
-        InvalidInput: a filter, key, limit or marker makes no sense.
+        InvalidInput: a filter, key, limit or marker makes no sense. NotFound: the marker, of snapshots.
     """
     where = [*conditions, *_filters(call, kind)]
     query, count = sa.select(kind.table).where(*where), None
@@ -80,6 +82,8 @@ def find(conn: sa.Connection, call: Call, kind: Kind, *conditions: Condition) ->
     if marker is not None:
         asked = sa.select(*columns).where(*conditions, kind.table.c.id == marker)
         row = conn.execute(asked).one_or_none() if "\0" not in marker else None
+        if row is None and kind.unknown_marker is not None:
+            raise kind.unknown_marker(marker[:64])
         if row is None:
             raise InvalidInput(f"marker [{marker[:64]}] not found")
         query = query.where(_after(columns, sort, row))

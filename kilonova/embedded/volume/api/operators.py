@@ -13,13 +13,10 @@ from kilonova.embedded.http import json_object, json_response
 from kilonova.embedded.volume import schema, service_records, volume_types
 from kilonova.embedded.volume.api.call import Access, Call, Method, check, text
 from kilonova.embedded.volume.api.volume_views import time
+from kilonova.embedded.volume.backends import description, fits
 from kilonova.embedded.volume.new_volumes import ZONE
-from kilonova.embedded.volume.operations.create import BACKEND_SPEC
 from kilonova.embedded.volume.records import GIB, Service
 
-PROTOCOL = "nbd"
-VENDOR = "Kilonova"
-DRIVER_VERSION = "1.0"
 POOL_FILTERS = ["name", "volume_type"]
 
 
@@ -54,7 +51,7 @@ async def _list_services(call: Call) -> Response:
     now = time(call.now())
     shown = []
     for one in await call.read(service_records.every):
-        if wanted_binary not in (None, one.binary) or wanted_host not in (None, one.host):
+        if wanted_binary not in (None, one.binary) or wanted_host not in (None, one.host, one.host.partition("@")[0]):
             continue
         view: dict[str, Any] = {
             "binary": one.binary, "host": one.host, "zone": ZONE, "status": _status(one), "state": "up",
@@ -141,18 +138,19 @@ def _escaped(part: str) -> str:
 
 async def _list_pools(call: Call) -> Response:
     asked = call.request.query_params
-    backend, name = None, asked.get("name")
+    extra_specs, name = {}, asked.get("name")
     if (type_ := asked.get("volume_type")) is not None and call.version >= 35:
         found = await call.read(lambda conn: volume_types.named(conn, call.who, type_))
-        backend = found.extra_specs.get(BACKEND_SPEC)
+        extra_specs = found.extra_specs
     pools = []
     for host, pool in sorted(call.volumes.environment.pools.items()):
-        if name not in (None, host) or backend not in (None, backend_of(host)):
+        if name not in (None, host) or not fits(host, extra_specs):
             continue
         view: dict[str, Any] = {"name": host}
         if call.asks("detail"):
             capacity = await pool.capacity()
-            view["capabilities"] = _describe(host) | {
+            view["capabilities"] = {
+                **description(host),
                 "total_capacity_gb": round(capacity.total / GIB, 2), "free_capacity_gb": round(capacity.free / GIB, 2),
                 "provisioned_capacity_gb": capacity.provisioned, "reserved_percentage": 0, "QoS_support": False,
                 "thin_provisioning_support": True, "thick_provisioning_support": False, "multiattach": True,
@@ -162,22 +160,13 @@ async def _list_pools(call: Call) -> Response:
     return json_response({"pools": pools})
 
 
-def backend_of(host: str) -> str:
-    """The backend in `host@backend#pool`."""
-    return host.partition("#")[0].partition("@")[2]
-
-
-def _describe(host: str) -> dict[str, Any]:
-    return {"volume_backend_name": backend_of(host), "vendor_name": VENDOR, "driver_version": DRIVER_VERSION,
-            "storage_protocol": PROTOCOL}
-
-
 async def _show_capabilities(call: Call) -> Response:
     """What volume types can ask of a host, which here is no more than that it is the one."""
     host = call.path()
     if all(one.partition("#")[0] != host for one in call.volumes.environment.pools):
         raise NotFound(f"Host {host} could not be found.")
-    return json_response(_describe(host) | {
+    return json_response({
+        **description(host),
         "namespace": f"OS::Storage::Capabilities::{host}", "pool_name": None, "description": None, "visibility": None,
         "display_name": None, "replication_targets": [], "properties": {},
     })

@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 from starlette.responses import Response
 
-from kilonova.domain.errors import InvalidInput
+from kilonova.domain.errors import InvalidInput, VolumeNotFound, VolumeSnapshotNotFound
 from kilonova.embedded.http import json_response
 from kilonova.embedded.volume import schema, snapshots
 from kilonova.embedded.volume.api import listing
@@ -26,11 +26,13 @@ ALWAYS_FORCED = 66
 
 column = schema.snapshots.c
 S = SnapshotStatus
+NAME = sa.func.coalesce(column.name, "")
 
 KIND = listing.Kind(
     table=schema.snapshots, record=Snapshot, name="snapshot",
+    unknown_marker=VolumeSnapshotNotFound,
     sorts={
-        "id": column.id, "name": sa.func.coalesce(column.name, ""), "created_at": column.created_at,
+        "id": column.id, "name": NAME, "display_name": NAME, "created_at": column.created_at,
         "status": sa.type_coerce(column.status, sa.Text), "volume_id": column.volume_id, "size": column.size,
     },
     filters={
@@ -44,7 +46,7 @@ KIND = listing.Kind(
 
 
 class SnapshotBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    volume_id: str
+    volume_id: str | None
     name: str | None = None
     display_name: str | None = None
     description: str | None = None
@@ -96,6 +98,8 @@ def _full(call: Call, snapshot: Snapshot) -> dict[str, Any]:
 async def _create(call: Call) -> Response:
     """Spec: EMV-07."""
     body = await call.body("snapshot", SnapshotBody)
+    if body.volume_id is None:
+        raise VolumeNotFound("null")
     force = flag("force", body.force) if body.force is not None else None
     if call.version >= ALWAYS_FORCED:
         if force is False:

@@ -31,7 +31,9 @@ class ConnectAttachment(msgspec.Struct, frozen=True):
 
 
 class DeleteAttachment(msgspec.Struct, frozen=True):
-    """Nothing to choose."""
+    """forced: a volume in error is well again when nobody has it."""
+
+    forced: bool = False
 
 
 class Exported(msgspec.Struct, frozen=True):
@@ -159,7 +161,7 @@ async def _stop(environment: VolumeEnvironment, run: Run[DeleteAttachment]) -> N
 
 
 def _deleted(tx: Tx, run: Run[DeleteAttachment]) -> None:
-    attachments.delete(tx.conn, attachments.get(tx.conn, run.subject), tx.now)
+    attachments.delete(tx.conn, attachments.get(tx.conn, run.subject), tx.now, forced=run.request.forced)
 
 
 def _not_deleted(tx: Tx, run: Run[DeleteAttachment], failure: Failure) -> None:

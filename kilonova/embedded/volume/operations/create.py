@@ -10,6 +10,7 @@ import msgspec
 from kilonova.domain.errors import InvalidInput, KilonovaError
 from kilonova.domain.operation import Failure
 from kilonova.embedded.volume import backups, messages, quotas, snapshots, volume_types, volumes
+from kilonova.embedded.volume.backends import fits
 from kilonova.embedded.volume.operations.environment import VolumeEnvironment
 from kilonova.embedded.volume.operations.whereabouts import (
     COPY_LIMIT,
@@ -30,8 +31,6 @@ from kilonova.storage.pool import FromImage, FromVolume, Source
 
 S = VolumeStatus
 MADE = (S.CREATING, S.DOWNLOADING)
-BACKEND_SPEC = "volume_backend_name"
-"""The extra spec of a type that names the pool of its volumes."""
 
 
 class CreateVolume(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,12 +54,13 @@ class Free(msgspec.Struct, frozen=True):
 
 
 class FromWhich(msgspec.Struct, frozen=True):
-    """The pool that the data must come from and what they are called there, "" for none."""
+    """The pool that the data must come from and what they are called there, "" for none. extra_specs: of the type.
+    disabled: backends that get no new volumes."""
 
     host: str = ""
     name_id: str = ""
     snapshot_id: str = ""
-    backend: str = ""
+    extra_specs: dict[str, str] = {}
     disabled: tuple[str, ...] = ()
 
 
@@ -107,16 +107,14 @@ def _look(tx: Tx, run: Run[CreateVolume]) -> FromWhich:
     """Copies are made within a pool: a copy lies where its source does."""
     volume, conn = run.request.volume, tx.conn
     disabled = tuple(sorted(disabled_hosts(conn)))
-    backend = ""
-    if volume.type_id is not None:
-        backend = volume_types.get(conn, volume.type_id).extra_specs.get(BACKEND_SPEC, "")
+    extra_specs = {} if volume.type_id is None else volume_types.get(conn, volume.type_id).extra_specs
     source_id = volume.source_volid
     if volume.snapshot_id is not None:
         source_id = snapshots.get(conn, volume.snapshot_id).volume_id
     if source_id is None:
-        return FromWhich(backend=backend, disabled=disabled)
+        return FromWhich(extra_specs=extra_specs, disabled=disabled)
     source = whereabouts(volumes.get(conn, source_id))
-    return FromWhich(source.host, source.name_id, volume.snapshot_id or "", backend, disabled)
+    return FromWhich(source.host, source.name_id, volume.snapshot_id or "", extra_specs, disabled)
 
 
 async def _choose(environment: VolumeEnvironment, run: Run[CreateVolume]) -> Free:
@@ -125,18 +123,17 @@ async def _choose(environment: VolumeEnvironment, run: Run[CreateVolume]) -> Fre
     if which.host:
         environment.pool(which.host)
         return Free((which.host,))
-    found = []
+    found, why = [], "no storage pool is as its type asks, and open to it"
     for host, pool in environment.pools.items():
-        backend = host.partition("#")[0]
-        if (request.hosts and host not in request.hosts) or backend in which.disabled:
+        if (request.hosts and host not in request.hosts) or host.partition("#")[0] in which.disabled:
             continue
-        if which.backend and which.backend != backend.partition("@")[2]:
+        if not fits(host, which.extra_specs):
             continue
-        capacity = await pool.capacity()
+        capacity, why = await pool.capacity(), "no storage pool has enough space"
         if capacity.free >= request.volume.size * GIB:
             found.append((capacity.total - capacity.provisioned * GIB, host))
     if not found:
-        raise KilonovaError("No valid backend was found: no storage pool has enough space.")
+        raise KilonovaError(f"No valid backend was found: {why}.")
     return Free(tuple(host for _, host in sorted(found, reverse=True)))
 
 

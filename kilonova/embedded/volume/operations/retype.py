@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.operation import Failure
 from kilonova.embedded.volume import messages, volume_types, volumes
+from kilonova.embedded.volume.backends import fits
 from kilonova.embedded.volume.errors import InvalidVolume
-from kilonova.embedded.volume.operations.create import BACKEND_SPEC
 from kilonova.embedded.volume.operations.whereabouts import tell_user
 from kilonova.embedded.volume.records import Volume, VolumeType
 from kilonova.embedded.volume.states import VolumeStatus
@@ -25,9 +25,7 @@ class RetypeVolume(msgspec.Struct, frozen=True):
 
 def must_move(volume: Volume, type_: VolumeType) -> bool:
     """Whether volumes of the type lie in another pool than this one does."""
-    backend = type_.extra_specs.get(BACKEND_SPEC, "")
-    here = (volume.host or "").partition("#")[0].partition("@")[2]
-    return bool(backend) and backend != here
+    return volume.host is not None and not fits(volume.host, type_.extra_specs)
 
 
 def check_type(conn: sa.Connection, volume: Volume, type_id: str) -> VolumeType:
