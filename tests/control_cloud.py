@@ -187,5 +187,10 @@ async def cloud_with_pool(directory: Path, **options: Any) -> AsyncIterator[Cont
             async with control_cloud(directory, options=given) as running:
                 yield running
         finally:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                os.kill(int((Path(pool) / "daemon" / "daemon.pid").read_text()), signal.SIGKILL)
+            end_daemon(Path(pool))
+
+
+def end_daemon(pool: Path) -> None:
+    """End the daemon of a storage pool, which outlives the cloud."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(int((pool / "daemon" / "daemon.pid").read_text()), signal.SIGKILL)

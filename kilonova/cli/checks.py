@@ -80,6 +80,8 @@ def all_checks(config: Config) -> Iterator[tuple[str, Callable[[], Check]]]:
     needed = TOOLS if config.agent.driver == "libvirt" else {}
     for tool, package in (needed | POOL_TOOLS if config.volume.pool else needed).items():
         yield tool, partial(_tool, tool, package)
+    if config.agent.driver == "libvirt" and config.volume.pool:
+        yield "pools", lambda: _pools(config)
     yield "memory", _memory
     yield "disk", lambda: _disk(config.directory)
     yield "clock", lambda: _clock(config.directory)
@@ -133,6 +135,19 @@ def _filters() -> Check:
         return failed("filters", f"the kernel refuses filters on bridges: {said}",
                       "run as root on a kernel with bridges and nf_tables")
     return ok("filters", "the kernel takes filters on bridges")
+
+
+def _pools(config: Config) -> Check:
+    """Guests run as another user, and connect to a socket in the directory of a pool."""
+    from kilonova.hypervisor.libvirt.account import closed_to_guests
+
+    for pool in config.volume.pool:
+        directory = Path(pool.within(config.directory).directory)
+        closed = None if pool.listen else closed_to_guests(directory)
+        if closed is not None:
+            return failed("pools", f"guests cannot reach volumes of pool {pool.name}: {closed} is closed to them",
+                          f"chmod o+x {closed}, or give the pool another directory")
+    return ok("pools", "guests can reach their volumes")
 
 
 def _memory() -> Check:

@@ -18,9 +18,13 @@ from kilonova.services.cinder import cinder
 from kilonova.services.no_volumes import no_volumes
 from kilonova.services.volumes import VolumeService
 from kilonova.storage.directory import DirectoryPool
+from kilonova.storage.options import VOLUMES
 
 DIRECTORY = "volume-service"
 """Of the service's own files, in the data directory: backups, and data on their way."""
+
+PASSABLE = 0o711
+"""Permissions of the directory of the pools, which guests pass as another user on their way to sockets."""
 
 Deliver = Callable[..., Awaitable[None]]
 
@@ -49,6 +53,9 @@ async def start(
     if not config.volume.pool:
         return None
     host = assembly.own_host(config)
+    if not all(one.directory for one in config.volume.pool):
+        (config.directory / VOLUMES).mkdir(exist_ok=True)
+        (config.directory / VOLUMES).chmod(PASSABLE)
     group = guest_group() if config.agent.driver == "libvirt" else None
     pools = {
         f"{host}@{one.name}#{one.name}": DirectoryPool(one.within(config.directory), ground.clock, group=group)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,7 +18,8 @@ from kilonova.control.documents import OperationView, Status
 from kilonova.domain.operation import Asker, Entry, EntryState, Failure, OperationRecord, OperationState
 from kilonova.embedded.volume import schema
 from kilonova.embedded.volume.operations.extend import EXTEND, ExtendVolume
-from tests.control_cloud import ControlCloud, cloud_with_pool, until
+from kilonova.hypervisor.libvirt.account import closed_to_guests
+from tests.control_cloud import ControlCloud, cloud_with_pool, control_cloud, end_daemon, until
 
 
 @pytest.fixture
@@ -81,3 +84,22 @@ async def test_a_stranded_operation_of_a_volume_can_be_settled(cloud: ControlClo
         return found if found.finished_at is not None else None
 
     assert (await until(ended)).state == "failed"
+
+
+@pytest.fixture
+def careful() -> Iterator[Path]:
+    """A directory that all may pass, while this process closes to others what it makes."""
+    with tempfile.TemporaryDirectory(prefix="kn-", dir="/var/tmp") as made:
+        Path(made).chmod(0o711)
+        before = os.umask(0o077)
+        yield Path(made)
+        os.umask(before)
+
+
+async def test_guests_can_pass_to_the_socket_of_a_pool_in_the_data_directory(careful: Path) -> None:
+    pool = careful / "c" / "volumes" / "one"
+    try:
+        async with control_cloud(careful, options={"volume.pool": [{"name": "one"}]}, name="c"):
+            assert closed_to_guests(pool / "nbd.sock") is None
+    finally:
+        end_daemon(pool)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pwd
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from kilonova.control.documents import Fault, OperationView, StepView
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.operation import OperationState
 from kilonova.embedded.shares import SharedDirectory
+from kilonova.hypervisor.libvirt import account
 
 if not main.app.registered_commands:
     main._register()
@@ -263,6 +267,27 @@ class TestDoctor:
         with_pool = names(**{"volume.pool": [{"name": "a"}]})
         assert "qemu-storage-daemon" in with_pool and "qemu-storage-daemon" not in names()
         assert len(with_pool) == len(set(with_pool))
+
+    @pytest.mark.parametrize("listen", ["", "127.0.0.1"])
+    def test_guests_must_be_able_to_pass_to_the_sockets_of_pools(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: str
+    ) -> None:
+        monkeypatch.setattr(account, "guest_account", lambda: pwd.getpwnam("nobody"))
+        home = Path(tempfile.mkdtemp(prefix="kn-", dir="/var/tmp"))  # pytest's own is closed to others
+        try:
+            pools = [{"name": "a", "directory": str(home / "closed" / "pool"), "listen": listen}]
+            config = load(None, {}, {"agent.driver": "libvirt", "volume.pool": pools})
+            home.chmod(0o711)
+            found = [checks._pools(config)]
+            for mode in (0o700, 0o750, 0o711):
+                (home / "closed").mkdir(exist_ok=True)
+                (home / "closed").chmod(mode)
+                found.append(checks._pools(config))
+        finally:
+            shutil.rmtree(home)
+        passed, closed = Outcome.OK, Outcome.OK if listen else Outcome.FAILED
+        assert [one.outcome for one in found] == [passed, closed, closed, passed]
+        assert listen or (str(home / "closed") in found[1].what and "chmod o+x" in found[1].hint)
 
     def test_a_check_that_breaks_has_failed(self) -> None:
         def broken() -> checks.Check:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import grp
+import os
 import pwd
+import stat
+from pathlib import Path
 
 QEMU_USERS = ("libvirt-qemu", "qemu")
 """Accounts that distributions make for guests, the first that exists is used."""
@@ -29,3 +32,27 @@ def guest_group() -> int | None:
         return grp.getgrnam(account.pw_name).gr_gid
     except KeyError:
         return account.pw_gid
+
+
+def closed_to_guests(path: Path) -> Path | None:
+    """The first directory on the way to a path that guests may not pass, None if they can reach it.
+
+    What is not there yet is taken for passable: it will be made so.
+    """
+    account = guest_account()
+    if account is None:
+        return None
+    groups = os.getgrouplist(account.pw_name, account.pw_gid)
+    for directory in reversed(path.parents):
+        try:
+            found = directory.stat()
+        except FileNotFoundError:
+            return None
+        allowed = stat.S_IXOTH
+        if found.st_uid == account.pw_uid:
+            allowed = stat.S_IXUSR
+        elif found.st_gid in groups:
+            allowed = stat.S_IXGRP
+        if not found.st_mode & allowed:
+            return directory
+    return None
