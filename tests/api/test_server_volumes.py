@@ -14,6 +14,7 @@ from kilonova.domain.block_device import AttachState
 from kilonova.domain.image import Image
 from kilonova.domain.instance import BuildRequest
 from kilonova.services.volumes import Snapshot, Volume
+from kilonova.shapes.image_disks import ImageDisk, properties_of
 
 VOLUME, OTHER, SNAPSHOT = (str(uuid.UUID(int=number)) for number in (1, 2, 3))
 KEPT = {"image_id": CIRROS, "image_name": "old", "min_ram": "256", "min_disk": "1", "size": "5", "checksum": "c",
@@ -158,6 +159,39 @@ async def test_sources_that_cannot_be_had(volume_cloud: ComputeCloud, volumes: K
     volumes.away = True
     for one in (unknown, device, blank(), of_image()):
         assert "no volume service" in await refused(volume_cloud, one, code=503)
+
+
+@pytest.mark.spec("EMG-30")
+async def test_an_image_that_consists_of_snapshots(volume_cloud: ComputeCloud, volumes: KnownVolumes) -> None:
+    """What the request says of a disk counts for more than what the image says of it."""
+    volume(volumes)
+    snapshot(volumes)
+    disks = [
+        ImageDisk(source_type="snapshot", destination_type="volume", snapshot_id=SNAPSHOT, boot_index=0,
+                  device_name="/dev/vda", volume_size=2, delete_on_termination=True),
+        ImageDisk(source_type="blank", destination_type="volume", volume_size=1, device_name="/dev/vdb"),
+    ]
+    image = volume_cloud.images.add(properties={**properties_of(disks), "os_distro": "x"}, min_ram=64)
+    local = {"source_type": "image", "destination_type": "local", "uuid": image.id, "boot_index": 0}
+    for devices in ([], [local]):
+        fields = {"block_device_mapping_v2": devices} if devices else {}
+        answer = await create(volume_cloud, 67, imageRef=image.id, **fields)
+        assert answer.status_code == 202, answer.text
+        instance = volume_cloud.compute.created[-1].instance
+        assert [(one.snapshot_id, one.boot_index, one.device_name) for one in instance.block_devices] == [
+            (SNAPSHOT, 0, "/dev/vda"), (None, None, "/dev/vdb")]
+        assert instance.image is not None
+        assert (instance.image.id, instance.image.properties) == ("", {"os_distro": "x"})
+    larger = blank(device_name="/dev/vdb", volume_size=7)
+    request = await made(volume_cloud, local, larger, imageRef=image.id)
+    assert [one.volume_size for one in request.instance.block_devices] == [2, 7]
+    request = await made(volume_cloud, of_image(device_name="/dev/vda"), imageRef=CIRROS)
+    assert [one.source_type for one in request.instance.block_devices] == ["image"]
+    volume_cloud.compute.created.clear()
+    without_root = volume_cloud.images.add(properties=properties_of(disks[1:]))
+    assert "Boot sequence" in await refused(volume_cloud, imageRef=without_root.id)
+    volumes.snapshots.clear()
+    assert "failed to get snapshot" in await refused(volume_cloud, imageRef=image.id)
 
 
 @pytest.mark.spec("API-560")

@@ -40,7 +40,7 @@ def requested_devices(body: dict[str, Any]) -> tuple[BlockDevice, ...]:
         raise InvalidInput("Using different block_device_mapping syntaxes is not allowed in the same request.")
     entries = [*map(_as_current, body.get(LEGACY) or ()), *(body.get(CURRENT) or ())]
     devices = tuple(_device(entry) for entry in entries if not entry.get("no_device"))
-    _check_boot_order(devices, str(body.get("imageRef") or ""))
+    check_boot_order(devices, str(body.get("imageRef") or ""))
     _check_different("device_name", [device.device_name for device in devices])
     _check_different("volume", [device.volume_id for device in devices])
     if body.get("trusted_image_certificates") and is_volume_backed(devices):
@@ -161,7 +161,7 @@ def _check_local(device: BlockDevice) -> None:
         raise InvalidBlockDevice(f"guest_format {device.guest_format!r} is none of {known}.")
 
 
-def _check_boot_order(devices: Sequence[BlockDevice], image_id: str) -> None:
+def check_boot_order(devices: Sequence[BlockDevice], image_id: str) -> None:
     """One device is the first, and the order has no gaps. imageRef is the first device if no other is; of a volume
     that is, it does not matter. Raises InvalidBlockDevice."""
     order = sorted(device.boot_index for device in devices if device.boot_index is not None)

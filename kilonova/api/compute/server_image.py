@@ -14,12 +14,13 @@ from kilonova.api.compute.block_devices import (
     CURRENT,
     GIB,
     LEGACY,
+    check_boot_order,
     check_devices,
     check_room,
     requested_devices,
     root_image,
 )
-from kilonova.api.compute.server_volumes import image_of_root
+from kilonova.api.compute.server_volumes import check_volumes, image_of_root
 from kilonova.api.policy import Audience, Rule
 from kilonova.db import flavors
 from kilonova.domain.block_device import BlockDevice
@@ -27,6 +28,7 @@ from kilonova.domain.errors import FlavorNotFound, Forbidden, ImageNotFound, Inv
 from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.shapes.asked import Asked
+from kilonova.shapes.image_disks import MAPPING, ROOT, SECOND_FORM, disks_in
 from kilonova.shapes.kernel import PLAIN, kernel_of
 from kilonova.shapes.pci_requests import read_requests
 from kilonova.shapes.resources import granular_groups
@@ -154,18 +156,30 @@ def block_devices(call: Call, body: dict[str, Any]) -> tuple[BlockDevice, ...]:
     return requested_devices(body)
 
 
-async def find_root(call: Call, body: dict[str, Any], devices: Sequence[BlockDevice], flavor: Flavor) -> Image:
-    """The image that a server is made from, checked against its flavor and its block devices. That of a server that
-    boots from a volume has no id, but tells what is known of the volume's image.
+async def find_root(
+    call: Call, body: dict[str, Any], devices: tuple[BlockDevice, ...], flavor: Flavor, most: int
+) -> tuple[Image, tuple[BlockDevice, ...]]:
+    """The image that servers are made from, checked against their flavor and their block devices, and those with the
+    disks that the image asks for. The image of a server that boots from a volume has no id, but tells what is known of
+    the image of that volume.
+
+    Args:
+        most: how many servers are asked for.
 
     Raises:
-        InvalidInput, Forbidden.
+        InvalidInput, Forbidden, ServiceUnavailable. Spec: API-108, EMG-30.
     """
-    root = next((device for device in devices if device.boot_index == 0 and device.is_volume), None)
-    if root is not None and root.image_id is None:
-        image = await image_of_root(call, root)
-    else:
+    root = _root_volume(devices)
+    image: Image | None = None
+    if root is None or root.image_id is not None:
         image = await find_image(call, root_image(body, devices))
+        if root is None:
+            image, devices = _with_disks(image, devices)
+            root = _root_volume(devices)
+    await check_volumes(call, devices, most)
+    if image is None:
+        assert root is not None
+        image = await image_of_root(call, root)
     if root is None:
         check_fit(call, image, flavor)
     else:
@@ -175,4 +189,23 @@ async def find_root(call: Call, body: dict[str, Any], devices: Sequence[BlockDev
     for device in devices:
         if device.is_volume and device.image_id is not None and device is not root:
             check_room(device, await find_image(call, device.image_id))
-    return image if root is None else msgspec.structs.replace(image, id="")
+    return image if root is None else msgspec.structs.replace(image, id=""), devices
+
+
+def _root_volume(devices: Sequence[BlockDevice]) -> BlockDevice | None:
+    return next((device for device in devices if device.boot_index == 0 and device.is_volume), None)
+
+
+def _with_disks(image: Image, devices: tuple[BlockDevice, ...]) -> tuple[Image, tuple[BlockDevice, ...]]:
+    """An image that consists of disks is itself no disk. What the request says of a device counts for more."""
+    disks = disks_in(image.properties)
+    if not disks:
+        return image, devices
+    asked = [device for device in devices if device.image_id != image.id]
+    names = {device.device_name for device in asked} - {None}
+    places = {device.boot_index for device in asked} - {None}
+    added = [disk for disk in disks if disk.device_name not in names and disk.boot_index not in places]
+    rest = {name: value for name, value in image.properties.items() if name not in (MAPPING, SECOND_FORM, ROOT)}
+    found = (*added, *asked)
+    check_boot_order(found, "")
+    return msgspec.structs.replace(image, properties=rest), found
