@@ -33,6 +33,7 @@ from kilonova.operations.restore import RESTORE
 from kilonova.operations.revert_resize import REVERT_RESIZE
 from kilonova.operations.shelve import SHELVE, UNSHELVE
 from kilonova.operations.shelve_offload import SHELVE_OFFLOAD
+from kilonova.operations.shelve_volumes import SHELVE_VOLUMES
 from kilonova.operations.snapshot import SNAPSHOT
 from kilonova.operations.snapshot_volumes import SNAPSHOT_VOLUMES
 from kilonova.operations.soft_delete import SOFT_DELETE
@@ -54,6 +55,6 @@ CELL_OPERATIONS = Definitions(
     SNAPSHOT, SNAPSHOT_VOLUMES, BACKUP,
     RESIZE, CONFIRM_RESIZE, REVERT_RESIZE,
     PRECACHE_IMAGES, POWER_OFF_DELETED, REAP_DELETED, CLEAN_MIGRATION,
-    SHELVE, SHELVE_OFFLOAD, UNSHELVE, UNSHELVE_OFFLOADED,
+    SHELVE, SHELVE_VOLUMES, SHELVE_OFFLOAD, UNSHELVE, UNSHELVE_OFFLOADED,
 )
 API_OPERATIONS = Definitions(PLACE, BURY)

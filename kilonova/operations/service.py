@@ -38,11 +38,13 @@ from kilonova.operations.precache_images import PRECACHE_IMAGES, PrecacheImages
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER, RebootServer
 from kilonova.operations.refused_moves import Move, refuse_move
 from kilonova.operations.shelve import SHELVE, UNSHELVE, UnshelveServer, shelve_request
+from kilonova.operations.shelve_volumes import SHELVE_VOLUMES, shelve_on_volumes
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.stop import STOP, StopServer, grace_of
 from kilonova.operations.tidy import TIDY, after_reset
 from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED, UnshelveOffloaded
 from kilonova.services.placement import Pin
+from kilonova.shapes.resources import is_volume_backed
 
 log = structlog.get_logger(__name__)
 
@@ -162,7 +164,10 @@ class ComputeOperations:
         )
 
     async def shelve(self, context: RequestContext, server: Located) -> None:
-        await self.ask(context, server, SHELVE, shelve_request(context, server.instance, self._options))
+        if is_volume_backed(server.instance.block_devices):
+            await self.ask(context, server, SHELVE_VOLUMES, shelve_on_volumes(server.instance, self._options))
+        else:
+            await self.ask(context, server, SHELVE, shelve_request(context, server.instance, self._options))
 
     async def cache_images(
         self, context: RequestContext, cell: Cell, aggregate: str, hosts: Sequence[str], images: Sequence[str]

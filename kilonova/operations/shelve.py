@@ -86,12 +86,13 @@ def _begin(tx: Tx, run: Run[ShelveServer]) -> None:
     take(tx, run.subject, action="shelve", becomes=T.SHELVING, needs_host=True, vm=ALLOWED)
 
 
-def _look(tx: Tx, run: Run[ShelveServer]) -> Before:
+def look(tx: Tx, run: Run[Any]) -> Before:
+    """A step: what the server is."""
     instance = settle(tx, run, owned=(T.SHELVING,))
     return Before(instance.vm_state, instance.power_state)
 
 
-def _power_off(run: Run[ShelveServer]) -> PowerOffArgs:
+def power_off_args(run: Run[Any]) -> PowerOffArgs:
     """A guest that is paused cannot obey. Spec: SHV-06."""
     paused = run.output(Before).power_state is PowerState.PAUSED
     return PowerOffArgs(
@@ -99,7 +100,8 @@ def _power_off(run: Run[ShelveServer]) -> PowerOffArgs:
     )
 
 
-def _start_again(run: Run[ShelveServer]) -> StartAgainArgs:
+def start_again_args(run: Run[Any]) -> StartAgainArgs:
+    """How a server that is not shelved after all runs again."""
     return StartAgainArgs(guest=run.output(Described).guest, ran=run.output(Before).vm_state is V.ACTIVE)
 
 
@@ -125,7 +127,7 @@ def _shelved(tx: Tx, run: Run[ShelveServer]) -> None:
         )
 
 
-def _not_shelved(tx: Tx, run: Run[ShelveServer], failure: Failure) -> None:
+def not_shelved(tx: Tx, run: Run[Any], failure: Failure) -> None:
     """vm_state stays, unless the guest is off and could not be brought back, or nobody can say what it is because its
     host does not answer. Spec: SHV-09 to SHV-11, SHV-15."""
     left, before = left_after(run, "power off"), run.find(Before)
@@ -146,10 +148,10 @@ SHELVE = Operation(
     begins=_begin,
     steps=(
         Here(CREATE_IMAGE, create_image, undo=delete_image, undo_owed=True),
-        Record("look", _look, undo=READS),
+        Record("look", look, undo=READS),
         Here("describe guest", describe, undo=READS),
-        OnHost("power off", lambda run: run.output(Described).host, POWER_OFF, _power_off, undo=START_AGAIN,
-               undo_args=_start_again, timeout=900, undo_owed=True),
+        OnHost("power off", lambda run: run.output(Described).host, POWER_OFF, power_off_args, undo=START_AGAIN,
+               undo_args=start_again_args, timeout=900, undo_owed=True),
         OnHost("take snapshot", lambda run: run.output(Described).host, TAKE, snapshot_args, undo=DISCARD,
                recorded=_taken, timeout=FOREVER, undo_owed=True),
         Here("find image", find_image, undo=READS, recorded=_uploading),
@@ -157,7 +159,7 @@ SHELVE = Operation(
                undo=NoUndo("the image goes as a whole"), timeout=FOREVER),
     ),
     ends=_shelved,
-    fails=_not_shelved,
+    fails=not_shelved,
 )
 
 

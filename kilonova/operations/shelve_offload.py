@@ -1,4 +1,4 @@
-"""Shelve offload: take a shelved server from its host. Its image, its ports and their addresses stay.
+"""Shelve offload: take a shelved server from its host. Its image, its volumes, its ports and their addresses stay.
 
 From the moment at which the guest is removed there is no way back to a server that can be started on its host: what the
 host or a service cannot or will not do now is owed. The same puts a server back on its shelf that was left in error by
@@ -14,17 +14,19 @@ import sqlalchemy as sa
 import structlog
 
 from kilonova.agent.steps.power import POWER_OFF, REMOVE, GuestRef, PoweredOff, PowerOffArgs
-from kilonova.db import instances, services
+from kilonova.db import block_devices, instances, services
 from kilonova.domain.errors import InstanceNotReady
 from kilonova.domain.instance import Instance
 from kilonova.domain.operation import Failure
 from kilonova.domain.states import TaskState, VmState
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
+from kilonova.operations.connect_volumes import reserve_again
 from kilonova.operations.environment import Environment
 from kilonova.operations.notices import announce
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.records import fail, settle, take
+from kilonova.operations.release_volumes import OwnedVolume, owned_volumes
 from kilonova.operations.shelf import IMAGE_KEY, shelved_since
 
 log = structlog.get_logger(__name__)
@@ -43,11 +45,12 @@ class OffloadServer(msgspec.Struct, frozen=True):
 
 
 class Leaving(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the server is, the taps of its guest, and its accelerator requests."""
+    """Where the server is, the taps of its guest, its accelerator requests and its volumes."""
 
     host: str
     devnames: tuple[str, ...]
     accelerators: tuple[str, ...] = ()
+    volumes: tuple[OwnedVolume, ...] = ()
 
 
 def _begin(tx: Tx, run: Run[OffloadServer]) -> None:
@@ -63,7 +66,7 @@ def _look(tx: Tx, run: Run[OffloadServer]) -> Leaving:
     assert instance.host is not None
     return Leaving(
         host=instance.host, devnames=tuple(vif.devname for vif in instance.network_info),
-        accelerators=instance.accelerators,
+        accelerators=instance.accelerators, volumes=owned_volumes(tx.conn, run.subject),
     )
 
 
@@ -73,6 +76,18 @@ def _host(run: Run[OffloadServer]) -> str:
 
 def _ref(run: Run[OffloadServer]) -> GuestRef:
     return GuestRef(uuid=run.subject, devnames=run.output(Leaving).devnames)
+
+
+async def _disconnect(env: Environment, run: Run[OffloadServer]) -> None:
+    """Each volume gets a reservation before its host loses it. When a debt is paid the server may be elsewhere: what it
+    has there is not touched. Spec: SHV-17, SHV-26, MIG-17, MIG-20, MIG-21."""
+    for volume in run.output(Leaving).volumes:
+        now = await env.database.read(lambda conn: block_devices.of_server(conn, run.subject))
+        device = next((one for one in now if one.uuid == volume.uuid), None)
+        if device is not None and device.attachment_id == volume.attachment_id:
+            await reserve_again(env, run.subject, device)
+        elif volume.attachment_id is not None:
+            await env.volumes.delete_attachment(volume.attachment_id)
 
 
 async def _unbind(env: Environment, run: Run[OffloadServer]) -> None:
@@ -151,6 +166,8 @@ SHELVE_OFFLOAD = Operation(
         OnHost("power off", _host, POWER_OFF, lambda run: PowerOffArgs(uuid=run.subject, grace=0.0, interval=0.0),
                undo=NoUndo("the guest of a shelved server is off")),
         OnHost("remove guest", _host, REMOVE, _ref, undo=FORWARD, owed=True, owed_anyway=True, timeout=600, retries=5),
+        Here("disconnect volumes", _disconnect, undo=FORWARD, owed=True,
+             given=lambda run: not run.output(Leaving).volumes),
         Here("release accelerators", _release_accelerators, undo=FORWARD, owed=True,
              given=lambda run: not run.output(Leaving).accelerators),
         Here("unbind ports", _unbind, undo=FORWARD, owed=True),

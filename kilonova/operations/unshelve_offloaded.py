@@ -1,5 +1,5 @@
 """Unshelve a server that was offloaded: choose a host as for a new server, and start the guest there from the image
-that it was shelved as. The record keeps the image that the server was built from.
+that it was shelved as, with its volumes. The record keeps the image that the server was built from.
 
 Whatever fails leaves the server on its shelf, with its image, on no host; unless its guest may be left on a host that
 does not answer. Then the server is in ERROR there, with its claim and its ports, and is put back on its shelf when that
@@ -25,7 +25,7 @@ from kilonova.agent.steps.power import (
     Powered,
     SpawnArgs,
 )
-from kilonova.db import instances
+from kilonova.db import block_devices, instances
 from kilonova.db.journal import cell_journal
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.image import Image
@@ -38,6 +38,7 @@ from kilonova.engine.operation import AnyRun, Await, Here, NoUndo, OnHost, Opera
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest, HostDevice
 from kilonova.operations.accelerators import AcceleratorSteps, devices_of
+from kilonova.operations.connect_volumes import VolumeSteps, attached, volumes_of
 from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of, wants_config_drive
 from kilonova.operations.notices import announce
@@ -47,6 +48,7 @@ from kilonova.operations.shelf import IMAGE_KEY, Shelved, drop_image, without_la
 from kilonova.operations.shelve_offload import SHELVE_OFFLOAD, OffloadServer
 from kilonova.operations.wiring import wired_events
 from kilonova.services.placement import Pin, Target
+from kilonova.shapes.resources import is_volume_backed
 
 log = structlog.get_logger(__name__)
 
@@ -78,9 +80,11 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FromImage(msgspec.Struct, frozen=True):
-    """What the guest is made from."""
+    """What the guest is made from. volumes: it has some; shared: other servers may have one of them, too."""
 
     image: Image
+    volumes: bool = False
+    shared: bool = False
 
 
 class Connected(msgspec.Struct, frozen=True):
@@ -104,11 +108,23 @@ def _look(tx: Tx, run: Run[UnshelveOffloaded]) -> Shelved:
 
 
 async def _find_image(env: Environment, run: Run[UnshelveOffloaded]) -> FromImage:
-    """Before anything is claimed. Raises ImageNotFound: somebody has deleted it."""
+    """Before anything is claimed. A server that boots from a volume has no image, but what its volume says of it.
+
+    Raises:
+        ImageNotFound: somebody has deleted it. Spec: SHV-34.
+    """
     image_id = run.output(Shelved).image_id
-    if not image_id:
+    instance, devices = await env.database.read(
+        lambda conn: (instances.get(conn, run.subject), block_devices.of_server(conn, run.subject))
+    )
+    described = instance.image if is_volume_backed(instance.block_devices) else None
+    if not image_id and described is None:
         raise KilonovaError(f"Nothing tells of which image server {run.subject} is to be unshelved.")
-    return FromImage(await env.images.show(None, image_id))
+    image = described or await env.images.show(None, image_id)
+    shared = [
+        (await env.volumes.volume(None, device.volume_id)).multiattach for device in devices if device.volume_id
+    ]
+    return FromImage(image, volumes=bool(shared), shared=any(shared))
 
 
 async def _choose(env: Environment, run: Run[UnshelveOffloaded]) -> Chosen:
@@ -191,7 +207,9 @@ def _guest(run: Run[UnshelveOffloaded]) -> Guest:
     """Spec: SHV-40."""
     guest = run.output(Anew).guest
     accelerators = map(HostDevice, devices_of(run))
-    return msgspec.structs.replace(guest, host_devices=(*guest.host_devices, *accelerators))
+    return msgspec.structs.replace(
+        guest, host_devices=(*guest.host_devices, *accelerators), volumes=volumes_of(run)
+    )
 
 
 def _ref(run: Run[UnshelveOffloaded]) -> GuestRef:
@@ -204,6 +222,7 @@ def _wired(run: Run[UnshelveOffloaded]) -> tuple[str, ...]:
 
 def _runs(tx: Tx, run: Run[UnshelveOffloaded]) -> None:
     """The server needs the image no more, and says so before it goes. Spec: SHV-32, SHV-49, SHV-51."""
+    attached(tx, run.subject)
     before = instances.get(tx.conn, run.subject).system_metadata
     vifs = tuple(msgspec.structs.replace(vif, active=True) for vif in run.output(Connected).vifs)
     guest = _guest(run)
@@ -243,6 +262,10 @@ ACCELERATORS = AcceleratorSteps(
     spec=lambda run: run.output(Chosen).spec, target=_target, timeout=lambda run: run.request.binding_timeout,
     stays=_guest_may_be_left,
 )
+VOLUMES = VolumeSteps(
+    host=_host, without=lambda run: not run.output(FromImage).volumes, stays=_guest_may_be_left,
+    multiattach=lambda run: run.output(FromImage).shared,
+)
 
 UNSHELVE_OFFLOADED = Operation(
     name="unshelve-offloaded",
@@ -263,6 +286,7 @@ UNSHELVE_OFFLOADED = Operation(
         Record("go to host", _go_to_host, undo=_leave_host),
         Here("describe guest", _describe, undo=READS),
         *ACCELERATORS.request,
+        *VOLUMES.connect,
         OnHost("create disks", _host, CREATE_DISKS, lambda run: GuestArgs(_guest(run)), undo=REMOVE, undo_args=_ref,
                timeout=1800, undo_owed=True),
         *ACCELERATORS.wait,
@@ -272,6 +296,7 @@ UNSHELVE_OFFLOADED = Operation(
               fatal=lambda run: run.request.wiring_is_fatal),
         OnHost("let guest run", lambda run: _host(run) if _wired(run) else None, RESUME, _ref,
                undo=NoUndo("the guest's start is undone as a whole")),
+        *VOLUMES.complete,
         Record("note that it runs", _runs, undo=NoUndo("it does run")),
         Here("drop image", drop_image, undo=NoUndo("the server runs from its disk"), owed=True),
     ),

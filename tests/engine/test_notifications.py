@@ -27,6 +27,7 @@ from kilonova.operations.detach_volume import DETACH_VOLUME, DetachVolume
 from kilonova.operations.fixed_ip import REMOVE_FIXED_IP, RemoveFixedIp
 from kilonova.operations.pause import PAUSE_SERVER, PauseServer
 from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
+from kilonova.operations.shelve_volumes import SHELVE_VOLUMES, ShelveOnVolumes
 from kilonova.operations.snapshot import SnapshotServer
 from kilonova.operations.snapshot_volumes import SNAPSHOT_VOLUMES
 from kilonova.services.image import NewImage
@@ -79,6 +80,10 @@ async def backup(cloud: SmallCloud, uuid: str) -> None:
     await cloud.compute.create_backup(CONTEXT, located, "backup", {}, backup_type="daily", rotation=1)
 
 
+async def shelve_on_volumes(cloud: SmallCloud, uuid: str) -> None:
+    await cloud.act(uuid, SHELVE_VOLUMES, ShelveOnVolumes(grace=20.0, interval=5.0))
+
+
 async def shelve(cloud: SmallCloud, uuid: str) -> None:
     await cloud.compute.shelve(CONTEXT, await cloud.located(uuid))
 
@@ -108,6 +113,7 @@ REQUESTS: dict[str, tuple[tuple[str, ...], Ask, str, str]] = {
     "snapshot-volumes": ((), image_of_volumes, "snapshot", "snapshot"),
     "backup": ((), backup, "snapshot", "snapshot"),
     "shelve": ((), shelve, "shelve", "shelve"),
+    "shelve-on-volumes": ((), shelve_on_volumes, "shelve", "shelve"),
     "unshelve": (("shelve",), asked("unshelve"), "unshelve", "unshelve"),
     "shelve-offload": (("shelve",), asked("offload"), "shelve_offload", "shelve_offload"),
     "unshelve-offloaded": (("shelve-offload",), asked("unshelve offloaded"), "unshelve", "unshelve"),

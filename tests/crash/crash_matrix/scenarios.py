@@ -60,6 +60,7 @@ from kilonova.operations.revert_resize import REVERT_RESIZE, RevertResize
 from kilonova.operations.shelf import IMAGE_KEY
 from kilonova.operations.shelve import UNSHELVE, UnshelveServer
 from kilonova.operations.shelve_offload import SHELVE_OFFLOAD, OffloadServer
+from kilonova.operations.shelve_volumes import SHELVE_VOLUMES, ShelveOnVolumes
 from kilonova.operations.snapshot import SnapshotServer
 from kilonova.operations.snapshot_volumes import SNAPSHOT_VOLUMES
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
@@ -325,6 +326,7 @@ SCENARIOS = {
     "revert-resize": Scenario(("place", "resize"), _ask(REVERT_RESIZE, RevertResize())),
     "tidy": Scenario(("place", "resize"), _tidy),
     "shelve": Scenario(("build",), _shelve),
+    "shelve-on-volumes": Scenario(("build",), _ask(SHELVE_VOLUMES, ShelveOnVolumes(grace=1.0, interval=1.0))),
     "shelve-offload": Scenario(("build", "shelve"), _ask(SHELVE_OFFLOAD, OffloadServer())),
     "unshelve-offloaded": Scenario(
         ("build", "shelve", "shelve-offload"), _ask(UNSHELVE_OFFLOADED, UnshelveOffloaded())
