@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
+from asked_volumes import ROOT, WITHOUT_ID, of_image
 from small_cloud import SmallCloud, in_cloud
 from test_rebuild import rebuild
 from test_rescue import rescue, unrescue
@@ -21,6 +22,7 @@ from kilonova.domain.states import PowerState, VmState
 from kilonova.hypervisor.volumes import NbdSource
 from kilonova.operations.guests import guest_of
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer
+from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 
 V = VmState
@@ -176,6 +178,29 @@ async def test_a_guest_that_cannot_be_started_after_its_host_for_want_of_a_volum
     assert cloud.faults(uuid) == 1
     assert cloud.server(other).vm_state is V.ACTIVE
     assert cloud.power(other) is PowerState.RUNNING
+
+
+@pytest.mark.spec("RSC-08", "API-587", "RBD-42")
+@in_cloud()
+async def test_a_server_that_boots_from_a_volume_is_rescued_rebuilt_and_resized_with_it(cloud: SmallCloud) -> None:
+    uuid = await cloud.build(image=WITHOUT_ID, block_devices=(of_image(),))
+    origin = Origin.of(cloud.server(uuid))
+    await rescue(cloud, uuid)
+    await cloud.rest()
+    guest = cloud.guest(uuid)
+    assert guest is not None
+    assert (guest.rescued, set(guest.volumes)) == (True, {ROOT})
+    await unrescue(cloud, uuid)
+    await cloud.rest()
+    await cloud.act(uuid, REBUILD, RebuildServer(before=origin, after=origin))
+    await cloud.rest()
+    await resize_and_confirm(cloud, uuid)
+    await cloud.rest()
+    assert cloud.server(uuid).vm_state is V.ACTIVE
+    assert port(cloud, uuid, ROOT) == PORT
+    (device,) = cloud.devices(uuid)
+    assert [one.id for one in cloud.volumes.of_server(uuid)] == [device.attachment_id]
+    assert cloud.volumes.find(ROOT).status == "in-use"
 
 
 @in_cloud()

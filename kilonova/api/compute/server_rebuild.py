@@ -16,9 +16,12 @@ from kilonova.api.compute.server_extras import view_of
 from kilonova.api.compute.server_schema import REBUILD as BODY
 from kilonova.api.compute.server_view import VIEW_RULES
 from kilonova.api.policy import Audience, Rule
+from kilonova.db import block_devices
+from kilonova.domain.errors import InvalidInput
 from kilonova.domain.image import Image
 from kilonova.domain.instance import Instance
 from kilonova.operations.rebuild import REBUILD, REBUILDABLE, Origin, RebuildServer
+from kilonova.shapes.resources import is_volume_backed
 
 REBUILD_SERVER = Rule("servers:rebuild", Audience.MEMBER)
 TRUSTED_CERTS = Rule("servers:rebuild:trusted_certs", Audience.MEMBER)
@@ -42,6 +45,8 @@ async def rebuild(call: Call) -> Answer:
     if body.get("trusted_image_certificates"):
         call.require(TRUSTED_CERTS)
     image = await server_image.find_image(call, body["imageRef"])
+    if is_volume_backed(server.instance.block_devices):
+        await _check_same_image(call, image)
     server_image.check_fit(call, image, server.instance.flavor)
     await server_image.check_kernel(call, image)
     if server.instance.image is not None:
@@ -63,6 +68,17 @@ async def rebuild(call: Call) -> Answer:
     return Answer({"server": shown}, headers=(("Location", call.links.own(f"/servers/{rebuilt.uuid}")),))
 
 
+async def _check_same_image(call: Call, image: Image) -> None:
+    """What a server boots from a volume stays, so that another image would have no effect. Raises InvalidInput."""
+    instance = call.server.instance
+    assert call.server.cell is not None
+    devices = await call.server.cell.database.read(lambda conn: block_devices.of_server(conn, instance.uuid))
+    root = next((device.volume_id for device in devices if device.boot_index == 0), None)
+    made_of = (await call.cloud.volumes.volume(None, root)).image_metadata.get("image_id") if root else None
+    if made_of != image.id:
+        raise InvalidInput("Unable to rebuild with a different image for a volume-backed server.")
+
+
 async def _check_quotas(call: Call, instance: Instance, body: dict[str, Any]) -> None:
     """Raises OverQuota. Spec: API-060, API-061."""
     limits = await call.cloud.quotas.limits(instance.project_id, call.context.user_id)
@@ -80,7 +96,7 @@ def _changes(body: dict[str, Any]) -> dict[str, Any]:
 async def _origin(call: Call, instance: Instance, body: dict[str, Any], image: Image) -> Origin:
     """What is left out of the body stays as it was; null removes it."""
     kept = {k: v for k, v in instance.system_metadata.items() if not k.startswith(_IMAGE_PREFIX)}
-    changed: dict[str, Any] = {
+    changed: dict[str, Any] = {} if is_volume_backed(instance.block_devices) else {
         "image": image, "image_ref": image.id, "system_metadata": kept | image_metadata(image),
         "kernel_id": image.properties.get("kernel_id", ""), "ramdisk_id": image.properties.get("ramdisk_id", ""),
     }

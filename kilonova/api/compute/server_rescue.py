@@ -14,11 +14,18 @@ from kilonova.api.compute.server_actions import server_action
 from kilonova.api.compute.server_create import generate_password
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.schema import Object, Text, nullable, optional
-from kilonova.domain.errors import ImageNotFound, InstanceNotRescuable
+from kilonova.db import block_devices
+from kilonova.domain.errors import Conflict, ImageNotFound, InstanceNotRescuable
 from kilonova.domain.image import Image
 from kilonova.domain.instance import Instance
 from kilonova.operations.rescue import RESCUABLE, RESCUE, RescueServer
 from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
+from kilonova.shapes.resources import is_volume_backed
+
+OF_VOLUMES = 87
+"""The microversion since which servers that boot from volumes are rescued. Spec: API-587."""
+ATTACHED_HOW = ("hw_rescue_device", "hw_rescue_bus")
+"""Properties of a rescue image that say how its disk stands beside the others."""
 
 
 async def rescue(call: Call) -> dict[str, str]:
@@ -31,9 +38,32 @@ async def rescue(call: Call) -> dict[str, str]:
         image = await server_image.find_image(call, body["rescue_image_ref"])
     else:
         image = await _own_image(call, instance)
+    if is_volume_backed(instance.block_devices):
+        _check_of_volume(call, instance, image)
+    await _check_volumes(call, instance)
     password = body.get("adminPass") or generate_password()
     await call.cloud.compute.ask(call.context, call.server, RESCUE, RescueServer(image=image, admin_password=password))
     return {"adminPass": password} if call.cloud.options.enable_instance_password else {}
+
+
+def _check_of_volume(call: Call, instance: Instance, image: Image) -> None:
+    """Raises InstanceNotRescuable: the root volume would not keep its place."""
+    if call.version < OF_VOLUMES:
+        raise InstanceNotRescuable(instance.uuid, "Cannot rescue a volume-backed instance.")
+    if not any(name in image.properties for name in ATTACHED_HOW):
+        raise InstanceNotRescuable(
+            instance.uuid, f"image {image.id} does not say how it is attached ({' or '.join(ATTACHED_HOW)})."
+        )
+
+
+async def _check_volumes(call: Call, instance: Instance) -> None:
+    """Raises Conflict: a volume of the server is not in use, so that it would be missing."""
+    assert call.server.cell is not None
+    for device in await call.server.cell.database.read(lambda conn: block_devices.of_server(conn, instance.uuid)):
+        if device.volume_id is not None:
+            volume = await call.cloud.volumes.volume(None, device.volume_id)
+            if volume.status != "in-use":
+                raise Conflict(f"Invalid volume: volume {volume.id} must be in-use, but is {volume.status}.")
 
 
 def _candidates(instance: Instance) -> Iterator[str]:

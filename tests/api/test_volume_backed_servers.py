@@ -1,0 +1,84 @@
+"""Rescues and rebuilds of servers that have volumes, or boot from one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from compute_cloud import CIRROS, ComputeCloud
+from known_volumes import KnownVolumes
+
+from kilonova.db import block_devices
+from kilonova.domain.block_device import BlockDevice
+from kilonova.domain.image import Image
+from kilonova.domain.instance import Instance
+from kilonova.services.volumes import Volume
+
+VOLUME = "00000000-0000-0000-0000-000000000001"
+ROOT = BlockDevice(
+    uuid="10000000-0000-0000-0000-000000000001", source_type="volume", destination_type="volume", boot_index=0,
+    volume_id=VOLUME, device_name="/dev/vda",
+)
+
+
+def volume(volumes: KnownVolumes, **fields: Any) -> None:
+    known = {"id": VOLUME, "status": "in-use", "size": 1, "project_id": "p", "image_metadata": {"image_id": CIRROS}}
+    volumes.add(Volume(**known | fields))
+
+
+async def on_volume(cloud: ComputeCloud, **fields: Any) -> Instance:
+    server = await cloud.boot(image=Image(id=""), image_ref="", block_devices=(ROOT,), **fields)
+    await cloud.cell.database.write(lambda conn: block_devices.insert(conn, server.uuid, ROOT, now=1.0))
+    return server
+
+
+async def act(cloud: ComputeCloud, server: Instance, version: int, **action: Any) -> httpx.Response:
+    return await cloud.post(f"/servers/{server.uuid}/action", action, version=f"2.{version}")
+
+
+@pytest.mark.spec("API-121", "API-587")
+async def test_a_server_on_a_volume_is_rescued_from_287_by_an_image_that_says_how(
+    volume_cloud: ComputeCloud, volumes: KnownVolumes
+) -> None:
+    cloud = volume_cloud
+    volume(volumes)
+    server = await on_volume(cloud)
+    stable = cloud.images.add(properties={"hw_rescue_bus": "virtio"})
+    answer = await act(cloud, server, 86, rescue={"rescue_image_ref": stable.id})
+    assert (answer.status_code, "volume-backed" in answer.text) == (400, True)
+    answer = await act(cloud, server, 87, rescue={"rescue_image_ref": CIRROS})
+    assert (answer.status_code, "hw_rescue_device" in answer.text) == (400, True)
+    assert cloud.compute.asked == []
+    answer = await act(cloud, server, 87, rescue={"rescue_image_ref": stable.id})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.spec("API-121")
+async def test_a_server_one_of_whose_volumes_is_not_in_use_is_not_rescued(
+    volume_cloud: ComputeCloud, volumes: KnownVolumes
+) -> None:
+    cloud = volume_cloud
+    volume(volumes, status="detaching")
+    server = await cloud.boot()
+    data = BlockDevice(uuid=ROOT.uuid, source_type="volume", destination_type="volume", volume_id=VOLUME)
+    await cloud.cell.database.write(lambda conn: block_devices.insert(conn, server.uuid, data, now=1.0))
+    answer = await act(cloud, server, 1, rescue=None)
+    assert (answer.status_code, "must be in-use" in answer.text) == (409, True)
+
+
+@pytest.mark.spec("API-126")
+async def test_a_server_on_a_volume_is_rebuilt_from_its_own_image_alone(
+    volume_cloud: ComputeCloud, volumes: KnownVolumes
+) -> None:
+    cloud = volume_cloud
+    volume(volumes)
+    server = await on_volume(cloud)
+    other = cloud.images.add()
+    answer = await act(cloud, server, 92, rebuild={"imageRef": other.id})
+    assert (answer.status_code, "different image" in answer.text) == (400, True)
+    assert cloud.compute.asked == []
+    answer = await act(cloud, server, 92, rebuild={"imageRef": CIRROS})
+    assert answer.status_code == 202, answer.text
+    request = cloud.compute.asked[-1][2]
+    assert (request.after.image, request.after.image_ref) == (server.image, "")
