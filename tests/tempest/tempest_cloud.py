@@ -12,10 +12,25 @@ from clouds import RealCloud
 from signed_images import elliptic
 
 from kilonova.embedded.network.extensions import EXTENSIONS
+from kilonova.embedded.volume import backends
+from kilonova.embedded.volume.api import offers
 
 Settings = dict[str, dict[str, object]]
 
 EXTERNAL = "external"
+
+POOLS = ("one", "two")
+"""Storage pools of an installation whose servers take volumes."""
+VOLUMES: Settings = {
+    "service_available": {"cinder": True},
+    "compute-feature-enabled": {"attach_encrypted_volume": True},
+    "volume": {
+        "max_microversion": "latest", "backend_names": ",".join(POOLS), "storage_protocol": backends.PROTOCOL,
+        "vendor_name": backends.VENDOR,
+    },
+    "volume-feature-enabled": {"api_extensions": ",".join(offers.EXTENSIONS), "multi_backend": True},
+}
+"""What is set where there are storage pools."""
 
 
 @dataclass(frozen=True)

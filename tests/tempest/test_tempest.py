@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import tempest_runs
 from clouds import RealCloud, real_cloud
-from tempest_cloud import Guests, Settings, register_limits, write_configuration
+from tempest_cloud import POOLS, VOLUMES, Guests, Settings, register_limits, write_configuration
 
 from kilonova import guestimage
 
@@ -145,3 +145,23 @@ def test_with_other_settings(tempest_programs: Path, tmp_path: Path, monkeypatch
         assert without_success(names, results) == []
         check_nothing_is_left(cloud)
         assert cloud.get("/identity/v3/limits")["limits"] == []
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.spec("TMP-10")
+def test_with_storage_pools(tempest_programs: Path, tmp_path: Path) -> None:
+    """Simulated guests with volumes of real pools."""
+    names = [name for name in tempest_runs.of_reason("fake", "pools") if re.search(OWN_SELECTION or "", name)]
+    if not names:
+        return  # not what was selected
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"disk" * (1 << 18))
+    selection = f"^({'|'.join(map(re.escape, names))})[.[]"
+    pools = "".join(f'[[volume.pool]]\nname = "{pool}"\n' for pool in POOLS)
+    with real_cloud("fake", configuration=pools) as cloud:
+        guests = Guests(image, "raw", 64, ssh=False)
+        results = run(cloud, tempest_programs, guests, tmp_path, selection, VOLUMES, workers=4, limit=900)
+        check("volumes", results, selection, whole=OWN_SELECTION is None)
+        assert without_success(names, results) == []
+        check_nothing_is_left(cloud)
+        assert cloud.get("/volume/v3/volumes?all_tenants=1")["volumes"] == []
