@@ -76,7 +76,7 @@ class Installation:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         connection.request(method, path, data, {
-            "X-Auth-Token": self._token, "OpenStack-API-Version": "compute 2.79", "Content-Type": kind,
+            "X-Auth-Token": self._token, "OpenStack-API-Version": "compute 2.79, volume 3.59", "Content-Type": kind,
         })
         answer = connection.getresponse()
         return answer, answer.read()
@@ -196,10 +196,12 @@ class Installation:
 
 
 @contextmanager
-def installation(driver: str, hosts: int = 1) -> Iterator[Installation]:
-    """One that runs during the block, and is removed without a trace."""
+def installation(driver: str, hosts: int = 1, configuration: str = "") -> Iterator[Installation]:
+    """One that runs during the block, and is removed without a trace. configuration: of its file `kilonova.toml`."""
     with tempfile.TemporaryDirectory(prefix="kilonova-bench-") as directory:
         cloud = fresh(Path(directory))
+        cloud.data_dir.mkdir()
+        (cloud.data_dir / "kilonova.toml").write_text(configuration)
         try:
             cloud.up(driver, hosts)
             cloud.sign_in()
