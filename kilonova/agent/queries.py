@@ -13,10 +13,12 @@ from kilonova.agent.reports import (
     OwnDiagnosticsQuery,
     PasswordQuery,
     Query,
+    VolumeUsageQuery,
 )
 from kilonova.domain.errors import Conflict, GuestAgentAway, InstanceInvalidState, KilonovaError, NotSupported
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.driver import Driver
+from kilonova.hypervisor.volumes import VolumeUsage
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +39,8 @@ async def answer(driver: Driver, query: Query) -> Answer:
                 return Answer(own_diagnostics=await driver.own_diagnostics(query.uuid))
             case PasswordQuery():
                 return await _set_password(driver, query)
+            case VolumeUsageQuery():
+                return Answer(volume_usage=await _volume_usage(driver))
             case _:
                 guests, disks = await driver.guests(), await driver.disks()
                 beside, devices = await driver.beside_disks(), await driver.held_devices()
@@ -46,6 +50,17 @@ async def answer(driver: Driver, query: Query) -> Answer:
                 ))
     except KilonovaError as error:
         return Answer(error=error.message, status=error.status)
+
+
+async def _volume_usage(driver: Driver) -> dict[str, dict[str, VolumeUsage]]:
+    """A guest that cannot be asked holds up no other. Spec: PER-68, PER-71."""
+    found = {}
+    for uuid in await driver.held_volumes():
+        try:
+            found[uuid] = await driver.volume_usage(uuid)
+        except KilonovaError as error:
+            log.info("a guest did not say how its volumes are used", instance=uuid, error=error.message)
+    return found
 
 
 async def _must_run(driver: Driver, uuid: str, action: str) -> None:

@@ -8,7 +8,7 @@ from kilonova.domain.console import ConsoleAddress, ConsoleKind
 from kilonova.domain.states import PowerState
 from kilonova.hypervisor.diagnostics import Diagnostics, OwnDiagnostics
 from kilonova.hypervisor.guest import BesideDisks, GuestOnHost, HostInventory
-from kilonova.hypervisor.volumes import HeldVolume
+from kilonova.hypervisor.volumes import HeldVolume, VolumeUsage
 
 REFUSED = b"refused: "
 """With this begins the answer to a host that must not serve; the reason follows."""
@@ -81,7 +81,14 @@ class FoundQuery(msgspec.Struct, frozen=True, kw_only=True, tag="found"):
     """Everything the host has of this product, for the audit."""
 
 
-Query = ConsoleQuery | ConsoleAddressQuery | PasswordQuery | DiagnosticsQuery | OwnDiagnosticsQuery | FoundQuery
+class VolumeUsageQuery(msgspec.Struct, frozen=True, kw_only=True, tag="volume-usage"):
+    """What all guests have done with their volumes."""
+
+
+Query = (
+    ConsoleQuery | ConsoleAddressQuery | PasswordQuery | DiagnosticsQuery | OwnDiagnosticsQuery | FoundQuery
+    | VolumeUsageQuery
+)
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +107,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         agent_away: it could not, because no agent answers in the guest.
+        volume_usage: by guest and volume.
     """
 
     console: bytes = b""
@@ -107,6 +115,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     address: ConsoleAddress | None = None
     diagnostics: Diagnostics | None = None
     own_diagnostics: OwnDiagnostics = {}
+    volume_usage: dict[str, dict[str, VolumeUsage]] = {}
     error: str = ""
     status: int = 200
     agent_away: bool = False

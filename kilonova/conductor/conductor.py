@@ -19,6 +19,7 @@ from kilonova.conductor.leftovers import Leftovers
 from kilonova.conductor.overdue import INTERVAL, OVERDUE, OverdueWork
 from kilonova.conductor.usage_audit import FORGET_INTERVAL, UsageAudit, forget_old_audits
 from kilonova.conductor.usage_audit import INTERVAL as AUDIT_INTERVAL
+from kilonova.conductor.volume_usage import VolumeUsageRounds
 from kilonova.db.database import Database
 from kilonova.db.journal import cell_journal
 from kilonova.domain.clock import Clock
@@ -95,6 +96,8 @@ class Conductor:
                   -1.0 if ignored else options.running_deleted_instance_poll_interval, at_start=True),
             Round("interfaces", InterfaceHealing(environment, self._wake_for).heal,
                   options.heal_instance_info_cache_interval or -1.0),
+            Round("volume usage", VolumeUsageRounds(environment, self._bus).count,
+                  options.volume_usage_poll_interval or -1.0),
             Round("files of deleted servers", leftovers.files, options.instance_delete_interval),
             Round("failed migrations", leftovers.migrations, options.instance_delete_interval),
             Round("old usage audits", partial(

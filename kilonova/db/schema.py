@@ -19,6 +19,7 @@ from kilonova.db import (
     server_groups,
     services,
     usage_audits,
+    volume_usage,
 )
 from kilonova.db.api_schema import api_metadata
 from kilonova.db.cell_schema import cell_metadata
@@ -34,5 +35,5 @@ CELL = Schema("cell", cell_metadata, ("0001",))
 __all__ = (
     "API", "CELL", "aggregates", "api_metadata", "block_devices", "build_requests", "cell_metadata", "console_tokens",
     "flavors", "instances", "journal", "keypairs", "migration_records", "outbox", "placement", "placement_tables",
-    "quotas", "secrets", "server_groups", "services", "usage_audits",
+    "quotas", "secrets", "server_groups", "services", "usage_audits", "volume_usage",
 )

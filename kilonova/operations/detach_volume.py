@@ -6,13 +6,15 @@ for the user; if the volume service does not answer then, its attachment is dele
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 
-from kilonova.agent.steps.volumes import ATTACH, DETACH, AttachArgs, VolumeRef
+from kilonova.agent.steps.volumes import ATTACH, DETACH, USAGE, AttachArgs, Used, VolumeRef
 from kilonova.db import block_devices, instances
 from kilonova.domain.block_device import AttachState
 from kilonova.domain.errors import InvalidInput, VolumeNotFound
-from kilonova.domain.operation import Failure
+from kilonova.domain.operation import Asker, Failure
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
 from kilonova.engine.run import Run
 from kilonova.hypervisor.guest import Guest
@@ -21,6 +23,7 @@ from kilonova.operations.environment import Environment
 from kilonova.operations.guests import guest_of
 from kilonova.operations.notices import announce
 from kilonova.operations.records import blame, check
+from kilonova.operations.volume_usage import count_and_tell
 
 BEGIN_DETACHING = "begin detaching"
 """The step after which nobody else can detach it."""
@@ -41,6 +44,12 @@ class Leaving(msgspec.Struct, frozen=True):
     attachment_id: str | None
     host: str | None
     guest: Guest | None
+
+
+class Begun(msgspec.Struct, frozen=True, kw_only=True):
+    """counts: what servers do with volumes is counted."""
+
+    counts: bool
 
 
 def _begin(tx: Tx, run: Run[DetachVolume]) -> None:
@@ -66,17 +75,36 @@ def _look(tx: Tx, run: Run[DetachVolume]) -> Leaving:
     return Leaving(device.uuid, attached, device.attachment_id, instance.host if attached else None, guest)
 
 
-async def _begin_detaching(env: Environment, run: Run[DetachVolume]) -> None:
+async def _begin_detaching(env: Environment, run: Run[DetachVolume]) -> Begun:
     """Nobody else detaches it then. A volume that does not exist any more can still be taken from the server."""
-    try:
+    with contextlib.suppress(VolumeNotFound):
         await env.volumes.begin_detaching(run.request.volume_id)
-    except VolumeNotFound:
-        return
+    return Begun(counts=env.options.volume_usage_poll_interval > 0)
+
+
+def _counting_host(run: Run[DetachVolume]) -> str | None:
+    """Spec: VOL-30."""
+    begun = run.find(Begun)
+    return run.output(Leaving).host if begun is not None and begun.counts else None
+
+
+def _count(tx: Tx, run: Run[DetachVolume]) -> None:
+    """Spec: VOL-31 to VOL-34, VOL-37."""
+    usage, host = run.output(Used).usage, run.output(Leaving).host
+    if usage is not None and host is not None:
+        count_and_tell(
+            tx.conn, run.subject, run.request.volume_id, usage, host=host, now=tx.now,
+            asker=run.record.asker or Asker(), ended=True,
+        )
 
 
 async def _roll_detaching(env: Environment, run: Run[DetachVolume]) -> None:
     """Spec: VOL-43."""
     await env.volumes.roll_detaching(run.request.volume_id)
+
+
+def _volume(run: Run[DetachVolume]) -> VolumeRef:
+    return VolumeRef(run.subject, run.request.volume_id)
 
 
 def _attach_args(run: Run[DetachVolume]) -> AttachArgs:
@@ -122,8 +150,8 @@ DETACH_VOLUME = Operation(
         Record("look", _look, undo=READS),
         Here(BEGIN_DETACHING, _begin_detaching, undo=_roll_detaching, undo_owed=True,
              given=lambda run: not run.output(Leaving).attached),
-        OnHost("detach volume", lambda run: run.output(Leaving).host, DETACH,
-               lambda run: VolumeRef(run.subject, run.request.volume_id),
+        OnHost("read usage", _counting_host, USAGE, _volume, undo=READS, recorded=_count),
+        OnHost("detach volume", lambda run: run.output(Leaving).host, DETACH, _volume,
                undo=ATTACH, undo_args=_attach_args, undo_owed=True, timeout=300, retries=1),
         Here("release volume", _release, undo=NoUndo("the guest has let go of it"), owed=True),
     ),

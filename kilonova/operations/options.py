@@ -79,6 +79,9 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     heal_instance_info_cache_interval: float = 60.0
     """Seconds after which what the record of one more server of each host says of its interfaces is compared with the
     network service; 0 for never. Spec: PER-09."""
+    volume_usage_poll_interval: float = 0.0
+    """Seconds after which what servers do with their volumes is counted, and told as `volume.usage`, which detaching a
+    volume does then, too; 0 or a negative number for never. Spec: VOL-30, PER-66."""
     instance_delete_interval: float = 300.0
     """Seconds between looks for what deleted servers and failed migrations have left on hosts, and for console tokens
     that have expired; a negative number never looks."""

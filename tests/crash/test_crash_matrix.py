@@ -33,6 +33,7 @@ def test_every_operation_has_a_scenario() -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.spec("VOL-27", "VOL-28", "VOL-29", "VOL-45")
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.id)
 def test_nothing_is_stuck_and_nothing_leaks(matrix: Matrix, case: Case) -> None:
     result = matrix.result(case)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import structlog
 
 from kilonova.agent.steps.environment import HostEnvironment
-from kilonova.domain.errors import InvalidInput, NotSupported
+from kilonova.domain.errors import InvalidInput, KilonovaError, NotSupported
 from kilonova.engine.operation import HostStep
 from kilonova.hypervisor.guest import Guest
-from kilonova.hypervisor.volumes import GuestVolume
+from kilonova.hypervisor.volumes import GuestVolume, VolumeUsage
+
+log = structlog.get_logger(__name__)
 
 ATTACH_WITH_TAG = "COMPUTE_VOLUME_ATTACH_WITH_TAG"
 """Trait of a host whose guests are told of the tags of volumes that they are given."""
@@ -55,6 +58,12 @@ class ExtendArgs(msgspec.Struct, frozen=True):
     size: int
 
 
+class Used(msgspec.Struct, frozen=True):
+    """What a guest did with a volume; None if nobody knows."""
+
+    usage: VolumeUsage | None
+
+
 async def _check(host: HostEnvironment, args: AbilityArgs) -> Connector:
     """Spec: RBN-01, RBN-02, VOL-17."""
     inventory = await host.driver.inventory()
@@ -71,6 +80,15 @@ async def _check(host: HostEnvironment, args: AbilityArgs) -> Connector:
 async def _attach(host: HostEnvironment, args: AttachArgs) -> None:
     """Spec: VOL-24."""
     await host.driver.attach_volume(args.guest, volume_of(args.guest, args.volume_id))
+
+
+async def _usage(host: HostEnvironment, args: VolumeRef) -> Used:
+    """What cannot be told is not counted, and that is all. Spec: VOL-31, VOL-34."""
+    try:
+        return Used((await host.driver.volume_usage(args.uuid)).get(args.volume_id))
+    except KilonovaError as error:
+        log.info("usage of a volume not read", instance=args.uuid, volume=args.volume_id, error=error.message)
+        return Used(None)
 
 
 async def _detach(host: HostEnvironment, args: VolumeRef) -> None:
@@ -95,7 +113,8 @@ def volume_of(guest: Guest, volume_id: str) -> GuestVolume:
 
 CHECK = HostStep("volume.check", _check, AbilityArgs, Connector)
 ATTACH = HostStep("volume.attach", _attach, AttachArgs)
+USAGE = HostStep("volume.usage", _usage, VolumeRef, Used)
 DETACH = HostStep("volume.detach", _detach, VolumeRef, interruptible=True)
 EXTEND = HostStep("volume.extend", _extend, ExtendArgs)
 
-STEPS = (CHECK, ATTACH, DETACH, EXTEND)
+STEPS = (CHECK, ATTACH, DETACH, USAGE, EXTEND)

@@ -107,7 +107,7 @@ CONTEXT = RequestContext(request_id="req-crash", user_id="u", project_id=PROJECT
 OPTIONS = OperationOptions(
     shutdown_timeout=20.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=300.0, max_attempts=2,
     running_deleted_instance_action="noop", instance_delete_interval=-1.0,
-    shelved_offload_time=-1.0, heal_instance_info_cache_interval=0.0,
+    shelved_offload_time=-1.0, heal_instance_info_cache_interval=0.0, volume_usage_poll_interval=1e9,
 )
 LIMIT = 25.0
 """Real seconds after which an operation that has not ended counts as stuck."""

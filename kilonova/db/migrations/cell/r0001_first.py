@@ -269,3 +269,23 @@ def upgrade() -> None:
         ),
     )
     op.create_index("usage_audits_state", "usage_audits", ["state"], unique=False)
+    op.create_table(
+        "volume_usage",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("volume_id", sa.String(length=255), nullable=False),
+        sa.Column("instance_uuid", sa.String(length=36), nullable=False),
+        sa.Column("project_id", sa.String(length=255), nullable=False),
+        sa.Column("user_id", sa.String(length=255), nullable=False),
+        sa.Column("availability_zone", sa.String(length=255), nullable=True),
+        sa.Column("refreshed_at", sa.Double(), nullable=False),
+        sa.Column("read_requests", sa.BigInteger(), nullable=False),
+        sa.Column("read_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("write_requests", sa.BigInteger(), nullable=False),
+        sa.Column("write_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("total_read_requests", sa.BigInteger(), nullable=False),
+        sa.Column("total_read_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("total_write_requests", sa.BigInteger(), nullable=False),
+        sa.Column("total_write_bytes", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_volume_usage")),
+        sa.UniqueConstraint("instance_uuid", "volume_id", name=op.f("uq_volume_usage_instance_uuid_volume_id")),
+    )
