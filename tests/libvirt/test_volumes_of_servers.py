@@ -76,3 +76,20 @@ def test_what_is_on_a_volume_stays_there(cloud: RealCloud, tmp_path: Path) -> No
     assert cloud.call("DELETE", f"/compute/v2.1/servers/{server}").status_code == 204
     wait_for("the end of the server", lambda: not cloud.servers(), 60)
     wait_for("a clean audit", lambda: not cloud.differences(), 30)
+
+
+@pytest.mark.timeout(400)
+def test_a_server_boots_from_a_volume_that_goes_with_it(cloud: RealCloud, tmp_path: Path) -> None:
+    image = cloud.upload(guestimage.build(tmp_path / "guest.qcow2"), hw_qemu_guest_agent="yes")
+    disk = {"uuid": image, "source_type": "image", "destination_type": "volume", "boot_index": 0, "volume_size": 1,
+            "delete_on_termination": True}
+    body = {"name": "guest", "flavorRef": "1", "networks": "none", "block_device_mapping_v2": [disk]}
+    made = cloud.call("POST", "/compute/v2.1/servers", {"server": body}, version="2.37").json()["server"]["id"]
+    shell = GuestShell(cloud.directory, made)
+    wait_for("the guest's agent", shell.answers, LIMIT)
+    [volume] = cloud.get(VOLUMES)["volumes"]
+    _volume(cloud, volume["id"], "in-use", 1)
+    assert shell.run("cat /sys/block/vda/serial") == volume["id"][:20]
+    assert cloud.call("DELETE", f"/compute/v2.1/servers/{made}").status_code == 204
+    wait_for("the end of the volume", lambda: not cloud.get(VOLUMES)["volumes"], LIMIT)
+    wait_for("a clean audit", lambda: not cloud.differences(), 30)
