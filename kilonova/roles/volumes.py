@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
+from kilonova.cells.registry import Cells
 from kilonova.config import Config
-from kilonova.domain.errors import InvalidInput, NotSupported
+from kilonova.db import block_devices
+from kilonova.domain.errors import InstanceNotFound, InvalidInput, NotSupported, VolumeNotAttached
 from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.volume.client import VolumeClient
 from kilonova.embedded.volume.operations.environment import VolumeKeys
@@ -30,19 +32,31 @@ Deliver = Callable[..., Awaitable[None]]
 
 
 class Servers:
-    """The compute service of this installation, whose servers do not take volumes yet."""
+    """The compute service of this installation, as its volume service asks it. Servers cannot exchange volumes yet.
 
-    def __init__(self, deliver: Deliver) -> None:
+    Args:
+        deliver: takes events of servers.
+    """
+
+    def __init__(self, cells: Cells, deliver: Deliver) -> None:
+        self._cells = cells
         self._deliver = deliver
 
     async def tell(self, event: str, server: str, *, volume: str, status: str = "completed") -> None:
         await self._deliver(event, server, tag=volume, status=status)
 
     async def swap_volume(self, server: str, old: str, new: str) -> None:
-        raise NotSupported(f"Server {server} cannot swap volume {old} for {new}: servers do not take volumes yet.")
+        raise NotSupported(f"Server {server} cannot exchange volume {old} for {new} yet.")
 
     async def holds(self, server: str, volume: str, attachment: str) -> bool:
-        return False
+        try:
+            located = await self._cells.locate(server)
+            if located.cell is None:
+                return False
+            device = await located.cell.database.read(lambda conn: block_devices.of_volume(conn, server, volume))
+        except (InstanceNotFound, VolumeNotAttached):
+            return False
+        return device.attachment_id == attachment
 
 
 async def start(
@@ -62,7 +76,7 @@ async def start(
         for one in config.volume.pool
     }
     service = EmbeddedVolumes(
-        ground.api, pools, config.directory / DIRECTORY, ground.clock, images, Servers(deliver),
+        ground.api, pools, config.directory / DIRECTORY, ground.clock, images, Servers(ground.cells, deliver),
         VolumeKeys(credentials.secrets_key(config.directory)), default_type=config.volume.default_volume_type,
     )
     stack.push_async_callback(service.close)

@@ -22,6 +22,7 @@ from kilonova.embedded.volume import schema
 from kilonova.embedded.volume.client import VolumeClient
 from kilonova.operations.attach_volume import AttachVolume
 from kilonova.operations.detach_volume import DetachVolume
+from kilonova.roles.volumes import Servers
 
 NOWHERE = "77777777-7777-4777-8777-777777777777"
 FIRST = "11111111-7777-4777-8777-777777777777"
@@ -283,3 +284,19 @@ async def test_whether_a_volume_is_deleted_with_its_server(cloud: ComputeCloud) 
     assert await stored(cloud, server) == [device]
     body = {"volumeAttachment": {"volumeId": NOWHERE}}
     assert (await cloud.put(path(server, NOWHERE), body, version="2.85")).status_code == 404
+
+
+@pytest.mark.spec("EMV-22", "EMV-23")
+async def test_which_attachment_a_server_uses(cloud: ComputeCloud) -> None:
+    """What the volume service of the installation asks before a user may take one away."""
+    async def deliver(*_event: str, **_more: str) -> None:
+        raise AssertionError("nobody tells anything")
+
+    servers, server = Servers(cloud.cells, deliver), await cloud.boot()
+    device = await give(cloud, server)
+    volume, attachment = device.volume_id or "", device.attachment_id or ""
+    assert await servers.holds(server.uuid, volume, attachment)
+    for asked in ((server.uuid, volume, NOWHERE), (server.uuid, NOWHERE, attachment), (NOWHERE, volume, attachment)):
+        assert not await servers.holds(*asked)
+    await cloud.cell.database.write(lambda conn: block_devices.remove_all(conn, server.uuid))
+    assert not await servers.holds(server.uuid, volume, attachment)

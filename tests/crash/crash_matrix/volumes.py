@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from crash_matrix.clock import FastClock
+from kilonova.cells.registry import Cells
 from kilonova.db.database import Database
 from kilonova.domain.context import RequestContext
 from kilonova.embedded.image.service import EmbeddedImage
@@ -106,12 +107,12 @@ class Client(VolumeClient):
 
 
 def service(
-    database: Database, directory: Path, storage: Storage, clock: FastClock, images: EmbeddedImage, deliver: Deliver,
-    ends: Callable[[str], Awaitable[None]],
+    database: Database, directory: Path, storage: Storage, clock: FastClock, images: EmbeddedImage, cells: Cells,
+    deliver: Deliver, ends: Callable[[str], Awaitable[None]],
 ) -> EmbeddedVolumes:
     """The service of a cloud. ends: told of each export before it goes."""
-    pool = Pool(storage, clock, ends)
-    return EmbeddedVolumes(database, {POOL: pool}, directory / "volumes", clock, images, Servers(deliver), poll=1.0)
+    pool, servers = Pool(storage, clock, ends), Servers(cells, deliver)
+    return EmbeddedVolumes(database, {POOL: pool}, directory / "volumes", clock, images, servers, poll=1.0)
 
 
 def uses(hypervisors: Iterable[FakeHypervisor], export: str) -> bool:
