@@ -15,15 +15,16 @@ from kilonova.config import Config
 from kilonova.db import upgrade
 from kilonova.db.database import Database
 from kilonova.domain.clock import Clock, SystemClock
-from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.schema import HOST
 from kilonova.embedded.secrets import EmbeddedSecrets
 from kilonova.hypervisor.driver import Driver
 from kilonova.metadata.vendor_data import vendor_data
 from kilonova.roles import assembly, credentials, embedded, watching
 from kilonova.roles.assembly import Ground, Progress, Wakes
+from kilonova.roles.embedded import Embedded
 from kilonova.roles.running import Running, announce, public_url, take_directory
 from kilonova.roles.web import Prefixes, WebServer
+from kilonova.services.secrets import VolumeServiceKeys
 
 if TYPE_CHECKING:
     from kilonova.hypervisor.libvirt.daemon import Daemon
@@ -84,13 +85,13 @@ class OneMachine:
         await scheduler.start()
         stack.push_async_callback(scheduler.close)
         self._progress("hypervisor", f"start {config.agent.driver}")
-        await self._agents(ground, services.images, made)
+        await self._agents(ground, services, made)
         self._progress("api", "listen")
         await embedded.serve(ground, services, wakes, prefixes, web, stack)
         return announce(config, made, stack)
 
     async def _agents(
-        self, ground: Ground, images: EmbeddedImage, made: credentials.Installation
+        self, ground: Ground, services: Embedded, made: credentials.Installation
     ) -> None:
         journal = Database.open(f"sqlite:///{self._directory}/agent.db")
         self._stack.push_async_callback(journal.close)
@@ -99,9 +100,11 @@ class OneMachine:
         if self.config.agent.driver == "fake":
             drivers = assembly.fake_hosts(self.config, self._directory, ground.clock)
         else:
-            drivers = {assembly.own_host(self.config): await self._libvirt(ground, images, made)}
+            drivers = {assembly.own_host(self.config): await self._libvirt(ground, services, made)}
         for host, one in drivers.items():
-            agent = assembly.agent(self.config, host, one, ground.bus, journal, ground.clock, ground.metrics, images)
+            agent = assembly.agent(
+                self.config, host, one, ground.bus, journal, ground.clock, ground.metrics, services.images
+            )
             self.agents.append(agent)
             await agent.start()
             self._stack.push_async_callback(agent.close)
@@ -130,7 +133,7 @@ class OneMachine:
             self._daemon_started.cancel()
             await asyncio.gather(self._daemon_started, return_exceptions=True)
 
-    async def _libvirt(self, ground: Ground, images: EmbeddedImage, made: credentials.Installation) -> Driver:
+    async def _libvirt(self, ground: Ground, services: Embedded, made: credentials.Installation) -> Driver:
         from kilonova.hypervisor.libvirt.cells import CpuSets
         from kilonova.hypervisor.libvirt.driver import LibvirtDriver
 
@@ -138,11 +141,11 @@ class OneMachine:
         assert self._daemon_started is not None
         await self._daemon_started
         return LibvirtDriver(
-            self._guests, self._daemon, images, ground.clock, installation=made.id,
+            self._guests, self._daemon, services.images, ground.clock, installation=made.id,
             secrets=EmbeddedSecrets(ground.cell, credentials.secrets_key(self._directory), ground.clock),
             signatures=assembly.signatures(self.config, ground.clock),
             spice=self.config.consoles.spice_enabled,
-            vendor=vendor_data(self.config.vendor_data),
+            vendor=vendor_data(self.config.vendor_data), volume_keys=VolumeServiceKeys(services.volume_calls),
             cpu_sets=CpuSets(dedicated=self.config.agent.cpu_dedicated_set, shared=self.config.agent.cpu_shared_set),
         )
 

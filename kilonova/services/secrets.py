@@ -6,6 +6,7 @@ import enum
 from typing import Protocol
 
 from kilonova.domain.errors import NotFound, NotSupported
+from kilonova.services.volumes import VolumeService
 
 
 class Purpose(enum.StrEnum):
@@ -40,6 +41,16 @@ class VolumeKeys(Protocol):
     async def passphrase(self, instance: str, volume_id: str) -> str:
         """That of a volume which the server has, or is being given. Raises NotFound."""
         ...
+
+
+class VolumeServiceKeys:
+    """The keys that the volume service knows. volumes: the service."""
+
+    def __init__(self, volumes: VolumeService) -> None:
+        self._volumes = volumes
+
+    async def passphrase(self, instance: str, volume_id: str) -> str:
+        return await self._volumes.passphrase(volume_id)
 
 
 class NoVolumeKeys:

@@ -93,3 +93,29 @@ def test_a_server_boots_from_a_volume_that_goes_with_it(cloud: RealCloud, tmp_pa
     assert cloud.call("DELETE", f"/compute/v2.1/servers/{made}").status_code == 204
     wait_for("the end of the volume", lambda: not cloud.get(VOLUMES)["volumes"], LIMIT)
     wait_for("a clean audit", lambda: not cloud.differences(), 30)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.spec("EMV-45", "EMV-46")
+def test_an_encrypted_volume_is_open_in_the_guest_alone(cloud: RealCloud, tmp_path: Path) -> None:
+    image = cloud.upload(guestimage.build(tmp_path / "guest.qcow2"), hw_qemu_guest_agent="yes")
+    server, shell = _server(cloud, image)
+    type_ = cloud.call("POST", "/volume/v3/types", {"volume_type": {"name": "secret"}}).json()["volume_type"]["id"]
+    encryption = {"provider": "luks", "control_location": "front-end", "cipher": "aes-xts-plain64", "key_size": 256}
+    made = cloud.call("POST", f"/volume/v3/types/{type_}/encryption", {"encryption": encryption})
+    assert made.status_code == 200, made.text
+    body = {"volume": {"size": 1, "volume_type": "secret"}}
+    volume = cloud.call("POST", VOLUMES, body, headers=VERSION).json()["volume"]["id"]
+    _volume(cloud, volume, "available", 1)
+    cloud.openstack("server", "add", "volume", server, volume)
+    _volume(cloud, volume, "in-use", 1)
+    shell.run("yes 'known text' | head -c 65536 >/dev/vdb && sync")
+    assert shell.run("head -c 11 /dev/vdb") == "known text\n"
+    cloud.openstack("server", "reboot", "--hard", "--wait", server)
+    wait_for("the guest's agent", shell.answers, LIMIT)
+    assert shell.run("head -c 11 /dev/vdb") == "known text\n"
+    files = [path for path in (cloud.directory / "volumes").rglob(f"{volume}.*") if path.is_file()]
+    assert files and all(b"known text" not in path.read_bytes() for path in files)
+    cloud.openstack("server", "delete", "--wait", server)
+    assert cloud.call("DELETE", f"{VOLUMES}/{volume}").status_code == 202
+    wait_for("a clean audit", lambda: not cloud.differences(), 60)
