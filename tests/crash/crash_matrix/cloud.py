@@ -345,6 +345,8 @@ class OneCloud:
             while (active := await self._active()) or self.conductor.runner.busy or self.scheduler.runner.busy:
                 if self.bus.cut and all(record.kind == "debt" for record in active):
                     self.bus.cut = False  # the hosts are back
+                if active and all(record.kind == "debt" for record in active):
+                    await volumes.delete_snapshots(self.volumes, CONTEXT)
                 for record in active:
                     await self._answer_wait(record)
                 await asyncio.sleep(0.005)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import sqlalchemy as sa
 
 from crash_matrix.clock import FastClock
 from kilonova.cells.registry import Cells
@@ -18,7 +19,7 @@ from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.volume import schema, volumes
 from kilonova.embedded.volume.client import VolumeClient
 from kilonova.embedded.volume.service import EmbeddedVolumes, NewVolume
-from kilonova.embedded.volume.states import VolumeStatus
+from kilonova.embedded.volume.states import SnapshotStatus, VolumeStatus
 from kilonova.hypervisor.fake import FakeHypervisor
 from kilonova.hypervisor.volumes import NbdSource, VolumeSource
 from kilonova.roles.volumes import Deliver, Servers
@@ -121,6 +122,15 @@ def uses(hypervisors: Iterable[FakeHypervisor], export: str) -> bool:
         isinstance(one.running, NbdSource) and one.running.export == export
         for hypervisor in hypervisors for guest in hypervisor.guests.values() for one in guest.volumes.values()
     )
+
+
+async def delete_snapshots(of: EmbeddedVolumes, user: RequestContext) -> None:
+    """A user deletes all that are there: an image that is complete keeps its snapshots, and they keep a volume from
+    going with its server."""
+    column = schema.snapshots.c
+    there = sa.select(column.id).where(column.status == SnapshotStatus.AVAILABLE)
+    for id_ in await of.database.read(lambda conn: conn.execute(there).scalars().all()):
+        await of.delete_snapshot(user, id_)
 
 
 async def make_volumes(of: EmbeddedVolumes, user: RequestContext) -> None:
