@@ -37,7 +37,7 @@ class _Terminal(io.StringIO):
 
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[RealCloud]:
-    with real_cloud("fake") as running:
+    with real_cloud("fake", configuration='[[volume.pool]]\nname = "one"\n') as running:
         yield running
 
 
@@ -103,6 +103,7 @@ def _looks_up(answer: requests.Response, command: str) -> bool:
 
 
 @pytest.mark.spec("API-019", "TMP-15")
+@pytest.mark.timeout(600)
 def test_every_command_exits_as_it_should(
     cloud: RealCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[requests.Response]
 ) -> None:
