@@ -175,6 +175,8 @@ class Cluster:
                 role.process.wait(STOP_LIMIT)
         if self.nats is not None and self.nats.poll() is None:
             self.kill_bus()
+        for pid in self.directory.glob("api/volumes/*/daemon/daemon.pid"):  # they outlive the api, for the guests
+            os.kill(int(pid.read_text()), signal.SIGTERM)
 
     def story(self) -> str:
         """What goes on, for a failed test."""
