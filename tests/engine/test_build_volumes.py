@@ -73,7 +73,7 @@ async def test_a_server_boots_from_a_volume_that_is_made_for_it(cloud: SmallClou
     ]
 
 
-@pytest.mark.spec("BDM-01", "BDM-02", "BDM-05", "BDM-07", "BDM-10")
+@pytest.mark.spec("BDM-01", "BDM-02", "BDM-05", "BDM-07", "BDM-10", "VOL-10")
 @pytest.mark.parametrize(("retries", "seen"), [(-1, 1), (0, 1), (2, 3)])
 @pytest.mark.parametrize("goes", [True, False])
 def test_a_volume_that_does_not_get_ready(retries: int, seen: int, goes: bool) -> None:
@@ -92,7 +92,7 @@ def test_a_volume_that_does_not_get_ready(retries: int, seen: int, goes: bool) -
     story()
 
 
-@pytest.mark.spec("BDM-04", "BDM-10", "BLD-107", "DEL-21")
+@pytest.mark.spec("BDM-04", "BDM-10", "BLD-107", "DEL-21", "VOL-10")
 @in_cloud(hosts=2)
 async def test_a_volume_that_cannot_be_made_ends_the_build_at_once(cloud: SmallCloud) -> None:
     cloud.volumes.spoilt.add(ROOT)

@@ -44,7 +44,7 @@ def runs(cloud: SmallCloud, uuid: str, host: str, *volumes: str) -> None:
     assert {cloud.volumes.find(volume).status for volume in volumes} == {"in-use"}
 
 
-@pytest.mark.spec("SHV-17", "SHV-38", "MIG-17", "MIG-22", "MIG-23", "BDM-25")
+@pytest.mark.spec("SHV-17", "SHV-38", "MIG-17", "MIG-22", "MIG-23", "BDM-25", "VOL-41")
 @in_cloud(hosts=2)
 async def test_volumes_are_kept_for_an_offloaded_server_and_follow_it(cloud: SmallCloud) -> None:
     uuid = await cloud.build()

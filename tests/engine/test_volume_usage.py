@@ -38,7 +38,7 @@ def stored(cloud: SmallCloud) -> list[Any]:
     return list(cloud.cell(lambda conn: conn.execute(sa.select(volume_usage)).all()))
 
 
-@pytest.mark.spec("PER-67", "PER-69", "VOL-31", "VOL-32", "VOL-33")
+@pytest.mark.spec("PER-67", "PER-69", "VOL-31", "VOL-32", "VOL-33", "VOL-37")
 @in_cloud(told=True, options=COUNTED)
 async def test_usage_is_counted_from_the_first_start_to_the_detach(cloud: SmallCloud) -> None:
     uuid = await cloud.build()
