@@ -277,8 +277,17 @@ class Retryable(KilonovaError):
     status = 503
 
 
+class Unfinished(Retryable):
+    """What was begun goes on by itself and is not done yet: nothing is wrong, ask again."""
+
+
 class Unreachable(Retryable):
     """The host or service did not answer; whether the command took effect is not known."""
+
+
+class PastReturn(KilonovaError):
+    """What was to be undone cannot be any more, for a later step had its effect although it failed: the operation goes
+    forward from its point of no return."""
 
 
 class TryElsewhere(KilonovaError):

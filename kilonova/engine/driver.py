@@ -14,7 +14,7 @@ from kilonova.domain.errors import Fenced, Unreachable
 from kilonova.domain.operation import TERMINAL, Entry, EntryState, Failure, OperationRecord, OperationState
 from kilonova.engine import debt
 from kilonova.engine.commands import Command, command_key
-from kilonova.engine.failure import CRASH_LOOP, cancelled, crash_loop, describe, out_of_time
+from kilonova.engine.failure import CRASH_LOOP, PAST_RETURN, cancelled, crash_loop, describe, out_of_time
 from kilonova.engine.journaling import Moves, RecordFailed, amend, encode
 from kilonova.engine.operation import Await, Here, NoUndo, OnHost, Operation, Record, Step, Tx
 from kilonova.engine.workshop import Workshop
@@ -206,6 +206,9 @@ class Driver:
             raise
         except Exception as error:  # noqa: BLE001 - an undo does not give up
             failure = describe(error, step.name)
+            if failure.kind == PAST_RETURN:
+                await self._commit(lambda tx: moves.go_forward(tx, record, step, failure))
+                return
             unreachable = isinstance(error, Unreachable)
             again = self._is_patient() if unreachable else entry.attempt % (moves.definition.undo_retries + 1) != 0
             if again and failure.kind != CRASH_LOOP:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 
-from kilonova.domain.errors import KilonovaError, Retryable, ServiceUnavailable, StaleState, TryElsewhere
+from kilonova.domain.errors import KilonovaError, PastReturn, Retryable, ServiceUnavailable, StaleState, TryElsewhere
 from kilonova.domain.operation import Failure
 
 
@@ -52,6 +52,7 @@ def describe(error: BaseException, step: str = "") -> Failure:
 
 CANCELLED = "Cancelled"
 CRASH_LOOP = "CrashLoop"
+PAST_RETURN = PastReturn.__name__
 
 
 def crash_loop(what: str, crashes: int, step: str) -> Failure:

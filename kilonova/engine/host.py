@@ -20,7 +20,7 @@ from kilonova.db.database import Database
 from kilonova.db.prepared import Prepared
 from kilonova.domain import tracing, trail
 from kilonova.domain.clock import Clock
-from kilonova.domain.errors import Fenced, InvalidInput
+from kilonova.domain.errors import Fenced, InvalidInput, Unfinished
 from kilonova.domain.operation import Failure
 from kilonova.engine.commands import HOLD, Command, Reply
 from kilonova.engine.failure import crash_loop, describe
@@ -229,7 +229,10 @@ class HostExecutor:
             return Reply(state="failed", failure=describe(error, step.name))
         except Exception as error:  # noqa: BLE001 - every failure of a step is answered and journaled
             failure = describe(error, step.name)
-            log.warning("host step failed", error=failure.message, details=failure.details)
+            if isinstance(error, Unfinished):
+                log.debug("host step goes on", progress=failure.message)
+            else:
+                log.warning("host step failed", error=failure.message, details=failure.details)
             return Reply(state="failed", failure=failure)
         return Reply(state="done", output=msgspec.json.encode(result))
 

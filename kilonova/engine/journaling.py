@@ -284,6 +284,18 @@ class Moves:
         self._telling.passed(tx, self.run(record), step.name, undo=True)
         return self.retreat(tx, msgspec.structs.replace(record, cursor=record.cursor - 1))
 
+    def go_forward(self, tx: Tx, record: OperationRecord, step: Step, failure: Failure) -> OperationRecord:
+        """An undo found that the point of no return is passed: the step that is called so is done although it failed,
+        and the operation goes on behind it."""
+        assert self.definition.no_return is not None
+        record = amend(record, step.name, undo=True, state=EntryState.FAILED, failure=failure, finished_at=tx.now)
+        cursor = self.definition.position(self.definition.no_return)
+        turn = self.definition.steps[cursor]
+        record = msgspec.structs.replace(
+            record, state=OperationState.RUNNING, cursor=cursor, back_to=None, failure=None
+        )
+        return self.step_done(tx, _append(record, _entry(record, turn, tx.now)), turn, NONE)
+
     def drop(self, tx: Tx, record: OperationRecord, failure: Failure) -> OperationRecord:
         """End an operation that never began."""
         return self._finish(tx, record, OperationState.CANCELLED, failure)

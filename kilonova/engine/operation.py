@@ -212,7 +212,8 @@ class Operation:
         exclusive: has its subject to itself.
         preempts: the kinds of exclusive operation it may end to take their place; ("*",) for all.
         supersedes: the kinds of exclusive operation that end unbegun if they wait when it comes.
-        no_return: name of the first step from which on a cancel is not obeyed.
+        no_return: name of the first step from which on a cancel is not obeyed. If it fails although it had its effect,
+            the undo of the last step before it that has one raises `PastReturn`, and the operation goes on behind it.
         again_from: name of the step where it starts anew on another host after `TryElsewhere`.
         rounds: how many hosts are tried at most, from the run.
         deadline: from the run, when it is cancelled and undone if it is not complete; seconds since the epoch.

@@ -66,7 +66,6 @@ NOT_TOLD = (
         )),
         "servers are not migrated live",
     ),
-    NotTold(("instance.volume_swap",), "volumes are not swapped"),
     NotTold(("libvirt.connect",),
             "a host whose hypervisor is away does not report, and its service is shown as down"),
     NotTold(("metrics.update",), "hosts do not measure themselves for the scheduler; `/metrics` tells numbers"),

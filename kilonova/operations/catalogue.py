@@ -40,6 +40,7 @@ from kilonova.operations.soft_delete import SOFT_DELETE
 from kilonova.operations.start import START
 from kilonova.operations.stop import STOP
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER
+from kilonova.operations.swap_volume import SWAP_VOLUME
 from kilonova.operations.tidy import TIDY
 from kilonova.operations.unrescue import UNRESCUE
 from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED
@@ -49,7 +50,7 @@ CELL_OPERATIONS = Definitions(
     PAUSE_SERVER, UNPAUSE_SERVER, SUSPEND_SERVER, RESUME_SERVER, CHANGE_PASSWORD,
     TRIGGER_CRASH_DUMP, INJECT_NETWORK_INFO,
     ATTACH_INTERFACE, DETACH_INTERFACE, ADD_FIXED_IP, REMOVE_FIXED_IP, BIND_PORTS,
-    ATTACH_SHARE, DETACH_SHARE, ATTACH_VOLUME, DETACH_VOLUME, EXTEND_VOLUME,
+    ATTACH_SHARE, DETACH_SHARE, ATTACH_VOLUME, DETACH_VOLUME, EXTEND_VOLUME, SWAP_VOLUME,
     SOFT_DELETE, RESTORE,
     REBUILD, RESCUE, UNRESCUE,
     SNAPSHOT, SNAPSHOT_VOLUMES, BACKUP,

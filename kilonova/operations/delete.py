@@ -127,12 +127,16 @@ async def _release_accelerators(env: Environment, run: Run[DeleteServer]) -> Non
 
 
 async def _release_volumes(env: Environment, run: Run[DeleteServer]) -> None:
-    """The guest has let go of them, or its host is out of reach. Of a server without a record nobody knows what it had.
+    """The guest has let go of them, or its host is out of reach. Of a server without a record nobody knows what it had,
+    and an operation on a volume that was forced to end may have left an attachment that no record names.
 
     Spec: DEL-02, DEL-06, DEL-07, DEL-24, DEL-43, DEL-55.
     """
-    await release_volumes(env, run.subject, run.output(Remains).volumes)
-    if run.output(Remains).gone:
+    remains = run.output(Remains)
+    await release_volumes(env, run.subject, remains.volumes)
+    if any(one.volume_id is not None for one in remains.volumes):
+        await release_all(env, run.subject)
+    elif remains.gone:
         with contextlib.suppress(ServiceUnavailable):
             await release_all(env, run.subject)
 

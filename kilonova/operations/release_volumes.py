@@ -67,7 +67,7 @@ async def release_volumes(env: Environment, server: str, volumes: Iterable[Owned
 
 
 async def release_all(env: Environment, server: str) -> None:
-    """Delete all attachments of a server that has no record any more. Spec: BLD-76, DEL-43."""
+    """Delete all attachments of a server, whether records name them or not. Spec: BLD-76, DEL-43."""
     for one in await env.volumes.attachments(server):
         await env.volumes.delete_attachment(one.id)
 

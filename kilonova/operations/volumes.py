@@ -78,14 +78,14 @@ def refuse_local_name(tx: Tx, instance: Instance, device: BlockDevice) -> None:
 
 
 async def keep_connection(
-    env: Environment, device: str, attachment: Attachment, *, state: AttachState | None = None
+    env: Environment, device: str, attachment: Attachment, **changes: Any
 ) -> BlockDevice:
     """Keep what the volume service told of an attachment with the record of the volume, where it stays while the volume
     is attached. It may hold secrets, so it goes into no journal. That several servers may have the volume is kept
     beside it, because drivers must know.
 
     Args:
-        device: the uuid of the block device. state: its new state, None for the one that it is in.
+        device: the uuid of the block device. changes: of other fields of it, in the same transaction.
 
     Returns:
         The record now.
@@ -95,13 +95,12 @@ async def keep_connection(
 
     Spec: VOL-18, VOL-29.
     """
-    changes: dict[str, Any] = {"attachment_id": attachment.id, "connection_info": None}
+    stored = None
     if attachment.connection_info is not None:
         shared = await _is_shared(env, device, attachment.volume_id)
         told = {"serial": attachment.volume_id} | attachment.connection_info
-        changes["connection_info"] = msgspec.json.encode(told | ({"multiattach": True} if shared else {})).decode()
-    if state is not None:
-        changes["state"] = state
+        stored = msgspec.json.encode(told | ({"multiattach": True} if shared else {})).decode()
+    changes |= {"attachment_id": attachment.id, "connection_info": stored}
     now = env.clock.now()
 
     def keep(conn: sa.Connection) -> BlockDevice:

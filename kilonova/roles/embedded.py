@@ -103,7 +103,7 @@ async def start(
     stack.push_async_callback(networks.close)
     if ground.config.volume.pool:
         progress("volume", "start storage pools")
-    found = await volumes.start(ground, images, events.deliver, stack)
+    found = await volumes.start(ground, wakes, images, events.deliver, stack)
     calls = volumes.calls(ground.config, found)
     return Embedded(identity, images, networks, found, calls, wiring, url, auth_url)
 

@@ -8,14 +8,18 @@ from contextlib import AsyncExitStack
 from kilonova.cells.registry import Cells
 from kilonova.config import Config
 from kilonova.db import block_devices
-from kilonova.domain.errors import InstanceNotFound, InvalidInput, NotSupported, VolumeNotAttached
+from kilonova.domain.clock import Clock
+from kilonova.domain.errors import InstanceNotFound, InstanceNotReady, InvalidInput, Retryable, VolumeNotAttached
 from kilonova.embedded.image.service import EmbeddedImage
 from kilonova.embedded.volume.client import VolumeClient
 from kilonova.embedded.volume.operations.environment import VolumeKeys
 from kilonova.embedded.volume.service import EmbeddedVolumes
+from kilonova.engine.operation import Tx
+from kilonova.engine.submit import Busy
 from kilonova.hypervisor.libvirt.account import guest_group
+from kilonova.operations import swap_volume
 from kilonova.roles import assembly, credentials
-from kilonova.roles.assembly import Ground
+from kilonova.roles.assembly import Ground, Wakes
 from kilonova.services.cinder import cinder
 from kilonova.services.no_volumes import no_volumes
 from kilonova.services.volumes import VolumeService
@@ -32,21 +36,33 @@ Deliver = Callable[..., Awaitable[None]]
 
 
 class Servers:
-    """The compute service of this installation, as its volume service asks it. Servers cannot exchange volumes yet.
+    """The compute service of this installation, as its volume service asks it.
 
     Args:
-        deliver: takes events of servers.
+        wake: the cell of that name has work. deliver: takes events of servers.
     """
 
-    def __init__(self, cells: Cells, deliver: Deliver) -> None:
+    def __init__(self, cells: Cells, clock: Clock, wake: Callable[[str], None], deliver: Deliver) -> None:
         self._cells = cells
+        self._clock = clock
+        self._wake = wake
         self._deliver = deliver
 
     async def tell(self, event: str, server: str, *, volume: str, status: str = "completed") -> None:
         await self._deliver(event, server, tag=volume, status=status)
 
     async def swap_volume(self, server: str, old: str, new: str) -> None:
-        raise NotSupported(f"Server {server} cannot exchange volume {old} for {new} yet.")
+        located = await self._cells.locate(server)
+        if located.cell is None:
+            raise InstanceNotReady(server)
+        now, wanted = self._clock.now(), swap_volume.SwapVolume(old, new)
+        try:
+            await located.cell.database.write(
+                lambda conn: swap_volume.ask(Tx(conn, now), located.instance, wanted)
+            )
+        except Busy as error:
+            raise Retryable(error.message) from error
+        self._wake(located.cell.name)
 
     async def holds(self, server: str, volume: str, attachment: str) -> bool:
         try:
@@ -60,7 +76,7 @@ class Servers:
 
 
 async def start(
-    ground: Ground, images: EmbeddedImage, deliver: Deliver, stack: AsyncExitStack
+    ground: Ground, wakes: Wakes, images: EmbeddedImage, deliver: Deliver, stack: AsyncExitStack
 ) -> EmbeddedVolumes | None:
     """Start the service, if pools are configured; the stack stops it. deliver: takes events of servers."""
     config = ground.config
@@ -76,7 +92,8 @@ async def start(
         for one in config.volume.pool
     }
     service = EmbeddedVolumes(
-        ground.api, pools, config.directory / DIRECTORY, ground.clock, images, Servers(ground.cells, deliver),
+        ground.api, pools, config.directory / DIRECTORY, ground.clock, images,
+        Servers(ground.cells, ground.clock, wakes.cell, deliver),
         VolumeKeys(credentials.secrets_key(config.directory)), default_type=config.volume.default_volume_type,
     )
     stack.push_async_callback(service.close)

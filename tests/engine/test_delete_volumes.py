@@ -173,15 +173,18 @@ def test_reservations_are_released(how: str) -> None:
 
 @pytest.mark.spec("DEL-06")
 @in_cloud()
-async def test_an_attachment_that_the_record_does_not_name_is_found(cloud: SmallCloud) -> None:
+async def test_attachments_that_no_record_names_are_found(cloud: SmallCloud) -> None:
+    """Of a volume that the server has, and of one that it should have got in its place."""
     uuid, brought = await booted(cloud)
+    other = cloud.volumes.add()
+    cloud.volumes.attach(other, uuid, (), None, read_only=False)
     for device in cloud.devices(uuid):
         await cloud.databases.cell.write(lambda conn, one=device.uuid: block_devices.update(
             conn, one, now=cloud.now, was=tuple(AttachState), attachment_id=None,
         ))
     await cloud.delete(uuid)
     await cloud.rest(debts=True)
-    freed(cloud, uuid, brought)
+    freed(cloud, uuid, brought, other)
 
 
 @pytest.mark.spec("DEL-10", "DEL-15", "BDM-32")

@@ -30,6 +30,7 @@ from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
 from kilonova.operations.shelve_volumes import SHELVE_VOLUMES, ShelveOnVolumes
 from kilonova.operations.snapshot import SnapshotServer
 from kilonova.operations.snapshot_volumes import SNAPSHOT_VOLUMES
+from kilonova.operations.swap_volume import SWAP_VOLUME, SwapVolume
 from kilonova.services.image import NewImage
 from kilonova.shapes.quiesce import Quiesce
 
@@ -59,6 +60,11 @@ async def attach_volume(cloud: SmallCloud, uuid: str) -> None:
 
 async def detach_volume(cloud: SmallCloud, uuid: str) -> None:
     await cloud.act(uuid, DETACH_VOLUME, DetachVolume(cloud.devices(uuid)[0].volume_id or ""))
+
+
+async def swap_volume(cloud: SmallCloud, uuid: str) -> None:
+    old = cloud.devices(uuid)[0].volume_id or ""
+    await cloud.act(uuid, SWAP_VOLUME, SwapVolume(old, cloud.volumes.migrate(old)))
 
 
 async def remove_address(cloud: SmallCloud, uuid: str) -> None:
@@ -102,6 +108,7 @@ REQUESTS: dict[str, tuple[tuple[str, ...], Ask, str, str]] = {
     "detach-interface": ((), detach, "interface_detach", ""),
     "attach-volume": ((), attach_volume, "volume_attach", "volume.attach"),
     "detach-volume": (("attach-volume",), detach_volume, "volume_detach", "volume.detach"),
+    "swap-volume": (("attach-volume",), swap_volume, "volume_swap", ""),
     "attach-share": (("stop",), asked("attach share"), "share_attach", ""),
     "detach-share": (("attach-share",), asked("detach share"), "share_detach", ""),
     "add-fixed-ip": ((), asked("add address"), "", "create_ip"),
@@ -178,7 +185,7 @@ def test_others_are_told_of_every_operation_that_users_see() -> None:
 @pytest.mark.spec(
     "BLD-43", "PWR-08", "PWR-19", "PWR-26", "RBT-07", "RBT-13", "SUS-01", "SUS-02", "SUS-15", "SNP-12", "SNP-15",
     "IFC-25", "IFC-32", "IFC-45", "RSZ-07", "RSZ-14", "RSZ-52", "RBD-34", "DEL-27", "FIP-01", "FIP-02", "SHV-03",
-    "SHV-19", "SHV-39", "VOL-16", "VOL-19", "VOL-39", "VOL-14",
+    "SHV-19", "SHV-39", "VOL-16", "VOL-19", "VOL-39", "VOL-14", "SWP-08", "SWP-21",
 )
 @pytest.mark.parametrize("operation", REQUESTS)
 def test_an_operation_is_told_from_its_start_to_its_end(operation: str) -> None:
@@ -211,6 +218,7 @@ def test_an_operation_is_told_from_its_start_to_its_end(operation: str) -> None:
 
 @pytest.mark.spec(
     "PWR-15", "RBT-17", "SUS-10", "SNP-20", "IFC-33", "IFC-49", "DEL-83", "RBD-59", "VOL-02", "VOL-22", "VOL-43",
+    "SWP-22", "SWP-29",
 )
 @pytest.mark.parametrize("operation", [name for name in REQUESTS if name not in GO_FORWARD])
 def test_an_operation_that_fails_tells_so_and_tells_no_end(operation: str) -> None:
@@ -250,7 +258,7 @@ def test_an_operation_that_fails_tells_so_and_tells_no_end(operation: str) -> No
 EVERY_CALL = (
     "power_off", "power_on", "soft_reboot", "hard_reboot", "pause", "resume", "suspend", "wake", "inject_nmi",
     "attach_interface", "detach_interface", "snapshot", "freeze", "prepare_disks", "prepare_rescue",
-    "absent_shares", "power_state", "attach_volume", "detach_volume",
+    "absent_shares", "power_state", "attach_volume", "detach_volume", "start_copy",
 )
 
 

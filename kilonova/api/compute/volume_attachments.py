@@ -12,6 +12,7 @@ from kilonova.api.compute.action_checks import HostDown, host_is_up
 from kilonova.api.compute.answers import volumes as answers
 from kilonova.api.compute.field_types import TAG, UUID
 from kilonova.api.compute.server_lookup import find_server
+from kilonova.api.compute.volume_swap import swap
 from kilonova.api.microversions import LATEST
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.query import Param, Query
@@ -147,14 +148,15 @@ async def show(call: Call) -> Any:
 
 async def change(call: Call) -> None:
     """From 2.85 what stands beside the volume may be changed. The same volume: that is all. Another one: a swap, too.
-    Spec: API-179, API-180."""
-    same = call.body["volumeAttachment"]["volumeId"] == call.path["id"]
+    Spec: API-179, API-180, EMV-32."""
+    wanted = call.body["volumeAttachment"]["volumeId"]
+    same = wanted == call.path["id"]
     call.require(UPDATE if same and call.version >= 85 else SWAP)
     device = await _attached(call)
     if call.version >= 85:
         await _update(call, device)
     if not same or call.version < 85:
-        raise VolumeNotAttached(call.path["id"], call.server.instance.uuid)
+        await swap(call, device, wanted)
 
 
 async def _update(call: Call, device: BlockDevice) -> None:

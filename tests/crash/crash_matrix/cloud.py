@@ -147,7 +147,8 @@ class OneCloud:
         for hypervisor in self.hypervisors.values():
             hypervisor.served = partial(storage.served, self._connected_to, hypervisor.host)
         self.volumes = volumes.service(
-            self.api, directory, storage, clock, self.images, self.cells, self._on_event, self._export_ends
+            self.api, directory, storage, clock, self.images, self.cells, self._wake, self._on_event,
+            self._export_ends,
         )
         self._gone = False
         conductor_module.CELL_OPERATIONS = planting.definitions(CELL_OPERATIONS, plan, **limits)

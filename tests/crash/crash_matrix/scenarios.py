@@ -21,7 +21,7 @@ from crash_matrix.cloud import (
     USERS_PORT,
     OneCloud,
 )
-from crash_matrix.volumes import SPARE_VOLUME, VOLUME
+from crash_matrix.volumes import NEW_VOLUME, SPARE_VOLUME, VOLUME, begin_migration
 from kilonova.db import instances
 from kilonova.db.journal import cell_journal
 from kilonova.domain.block_device import AttachState, BlockDevice
@@ -66,6 +66,7 @@ from kilonova.operations.snapshot_volumes import SNAPSHOT_VOLUMES
 from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
+from kilonova.operations.swap_volume import SWAP_VOLUME, SwapVolume
 from kilonova.operations.tidy import TIDY, TidyServer
 from kilonova.operations.told import EXTENDED
 from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
@@ -220,6 +221,12 @@ async def _extend_volume(cloud: OneCloud) -> None:
     await cloud.conductor.deliver(ExternalEvent(subject=SERVER, name=EXTENDED, tag=VOLUME))
 
 
+async def _swap_volume(cloud: OneCloud) -> None:
+    """The volume service migrates the volume."""
+    await begin_migration(cloud.volumes)
+    await cloud.compute.ask(CONTEXT, await cloud.located(), SWAP_VOLUME, SwapVolume(VOLUME, NEW_VOLUME))
+
+
 async def _rebuild(cloud: OneCloud) -> None:
     """From another image, with a password."""
     instance = (await cloud.located()).instance
@@ -308,6 +315,7 @@ SCENARIOS = {
     "attach-volume": Scenario(("build",), _ask(ATTACH_VOLUME, AttachVolume(volume_id=VOLUME))),
     "detach-volume": Scenario(("build", "attach-volume"), _ask(DETACH_VOLUME, DetachVolume(VOLUME))),
     "extend-volume": Scenario(("build", "attach-volume"), _extend_volume),
+    "swap-volume": Scenario(("build", "attach-volume"), _swap_volume),
     "bind-ports": Scenario(("build",), _ask(BIND_PORTS, BindPorts("host0")), blamed=False),
     "rebuild": Scenario(("build",), _rebuild),
     "trigger-crash-dump": Scenario(("build",), _ask(TRIGGER_CRASH_DUMP, TriggerCrashDump())),

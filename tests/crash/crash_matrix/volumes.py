@@ -16,10 +16,18 @@ from kilonova.cells.registry import Cells
 from kilonova.db.database import Database
 from kilonova.domain.context import RequestContext
 from kilonova.embedded.image.service import EmbeddedImage
-from kilonova.embedded.volume import schema, volumes
+from kilonova.embedded.volume import attachments, schema, volumes
 from kilonova.embedded.volume.client import VolumeClient
 from kilonova.embedded.volume.service import EmbeddedVolumes, NewVolume
-from kilonova.embedded.volume.states import SnapshotStatus, VolumeStatus
+from kilonova.embedded.volume.states import (
+    FAILED,
+    MIGRATING,
+    SUCCESS,
+    TARGET,
+    AttachStatus,
+    SnapshotStatus,
+    VolumeStatus,
+)
 from kilonova.hypervisor.fake import FakeHypervisor
 from kilonova.hypervisor.volumes import NbdSource, VolumeSource
 from kilonova.roles.volumes import Deliver, Servers
@@ -29,6 +37,8 @@ from kilonova.storage.simulated import SimulatedPool, SimulatedStorage, Simulate
 POOL = "machine@one#one"
 VOLUME, SPARE_VOLUME = "55555555-1111-4555-8555-555555555555", "55555555-2222-4555-8555-555555555555"
 """Volumes of the user's."""
+NEW_VOLUME = "55555555-3333-4555-8555-555555555555"
+"""The hidden one that the user's is migrated to."""
 READY = VolumeStatus.AVAILABLE
 
 
@@ -87,7 +97,8 @@ class Pool(SimulatedPool):
 
 
 class Client(VolumeClient):
-    """As compute calls a service that waits to hear that guests have seen larger volumes, as Cinder does."""
+    """As compute calls a service that waits to hear that guests have seen larger volumes, as Cinder does, and that a
+    volume was migrated, which ends with that."""
 
     def __init__(self, of: EmbeddedVolumes) -> None:
         super().__init__(of)
@@ -96,6 +107,21 @@ class Client(VolumeClient):
     async def extend_completed(self, volume_id: str, *, error: bool) -> None:
         await super().extend_completed(volume_id, error=error)
         await self._end(VolumeStatus.IN_USE)
+
+    async def migration_completed(self, volume_id: str, new_volume_id: str, *, error: bool) -> str:
+        def unit(conn: sa.Connection) -> None:
+            if volumes.find(conn, new_volume_id) is None:
+                return
+            if not error:
+                attachments.give(conn, new_volume_id, volume_id, 0.0)
+            volumes.delete(conn, new_volume_id)
+            if not error:
+                volumes.change(conn, volume_id, 0.0, name_id=new_volume_id)
+            volumes.change(conn, volume_id, 0.0, migration_status=FAILED if error else SUCCESS)
+            attachments.follow(conn, volume_id, 0.0)
+
+        await self._of.database.write(unit)
+        return volume_id
 
     async def give_up(self) -> None:
         """It has waited long enough."""
@@ -109,10 +135,10 @@ class Client(VolumeClient):
 
 def service(
     database: Database, directory: Path, storage: Storage, clock: FastClock, images: EmbeddedImage, cells: Cells,
-    deliver: Deliver, ends: Callable[[str], Awaitable[None]],
+    wake: Callable[[str], None], deliver: Deliver, ends: Callable[[str], Awaitable[None]],
 ) -> EmbeddedVolumes:
     """The service of a cloud. ends: told of each export before it goes."""
-    pool, servers = Pool(storage, clock, ends), Servers(cells, deliver)
+    pool, servers = Pool(storage, clock, ends), Servers(cells, clock, wake, deliver)
     return EmbeddedVolumes(database, {POOL: pool}, directory / "volumes", clock, images, servers, poll=1.0)
 
 
@@ -140,3 +166,18 @@ async def make_volumes(of: EmbeddedVolumes, user: RequestContext) -> None:
         for one in made:
             while (await of.database.read(partial(volumes.get, id_=one.id))).status is not READY:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
+
+
+async def begin_migration(of: EmbeddedVolumes) -> None:
+    """A volume of the user is to get the data of a hidden one."""
+    await of.environment.pool(POOL).create(NEW_VOLUME, 1)
+
+    def unit(conn: sa.Connection) -> None:
+        old = volumes.get(conn, VOLUME)
+        volumes.insert(conn, msgspec.structs.replace(
+            old, id=NEW_VOLUME, name_id=NEW_VOLUME, status=READY, attach_status=AttachStatus.DETACHED,
+            migration_status=f"{TARGET}{VOLUME}",
+        ))
+        volumes.change(conn, VOLUME, old.updated_at, migration_status=MIGRATING)
+
+    await of.database.write(unit)

@@ -161,6 +161,34 @@ class Volumes:
         for server in {one.instance_uuid for one in self.of_volume(volume_id) if one.status == "attached"}:
             self._soon(self._announce(ExternalEvent(subject=server or "", name=EXTENDED, tag=volume_id)))
 
+    def migrate(self, volume_id: str, size: int = 0) -> str:
+        """A volume in use is to get the data of a new one, which is the answer. size: another than that of the old."""
+        old = self.volumes[volume_id]
+        self.volumes[volume_id] = msgspec.structs.replace(old, migration_status="migrating")
+        return self.add(
+            size=size or old.size, multiattach=old.multiattach, migration_status=f"target:{volume_id}",
+        )
+
+    def migrated(self, volume_id: str, new: str, *, error: bool) -> str:
+        """The new data take the name of the old ones, or go."""
+        target = self.volumes.get(new)
+        if target is None:
+            return self.find(volume_id).id
+        if target.migration_status != f"target:{volume_id}":
+            raise InvalidVolume(f"Invalid volume: {volume_id} does not migrate to {new}.")
+        if error and self.of_volume(new):
+            self._violations.append(f"volume {new} is given up while it has attachments")
+        if not error and any(self._used(one.id) for one in self.of_volume(volume_id)):
+            self._violations.append(f"the data of volume {volume_id} are removed while a guest uses them")
+        for one in self.of_volume(new):
+            self.held[one.id] = msgspec.structs.replace(one, volume_id=volume_id)
+        del self.volumes[new]
+        self.volumes[volume_id] = msgspec.structs.replace(
+            self.volumes[volume_id], migration_status="error" if error else "success"
+        )
+        self._settle(volume_id)
+        return volume_id
+
     def extended(self, volume_id: str, *, error: bool) -> None:
         if self.find(volume_id).status == "extending":
             self._status(volume_id, "error_extending" if error else "in-use")
@@ -272,6 +300,8 @@ class Volumes:
             self._status(volume_id, next((status for one, status in ranked if one in states), "available"))
 
     def begin_detaching(self, volume_id: str) -> None:
+        if self.find(volume_id).migration_status == "migrating":
+            return
         if self.find(volume_id).status not in ("in-use", "detaching"):
             raise InvalidVolume(f"Invalid volume: {volume_id} is {self.volumes[volume_id].status}.")
         self._status(volume_id, "detaching")
@@ -337,7 +367,9 @@ class SimVolumes:
         await self._call("extend_completed", volume_id, lambda: self._service.extended(volume_id, error=error))
 
     async def migration_completed(self, volume_id: str, new_volume_id: str, *, error: bool) -> str:
-        raise InvalidVolume(f"Invalid volume: {volume_id} does not migrate.")
+        return await self._call(
+            "migration_completed", volume_id, lambda: self._service.migrated(volume_id, new_volume_id, error=error)
+        )
 
     async def reimage(self, volume_id: str, image_id: str) -> None:
         await self._call("reimage", volume_id, lambda: self._service.reimage(volume_id, image_id))
