@@ -175,7 +175,6 @@ def test_what_is_not_to_be_there() -> None:
 @pytest.mark.parametrize(("image", "fits"), [
     (Image(id=IMAGE, size=2 << 30), True), (Image(id=IMAGE, size=(2 << 30) + 1), False),
     (Image(id=IMAGE, size=1, virtual_size=3 << 30), False), (Image(id=IMAGE, min_disk=3), False),
-    (Image(id=OTHER, min_disk=3), True),
 ])
 def test_a_volume_has_room_for_the_image_that_it_is_made_of(image: Image, fits: bool) -> None:
     devices = read({**LOCAL, "destination_type": "volume", "volume_size": 2})
@@ -184,6 +183,11 @@ def test_a_volume_has_room_for_the_image_that_it_is_made_of(image: Image, fits: 
         return
     with pytest.raises(InvalidInput, match="too small"):
         check_devices(devices, image, SMALL)
+
+
+def test_only_the_root_volume_is_compared_with_the_image_of_the_server() -> None:
+    other = {**LOCAL, "uuid": OTHER, "destination_type": "volume", "volume_size": 2, "boot_index": -1}
+    check_devices(read(LOCAL, other), Image(id=IMAGE, min_disk=3), SMALL)
 
 
 @pytest.mark.parametrize(("entries", "named"), [
