@@ -1,4 +1,4 @@
-"""A real guest writes to a volume without pause, while that grows and is copied, and all that serves it is killed.
+"""A real guest writes to a volume without pause, while that grows, is copied and moves and its servers die.
 
 `KILONOVA_TEST_RUNS` says how often this is done, each time with a volume of its own.
 """
@@ -22,7 +22,7 @@ from kilonova import guestimage
 
 RUNS = int(os.environ.get("KILONOVA_TEST_RUNS", "1"))
 SEED = int(os.environ.get("KILONOVA_TEST_SEED", str(random.SystemRandom().randrange(10**6))))
-POOL = '[[volume.pool]]\nname = "one"\n'
+POOLS = ("one", "two")
 VOLUMES = "/volume/v3/volumes"
 VERSION = {"OpenStack-API-Version": "volume 3.71"}
 BLOCK, STEP, MOST = 4096, 17, 15_000
@@ -43,7 +43,8 @@ echo "RUN ENDED $number." >/dev/console
 
 @pytest.fixture
 def cloud() -> Iterator[RealCloud]:
-    with real_cloud("libvirt", configuration=POOL) as made:
+    pools = "".join(f'[[volume.pool]]\nname = "{name}"\n' for name in POOLS)
+    with real_cloud("libvirt", configuration=pools) as made:
         yield made
 
 
@@ -93,8 +94,17 @@ class Writing:
         assert self._cloud.call("DELETE", path).status_code == 202
         wait_for("the end of a snapshot", lambda: self._cloud.call("GET", path).status_code == 404, LIMIT)
 
+    def migrate(self) -> None:
+        """To the other pool."""
+        host, _, pool = self._shown()["os-vol-host-attr:host"].rpartition("#")
+        other = next(name for name in POOLS if name != pool)
+        there = f"{host.removesuffix(pool)}{other}#{other}"
+        assert self._act({"os-migrate_volume": {"host": there, "force_host_copy": False, "lock_volume": False}}) == 202
+        wait_for(f"volume on {there}", lambda: self._shown()["os-vol-host-attr:host"] == there, LIMIT)
+        self._until("in-use")
+
     def kill_daemon(self) -> None:
-        number = self._cloud.directory / "volumes/one/daemon/daemon.pid"
+        number = self._pool / "daemon/daemon.pid"
         killed = int(number.read_text())
         os.kill(killed, signal.SIGKILL)
         wait_for("another daemon", lambda: number.exists() and int(number.read_text() or killed) != killed, LIMIT)
@@ -105,7 +115,7 @@ class Writing:
 
     def kill_both(self) -> None:
         """What serves the volume comes back with the cloud only."""
-        number = int((self._cloud.directory / "volumes/one/daemon/daemon.pid").read_text())
+        number = int((self._pool / "daemon/daemon.pid").read_text())
         self._cloud.kill()
         os.kill(number, signal.SIGKILL)
         self._cloud.up()
@@ -121,7 +131,8 @@ class Writing:
     def check(self, copy: Path) -> int:
         """Whether all that the guest was told is there; returns how many blocks that are."""
         assert f"{self._name} FAILED" not in self.console()
-        file = self._cloud.directory / "volumes/one/volumes" / f"{self.volume}.qcow2"
+        name = self._shown()["os-vol-mig-status-attr:name_id"] or self.volume
+        file = self._pool / "volumes" / f"{name}.qcow2"
         subprocess.run(["qemu-img", "convert", "-U", "-O", "raw", str(file), str(copy)], check=True)
         told = self.told()
         with copy.open("rb") as found:
@@ -137,9 +148,18 @@ class Writing:
         path = f"{VOLUMES}/{self.volume}/action"
         return self._cloud.call("POST", path, body, headers=VERSION).status_code
 
+    def _shown(self) -> dict[str, Any]:
+        shown: dict[str, Any] = self._cloud.get(f"{VOLUMES}/{self.volume}")["volume"]
+        return shown
+
+    @property
+    def _pool(self) -> Path:
+        """The directory of the pool in which it is."""
+        return self._cloud.directory / "volumes" / str(self._shown()["os-vol-host-attr:host"]).rpartition("#")[2]
+
     def _until(self, status: str) -> None:
         def reached() -> bool:
-            volume = self._cloud.get(f"{VOLUMES}/{self.volume}")["volume"]
+            volume = self._shown()
             return (volume["status"], volume["size"]) == (status, self._size)
 
         wait_for(f"volume {status} with {self._size} GiB", reached, LIMIT)
@@ -157,7 +177,8 @@ def test_what_a_guest_was_told_to_be_written_is_there(cloud: RealCloud, tmp_path
     for run in range(RUNS):
         writing = Writing(cloud, server, f"run{run}")
         disturbances = [
-            writing.extend, writing.snapshot, writing.kill_daemon, writing.kill_cloud, writing.kill_both,
+            writing.extend, writing.snapshot, writing.migrate, writing.kill_daemon, writing.kill_cloud,
+            writing.kill_both,
         ]
         chance.shuffle(disturbances)
         for disturb in disturbances:
