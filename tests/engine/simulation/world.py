@@ -17,16 +17,16 @@ from kilonova.cells.kept_off import KeptOffHosts
 from kilonova.cells.registry import Cell, Cells
 from kilonova.conductor.conductor import Conductor
 from kilonova.conductor.hosts import HostReports
-from kilonova.db import outbox
+from kilonova.db import instances, outbox
 from kilonova.db.aggregates import StoredGroupings
 from kilonova.db.database import Database
 from kilonova.db.instances import WATCHER
 from kilonova.db.schema import api_metadata, cell_metadata
-from kilonova.domain.errors import KilonovaError
+from kilonova.domain.errors import InstanceNotFound, KilonovaError
 from kilonova.domain.image import Image
 from kilonova.domain.notification import Listeners
 from kilonova.domain.operation import ExternalEvent
-from kilonova.domain.states import PowerState
+from kilonova.domain.states import PowerState, TaskState
 from kilonova.engine.host import host_metadata
 from kilonova.hypervisor.fake import FakeDriver, FakeGuest, FakeHypervisor
 from kilonova.hypervisor.volumes import NbdSource
@@ -233,12 +233,22 @@ class World:
                 return
 
     def _uses(self, export: str) -> bool:
-        """Whether a running guest has a volume from this export."""
+        """Whether a running guest has a volume from this export, unless its server is deleted: then its host, which may
+        be away, will remove it. Spec: DEL-55."""
         return any(
             isinstance(volume.running, NbdSource) and volume.running.export == export
+            and not self._is_deleted(guest.uuid)
             for hypervisor in self.hypervisors.values() for guest in hypervisor.guests.values()
             for volume in guest.volumes.values()
         )
+
+    def _is_deleted(self, server: str) -> bool:
+        """Whether a delete has begun with a server."""
+        with self.databases.cell.engine.connect() as conn:
+            try:
+                return instances.get(conn, server).task_state is TaskState.DELETING
+            except InstanceNotFound:
+                return True
 
     def crash(self, name: str) -> None:
         self.processes[name].alive = False
