@@ -141,8 +141,6 @@ async def test_volumes_are_freed_although_the_host_is_down(cloud: SmallCloud) ->
     await cloud.until(lambda: cloud.server(uuid).deleted_at is not None, within=600)
     assert cloud.devices(uuid) == []
     assert (list(cloud.volumes.volumes), cloud.volumes.held) == ([brought], {})
-    assert len(cloud.violations) == 2  # the guest was served no longer
-    cloud.violations.clear()
     await cloud.boot("host0")
     await cloud.rest(debts=True, within=600)
     freed(cloud, uuid, brought)
