@@ -15,6 +15,7 @@ from volume_cloud import VolumeCloud
 
 from kilonova.db import block_devices
 from kilonova.domain.block_device import AttachState, BlockDevice
+from kilonova.domain.clock import SystemClock
 from kilonova.domain.image import Image
 from kilonova.domain.instance import Instance
 from kilonova.domain.states import TaskState, VmState
@@ -292,7 +293,10 @@ async def test_which_attachment_a_server_uses(cloud: ComputeCloud) -> None:
     async def deliver(*_event: str, **_more: str) -> None:
         raise AssertionError("nobody tells anything")
 
-    servers, server = Servers(cloud.cells, deliver), await cloud.boot()
+    def wake(_cell: str) -> None:
+        raise AssertionError("nothing is asked for")
+
+    servers, server = Servers(cloud.cells, SystemClock(), wake, deliver), await cloud.boot()
     device = await give(cloud, server)
     volume, attachment = device.volume_id or "", device.attachment_id or ""
     assert await servers.holds(server.uuid, volume, attachment)
