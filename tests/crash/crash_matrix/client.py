@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import subprocess
@@ -28,7 +29,6 @@ class Matrix:
 
     def __init__(self, directory: Path, planned: list[Case]) -> None:
         self._waiting = deque(planned)
-        self._known = {case.id for case in planned}
         self._results: dict[str, Result] = {}
         self._selector = selectors.DefaultSelector()
         self._servers = [self._start(directory / f"server{n}") for n in range(SERVERS)]
@@ -46,9 +46,10 @@ class Matrix:
         return server
 
     def result(self, case: Case) -> Result:
-        """The result of a case, waiting for it if need be."""
-        if case.id not in self._known:
-            self._known.add(case.id)
+        """The result of a case, which is the next to run if it has not begun."""
+        if case.id not in self._results and case not in self._busy.values():
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(case)
             self._waiting.appendleft(case)
         give_up = time.monotonic() + NEVER
         while case.id not in self._results:
