@@ -220,7 +220,12 @@ async def test_a_guest_sees_that_a_volume_has_grown(
     exports.resize(grown.source, 3 * MIB)
     for _ in range(2):
         await driver.extend_volume(guest.uuid, grown.id, 3 * MIB)
-    assert await driver.power_state(guest.uuid) is PowerState.RUNNING
+
+    async def runs() -> bool:
+        """It may have stood still for the moment in which its server of NBD had let go of it."""
+        return await driver.power_state(guest.uuid) is PowerState.RUNNING
+
+    await eventually(runs)
 
 
 @pytest.mark.spec("SWP-01")
