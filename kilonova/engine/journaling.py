@@ -187,7 +187,12 @@ class Moves:
             first = self.definition.position(self.definition.again_from)
             if record.cursor >= first and record.round + 1 < self.definition.rounds(self.run(record)):
                 back_to = first
-        record = msgspec.structs.replace(record, state=OperationState.UNDOING, failure=failure, back_to=back_to)
+        cursor = record.cursor
+        if back_to is None:  # what lasts may lie ahead: an earlier round made it
+            cursor = max(cursor, *(i for i, step in enumerate(self.definition.steps) if _lasts(step)), 0)
+        record = msgspec.structs.replace(
+            record, state=OperationState.UNDOING, failure=failure, back_to=back_to, cursor=cursor
+        )
         return self.retreat(tx, record)
 
     def retreat(self, tx: Tx, record: OperationRecord) -> OperationRecord:
@@ -252,8 +257,8 @@ class Moves:
         return msgspec.structs.replace(_append(record, entry), state=OperationState.STRANDED)
 
     def _to_undo(self, record: OperationRecord, step: Step) -> bool:
-        """Whether the step has an undo and may have had an effect that was not undone."""
-        if isinstance(step, Await) or isinstance(step.undo, NoUndo):
+        """Whether the step has an undo and may have had an effect that was not undone and that no other round needs."""
+        if isinstance(step, Await) or isinstance(step.undo, NoUndo) or (record.back_to is not None and _lasts(step)):
             return False
         last: Entry | None = None
         for entry in reversed(record.entries):
@@ -311,6 +316,10 @@ class Moves:
             clean = self.definition.scrub(self._request)
             record = msgspec.structs.replace(record, request=msgspec.Raw(msgspec.json.encode(clean)))
         return msgspec.structs.replace(record, state=state, failure=failure, finished_at=tx.now)
+
+
+def _lasts(step: Step) -> bool:
+    return isinstance(step, Here) and step.lasting
 
 
 def encode(output: msgspec.Struct | None) -> msgspec.Raw:

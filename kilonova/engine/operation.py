@@ -106,6 +106,8 @@ class Here:
         undo_owed: the same for its undo; otherwise an undo that keeps failing strands the operation.
         persistent: it never fails for good: whatever goes wrong, it is tried again until it succeeds.
         given: whether its effect is there already (it was made by who asked), so that only the undo counts.
+        lasting: what it made belongs to no host: it stays while the operation begins anew on another, and is undone
+            with the whole.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Here:
     persistent: bool = False
     undo_owed: bool = False
     given: Callable[[Any], bool] = lambda _run: False
+    lasting: bool = False
 
 
 @dataclass(frozen=True)

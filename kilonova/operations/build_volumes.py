@@ -67,19 +67,15 @@ def shared(run: AnyRun) -> bool:
 def making(stays: Callable[[Any], bool]) -> tuple[Step, ...]:
     """The steps. stays: of the run: a guest may be left on a host, with its volumes."""
     async def abandon(env: Environment, run: AnyRun) -> None:
-        if not (has_none(run) or stays(run) or _goes_on(run)):
+        if not (has_none(run) or stays(run)):
             await _abandon(env, run)
 
     return (
-        Here("make volumes", _make, undo=abandon, recorded=_preparing, given=has_none, undo_owed=True),
+        Here("make volumes", _make, undo=abandon, recorded=_preparing, given=has_none, undo_owed=True,
+             lasting=True),
         Here("wait for volumes", _wait, undo=NoUndo("only looks"), timeout=WAIT_LIMIT, retries=0,
              given=lambda run: all(device.source_type == "volume" for device in requested(run))),
     )
-
-
-def _goes_on(run: AnyRun) -> bool:
-    """The build begins on another host, which uses what was made. Spec: BLD-73."""
-    return run.record.back_to is not None
 
 
 async def _make(env: Environment, run: AnyRun) -> VolumesMade:

@@ -98,7 +98,8 @@ class VolumeSteps:
         return (
             OnHost("check host", lambda run: None if self._without(run) else self._host(run), CHECK,
                    lambda run: AbilityArgs(multiattach=self._multiattach(run)), undo=NoUndo("changes nothing")),
-            Here("connect volumes", self._connect, undo=self._disconnect, given=self._without, undo_owed=True),
+            Here("connect volumes", self._connect, undo=self._disconnect, undone=self._left, given=self._without,
+                 undo_owed=True),
         )
 
     @property
@@ -123,9 +124,13 @@ class VolumeSteps:
         return VolumesConnected(tuple(connected))
 
     async def _disconnect(self, env: Environment, run: AnyRun) -> None:
-        """Each volume that this host may have got is only reserved again. It may be late: when the server is on another
-        host, which took that over. Spec: BDM-28, BLD-72."""
-        if self._without(run) or self._stays(run):
+        """Each volume that this host may have got is only reserved again, unless a guest may be left there: then it is
+        in use until the server is deleted. It may be late: when the server is on another host, which took that over.
+        Spec: BDM-28, BLD-72, BLD-81."""
+        if self._without(run):
+            return
+        if self._stays(run):
+            await self._complete(env, run)
             return
         try:
             instance, devices = await env.database.read(
@@ -135,6 +140,10 @@ class VolumeSteps:
             return
         if instance.host in (None, self._host(run)):
             await each(devices, lambda device: _disconnect(env, run.subject, device))
+
+    def _left(self, tx: Tx, run: AnyRun) -> None:
+        if self._stays(run):
+            attached(tx, run.subject)
 
     async def _complete(self, env: Environment, run: AnyRun) -> None:
         """Spec: VOL-25."""
@@ -146,7 +155,7 @@ class VolumeSteps:
 
 
 def attached(tx: Tx, server: str) -> None:
-    """The guest of a server has its volumes."""
+    """The guest of a server has the volumes that it was given."""
     for device in block_devices.of_server(tx.conn, server):
         block_devices.update(
             tx.conn, device.uuid, now=tx.now, was=(AttachState.ATTACHING,), state=AttachState.ATTACHED

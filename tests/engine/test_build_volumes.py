@@ -9,6 +9,7 @@ import pytest
 from asked_volumes import ROOT, WITHOUT_ID, of_image, of_user
 from small_cloud import CONTEXT, OPTIONS, Always, SmallCloud, in_cloud
 
+from kilonova.db.placement.claims import Claim
 from kilonova.domain.block_device import AttachState, BlockDevice
 from kilonova.domain.errors import (
     InvalidVolume,
@@ -19,6 +20,7 @@ from kilonova.domain.errors import (
     VolumeAttachmentNotFound,
 )
 from kilonova.domain.states import VmState
+from kilonova.scheduler import placing
 
 SECOND = "11111111-1111-4111-8111-11111111111c"
 
@@ -229,6 +231,24 @@ def test_another_host_gets_the_volumes(step: str) -> None:
     story()
 
 
+@pytest.mark.spec("BDM-28", "BLD-73", "BLD-74")
+def test_what_was_made_to_go_goes_if_no_other_host_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The build fails before it comes, on the second host, to where volumes are made."""
+    @in_cloud(hosts=2)
+    async def story(cloud: SmallCloud) -> None:
+        cloud.fail("spawn", TryElsewhere("no"))
+
+        def fill(_process: str) -> None:
+            monkeypatch.setattr(placing.claims, "claim", lambda *_a, **_k: Claim.GROUP)
+
+        cloud.at["build/start guest/undo/before"] = fill
+        uuid = await failed(cloud, of_image(delete_on_termination=True))
+        assert "cannot be had" in told(cloud, uuid)
+        assert (cloud.volumes.volumes, cloud.volumes.held) == ({}, {})
+
+    story()
+
+
 @pytest.mark.spec("BLD-72")
 @in_cloud(hosts=2)
 async def test_a_reservation_that_cannot_be_had_again_ends_the_build(cloud: SmallCloud) -> None:
@@ -333,8 +353,8 @@ async def test_a_guest_that_may_be_left_keeps_its_volumes(cloud: SmallCloud) -> 
     ))
     await cloud.until(lambda: cloud.server(uuid).vm_state is VmState.ERROR, within=600)
     assert cloud.server(uuid).host == "host0"
-    assert {one.state for one in cloud.devices(uuid)} == {AttachState.ATTACHING}
-    assert set(cloud.volumes.volumes) == {ROOT, brought}
+    assert {one.state for one in cloud.devices(uuid)} == {AttachState.ATTACHED}
+    assert {name: one.status for name, one in cloud.volumes.volumes.items()} == {ROOT: "in-use", brought: "in-use"}
     cloud.heal()
     await cloud.delete(uuid)
     await cloud.rest(debts=True, within=600)

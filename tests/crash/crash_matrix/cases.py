@@ -115,6 +115,8 @@ class Steps:
     def undo_points(self, failing: Step, error: str) -> Iterator[tuple[str, tuple[Act, ...], str]]:
         """All boundaries on the way back from a step that failed."""
         for step in self.undone_by(failing):
+            if error == "elsewhere" and isinstance(step, Here) and step.lasting:
+                continue
             for name in POINTS[type(step)]:
                 yield self.point(step, name, undo=True), self.failing(failing, error), self.failed(failing, error)
 
