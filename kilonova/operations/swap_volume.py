@@ -108,7 +108,7 @@ def ask(tx: Tx, server: Instance, request: SwapVolume) -> None:
     """
     id_ = str(uuid.uuid5(uuid.UUID(request.new_volume_id), server.uuid))
     if cell_journal.get(tx.conn, id_) is None:
-        asker = Asker(project_id=server.project_id, request_id=f"req-{id_}")
+        asker = Asker(project_id=server.project_id, user_id=server.user_id, request_id=f"req-{id_}")
         submit.submit(tx, cell_journal, SWAP_VOLUME, server.uuid, request, asker, operation_id=id_)
 
 

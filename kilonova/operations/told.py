@@ -100,7 +100,7 @@ def _submit(
     tx: Tx, server: Instance, operation: Operation,
     request: DetachInterface | StartServer | StopServer | ExtendVolume,
 ) -> bool:
-    asker = Asker(project_id=server.project_id, request_id=f"req-{uuid4()}")
+    asker = Asker(project_id=server.project_id, user_id=server.user_id, request_id=f"req-{uuid4()}")
     try:
         submit.submit(tx, cell_journal, operation, server.uuid, request, asker)
     except KilonovaError as error:

@@ -252,6 +252,10 @@ async def test_lists_come_in_pages(cloud: ApiCloud, alice: Person) -> None:
         assert link["href"].startswith(f"http://cloud.test/volume/v3/{ALICE}/volumes?{same}&marker=")
         rest = (await cloud.http.get(link["href"], headers={"X-Auth-Token": "alice"})).json()
         assert ([one["name"] for one in rest["volumes"]], "volumes_links" in rest) == (["v0"], False)
+    full = await alice.get("/volumes?limit=3")
+    [link] = full["volumes_links"]
+    after = (await cloud.http.get(link["href"], headers={"X-Auth-Token": "alice"})).json()
+    assert (len(full["volumes"]), after) == (3, {"volumes": []})
     assert await alice.names(f"?marker={ids[0]}") == []
     assert await alice.names("?offset=1&limit=1") == ["v1"]
     assert await alice.names("?limit=0") == []

@@ -11,6 +11,8 @@ import pytest
 from volume_api_cloud import ALICE, ApiCloud, Person, api_cloud
 from volume_cloud import IMAGE, ONE, SERVER, TWO
 
+from kilonova.domain.errors import InvalidInput
+
 CONNECTOR = {"host": "h1", "ip": "192.0.2.1", "mountpoint": "/dev/vdb"}
 
 
@@ -111,7 +113,11 @@ async def test_a_volume_is_made_bootable_and_read_only(cloud: ApiCloud, alice: P
     await alice.act(volume["id"], "os-set_bootable", {"bootable": False}, 200)
     assert (await shown(alice, volume))["bootable"] == "false"
     await alice.act(volume["id"], "os-set_bootable", {"bootable": "perhaps"}, 400)
+    assert (await shown(alice, volume))["metadata"] == {}
+    await alice.act(volume["id"], "os-update_readonly_flag", {"readonly": "false"})
+    assert (await shown(alice, volume))["metadata"] == {"readonly": "False"}
     await alice.act(volume["id"], "os-update_readonly_flag", {"readonly": True})
+    assert (await shown(alice, volume))["metadata"] == {"readonly": "True"}
     body = {"volume_uuid": volume["id"], "instance_uuid": SERVER, "mode": "rw"}
     await alice.post("/attachments", {"attachment": body}, 400)
     made = await attach(alice, volume)
@@ -137,6 +143,7 @@ async def test_a_volume_becomes_an_image(cloud: ApiCloud, alice: Person) -> None
     volume = await cloud.made(alice, imageRef=IMAGE)
     body: dict[str, Any] = {"image_name": "copy", "disk_format": "raw"}
     told = (await alice.act(volume["id"], "os-volume_upload_image", body))["os-volume_upload_image"]
+    assert told["image_id"] in cloud.images.images, "its user looks for it at once"
     assert (told["status"], told["image_name"], told["size"], told["visibility"]) == ("uploading", "copy", 1, "private")
     assert told["volume_type"]["name"] == "__DEFAULT__"
     assert await cloud.status(alice, volume["id"]) == "available"
@@ -152,6 +159,19 @@ async def test_a_volume_becomes_an_image(cloud: ApiCloud, alice: Person) -> None
     for wrong in ({"visibility": "public"}, {"protected": True}, {"disk_format": "vmdk"}, {"image_name": ""},
                   {"container_format": "ova"}):
         await alice.act(volume["id"], "os-volume_upload_image", body | {"force": True} | wrong, 400)
+
+
+async def test_who_may_have_no_more_images_is_told(
+    cloud: ApiCloud, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_new: object) -> None:
+        raise InvalidInput("There are too many images.")
+
+    volume = await cloud.made(alice)
+    monkeypatch.setattr(cloud.images, "create", refuse)
+    refused = await alice.act(volume["id"], "os-volume_upload_image", {"image_name": "copy"}, 400)
+    assert refused["badRequest"]["message"] == "There are too many images."
+    assert (await shown(alice, volume))["status"] == "available"
 
 
 @pytest.mark.spec("EMV-38", "EMV-39")
@@ -312,7 +332,8 @@ async def test_users_do_not_take_away_what_a_server_uses(cloud: ApiCloud, alice:
     await alice.act(volume["id"], "os-detach", named, 409)
     await alice.act(volume["id"], "os-detach", {}, 409)
     await admin.act(volume["id"], "os-force_detach", named, 409)
-    await alice.act(volume["id"], "os-terminate_connection", {"connector": CONNECTOR}, 409)
+    for connector in (CONNECTOR, {}):
+        await alice.act(volume["id"], "os-terminate_connection", {"connector": connector}, 409)
     await alice.act(free["id"], "os-detach", named, 400)
     pretended = Person(cloud.http, "alice", service="bob")
     await pretended.delete(path, 401)

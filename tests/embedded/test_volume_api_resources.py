@@ -128,8 +128,10 @@ async def test_snapshots_are_listed_changed_and_deleted(
 async def test_the_status_of_a_snapshot_is_told(cloud: ApiCloud, alice: Person, admin: Person) -> None:
     made = await snap(cloud, alice, await cloud.made(alice))
     path = f"/snapshots/{made['id']}"
-    for action in ("os-reset_status", "os-update_snapshot_status", "os-force_delete"):
+    for action in ("os-reset_status", "os-force_delete"):
         await alice.act(path, action, {"status": "error"}, 403)
+    await cloud.person("alice-reader").act(path, "os-update_snapshot_status", {"status": "error"}, 403)
+    await cloud.person("bob").act(path, "os-update_snapshot_status", {"status": "error"}, 404)
     await admin.act(path, "os-update_snapshot_status", {"status": "error"}, 400)
     await admin.act(path, "os-reset_status", {"status": "gone"}, 400)
     await admin.act(path, "os-reset_status", {"status": "creating"})
@@ -139,7 +141,7 @@ async def test_the_status_of_a_snapshot_is_told(cloud: ApiCloud, alice: Person, 
     await admin.act(path, "os-update_snapshot_status", {"status": "creating", "progress": "90%"})
     shown = (await alice.get(path))["snapshot"]
     assert (shown["status"], shown["os-extended-snapshot-attributes:progress"]) == ("creating", "90%")
-    await admin.act(path, "os-update_snapshot_status", {"status": "error"})
+    await alice.act(path, "os-update_snapshot_status", {"status": "error"})
     await admin.act(path, "os-reset_status", {"status": "backing-up"})
     await alice.delete(path, 400)
     await admin.act(path, "os-force_delete", {})

@@ -562,9 +562,10 @@ async def test_a_volume_that_a_server_reserved_gets_a_new_image(cloud: VolumeClo
 
 
 async def test_a_backup_outlives_its_volume(cloud: VolumeCloud) -> None:
-    id_ = await cloud.make(2, image_id=IMAGE)
+    id_ = await cloud.make(2, image_id=IMAGE, metadata={"tier": "gold"})
     backup = await cloud.volumes.create_backup(USER, id_, name="b")
     await cloud.settle()
+    await cloud.database.write(lambda conn: volumes.change(conn, id_, 0.0, metadata={"tier": "tin"}))
     snapshot = await cloud.volumes.create_snapshot(USER, id_)
     await cloud.settle()
     cloud.storages[ONE].volumes[id_].content = b"ruined"
@@ -574,6 +575,7 @@ async def test_a_backup_outlives_its_volume(cloud: VolumeCloud) -> None:
         await cloud.volumes.restore_backup(USER, one.id, volume_id=id_)
         await cloud.settle()
         assert ((await cloud.get(id_)).status, cloud.storages[ONE].volumes[id_].content) == (S.AVAILABLE, b"guest")
+        assert (await cloud.get(id_)).metadata == {"tier": "gold" if one is backup else "tin"}
     small = await cloud.make(1)
     with pytest.raises(InvalidVolume):
         await cloud.volumes.restore_backup(USER, backup.id, volume_id=small)
@@ -583,6 +585,7 @@ async def test_a_backup_outlives_its_volume(cloud: VolumeCloud) -> None:
     await cloud.settle()
     found = await cloud.get(new.id)
     assert (found.bootable, cloud.storages[found.host or ""].volumes[new.id].content) == (True, b"guest")
+    assert found.metadata == {"tier": "gold"}
     for one in (backup, of_snapshot):
         await cloud.volumes.delete_backup(USER, one.id)
     await cloud.settle()

@@ -43,7 +43,7 @@ async def test_a_guest_sees_its_volume_grow(cloud: SmallCloud) -> None:
     assert cloud.devices(uuid)[0].volume_size == 3
     assert ("extend_completed", volume) not in cloud.volumes.calls
     action = (await cloud.actions(uuid))[-1]
-    assert action.action == "extend_volume"
+    assert (action.action, action.user_id, action.project_id) == ("extend_volume", "user", "project")
     assert ("compute_extend_volume", "Success") in [(one.event, one.result) for one in action.events]
 
 

@@ -197,18 +197,21 @@ class Attaching:
 
         What a server is known to have goes when it is detached.
 
+        Args:
+            connector: of all who have the volume, if it names no host.
+
         Raises:
-            As `delete`.
+            As `delete`; then nothing is changed.
         """
         host = connector.get("host")
         held = await self._database.read(lambda conn: _held(conn, caller, volume_id))
-        for one in held:
-            if one.connector is None or one.connector.get("host") != host:
-                continue
+        meant = [one for one in held if one.connector is not None and host in (None, one.connector.get("host"))]
+        if not by_service:
+            for one in meant:
+                await self._refuse_used(one)
+        for one in meant:
             if one.instance_id is None:
                 await self.delete(caller, one.id)
-            elif not by_service:
-                await self._refuse_used(one)
 
     async def attach(
         self, caller: RequestContext, volume_id: str, *, instance_id: str | None, host_name: str | None,

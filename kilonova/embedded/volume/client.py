@@ -289,7 +289,7 @@ def _described(conn: sa.Connection, volume: records.Volume) -> Volume:
         project_id=volume.project_id, user_id=volume.user_id, availability_zone=volume.availability_zone,
         volume_type=None if volume.type_id is None else volume_types.get(conn, volume.type_id).name,
         bootable=volume.bootable, multiattach=volume.multiattach, encrypted=volume.encrypted,
-        read_only=volume.readonly, migration_status=volume.migration_status, image_metadata=volume.image_metadata,
+        read_only=bool(volume.readonly), migration_status=volume.migration_status, image_metadata=volume.image_metadata,
         description=volume.description or "", metadata=volume.metadata, snapshot_id=volume.snapshot_id,
         created_at=volume.created_at,
         attachments=tuple(

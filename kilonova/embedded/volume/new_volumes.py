@@ -79,7 +79,8 @@ def describe(conn: sa.Connection, caller: RequestContext, new: NewVolume, now: f
         id=id_, name_id=id_, project_id=caller.project_id or "", user_id=caller.user_id, name=new.name,
         description=new.description, size=size, status=VolumeStatus.CREATING, type_id=type_.id,
         availability_zone=new.availability_zone or ZONE, multiattach=type_.multiattach, encryption_key_id=key,
-        snapshot_id=new.snapshot_id, source_volid=new.source_volid, metadata=new.metadata,
+        snapshot_id=new.snapshot_id, source_volid=new.source_volid,
+        metadata=(backup.volume_metadata if backup is not None else {}) | new.metadata,
         bootable=like.bootable if like is not None else False,
         image_metadata=like.image_metadata if like is not None else {}, created_at=now, updated_at=now,
     )

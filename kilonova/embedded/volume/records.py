@@ -71,6 +71,7 @@ class Volume(Guarded[VolumeStatus], frozen=True, kw_only=True):
         previous_status: what it was before the operation that works on it.
         migration_status: None if it was never migrated, or see `kilonova.embedded.volume.states`.
         name_id: under which its pool has its data.
+        readonly: None if nobody has said.
         encryption_key_id: None if it is not encrypted.
         image_metadata: of the image that it was made from, {} if from none.
     """
@@ -88,7 +89,7 @@ class Volume(Guarded[VolumeStatus], frozen=True, kw_only=True):
     availability_zone: str
     bootable: bool = False
     multiattach: bool = False
-    readonly: bool = False
+    readonly: bool | None = None
     encryption_key_id: str | None = None
     snapshot_id: str | None = None
     source_volid: str | None = None
@@ -152,6 +153,7 @@ class Backup(Guarded[BackupStatus], frozen=True, kw_only=True):
     Args:
         data_at: when the data was as the backup has it.
         snapshot_id: the snapshot that was copied, None for the volume itself.
+        bootable, volume_metadata, image_metadata: as the volume had them.
     """
 
     volume_id: str
@@ -163,6 +165,7 @@ class Backup(Guarded[BackupStatus], frozen=True, kw_only=True):
     size: int
     fail_reason: str | None = None
     bootable: bool = False
+    volume_metadata: dict[str, str] = {}
     image_metadata: dict[str, str] = {}
     data_at: float = 0.0
     created_at: float = 0.0

@@ -5,6 +5,7 @@ Records are read by the units of work beside this module; whatever changes data 
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ from kilonova.embedded.volume.operations.create import CREATE, CreateVolume
 from kilonova.embedded.volume.operations.delete import DELETE, DeleteVolume
 from kilonova.embedded.volume.operations.environment import ComputeServers, VolumeEnvironment, VolumeKeys
 from kilonova.embedded.volume.operations.extend import EXTEND, ExtendVolume
-from kilonova.embedded.volume.operations.image import REIMAGE, UPLOAD, ReimageVolume, UploadVolume
+from kilonova.embedded.volume.operations.image import CREATE_IMAGE, REIMAGE, UPLOAD, ReimageVolume, UploadVolume
 from kilonova.embedded.volume.operations.snapshot import (
     CREATE_SNAPSHOT,
     DELETE_SNAPSHOT,
@@ -47,7 +48,7 @@ from kilonova.embedded.volume.operations.snapshot import (
 )
 from kilonova.embedded.volume.records import GIB, Backup, Snapshot, Volume
 from kilonova.embedded.volume.states import AttachStatus, BackupStatus, SnapshotStatus, VolumeStatus
-from kilonova.embedded.volume.work import VolumeWork
+from kilonova.embedded.volume.work import NotYet, VolumeWork
 from kilonova.engine.runner import POLL
 from kilonova.services.image import ImageService, NewImage
 from kilonova.storage.pool import Export, StoragePool
@@ -206,15 +207,19 @@ class EmbeddedVolumes:
     # --- images ----------------------------------------------------------------------------------
 
     async def upload(self, caller: RequestContext, volume_id: str, image: NewImage, *, force: bool = False) -> None:
-        """Begin to make an image of a volume. Its properties are those of the volume's image and those given.
+        """Begin to make an image of a volume; it is there when this returns, and its data come later. Its properties
+        are those of the volume's image and those given.
 
         Raises:
-            VolumeNotFound. InvalidVolume. InvalidInput: the format. Spec: EMV-31.
+            VolumeNotFound. InvalidVolume. InvalidInput: the format. What the image service refuses it for.
+        Spec: EMV-31.
         """
         volume = await self.database.read(lambda conn: volumes.visible(conn, caller, volume_id))
         kept = {name: value for name, value in volume.image_metadata.items() if name not in IMAGE_ATTRIBUTES}
         image = msgspec.structs.replace(image, properties=kept | image.properties)
-        await self.work.begin(caller, UPLOAD, volume_id, UploadVolume(image=image, in_use=force))
+        accepted = await self.work.begin(caller, UPLOAD, volume_id, UploadVolume(image=image, in_use=force))
+        with contextlib.suppress(NotYet):  # it will be there
+            await self.work.reach(accepted, CREATE_IMAGE)
 
     async def reimage(
         self, caller: RequestContext, volume_id: str, image_id: str, *, reserved: bool = False
@@ -301,7 +306,7 @@ class EmbeddedVolumes:
             id=str(uuid.uuid4()), volume_id=volume_id, snapshot_id=snapshot_id, project_id=volume.project_id,
             user_id=caller.user_id, name=name, description=description, container=container or "volumebackups",
             size=snapshot.size if snapshot else volume.size, status=BackupStatus.CREATING,
-            bootable=volume.bootable, image_metadata=volume.image_metadata,
+            bootable=volume.bootable, volume_metadata=volume.metadata, image_metadata=volume.image_metadata,
             data_at=snapshot.created_at if snapshot else now, created_at=now, updated_at=now,
         )
         await self.work.begin(caller, CREATE_BACKUP, volume_id, CreateBackup(backup=backup, in_use=force))

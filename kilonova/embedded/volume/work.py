@@ -13,7 +13,15 @@ import sqlalchemy as sa
 from kilonova.bus.local import LocalBus
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Conflict, InvalidInput, KilonovaError, NotFound, ServiceUnavailable
-from kilonova.domain.operation import TERMINAL, Asker, ExternalEvent, Failure, OperationRecord, OperationState
+from kilonova.domain.operation import (
+    TERMINAL,
+    Asker,
+    EntryState,
+    ExternalEvent,
+    Failure,
+    OperationRecord,
+    OperationState,
+)
 from kilonova.embedded.volume import schema
 from kilonova.embedded.volume.errors import InvalidVolume
 from kilonova.embedded.volume.operations.catalogue import VOLUME_OPERATIONS
@@ -52,7 +60,8 @@ class VolumeWork:
     ) -> None:
         self._database = environment.database
         self._clock = environment.clock
-        self._ended: dict[str, asyncio.Future[OperationRecord]] = {}
+        self._waiting: dict[tuple[str, str], asyncio.Future[OperationRecord]] = {}
+        """By operation and step, "" for its end: who waits for that."""
         self.runner = Runner(
             Workshop(
                 database=environment.database, journal=schema.journal, definitions=VOLUME_OPERATIONS,
@@ -70,10 +79,11 @@ class VolumeWork:
         self.runner.wake()
 
     def _observe(self, record: OperationRecord) -> None:
-        if record.state in TERMINAL or record.state is OperationState.STRANDED:
-            waiting = self._ended.pop(record.id, None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(record)
+        for waits in [waits for waits in self._waiting if waits[0] == record.id]:
+            if _has_reached(record, waits[1]):
+                waiting = self._waiting.pop(waits)
+                if not waiting.done():
+                    waiting.set_result(record)
 
     async def begin(
         self, caller: RequestContext, operation: Operation, subject: str, request: msgspec.Struct, *,
@@ -119,20 +129,27 @@ class VolumeWork:
         Raises:
             NotYet: it goes on. Otherwise as `begin`, or what the operation failed of.
         """
-        record = await self.begin(caller, operation, subject, request, check=check, join=True)
-        future = self._ended.get(record.id)
-        if future is None:
-            future = self._ended[record.id] = asyncio.get_running_loop().create_future()
-        found = await self._database.read(lambda conn: schema.journal.get(conn, record.id))
-        if found is not None and found.state in TERMINAL:  # before anybody listened
+        accepted = await self.begin(caller, operation, subject, request, check=check, join=True)
+        await self.reach(accepted, limit=limit)
+
+    async def reach(self, operation: OperationRecord, step: str = "", *, limit: float = ANSWER_LIMIT) -> None:
+        """Wait for the end of an operation, or until a step of it is done, for `limit` seconds.
+
+        Raises:
+            NotYet: it goes on. Otherwise what the operation failed of.
+        """
+        waits = (operation.id, step)
+        future = self._waiting.setdefault(waits, asyncio.get_running_loop().create_future())
+        found = await self._database.read(lambda conn: schema.journal.get(conn, operation.id))
+        if found is not None:  # it may have come before anybody listened
             self._observe(found)
         try:
             async with asyncio.timeout(limit):
-                ended = await asyncio.shield(future)
+                reached = await asyncio.shield(future)
         except TimeoutError as error:
-            raise NotYet(f"Operation {record.kind} {record.id} still goes on.", hint="ask again") from error
-        if ended.state is not OperationState.SUCCEEDED:
-            raise _error(ended.failure)
+            raise NotYet(f"Operation {operation.kind} {operation.id} still goes on.", hint="ask again") from error
+        if _has_ended(reached) and reached.state is not OperationState.SUCCEEDED:
+            raise _error(reached.failure)
 
     async def deliver(self, event: ExternalEvent) -> bool:
         """Hand an event to the operation that works on its subject; False if there is none."""
@@ -140,6 +157,15 @@ class VolumeWork:
         kept = await self._database.write(lambda conn: schema.journal.add_event(conn, event, now))
         self.wake()
         return kept
+
+
+def _has_ended(record: OperationRecord) -> bool:
+    return record.state in TERMINAL or record.state is OperationState.STRANDED
+
+
+def _has_reached(record: OperationRecord, step: str) -> bool:
+    done = any(one.step == step and one.state is EntryState.DONE and not one.undo for one in record.entries)
+    return done or _has_ended(record)
 
 
 def _error(failure: Failure | None) -> KilonovaError:

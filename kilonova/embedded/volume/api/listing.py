@@ -56,10 +56,10 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """records: of the kind. more: whether others follow. count: of all that match, None if nobody asked."""
+    """records: of the kind. full: there may be others. count: of all that match, None if nobody asked."""
 
     records: list[Any]
-    more: bool
+    full: bool
     count: int | None
 
 
@@ -90,14 +90,15 @@ def find(conn: sa.Connection, call: Call, kind: Kind, *conditions: Condition) ->
     for column, (_, descending) in zip(columns, sort, strict=True):
         query = query.order_by(column.desc() if descending else column.asc())
     limit = _limit(call)
-    rows = list(conn.execute(query.limit(limit + 1).offset(_number(call, "offset", 0))))
-    return Page([kind.record(**row._mapping) for row in rows[:limit]], len(rows) > limit, count)
+    rows = conn.execute(query.limit(limit).offset(_number(call, "offset", 0)))
+    records = [kind.record(**row._mapping) for row in rows]
+    return Page(records, len(records) == limit, count)
 
 
 def answer(call: Call, kind: Kind, page: Page, views: list[dict[str, Any]]) -> dict[str, Any]:
-    """The body of a list."""
+    """The body of a list. A full page leads to another one, which may be empty: clients count on that."""
     body: dict[str, Any] = {kind.plural: views}
-    if page.more and views:
+    if page.full and views:
         same = [(name, value) for name, value in call.request.query_params.multi_items()
                 if name not in ("marker", "offset")]
         path = call.request.url.path.removeprefix(call.request.scope.get("root_path", ""))

@@ -147,6 +147,6 @@ async def _tell_progress(call: Call, body: Progress) -> Response:
 
 ACTIONS = {
     "os-reset_status": Action(Reset, resets(SnapshotStatus, snapshots.visible, snapshots.change), Access.ADMIN),
-    "os-update_snapshot_status": Action(Progress, _tell_progress, Access.SERVICE),
+    "os-update_snapshot_status": Action(Progress, _tell_progress),
     "os-force_delete": Action(None, _force_delete, Access.ADMIN),
 }

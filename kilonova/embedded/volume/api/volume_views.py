@@ -49,7 +49,7 @@ def changed(call: Call, volume: Volume, around: Around) -> dict[str, Any]:
         "status": volume.status.value, "availability_zone": volume.availability_zone,
         "created_at": time(volume.created_at), "updated_at": time(volume.updated_at),
         "links": call.links(f"/volumes/{volume.id}"),
-        "metadata": volume.metadata | ({"readonly": "True"} if volume.readonly else {}),
+        "metadata": volume.metadata | ({} if volume.readonly is None else {"readonly": str(volume.readonly)}),
         "volume_type": around.types.get(volume.type_id or ""), "snapshot_id": volume.snapshot_id,
         "source_volid": volume.source_volid, "consistencygroup_id": None, "user_id": volume.user_id,
         "encrypted": volume.encrypted, "multiattach": volume.multiattach, "replication_status": None,

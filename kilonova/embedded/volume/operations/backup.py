@@ -159,7 +159,7 @@ def _restored(tx: Tx, run: Run[RestoreBackup]) -> None:
     backup = backups.get(tx.conn, run.request.backup_id)
     backups.move(tx.conn, backup.id, [B.RESTORING], B.AVAILABLE, tx.now)
     volumes.finish(tx.conn, run.subject, S.RESTORING_BACKUP, tx.now, bootable=backup.bootable,
-                   image_metadata=backup.image_metadata)
+                   metadata=backup.volume_metadata, image_metadata=backup.image_metadata)
 
 
 def _not_restored(tx: Tx, run: Run[RestoreBackup], failure: Failure) -> None:

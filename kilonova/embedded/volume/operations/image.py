@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 S = VolumeStatus
 REIMAGED = "volume-reimaged"
+CREATE_IMAGE = "create image"
+"""The step of an upload after which the image is there, without data."""
 
 
 class UploadVolume(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +110,7 @@ UPLOAD = Operation(
     begins=_begin_upload,
     steps=(
         Record("look", look, undo=READS),
-        Here("create image", _create_image, undo=_delete_image, undo_owed=True),
+        Here(CREATE_IMAGE, _create_image, undo=_delete_image, undo_owed=True),
         Here("upload", _upload, undo=_tidy, timeout=COPY_LIMIT),
     ),
     ends=_uploaded,
