@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +14,6 @@ from kilonova.embedded.volume import quotas
 from kilonova.embedded.volume.client import VolumeClient
 
 NOWHERE = "77777777-7777-4777-8777-777777777777"
-
-
-@pytest.fixture
-async def storage(tmp_path: Path) -> AsyncIterator[VolumeCloud]:
-    cloud = VolumeCloud(tmp_path)
-    await cloud.start()
-    yield cloud
-    await cloud.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
@@ -10,44 +9,28 @@ from random import Random
 import msgspec
 
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import ImageNotFound, ServiceUnavailable
+from kilonova.domain.errors import ImageNotFound
 from kilonova.domain.image import Image
 from kilonova.services.image import NewImage
+from simulation.outside import Outside
 from simulation.process import Process, Trouble
 
 
-class Shelf:
+class Shelf(Outside):
     """The service itself; it does not crash.
 
-    `calls` are those that arrived, `fail` errors by call name, one for each call. `first` is what servers are made of.
+    `calls` are those that arrived. `first` is what servers are made of.
     """
 
     def __init__(self, random: Random, trouble: Trouble, first: Image) -> None:
+        super().__init__("image", random, trouble)
         self.images = {first.id: first}
         self.new: dict[str, NewImage] = {}
         self.calls: list[tuple[str, str]] = []
-        self.fail: dict[str, list[Exception]] = {}
         self._made = 0
-        self._random = random
-        self._trouble = trouble
 
     def client(self, process: Process) -> SimImages:
         return SimImages(self, process)
-
-    async def exchange(self, name: str, image_id: str, effect: Callable[[], object]) -> object:
-        await asyncio.sleep(self._random.random() * 0.02)
-        self.calls.append((name, image_id))
-        if planned := self.fail.get(name):
-            raise planned.pop(0)
-        self._lose()
-        result = effect()
-        await asyncio.sleep(self._random.random() * 0.02)
-        self._lose()
-        return result
-
-    def _lose(self) -> None:
-        if self._random.random() < self._trouble.service_error:
-            raise ServiceUnavailable("The image service does not answer.")
 
     def find(self, image_id: str) -> Image:
         if image_id not in self.images:
@@ -81,7 +64,9 @@ class SimImages:
         self._process = process
 
     async def _call(self, name: str, image_id: str, effect: Callable[[], object]) -> object:
-        return await self._process.port(self._shelf.exchange(name, image_id, effect))
+        return await self._process.port(self._shelf.exchange(
+            name, lambda: self._shelf.calls.append((name, image_id)), effect
+        ))
 
     async def show(self, context: RequestContext | None, image_id: str) -> Image:
         found = await self._call("show", image_id, lambda: self._shelf.find(image_id))

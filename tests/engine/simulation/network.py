@@ -10,53 +10,38 @@ from random import Random
 import msgspec
 
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import Conflict, NotSupported, PortNotFound, ServiceUnavailable
+from kilonova.domain.errors import Conflict, NotSupported, PortNotFound
 from kilonova.domain.network import BoundDevice, FixedIp, Subnet, Vif
 from kilonova.domain.operation import ExternalEvent
 from kilonova.services.network import FloatingIpSummary, NetworkSummary, PortRequest, PortSummary
 from kilonova.services.security_groups import GroupSummary
 from kilonova.shapes.port_devices import profile_of
+from simulation.outside import Outside
 from simulation.process import Process, Trouble
 
 NETWORK = "11111111-1111-4111-8111-111111111111"
 
 
-class Net:
+class Net(Outside):
     """The service itself; it does not crash.
 
-    `calls` are those that arrived, `fail` errors by call name, one for each call, `wires` whether it announces ports,
+    `calls` are those that arrived, `wires` whether it announces ports,
     `served` the providers that each bound port names, `devices` the device.
     """
 
     def __init__(self, random: Random, trouble: Trouble, announce: Callable[[ExternalEvent], Awaitable[None]]) -> None:
+        super().__init__("network", random, trouble)
         self.ports: dict[str, PortSummary] = {}
         self.order: list[str] = []
         self.calls: list[str] = []
-        self.fail: dict[str, list[Exception]] = {}
         self.wires = True
         self.addresses: tuple[str, ...] = ("10.0.0.5",)
         self.served: dict[str, dict[str, str]] = {}
         self.devices: dict[str, BoundDevice] = {}
-        self._random = random
-        self._trouble = trouble
         self._announce = announce
-        self.tasks: set[asyncio.Task[None]] = set()
 
     def client(self, process: Process) -> SimNetwork:
         return SimNetwork(self, process)
-
-    async def exchange(self, name: str, effect: Callable[[], object]) -> object:
-        await asyncio.sleep(self._random.random() * 0.02)
-        self.calls.append(name)
-        if planned := self.fail.get(name):
-            raise planned.pop(0)
-        if self._random.random() < self._trouble.service_error:
-            raise ServiceUnavailable("The network service does not answer.")
-        result = effect()
-        await asyncio.sleep(self._random.random() * 0.02)
-        if self._random.random() < self._trouble.service_error:
-            raise ServiceUnavailable("The network service does not answer.")
-        return result
 
     def make(self, request: PortRequest) -> str:
         port_id = port_of_key(request.key)
@@ -128,9 +113,7 @@ class Net:
                 self._let_go(port.id)
 
     def _wire(self, port_id: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._wire_later(port_id))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.soon(self._wire_later(port_id))
 
     async def _wire_later(self, port_id: str) -> None:
         await asyncio.sleep(self._random.random() * 0.5)
@@ -166,7 +149,7 @@ class SimNetwork:
         self._process = process
 
     async def _call(self, name: str, effect: Callable[[], object]) -> object:
-        return await self._process.port(self._net.exchange(name, effect))
+        return await self._process.port(self._net.exchange(name, lambda: self._net.calls.append(name), effect))
 
     async def networks(self, context: RequestContext, ids: tuple[str, ...] = ()) -> list[NetworkSummary]:
         return [NetworkSummary(id=NETWORK, name="private", project_id=context.project_id or "")]

@@ -15,7 +15,6 @@ from kilonova.domain.errors import (
     InvalidInput,
     InvalidVolume,
     NotFound,
-    ServiceUnavailable,
     VolumeAttachmentNotFound,
     VolumeNotFound,
     VolumeSnapshotNotFound,
@@ -32,6 +31,7 @@ from kilonova.services.volumes import (
     Volume,
     for_take_over,
 )
+from simulation.outside import Outside
 from simulation.process import Process, Trouble
 
 T = TypeVar("T")
@@ -39,10 +39,10 @@ REIMAGED, EXTENDED = "volume-reimaged", "volume-extended"
 TYPE = "one"
 
 
-class Volumes:
+class Volumes(Outside):
     """The service itself; it does not crash.
 
-    `calls` are those that arrived, `fail` errors by call name, one for each call. A volume whose id is in `stuck` never
+    `calls` are those that arrived. A volume whose id is in `stuck` never
     gets ready, one in `spoilt` ends in error.
 
     Args:
@@ -54,6 +54,7 @@ class Volumes:
         self, random: Random, trouble: Trouble, announce: Callable[[ExternalEvent], Awaitable[None]],
         used: Callable[[str], bool], violations: list[str],
     ) -> None:
+        super().__init__("volume", random, trouble)
         self.volumes: dict[str, Volume] = {}
         self.held: dict[str, Attachment] = {}
         self.hosts: dict[str, str] = {}
@@ -62,16 +63,12 @@ class Volumes:
         self.images: dict[str, str] = {}
         """By volume: the image that it was last filled with."""
         self.calls: list[tuple[str, str]] = []
-        self.fail: dict[str, list[Exception]] = {}
         self.stuck: set[str] = set()
         self.spoilt: set[str] = set()
         self._made = 0
-        self._random = random
-        self._trouble = trouble
         self._announce = announce
         self._used = used
         self._violations = violations
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def client(self, process: Process) -> SimVolumes:
         return SimVolumes(self, process)
@@ -86,29 +83,9 @@ class Volumes:
         self.volumes[id_] = Volume(**{"id": id_, "status": "available", "size": 1, "project_id": "project"} | fields)
         return id_
 
-    async def exchange(self, name: str, about: str, effect: Callable[[], T]) -> T:
-        await asyncio.sleep(self._random.random() * 0.02)
-        self.calls.append((name, about))
-        if planned := self.fail.get(name):
-            raise planned.pop(0)
-        self._lose()
-        result = effect()
-        await asyncio.sleep(self._random.random() * 0.02)
-        self._lose()
-        return result
-
-    def _lose(self) -> None:
-        if self._random.random() < self._trouble.service_error:
-            raise ServiceUnavailable("The volume service does not answer.")
-
     def _new_id(self, kind: str) -> str:
         self._made += 1
         return f"{kind}0000000-0000-4000-8000-{self._made:012}"
-
-    def _soon(self, call: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(call)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # --- volumes ---------------------------------------------------------------------------------
 
@@ -135,7 +112,7 @@ class Volumes:
                 project_id=context.project_id or "", bootable=new.image_id is not None,
                 volume_type=new.volume_type or TYPE, image_metadata={"image_id": new.image_id} if new.image_id else {},
             )
-            self._soon(self._finish(new.key, "available"))
+            self.soon(self._finish(new.key, "available"))
         return self.find(new.key)
 
     async def _finish(self, volume_id: str, status: str) -> None:
@@ -159,7 +136,7 @@ class Volumes:
     def tell_larger(self, volume_id: str) -> None:
         """The servers that have a volume are told of its size."""
         for server in {one.instance_uuid for one in self.of_volume(volume_id) if one.status == "attached"}:
-            self._soon(self._announce(ExternalEvent(subject=server or "", name=EXTENDED, tag=volume_id)))
+            self.soon(self._announce(ExternalEvent(subject=server or "", name=EXTENDED, tag=volume_id)))
 
     def migrate(self, volume_id: str, size: int = 0) -> str:
         """A volume in use is to get the data of a new one, which is the answer. size: another than that of the old."""
@@ -199,7 +176,7 @@ class Volumes:
         if self.volumes[volume_id].status not in ("reserved", "available"):
             raise InvalidVolume(f"Invalid volume: {volume_id} is {self.volumes[volume_id].status}.")
         self._status(volume_id, "downloading")
-        self._soon(self._reimage(volume_id, image_id))
+        self.soon(self._reimage(volume_id, image_id))
 
     async def _reimage(self, volume_id: str, image_id: str) -> None:
         await asyncio.sleep(1 + self._random.random())
@@ -326,7 +303,7 @@ class Volumes:
                 id=new.key, volume_id=new.volume_id, project_id=context.project_id or "", status="creating",
                 size=volume.size, name=new.name,
             )
-            self._soon(self._end_snapshot(new.key))
+            self.soon(self._end_snapshot(new.key))
         return self.snapshots[new.key]
 
     async def _end_snapshot(self, id_: str) -> None:
@@ -345,7 +322,9 @@ class SimVolumes:
         self._process = process
 
     async def _call(self, name: str, about: str, effect: Callable[[], T]) -> T:
-        return await self._process.port(self._service.exchange(name, about, effect))
+        return await self._process.port(self._service.exchange(
+            name, lambda: self._service.calls.append((name, about)), effect
+        ))
 
     async def volume(self, context: RequestContext | None, volume_id: str) -> Volume:
         return await self._call("volume", volume_id, lambda: self._service.find(volume_id))
