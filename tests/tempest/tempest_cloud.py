@@ -21,14 +21,19 @@ EXTERNAL = "external"
 
 POOLS = ("one", "two")
 """Storage pools of an installation whose servers take volumes."""
+MULTIATTACH = "multiattach"
+"""The type of volumes that several servers take at once."""
 VOLUMES: Settings = {
     "service_available": {"cinder": True},
-    "compute-feature-enabled": {"attach_encrypted_volume": True},
+    "compute-feature-enabled": {"attach_encrypted_volume": True, "volume_multiattach": True, "swap_volume": True},
     "volume": {
         "max_microversion": "latest", "backend_names": ",".join(POOLS), "storage_protocol": backends.PROTOCOL,
-        "vendor_name": backends.VENDOR,
+        "vendor_name": backends.VENDOR, "volume_type_multiattach": MULTIATTACH,
     },
-    "volume-feature-enabled": {"api_extensions": ",".join(offers.EXTENSIONS), "multi_backend": True},
+    "volume-feature-enabled": {
+        "api_extensions": ",".join(offers.EXTENSIONS), "multi_backend": True, "extend_attached_volume": True,
+        "extend_attached_encrypted_volume": True,
+    },
 }
 """What is set where there are storage pools."""
 
@@ -44,7 +49,7 @@ class Guests:
 
 
 def write_configuration(cloud: RealCloud, guests: Guests, directory: Path, own: Settings) -> Path:
-    """Upload images, make flavors, and write a configuration of Tempest that says what is offered.
+    """Upload images, make flavors and a volume type, and write a configuration of Tempest that says what is offered.
 
     Args:
         own: what is set beside or instead of the usual.
@@ -59,6 +64,9 @@ def write_configuration(cloud: RealCloud, guests: Guests, directory: Path, own: 
     for name, times in (("small", 1), ("larger", 2)):
         flavor = {"id": name, "name": name, "ram": guests.memory_mib * times, "disk": times, "vcpus": 1}
         assert cloud.call("POST", "/compute/v2.1/flavors", {"flavor": flavor}).status_code == 200
+    if "volume" in own:
+        type_ = {"name": MULTIATTACH, "extra_specs": {"multiattach": "<is> True"}}
+        assert cloud.call("POST", "/volume/v3/types", {"volume_type": type_}).status_code == 200
     if "fixed_network_name" not in own.get("compute", {}):
         _let_projects_have_networks_of_their_own(cloud)
     settings = _usual(cloud, guests, images, _external_network(cloud), EXTERNAL, directory)

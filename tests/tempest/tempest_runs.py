@@ -11,8 +11,11 @@ from pathlib import Path
 
 PAGE = Path(__file__).parent.parent.parent / "docs/reference/tempest.md"
 SELECTION = r"^tempest\.(api\.compute|scenario)\."
+VOLUME_API = "tempest.api.volume"
 
-_ROW = re.compile(r"^\| `(tempest\.[\w.]+)` \| (fake|libvirt|both) \| (skipped|left out) \| (\w+) \|$", re.MULTILINE)
+_ROW = re.compile(
+    r"^\| `(tempest\.[\w.]+)` \| (fake|libvirt|both|volumes) \| (skipped|left out) \| (\w+) \|$", re.MULTILINE
+)
 _CLASS = re.compile(r"^setUpClass \(([\w.]+)\)$")
 
 
@@ -89,7 +92,7 @@ def omitted(name: str) -> dict[str, Omission]:
     """The tests and classes that the page says are not run by the run of this name. That with other settings runs all
     that it is there for."""
     rows = _ROW.findall(PAGE.read_text())
-    here = (name, "both") if name in ("fake", "libvirt") else ()
+    here = (name, "both") if name in ("fake", "libvirt") else (name,)
     return {test: Omission(why, how == "left out") for test, runs, how, why in rows if runs in here}
 
 
