@@ -14,12 +14,16 @@ from kilonova.shapes.blank_disks import BlankDisk, blank_disks
 from kilonova.shapes.host import HostTopology, Layout
 
 
-class TaggedVolume(msgspec.Struct, frozen=True):
-    """A volume that the user named with a tag. device_name: for example `/dev/vdb`."""
+class TaggedDisk(msgspec.Struct, frozen=True):
+    """A disk that the user named with a tag.
 
-    id: str
+    Args:
+        device_name: for example `/dev/vdb`. serial: of a volume, its id; a local disk has none.
+    """
+
     device_name: str
     tag: str
+    serial: str | None = None
 
 
 class GuestMetadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +49,7 @@ class GuestMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """What the guest has told of its password, encrypted by it."""
     files: tuple[InjectedFile, ...] = ()
     vifs: tuple[Vif, ...] = ()
-    volumes: tuple[TaggedVolume, ...] = ()
+    disks: tuple[TaggedDisk, ...] = ()
     root_device_name: str = "/dev/vda"
     boot_roles: str = ""
     """Roles of who asked for the server, with commas between them; nothing that the guest is told."""

@@ -56,6 +56,7 @@ class GuestVolume(msgspec.Struct, frozen=True, kw_only=True):
         write_through: its server keeps what makes sense of writes in memory until it is told to flush, as that of a
             qcow2 does: the guest is told that a write is done only when it was flushed.
         limits: what the type of the volume allows the guest, None for a volume without limits.
+        tag: what the user calls it, and the guest is told.
     """
 
     id: str
@@ -70,6 +71,7 @@ class GuestVolume(msgspec.Struct, frozen=True, kw_only=True):
     discard: bool = False
     write_through: bool = False
     limits: DiskLimits | None = None
+    tag: str | None = None
 
 
 class HeldVolume(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +149,7 @@ def guest_volume(device: BlockDevice) -> GuestVolume:
             discard=bool(data.get("discard", False)),
             write_through=bool(data.get("write_through", data["driver_volume_type"] == "nbd")),
             limits=DiskLimits(**qos) if qos else None,
+            tag=device.tag,
         )
     except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:  # without its values, which may be secret
         raise KilonovaError(

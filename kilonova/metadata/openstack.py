@@ -60,18 +60,19 @@ class ContentFile(msgspec.Struct, frozen=True):
     path: str
 
 
-class TaggedDisk(msgspec.Struct, frozen=True, kw_only=True):
-    """A volume that the user named with a tag; the guest finds it by its serial number."""
+class DiskDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk that the user named with a tag; the guest finds a volume by its serial number, which is left out of other
+    disks."""
 
     type: str = "disk"
     bus: str = "none"
     address: str = "none"
-    serial: str
+    serial: str | msgspec.UnsetType
     path: str
     tags: list[str]
 
 
-class TaggedDevice(msgspec.Struct, frozen=True, kw_only=True):
+class NetworkDevice(msgspec.Struct, frozen=True, kw_only=True):
     """An interface that the user named with a tag; the guest finds it by its MAC address."""
 
     type: str = "nic"
@@ -96,7 +97,7 @@ class MetaData(msgspec.Struct, frozen=True, kw_only=True):
     admin_pass: str | msgspec.UnsetType = msgspec.UNSET
     random_seed: str | msgspec.UnsetType = msgspec.UNSET
     project_id: str | msgspec.UnsetType = msgspec.UNSET
-    devices: list[TaggedDevice | TaggedDisk] | msgspec.UnsetType = msgspec.UNSET
+    devices: list[NetworkDevice | DiskDevice] | msgspec.UnsetType = msgspec.UNSET
     dedicated_cpus: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -130,12 +131,14 @@ def document(metadata: GuestMetadata, version: str, name: str, random: Random, v
 
 def meta_data(metadata: GuestMetadata, version: str, random: Random) -> MetaData:
     """What every reader may see: no password and no injected files, which travel on the config drive."""
-    tagged: list[TaggedDevice | TaggedDisk] = [
-        TaggedDevice(mac=vif.mac, tags=[vif.tag]) for vif in metadata.vifs if vif.tag
-    ]
-    tagged += [TaggedDisk(serial=one.id, path=one.device_name, tags=[one.tag]) for one in metadata.volumes]
-    keys = [Key(name, _key_type(data), data) for name, data in metadata.keys.items()]
     unset = msgspec.UNSET
+    tagged: list[NetworkDevice | DiskDevice] = [
+        NetworkDevice(mac=vif.mac, tags=[vif.tag]) for vif in metadata.vifs if vif.tag
+    ]
+    tagged += [
+        DiskDevice(serial=disk.serial or unset, path=disk.device_name, tags=[disk.tag]) for disk in metadata.disks
+    ]
+    keys = [Key(name, _key_type(data), data) for name, data in metadata.keys.items()]
     return MetaData(
         uuid=metadata.instance_uuid,
         name=metadata.name,

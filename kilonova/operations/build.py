@@ -38,7 +38,7 @@ from kilonova.operations.accelerators import AcceleratorSteps, devices_of
 from kilonova.operations.build_volumes import PREPARING, has_none, making, shared, with_kept_volumes
 from kilonova.operations.connect_volumes import VolumeSteps, attached, volumes_of
 from kilonova.operations.environment import Environment
-from kilonova.operations.guests import guest_of
+from kilonova.operations.guests import guest_of, with_volumes
 from kilonova.operations.network_allocation import ALLOCATION_LIMIT, allocate, allocation_pause
 from kilonova.operations.notices import announce, announce_part
 from kilonova.operations.port_resources import tell_ports
@@ -97,8 +97,9 @@ def _guest(run: Run[BuildServer]) -> Guest:
     guest = guest_of(
         instance, allocated.vifs, layout=allocated.layout, config_drive=request.config_drive,
         admin_password=request.admin_password, files=request.injected_files, devices=devices_of(run),
+        volumes=[device for device in instance.block_devices if device.is_volume],
     )
-    return msgspec.structs.replace(guest, volumes=volumes_of(run))
+    return with_volumes(guest, volumes_of(run))
 
 
 def _ref(run: Run[BuildServer]) -> GuestRef:

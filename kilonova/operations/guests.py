@@ -15,12 +15,13 @@ from kilonova.domain.network import Vif
 from kilonova.domain.states import VmState
 from kilonova.engine.operation import Tx
 from kilonova.engine.run import Run
-from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare, HostDevice, TaggedVolume
-from kilonova.hypervisor.volumes import guest_volume
+from kilonova.hypervisor.guest import Guest, GuestMetadata, GuestShare, HostDevice, TaggedDisk
+from kilonova.hypervisor.volumes import GuestVolume, guest_volume
 from kilonova.operations.accelerators import read_devices
 from kilonova.operations.environment import Environment
 from kilonova.operations.options import OperationOptions
 from kilonova.operations.volumes import refresh_connections
+from kilonova.shapes.disk_names import local_names
 from kilonova.shapes.host import Layout
 from kilonova.shapes.port_devices import is_of_port, with_own_devices
 
@@ -88,6 +89,13 @@ def guest_of(
     )
 
 
+def with_volumes(guest: Guest, volumes: tuple[GuestVolume, ...]) -> Guest:
+    """The guest of a server of whose volumes none was connected when it was described."""
+    tagged = (TaggedDisk(one.device_name, one.tag, one.id) for one in volumes if one.tag is not None)
+    metadata = msgspec.structs.replace(guest.metadata, disks=(*tagged, *guest.metadata.disks))
+    return msgspec.structs.replace(guest, volumes=volumes, metadata=metadata)
+
+
 def metadata_of(
     instance: Instance, vifs: tuple[Vif, ...], volumes: Sequence[BlockDevice], *, admin_password: str = "",
     files: tuple[InjectedFile, ...] = (),
@@ -113,12 +121,19 @@ def metadata_of(
         told_password=instance.system_metadata.get(GUEST_PASSWORD, ""),
         files=files,
         vifs=vifs,
-        volumes=tuple(
-            TaggedVolume(one.volume_id, one.device_name or "", one.tag)
-            for one in volumes if one.volume_id is not None and one.tag is not None and one.connection_info is not None
-        ),
+        disks=_tagged_disks(instance, volumes),
         root_device_name=instance.root_device_name or "/dev/vda",
         boot_roles=instance.system_metadata.get(BOOT_ROLES, ""),
+    )
+
+
+def _tagged_disks(instance: Instance, volumes: Sequence[BlockDevice]) -> tuple[TaggedDisk, ...]:
+    """Volumes that the guest has, and local disks."""
+    local = local_names(volumes, flavor=instance.flavor, image=instance.image, asked=instance.block_devices)
+    return (
+        *(TaggedDisk(one.device_name or "", one.tag, one.volume_id)
+          for one in volumes if one.tag is not None and one.connection_info is not None),
+        *(TaggedDisk(f"/dev/{name}", tag) for name, tag in local.items() if tag is not None),
     )
 
 

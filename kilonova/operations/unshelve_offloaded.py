@@ -40,7 +40,7 @@ from kilonova.hypervisor.guest import Guest, HostDevice
 from kilonova.operations.accelerators import AcceleratorSteps, devices_of
 from kilonova.operations.connect_volumes import VolumeSteps, attached, volumes_of
 from kilonova.operations.environment import Environment
-from kilonova.operations.guests import guest_of, wants_config_drive
+from kilonova.operations.guests import guest_of, wants_config_drive, with_volumes
 from kilonova.operations.notices import announce
 from kilonova.operations.port_resources import needs_of, tell_ports
 from kilonova.operations.records import fail, give_back, settle, take
@@ -194,22 +194,25 @@ def _leave_host(tx: Tx, run: Run[UnshelveOffloaded]) -> None:
 async def _describe(env: Environment, run: Run[UnshelveOffloaded]) -> Anew:
     """The image and the key are for the driver alone: the record is not touched. No key, password or file goes in
     again. Spec: SHV-35, SHV-36, SHV-48, SHV-54, SHV-55."""
-    instance = await env.database.read(lambda conn: instances.get(conn, run.subject))
+    instance, volumes = await env.database.read(
+        lambda conn: (instances.get(conn, run.subject), block_devices.of_server(conn, run.subject))
+    )
     from_image = msgspec.structs.replace(
         instance, image=run.output(FromImage).image, key_data=None, auto_disk_config=False
     )
     layout = await env.placement.layout(run.subject, _host(run))
     config_drive = wants_config_drive(instance, env.options)
-    return Anew(guest_of(from_image, run.output(Connected).vifs, layout=layout, config_drive=config_drive))
+    return Anew(guest_of(
+        from_image, run.output(Connected).vifs, layout=layout, config_drive=config_drive,
+        volumes=volumes,
+    ))
 
 
 def _guest(run: Run[UnshelveOffloaded]) -> Guest:
     """Spec: SHV-40."""
-    guest = run.output(Anew).guest
+    guest = with_volumes(run.output(Anew).guest, volumes_of(run))
     accelerators = map(HostDevice, devices_of(run))
-    return msgspec.structs.replace(
-        guest, host_devices=(*guest.host_devices, *accelerators), volumes=volumes_of(run)
-    )
+    return msgspec.structs.replace(guest, host_devices=(*guest.host_devices, *accelerators))
 
 
 def _ref(run: Run[UnshelveOffloaded]) -> GuestRef:

@@ -29,6 +29,7 @@ class BlankDisk(msgspec.Struct, frozen=True, kw_only=True):
         number: its place among the disks of its kind, from 0. mib: its size.
         format: its file system, or `swap`; None for an ephemeral disk of which nothing was said.
         bus: None for the bus of the guest's disks. boot_index: its place in the order of booting, None for none.
+        tag: what the user calls it.
     """
 
     number: int
@@ -36,6 +37,7 @@ class BlankDisk(msgspec.Struct, frozen=True, kw_only=True):
     format: str | None = None
     bus: Bus | None = None
     boot_index: int | None = None
+    tag: str | None = None
 
     @property
     def is_swap(self) -> bool:
@@ -117,5 +119,6 @@ def _is_blank(device: BlockDevice) -> bool:
 
 def _disk(number: int, device: BlockDevice, mib: int) -> BlankDisk:
     return BlankDisk(
-        number=number, mib=mib, format=device.guest_format, bus=bus_of(device), boot_index=device.boot_index
+        number=number, mib=mib, format=device.guest_format, bus=bus_of(device), boot_index=device.boot_index,
+        tag=device.tag,
     )

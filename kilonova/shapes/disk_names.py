@@ -26,16 +26,18 @@ def target_of(device_name: str, bus: str) -> str | None:
 
 def local_names(
     volumes: Collection[BlockDevice], *, flavor: Flavor, image: Image | None, asked: Collection[BlockDevice]
-) -> set[str]:
-    """The names, without their directory, of the disks of a server that are no volumes: each has the first one that no
-    volume has. Arguments as of `volume_name`."""
+) -> dict[str, str | None]:
+    """The names, without their directory, of the disks of a server that are no volumes, and the tags of those disks:
+    each has the first name that no volume has. Arguments as of `volume_name`."""
     usual = shape_of(flavor, image).devices.disks.bus or _USUAL
     taken = {(volume.device_name or "").removeprefix("/dev/") for volume in volumes}
-    buses = [usual] if image is not None and image.id else []
-    buses += [disk.bus or usual for disk in blank_disks(tuple(asked), flavor.ephemeral_gib, flavor.swap_mib)]
-    found: set[str] = set()
-    for bus in buses:
-        found.add(next_device_name(PREFIXES.get(bus, PREFIXES[_USUAL]), taken | found))
+    root_tag = next((device.tag for device in asked if device.boot_index == 0), None)
+    disks = [(usual, root_tag)] if image is not None and image.id else []
+    blank = blank_disks(tuple(asked), flavor.ephemeral_gib, flavor.swap_mib)
+    disks += [(disk.bus or usual, disk.tag) for disk in blank]
+    found: dict[str, str | None] = {}
+    for bus, tag in disks:
+        found[next_device_name(PREFIXES.get(bus, PREFIXES[_USUAL]), taken | found.keys())] = tag
     return found
 
 
@@ -62,7 +64,7 @@ def volume_name(
         return f"/dev/{wanted}"
     taken = {(other.device_name or "").removeprefix("/dev/") for other in others}
     if device.boot_index != 0:
-        taken |= local_names(others, flavor=flavor, image=image, asked=asked)
+        taken |= local_names(others, flavor=flavor, image=image, asked=asked).keys()
     return "/dev/" + next_device_name(PREFIXES[bus], taken)
 
 

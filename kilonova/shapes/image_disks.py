@@ -77,6 +77,16 @@ def disks_in(properties: Mapping[str, str]) -> list[BlockDevice]:
     return [_device(disk) for disk in disks if not disk.no_device]
 
 
+def root_snapshot(properties: Mapping[str, str]) -> str | None:
+    """The snapshot of a volume of which the first disk is a copy, None if it is something else.
+
+    Raises:
+        InvalidBlockDevice: the property cannot be read.
+    """
+    root = next((disk for disk in disks_in(properties) if disk.boot_index == 0), None)
+    return root.snapshot_id if root is not None and root.source_type == "snapshot" else None
+
+
 def _device(disk: ImageDisk) -> BlockDevice:
     check_place(disk.source_type, disk.destination_type)
     wanted = {"snapshot": disk.snapshot_id, "volume": disk.volume_id, "image": disk.image_id, "blank": ""}

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from volume_cloud import ADMIN, IMAGE, ONE, OTHER_SERVER, SERVER, TWO, USER, VolumeCloud
 
@@ -38,6 +39,7 @@ from kilonova.embedded.volume.states import AttachStatus, SnapshotStatus, Volume
 from kilonova.engine import submit
 from kilonova.engine.operation import Tx
 from kilonova.services.image import NewImage
+from kilonova.shapes.image_disks import ImageDisk, properties_of
 
 S = VolumeStatus
 BROKEN = "The disk is broken."
@@ -91,6 +93,23 @@ async def test_a_volume_is_made_empty_or_of_an_image(cloud: VolumeCloud) -> None
     unsized = await cloud.volumes.create(USER, NewVolume(source_volid=booted.id))
     assert unsized.size == 3
     await cloud.settle()
+
+
+async def test_a_volume_of_the_image_of_a_server_without_disks_is_a_copy_of_its_snapshot(cloud: VolumeCloud) -> None:
+    source = await cloud.make(3, image_id=IMAGE)
+    snapshot = await cloud.volumes.create_snapshot(USER, source)
+    await cloud.settle()
+    data = ImageDisk(source_type="snapshot", destination_type="volume", boot_index=1, snapshot_id=IMAGE)
+    root = msgspec.structs.replace(data, boot_index=0, snapshot_id=snapshot.id)
+    cloud.images.add(b"", properties=properties_of([data, root]))
+    made = await cloud.get(await cloud.make(3, image_id=IMAGE))
+    assert (made.snapshot_id, made.size, made.bootable, made.image_metadata["size"]) == (snapshot.id, 3, True, "5")
+    assert cloud.storages[made.host].volumes[made.id].content == b"guest"
+    cloud.images.add(b"", properties=properties_of([data]) | {"os_distro": "cirros"})
+    assert (await cloud.get(await cloud.make(2, image_id=IMAGE))).snapshot_id is None
+    cloud.images.add(b"", properties=properties_of([root]) | {"block_device_mapping": "[{]"})
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        await cloud.volumes.create(USER, NewVolume(size=3, image_id=IMAGE))
 
 
 @pytest.mark.spec("EMV-02", "EMV-03", "EMV-10")
@@ -615,7 +634,7 @@ async def test_backups_that_fail_say_so(cloud: VolumeCloud) -> None:
 async def test_a_volume_migrates_to_another_pool(cloud: VolumeCloud) -> None:
     id_ = await cloud.make()
     cloud.storages[ONE].volumes[id_].content = b"kept"
-    for host in (ONE, "elsewhere"):
+    for host in (ONE, ONE.partition("#")[0], "machine", "elsewhere"):
         with pytest.raises(InvalidInput):
             await cloud.volumes.moves.migrate(ADMIN, id_, host)
     await cloud.volumes.moves.migrate(ADMIN, id_, TWO, lock=True)

@@ -52,6 +52,21 @@ def looks(cloud: SmallCloud) -> int:
     return cloud.volumes.calls.count(("volume", ROOT))
 
 
+@pytest.mark.spec("BLD-30")
+@in_cloud()
+async def test_a_guest_learns_of_its_local_disks_with_tags(cloud: SmallCloud) -> None:
+    """By the names that they have beside the volumes."""
+    brought = of_user(cloud.volumes.add(), device_name="/dev/vdb", tag="data")
+    local = (
+        BlockDevice(uuid="1", source_type="image", destination_type="local", boot_index=0, tag="boot"),
+        BlockDevice(uuid="2", source_type="blank", destination_type="local", volume_size=1, tag="scratch"),
+    )
+    await cloud.build(block_devices=(brought, *local))
+    assert [(disk.device_name, disk.tag, disk.serial) for disk in cloud.guests_made[-1][2].metadata.disks] == [
+        ("/dev/vdb", "data", brought.volume_id), ("/dev/vda", "boot", None), ("/dev/vdc", "scratch", None),
+    ]
+
+
 @pytest.mark.spec("BDM-03", "BDM-15", "BDM-21", "BDM-33")
 @in_cloud()
 async def test_a_server_boots_from_a_volume_that_is_made_for_it(cloud: SmallCloud) -> None:

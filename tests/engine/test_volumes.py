@@ -470,12 +470,12 @@ async def test_what_a_guest_learns_of_its_volumes_with_tags(cloud: SmallCloud) -
     await cloud.attach(uuid)
     second = await cloud.attach(uuid, tag="logs")
 
-    async def learnt() -> list[tuple[str, str, str]]:
+    async def learnt() -> list[tuple[str | None, str, str]]:
         await cloud.start(uuid)
         await cloud.rest()
         await cloud.stop(uuid)
         await cloud.rest()
-        return [(one.id, one.device_name, one.tag) for one in cloud.guests_made[-1][2].metadata.volumes]
+        return [(one.serial, one.device_name, one.tag) for one in cloud.guests_made[-1][2].metadata.disks]
 
     assert await learnt() == [(first, "/dev/vdb", "data"), (second, "/dev/vdd", "logs")]
     await detach(cloud, uuid, first)

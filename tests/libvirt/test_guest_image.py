@@ -136,10 +136,12 @@ def test_guest_adopts_its_config_drive_and_serves(image: Path, tmp_path: Path) -
         options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"]
         login = ["ssh", "-q", "-i", str(tmp_path / "key"), *options, "-p", str(ssh), "root@127.0.0.1"]
         found = "blkid -t LABEL=config-2 -o device; sudo blkid -L config-2"
-        commands = f"cat /etc/motd /opt/two; {found}; lsblk -lb --nodeps"
+        made = "dd if=/dev/zero of=/tmp/fat bs=1M count=4; mkfs -t vfat /tmp/fat; dd if=/tmp/fat bs=1 skip=82 count=5"
+        commands = f"cat /etc/motd /opt/two; {found}; lsblk -lb --nodeps; ({made}) 2>/dev/null"
         seen = subprocess.run([*login, commands], capture_output=True, text=True, timeout=LIMIT, check=True).stdout
         assert seen.startswith("firstsecond/dev/sr0\n/dev/sr0\n")
-        heading, first, *_ = seen.splitlines()[2:]
+        heading, first, *_, made_there = seen.splitlines()[2:]
+        assert made_there == "FAT32"
         assert first.split() == ["vda", "254:0", "0", "69206016", "0", "disk"]
         assert first.index("disk") == heading.index("TYPE")
 

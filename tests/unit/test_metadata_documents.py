@@ -11,7 +11,7 @@ import pytest
 
 from kilonova.domain.instance import InjectedFile
 from kilonova.domain.network import FixedIp, Route, Subnet, Vif
-from kilonova.hypervisor.guest import GuestMetadata, TaggedVolume
+from kilonova.hypervisor.guest import GuestMetadata, TaggedDisk
 from kilonova.metadata import ec2, openstack
 from kilonova.metadata.document import render
 
@@ -160,7 +160,8 @@ def test_openstack_versions_add_documents() -> None:
 
 def test_meta_data_of_the_newest_version() -> None:
     tagged = metadata(
-        vifs=(vif(tag="front"), vif(mac="fa:16:3e:00:00:02")), volumes=(TaggedVolume("v1", "/dev/vdb", "data"),)
+        vifs=(vif(tag="front"), vif(mac="fa:16:3e:00:00:02")),
+        disks=(TaggedDisk("/dev/vdb", "data", "v1"), TaggedDisk("/dev/vdc", "scratch")),
     )
     body = render(tagged, "/openstack/latest/meta_data.json", random=lambda count: b"r" * count)
     assert body is not None
@@ -178,6 +179,7 @@ def test_meta_data_of_the_newest_version() -> None:
         "devices": [
             {"type": "nic", "bus": "none", "address": "none", "mac": "fa:16:3e:00:00:01", "tags": ["front"]},
             {"type": "disk", "bus": "none", "address": "none", "serial": "v1", "path": "/dev/vdb", "tags": ["data"]},
+            {"type": "disk", "bus": "none", "address": "none", "path": "/dev/vdc", "tags": ["scratch"]},
         ],
         "dedicated_cpus": [],
     }

@@ -93,9 +93,10 @@ async def check_abilities(host: HostEnvironment, guest: Guest) -> None:
 
     Spec: BLD-30 to BLD-32, RBD-20.
     """
-    if guest.trusted_certs or any(vif.tag for vif in guest.vifs):
+    tagged = bool(guest.metadata.disks) or any(vif.tag for vif in guest.vifs)
+    if guest.trusted_certs or tagged:
         able = (await host.driver.inventory()).traits
-        if any(vif.tag for vif in guest.vifs) and DEVICE_TAGGING not in able:
+        if tagged and DEVICE_TAGGING not in able:
             raise InvalidInput(f"Host {host.host} cannot show tags of devices to guests.")
         if guest.trusted_certs and TRUSTED_CERTS not in able:
             raise InvalidInput(f"Host {host.host} cannot check images against trusted certificates.")

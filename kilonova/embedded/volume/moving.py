@@ -28,15 +28,20 @@ class Moving:
         self._work = work
 
     async def migrate(self, caller: RequestContext, volume_id: str, host: str, *, lock: bool = False) -> None:
-        """Begin to migrate a volume to another pool. lock: nobody may use it meanwhile.
+        """Begin to migrate a volume to another pool.
+
+        Args:
+            host: of the pool; the part before `#`, by which services call it, is enough. lock: nobody may use the
+                volume meanwhile.
 
         Raises:
             VolumeNotFound. InvalidInput: there is no such pool. InvalidVolume. Spec: EMV-36.
         """
         volume = await self._database.read(lambda conn: volumes.visible(conn, caller, volume_id))
-        if host not in self._environment.pools:
+        pool = next((pool for pool in self._environment.pools if host in (pool, pool.partition("#")[0])), None)
+        if pool is None:
             raise InvalidInput(f"There is no storage pool {host}.")
-        await self._migrate(caller, volume, MigrateVolume(host=host, lock=lock))
+        await self._migrate(caller, volume, MigrateVolume(host=pool, lock=lock))
 
     async def _migrate(self, caller: RequestContext, volume: Volume, request: MigrateVolume) -> None:
         operation = MIGRATE if volume.status is VolumeStatus.AVAILABLE else MIGRATE_IN_USE

@@ -51,6 +51,7 @@ from kilonova.embedded.volume.states import AttachStatus, BackupStatus, Snapshot
 from kilonova.embedded.volume.work import NotYet, VolumeWork
 from kilonova.engine.runner import POLL
 from kilonova.services.image import ImageService, NewImage
+from kilonova.shapes.image_disks import root_snapshot
 from kilonova.storage.pool import Export, StoragePool
 
 S = VolumeStatus
@@ -117,8 +118,11 @@ class EmbeddedVolumes:
     async def create(self, caller: RequestContext, new: NewVolume) -> Volume:
         """Accept a new volume, which is being made.
 
+        From the image of a server that boots from a volume, which has no data, it is made of the snapshot that the
+        image names.
+
         Raises:
-            InvalidInput: the size, several sources, an image that is not active. VolumeNotFound,
+            InvalidInput: the size, several sources, an image that is not active or not understood. VolumeNotFound,
             VolumeSnapshotNotFound, VolumeTypeNotFound, ImageNotFound, BackupNotFound. VolumeOverQuota.
         Spec: EMV-02, EMV-03, EMV-08 to EMV-10, EMV-45.
         """
@@ -132,10 +136,12 @@ class EmbeddedVolumes:
             if image.status != "active":
                 raise InvalidInput(f"Image {image.id} is not active.")
             least = image.min_disk
+            if (snapshot := root_snapshot(image.properties)) is not None:
+                new = msgspec.structs.replace(new, image_id=None, snapshot_id=snapshot)
         now = self.clock.now()
         volume = await self.database.read(lambda conn: describe(conn, caller, new, now, self.default_type))
         if volume.size < least:
-            raise InvalidInput(f"Image {new.image_id} needs {least} GiB; {volume.size} GiB were asked for.")
+            raise InvalidInput(f"The image needs {least} GiB; {volume.size} GiB were asked for.")
         if volume.encryption_key_id is not None and self.environment.keys is None:
             raise InvalidInput("Encrypted volumes need a key manager, and there is none.")
         request = CreateVolume(volume=volume, image_id=new.image_id, backup_id=new.backup_id, hosts=new.hosts)
