@@ -79,6 +79,11 @@ def runs(process: int) -> bool:
         return False
 
 
+def memory_faults(process: int) -> int:
+    """How often it has got a page of memory from the kernel."""
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[7])
+
+
 def left_in(directory: Path) -> list[str]:
     return [path.name for name in ("volumes", "snapshots") for path in (directory / name).iterdir()]
 
@@ -122,6 +127,16 @@ async def test_guests_go_on_when_the_daemon_is_killed(pool: DirectoryPool, tmp_p
     assert {each.id for each in await pool.exports()} == {each.id for each in exports}
     assert daemon_of(tmp_path / "pool") != killed
     await guest.disconnect()
+
+
+async def test_the_daemon_keeps_the_memory_of_large_requests(pool: DirectoryPool, tmp_path: Path) -> None:
+    """What a request gets from the kernel anew is a fault for each of its 256 pages."""
+    export = await exported_volume(pool)
+    where = f"driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={pool.address.socket}"
+    before, mib = memory_faults(daemon_of(tmp_path / "pool")), 128
+    image = f"{where},file.export={export.id}"
+    await asyncio.to_thread(qemu_img, "bench", "-w", "-c", str(mib), "-d", "16", "-s", "1M", "--image-opts", image)
+    assert memory_faults(daemon_of(tmp_path / "pool")) - before < 128 * mib
 
 
 async def test_a_daemon_that_runs_is_adopted(pool: DirectoryPool, tmp_path: Path) -> None:
