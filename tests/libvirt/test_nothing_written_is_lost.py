@@ -57,7 +57,9 @@ class Writing:
         self._server = server
         self._shell = GuestShell(cloud.directory, server)
         self._size = 1
-        made = cloud.call("POST", VOLUMES, {"volume": {"size": 1}}, headers=VERSION).json()["volume"]["id"]
+        answer = cloud.call("POST", VOLUMES, {"volume": {"size": 1}}, headers=VERSION)
+        assert answer.status_code == 202, answer.text
+        made = answer.json()["volume"]["id"]
         self.volume: str = made
         self._until("available")
         path = f"/compute/v2.1/servers/{server}/os-volume_attachments"

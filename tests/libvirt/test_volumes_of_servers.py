@@ -16,6 +16,7 @@ from kilonova import guestimage
 
 POOLS = '[[volume.pool]]\nname = "one"\n\n[[volume.pool]]\nname = "two"\nformat = "raw"\n'
 VOLUMES = "/volume/v3/volumes"
+SNAPSHOTS = "/volume/v3/snapshots"
 VERSION = {"OpenStack-API-Version": "volume 3.71"}
 EXTEND = {"os-extend": {"new_size": 2}}
 LIMIT = 120.0
@@ -27,12 +28,20 @@ def cloud() -> Iterator[RealCloud]:
         yield made
 
 
-def _server(cloud: RealCloud, image: str) -> tuple[str, GuestShell]:
-    body = {"name": "guest", "imageRef": image, "flavorRef": "1", "networks": "none"}
+def _server(cloud: RealCloud, image: str, **more: Any) -> tuple[str, GuestShell]:
+    body = {"name": "guest", "imageRef": image, "flavorRef": "1", "networks": "none", **more}
     made: str = cloud.call("POST", "/compute/v2.1/servers", {"server": body}, version="2.37").json()["server"]["id"]
     shell = GuestShell(cloud.directory, made)
     wait_for("the guest's agent", shell.answers, LIMIT)
     return made, shell
+
+
+def _files(cloud: RealCloud, volume: str) -> set[Path]:
+    """The files of an encrypted volume, which do not tell what it holds."""
+    name = cloud.get(f"{VOLUMES}/{volume}")["volume"]["os-vol-mig-status-attr:name_id"] or volume
+    found = {path for path in (cloud.directory / "volumes").rglob(f"{name}.*") if path.is_file()}
+    assert found and all(b"known text" not in path.read_bytes() for path in found)
+    return found
 
 
 def _volume(cloud: RealCloud, volume_id: str, status: str, size: int) -> None:
@@ -80,18 +89,31 @@ def test_what_is_on_a_volume_stays_there(cloud: RealCloud, tmp_path: Path) -> No
 
 @pytest.mark.timeout(400)
 def test_a_server_boots_from_a_volume_that_goes_with_it(cloud: RealCloud, tmp_path: Path) -> None:
-    image = cloud.upload(guestimage.build(tmp_path / "guest.qcow2"), hw_qemu_guest_agent="yes")
+    """So does one that boots from a snapshot of that volume, taken while the first guest is held still."""
+    image = cloud.upload(
+        guestimage.build(tmp_path / "guest.qcow2"), hw_qemu_guest_agent="yes", os_require_quiesce="yes"
+    )
     disk = {"uuid": image, "source_type": "image", "destination_type": "volume", "boot_index": 0, "volume_size": 1,
             "delete_on_termination": True}
-    body = {"name": "guest", "flavorRef": "1", "networks": "none", "block_device_mapping_v2": [disk]}
-    made = cloud.call("POST", "/compute/v2.1/servers", {"server": body}, version="2.37").json()["server"]["id"]
-    shell = GuestShell(cloud.directory, made)
-    wait_for("the guest's agent", shell.answers, LIMIT)
+    made, shell = _server(cloud, "", block_device_mapping_v2=[disk])
     [volume] = cloud.get(VOLUMES)["volumes"]
     _volume(cloud, volume["id"], "in-use", 1)
     assert shell.run("cat /sys/block/vda/serial") == volume["id"][:20]
-    assert cloud.call("DELETE", f"/compute/v2.1/servers/{made}").status_code == 204
-    wait_for("the end of the volume", lambda: not cloud.get(VOLUMES)["volumes"], LIMIT)
+    shell.run("echo known >/data/mark")  # in the guest's memory only, if it is not held still
+    action = {"createImage": {"name": "still"}}
+    taken = cloud.call("POST", f"/compute/v2.1/servers/{made}/action", action, version="2.45").json()["image_id"]
+    wait_for("the image", lambda: cloud.get(f"/image/v2/images/{taken}")["status"] == "active", LIMIT)
+    [snapshot] = cloud.get(SNAPSHOTS)["snapshots"]
+    shown = f"{SNAPSHOTS}/{snapshot['id']}"
+    wait_for("the snapshot", lambda: cloud.get(shown)["snapshot"]["status"] == "available", LIMIT)
+    again, other = _server(cloud, taken)
+    assert other.run("cat /data/mark") == "known\n"
+    for server in (made, again):
+        assert cloud.call("DELETE", f"/compute/v2.1/servers/{server}").status_code == 204
+    wait_for("the end of the servers", lambda: not cloud.servers(), LIMIT)
+    assert cloud.call("DELETE", shown).status_code == 202
+    wait_for("the end of the snapshot", lambda: not cloud.get(SNAPSHOTS)["snapshots"], LIMIT)
+    wait_for("the end of the volumes", lambda: not cloud.get(VOLUMES)["volumes"], LIMIT)
     wait_for("a clean audit", lambda: not cloud.differences(), 30)
 
 
@@ -114,8 +136,19 @@ def test_an_encrypted_volume_is_open_in_the_guest_alone(cloud: RealCloud, tmp_pa
     cloud.openstack("server", "reboot", "--hard", "--wait", server)
     wait_for("the guest's agent", shell.answers, LIMIT)
     assert shell.run("head -c 11 /dev/vdb") == "known text\n"
-    files = [path for path in (cloud.directory / "volumes").rglob(f"{volume}.*") if path.is_file()]
-    assert files and all(b"known text" not in path.read_bytes() for path in files)
+    before = _files(cloud, volume)
+    host, _, pool = cloud.get(f"{VOLUMES}/{volume}")["volume"]["os-vol-host-attr:host"].rpartition("#")
+    other = next(name for name in ("one", "two") if name != pool)
+    there = f"{host.removesuffix(pool)}{other}#{other}"
+    move = {"os-migrate_volume": {"host": there, "force_host_copy": False, "lock_volume": False}}
+    assert cloud.call("POST", f"{VOLUMES}/{volume}/action", move, headers=VERSION).status_code == 202
+    wait_for(
+        "the move", lambda: cloud.get(f"{VOLUMES}/{volume}")["volume"]["os-vol-host-attr:host"] == there, LIMIT
+    )
+    _volume(cloud, volume, "in-use", 1)
+    assert shell.run("echo 3 >/proc/sys/vm/drop_caches && head -c 11 /dev/vdb") == "known text\n"
+    after = _files(cloud, volume)
+    assert not before & after
     cloud.openstack("server", "delete", "--wait", server)
     assert cloud.call("DELETE", f"{VOLUMES}/{volume}").status_code == 202
     wait_for("a clean audit", lambda: not cloud.differences(), 60)
