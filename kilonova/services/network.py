@@ -165,7 +165,7 @@ class NetworkService(SecurityGroups, Protocol):
         ...
 
     async def vifs(self, instance_uuid: str) -> tuple[Vif, ...]:
-        """What the guest gets: its interfaces in order of creation, with addresses, routes and tap names."""
+        """What the guest gets: its interfaces, in the order in which it got them, with addresses, routes, tap names."""
         ...
 
     async def release(self, instance_uuid: str, keep_ports: tuple[str, ...] = (), host: str | None = None) -> None:

@@ -162,6 +162,19 @@ async def test_a_port_describes_what_the_guest_gets(network: EmbeddedNetwork) ->
     assert await network.instance_at(net, "10.9.8.1") is None
 
 
+async def test_interfaces_are_in_the_order_in_which_the_server_got_them(network: EmbeddedNetwork) -> None:
+    """Not in that in which the ports were made: requests mix ports that there are and networks."""
+    net = await network.bootstrap(OWNER)
+    brought = await network.create_port(wanted(net, "brought", instance_uuid=SECOND))
+    await network.unbind_port(brought, SECOND)
+    first = await network.create_port(wanted(net, "first"))
+    await network.bind_port(brought, INSTANCE, "host")
+    last = await network.create_port(wanted(net, "last"))
+    assert [vif.id for vif in await network.vifs(INSTANCE)] == [first, brought, last]
+    await network.bind_port(brought, INSTANCE, "elsewhere")
+    assert [port.id for port in await network.ports_of(INSTANCE)] == [first, brought, last]
+
+
 async def test_a_bound_port_becomes_active_and_is_announced(network: EmbeddedNetwork, listener: Listener) -> None:
     net = await network.bootstrap(OWNER)
     await network.create_port(wanted(net))

@@ -14,7 +14,8 @@ from kilonova.embedded.network import schema
 _ports, _addresses, _groups = schema.ports, schema.addresses, schema.port_groups
 _BY_ID = Prepared(sa.select(_ports).where(_ports.c.id == sa.bindparam("id")))
 _BY_DEVICE = Prepared(
-    sa.select(_ports).where(_ports.c.device_id == sa.bindparam("device")).order_by(_ports.c.created_at, _ports.c.id)
+    sa.select(_ports).where(_ports.c.device_id == sa.bindparam("device"))
+    .order_by(sa.func.coalesce(_ports.c.device_since, _ports.c.created_at), _ports.c.id)
 )
 _ADDRESSES = Prepared(
     sa.select(_addresses.c.subnet_id, _addresses.c.address)
@@ -53,7 +54,7 @@ def find_port(conn: sa.Connection, id_: str) -> schema.Port | None:
 
 
 def ports_of_device(conn: sa.Connection, device_id: str) -> list[schema.Port]:
-    """The ports of a server (or another device), oldest first."""
+    """The ports of a server (or another device), in the order in which it got them."""
     return [_complete(conn, row) for row in _BY_DEVICE.all(conn, device=device_id)]
 
 

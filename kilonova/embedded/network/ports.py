@@ -98,7 +98,7 @@ def create_port(conn: sa.Connection, caller: RequestContext, body: PortBody, now
         admin_state_up=values.get("admin_state_up", True),
         mac=mac, device_id=values.get("device_id", ""), device_owner=values.get("device_owner", ""), status=DOWN,
         secured=secured, pairs=_checked_pairs(pairs), dhcp_options=tuple(values.get("extra_dhcp_opts") or ()),
-        dns_name=_checked_dns_name(values.get("dns_name")), owned=owned, device_tag=device_tag,
+        dns_name=_checked_dns_name(values.get("dns_name")), owned=owned, device_tag=device_tag, device_since=None,
         **binding(values.get("host_id"), values.get("profile"), values.get("vnic_type", "normal"), serves),
         **schema.stamp(now),
     )
@@ -120,6 +120,8 @@ def update_port(conn: sa.Connection, caller: RequestContext, id_: str, body: Por
     if before.device_id and device not in ("", before.device_id) and not privileged:
         raise PortInUse(id_, before.device_id)
     changes: dict[str, Any] = {name: values[name] for name in _SAME_NAME if name in values}
+    if device != before.device_id:
+        changes["device_since"] = now
     if "dns_name" in values:
         changes["dns_name"] = _checked_dns_name(values["dns_name"])
     if "extra_dhcp_opts" in values:
@@ -175,6 +177,8 @@ def claim(conn: sa.Connection, id_: str, instance_uuid: str, host: str, owner: s
     values: dict[str, Any] = {"device_id": instance_uuid, "device_owner": owner, "device_tag": device_tag}
     if same_place and all(getattr(before, name) == value for name, value in values.items()):
         return before, before
+    if before.device_id != instance_uuid:
+        values["device_since"] = now
     if not same_place:
         values |= binding(host, before.profile, before.vnic_type, serves) | {"status": DOWN}
     done = conn.execute(

@@ -133,9 +133,11 @@ ports = sa.Table(
     sa.Column("dns_name", sa.String(255), nullable=False),
     sa.Column("owned", sa.Boolean, nullable=False),
     sa.Column("device_tag", sa.String(60)),
+    sa.Column("device_since", Timestamp),
     *stamped_columns(),
     sa.UniqueConstraint("network_id", "mac"),
 )
+"""device_since: when the device got the port, if that was later than the port was made."""
 
 addresses = sa.Table(
     "addresses", metadata,
@@ -319,6 +321,7 @@ class Port(Stamped, frozen=True, kw_only=True):
     dns_name: str
     owned: bool
     device_tag: str | None
+    device_since: float | None = None
     addresses: tuple[Address, ...] = ()
     group_ids: Strings = ()
 

@@ -126,6 +126,7 @@ def upgrade() -> None:
         sa.Column("dns_name", sa.String(length=255), nullable=False),
         sa.Column("owned", sa.Boolean(), nullable=False),
         sa.Column("device_tag", sa.String(length=60), nullable=True),
+        sa.Column("device_since", sa.Double(), nullable=True),
         sa.Column("description", sa.Text(), nullable=False),
         sa.Column("tags", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
