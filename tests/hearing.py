@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from kilonova.domain.notification import Notification
-from kilonova.domain.operation import OperationRecord, OperationState
+from kilonova.domain.operation import EntryState, OperationRecord, OperationState
 from kilonova.operations.catalogue import CELL_OPERATIONS
 from kilonova.operations.notices import InstanceAction
 
@@ -14,6 +14,9 @@ ACTIONS = {o.name: {n.action for n in o.notices if isinstance(n, InstanceAction)
            for o in CELL_OPERATIONS}
 WHOLE = {f"instance.{action}.{phase}" for of in ACTIONS.values() for action in of
          for phase in ("start", "end", "error")}
+PARTS = {(o.name, n.action): n.during.first for o in CELL_OPERATIONS for n in o.notices
+         if isinstance(n, InstanceAction) and n.during is not None and f"instance.{n.action}.start" in WHOLE}
+"""Steps that are told as another operation is, by operation and action."""
 
 
 def once(messages: Iterable[Notification]) -> list[Notification]:
@@ -36,6 +39,12 @@ def unheard(told: Mapping[str, Sequence[Notification]], operations: Sequence[Ope
         for action in ACTIONS.get(o.kind, ())
         for phase in ("start", "end" if o.state is OperationState.SUCCEEDED else "error")
     )
+    expected += Counter(
+        (o.subject, f"instance.{action}.{phase}")
+        for o in operations for (kind, action), step in PARTS.items() if kind == o.kind
+        for entry in o.entries if (entry.step, entry.undo) == (step, False)
+        for phase in ("start", "end" if entry.state is EntryState.DONE else "error")
+    )
     deleted = {o.subject for o in operations if o.kind == "delete"}
     found: list[str] = []
     for sink, messages in told.items():
@@ -57,15 +66,17 @@ def _by_api(message: Notification) -> bool:
 
 
 def _unpaired(sink: str, heard: Iterable[Notification]) -> Iterable[str]:
-    """Each start is followed by its own end or error."""
-    began: dict[str, str] = {}
+    """Each start is followed by its own end or error, with nothing but a part of it in between."""
+    parts = {f"instance.{action}" for _, action in PARTS}
+    began: dict[str, list[str]] = defaultdict(list)
     for message in heard:
+        open_ = began[message.subject]
         action, _, phase = message.event_type.rpartition(".")
         if phase == "start":
-            if (other := began.get(message.subject)) is not None:
-                yield f"{sink}: {message.event_type} of {message.subject} within {other}"
-            began[message.subject] = action
-        elif began.pop(message.subject, None) != action:
+            if open_ and action not in parts:
+                yield f"{sink}: {message.event_type} of {message.subject} within {open_[-1]}"
+            open_.append(action)
+        elif not open_ or open_.pop() != action:
             yield f"{sink}: {message.event_type} of {message.subject} without its start"
 
 

@@ -27,7 +27,7 @@ from kilonova.shapes.accelerators import profile_of, with_groups
 from kilonova.shapes.host import Layout
 from kilonova.shapes.pci import with_devices
 from kilonova.shapes.port_devices import by_port
-from kilonova.shapes.resources import port_of_group, resources_of
+from kilonova.shapes.resources import is_volume_backed, port_of_group, resources_of
 from kilonova.shapes.shape import shape_of
 
 ACTIVE = (OperationState.RUNNING, OperationState.UNDOING, OperationState.QUEUED, OperationState.HELD)
@@ -260,10 +260,11 @@ def wrong_accelerators(arqs: Arqs, servers: Iterable[Instance], guests: Guests) 
             yield f"server {server.uuid} has {len(own)} accelerators, its guest {guest.host_devices}"
 
 
-def held_for(flavor: Flavor) -> dict[str, int]:
+def held_for(flavor: Flavor, *, volume_backed: bool = False) -> dict[str, int]:
     """What a server of a flavor holds of its host."""
     profile = profile_of(flavor)
-    return resources_of(flavor if profile is None else with_groups(flavor, PROFILES[profile]))
+    asked = flavor if profile is None else with_groups(flavor, PROFILES[profile])
+    return resources_of(asked, volume_backed=volume_backed)
 
 
 def wrong_places(placed: list[PlacedOn], servers: Iterable[Instance], guests: Guests) -> Iterator[str]:
@@ -364,7 +365,8 @@ def _server(cloud: Cloud, server: Instance) -> Iterator[str]:
 
 def _resources(cloud: Cloud, server: Instance) -> dict[str, int]:
     held = [device for one in cloud.layouts if one.consumer == server.uuid for device in one.layout.devices]
-    return with_devices(held_for(server.flavor), held)
+    asked = held_for(server.flavor, volume_backed=is_volume_backed(server.block_devices))
+    return with_devices(asked, held)
 
 
 def _is_foreign(guest: FakeGuest, server: Instance) -> bool:

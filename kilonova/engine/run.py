@@ -8,7 +8,7 @@ import msgspec
 
 from kilonova.domain.operation import Entry, EntryState, OperationRecord
 
-Request = TypeVar("Request", bound=msgspec.Struct)
+Request = TypeVar("Request", bound=msgspec.Struct, covariant=True)
 Output = TypeVar("Output", bound=msgspec.Struct)
 
 

@@ -26,6 +26,7 @@ from kilonova.operations.place import BURY, PLACE
 from kilonova.operations.precache_images import PRECACHE_IMAGES
 from kilonova.operations.reboot import HARD_REBOOT_SERVER, SOFT_REBOOT_SERVER
 from kilonova.operations.rebuild import REBUILD
+from kilonova.operations.rebuild_root_volume import REBUILD_ROOT_VOLUME
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER
 from kilonova.operations.rescue import RESCUE
 from kilonova.operations.resize import RESIZE
@@ -52,7 +53,7 @@ CELL_OPERATIONS = Definitions(
     ATTACH_INTERFACE, DETACH_INTERFACE, ADD_FIXED_IP, REMOVE_FIXED_IP, BIND_PORTS,
     ATTACH_SHARE, DETACH_SHARE, ATTACH_VOLUME, DETACH_VOLUME, EXTEND_VOLUME, SWAP_VOLUME,
     SOFT_DELETE, RESTORE,
-    REBUILD, RESCUE, UNRESCUE,
+    REBUILD, REBUILD_ROOT_VOLUME, RESCUE, UNRESCUE,
     SNAPSHOT, SNAPSHOT_VOLUMES, BACKUP,
     RESIZE, CONFIRM_RESIZE, REVERT_RESIZE,
     PRECACHE_IMAGES, POWER_OFF_DELETED, REAP_DELETED, CLEAN_MIGRATION,

@@ -117,7 +117,7 @@ class VolumeSteps:
         for device in await env.database.read(lambda conn: _volumes(conn, run.subject)):
             with told_as_block_devices():
                 info = connector | {"mountpoint": device.device_name}
-                made = await _connect(env, run.subject, device, info)
+                made = await connect(env, run.subject, device, info)
                 await env.database.read(lambda conn: instances.get(conn, run.subject))
                 kept = await keep_connection(env, device.uuid, made, state=AttachState.ATTACHING)
                 connected.append(guest_volume(kept))
@@ -139,7 +139,7 @@ class VolumeSteps:
         except InstanceNotFound:
             return
         if instance.host in (None, self._host(run)):
-            await each(devices, lambda device: _disconnect(env, run.subject, device))
+            await each(devices, lambda device: _reserve_again(env, run.subject, device))
 
     def _left(self, tx: Tx, run: AnyRun) -> None:
         if self._stays(run):
@@ -168,8 +168,8 @@ def _volumes(conn: sa.Connection, server: str) -> list[BlockDevice]:
     return [device for device in block_devices.of_server(conn, server) if device.volume_id is not None]
 
 
-async def _connect(env: Environment, server: str, device: BlockDevice, connector: dict[str, Any]) -> Attachment:
-    """What is connected already may be so to the host before this one."""
+async def connect(env: Environment, server: str, device: BlockDevice, connector: dict[str, Any]) -> Attachment:
+    """Connect a volume to a host. What is connected already may be so to the host before this one."""
     if device.connection_info is not None:
         device = await reserve_again(env, server, device)
     assert device.volume_id is not None
@@ -178,22 +178,18 @@ async def _connect(env: Environment, server: str, device: BlockDevice, connector
     return await env.volumes.update_attachment(device.attachment_id, connector)
 
 
-async def _disconnect(env: Environment, server: str, device: BlockDevice) -> None:
-    if device.connection_info is None and device.attachment_id is not None:
-        with contextlib.suppress(VolumeAttachmentNotFound):
-            if (await env.volumes.attachment(device.attachment_id)).status == RESERVED:
-                return
+async def _reserve_again(env: Environment, server: str, device: BlockDevice) -> None:
     await reserve_again(env, server, device)
 
 
 async def reserve_again(env: Environment, server: str, device: BlockDevice) -> BlockDevice:
-    """Give a server a reservation of a volume in place of whatever attachment it has. A volume that cannot be reserved
-    has none then. Spec: BDM-28, BLD-72."""
+    """Give a server a reservation of a volume in place of whatever attachment it has, and leave no other; one that it
+    has already stays. A volume that cannot be reserved has none then. Spec: BDM-28, BLD-72, RBD-38, RBD-39."""
     assert device.volume_id is not None
     known = (device.attachment_id,) if device.attachment_id is not None else ()
-    kept: str | None = None
+    kept = device.attachment_id if await _is_reserved(env, device) else None
     try:
-        kept = (await env.volumes.create_attachment(device.volume_id, server, known)).id
+        kept = kept or (await env.volumes.create_attachment(device.volume_id, server, known)).id
     except (VolumeNotFound, InvalidVolume) as error:
         log.warning("volume not reserved again", instance=server, volume=device.volume_id, error=error.message)
     changes = {"attachment_id": kept, "connection_info": None, "state": AttachState.RESERVED}
@@ -203,3 +199,12 @@ async def reserve_again(env: Environment, server: str, device: BlockDevice) -> B
     )
     await env.volumes.discard_attachments(device.volume_id, server, (kept,) if kept is not None else ())
     return msgspec.structs.replace(device, **changes)
+
+
+async def _is_reserved(env: Environment, device: BlockDevice) -> bool:
+    if device.connection_info is not None or device.attachment_id is None:
+        return False
+    try:
+        return (await env.volumes.attachment(device.attachment_id)).status == RESERVED
+    except VolumeAttachmentNotFound:
+        return False

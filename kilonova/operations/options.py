@@ -41,6 +41,8 @@ class OperationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Further looks at a volume that is made for a new server, until it is available. Spec: BDM-01."""
     block_device_allocate_retries_interval: float = 3.0
     """Seconds between them. Spec: BDM-02."""
+    reimage_timeout_per_gb: float = 20.0
+    """How long a rebuild waits for each GiB of a root volume into which an image is written. Spec: EMV-39."""
     default_access_ip_network_name: str = ""
     """Network that gives the access addresses of a server. Spec: BLD-89."""
     non_inheritable_image_properties: tuple[str, ...] = ("cache_in_nova", "bittorrent")

@@ -51,6 +51,8 @@ T, V = TaskState, VmState
 REBUILDABLE = (V.ACTIVE, V.STOPPED, V.ERROR)
 """vm_states in which a server may be rebuilt."""
 OWNED = (T.REBUILDING, T.REBUILD_BLOCK_DEVICE_MAPPING, T.REBUILD_SPAWNING)
+IMAGE_WRITTEN = "wait for image"
+"""The step after which the root volume of a server holds the new image."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +109,7 @@ class Anew(msgspec.Struct, frozen=True, kw_only=True):
     interval: float
 
 
-def _begin(tx: Tx, run: Run[RebuildServer]) -> None:
+def begin(tx: Tx, run: Run[RebuildServer]) -> None:
     """The record names at once what the guest will be. Spec: RBD-02, API-126."""
     request = run.request
     instance = take(
@@ -119,11 +121,18 @@ def _begin(tx: Tx, run: Run[RebuildServer]) -> None:
 
 
 async def _describe(env: Environment, run: Run[RebuildServer]) -> Anew:
+    return await describe_anew(env, run)
+
+
+async def describe_anew(env: Environment, run: Run[RebuildServer], *, but: str = "") -> Anew:
     """The host must be able to run another image, too. The interfaces are those stored: no port is touched.
+
+    Args:
+        but: the uuid of a block device that need not be connected now.
 
     Spec: RBD-03, RBD-08, RBD-23, RBD-47, RBD-56.
     """
-    await refresh_connections(env, run.subject)
+    await refresh_connections(env, run.subject, but=but)
     instance, volumes = await env.database.read(
         lambda conn: (instances.get(conn, run.subject), block_devices.of_server(conn, run.subject))
     )
@@ -142,49 +151,50 @@ async def _describe(env: Environment, run: Run[RebuildServer]) -> Anew:
     )
 
 
-async def _restore_image(env: Environment, run: Run[RebuildServer]) -> None:
-    before = run.request.before
-    if before.image is not None and not _is_new(run):
-        await env.placement.note_image(run.subject, before.image, before.trusted_certs or ())
+async def restore_image(env: Environment, run: Run[RebuildServer]) -> None:
+    """Placement knows of the image that the server has in the end."""
+    kept = run.request.after if _is_new(run) else run.request.before
+    if kept.image is not None:
+        await env.placement.note_image(run.subject, kept.image, kept.trusted_certs or ())
 
 
-def _host(run: Run[RebuildServer]) -> str:
+def host_of(run: Run[RebuildServer]) -> str:
     return run.output(Anew).host
 
 
-def _guest(run: Run[RebuildServer]) -> Guest:
+def guest_anew(run: Run[RebuildServer]) -> Guest:
     """With the secrets of its first boot, which no result of a step may hold. Spec: RBD-26."""
     guest, request = run.output(Anew).guest, run.request
     metadata = msgspec.structs.replace(guest.metadata, admin_password=request.admin_password, files=request.files)
     return msgspec.structs.replace(guest, metadata=metadata)
 
 
-def _ref(run: Run[RebuildServer]) -> GuestRef:
+def guest_ref(run: Run[RebuildServer]) -> GuestRef:
     return GuestRef(uuid=run.subject, devnames=tuple(vif.devname for vif in run.output(Anew).guest.vifs))
 
 
-def _power_off(run: Run[RebuildServer]) -> PowerOffArgs:
+def power_off_args(run: Run[RebuildServer]) -> PowerOffArgs:
     anew = run.output(Anew)
     return PowerOffArgs(uuid=run.subject, grace=anew.grace, interval=anew.interval)
 
 
-def _mapping(tx: Tx, run: Run[RebuildServer]) -> None:
+def mapping(tx: Tx, run: Run[RebuildServer]) -> None:
     """Spec: RBD-46, RBD-48."""
     settle(tx, run, owned=(T.REBUILDING,), task_state=T.REBUILD_BLOCK_DEVICE_MAPPING, power_state=PowerState.NOSTATE)
 
 
-def _spawning(tx: Tx, run: Run[RebuildServer]) -> None:
+def spawning(tx: Tx, run: Run[RebuildServer]) -> None:
     settle(tx, run, owned=(T.REBUILD_BLOCK_DEVICE_MAPPING,), task_state=T.REBUILD_SPAWNING,
            root_device_name=run.output(DisksMade).root_device_name)
 
 
 def _is_new(run: Run[RebuildServer]) -> bool:
     """Whether the old disks are gone, so that there is no way back."""
-    dropped = run.entry("drop old disks")
-    return dropped is not None and dropped.state in (EntryState.DONE, EntryState.OWED)
+    ended = [run.entry(step) for step in (IMAGE_WRITTEN, "drop old disks")]
+    return any(entry is not None and entry.state in (EntryState.DONE, EntryState.OWED) for entry in ended)
 
 
-def _rebuilt(tx: Tx, run: Run[RebuildServer]) -> None:
+def rebuilt(tx: Tx, run: Run[RebuildServer]) -> None:
     """Spec: RBD-30 to RBD-32."""
     anew = run.output(Anew)
     settle(tx, run, owned=(T.REBUILD_SPAWNING,), vm_state=V.ACTIVE, task_state=None, progress=0, launched_at=tx.now,
@@ -196,7 +206,7 @@ def _rebuilt(tx: Tx, run: Run[RebuildServer]) -> None:
         )
 
 
-def _failed(tx: Tx, run: Run[RebuildServer], failure: Failure) -> None:
+def failed(tx: Tx, run: Run[RebuildServer], failure: Failure) -> None:
     """A guest that was not touched leaves the server as it was. Spec: RBD-54, RBD-56, RBD-57."""
     changes: dict[str, Any] = {} if _is_new(run) else run.request.before.fields()
     if run.entry("power off") is not None:
@@ -209,7 +219,7 @@ def _failed(tx: Tx, run: Run[RebuildServer], failure: Failure) -> None:
     fail(tx, run, failure, owned=OWNED, **changes)
 
 
-def _without_secrets(request: RebuildServer) -> RebuildServer:
+def without_secrets(request: RebuildServer) -> RebuildServer:
     before = msgspec.structs.replace(request.before, user_data=None)
     after = msgspec.structs.replace(request.after, user_data=None)
     return msgspec.structs.replace(request, before=before, after=after, admin_password="", files=())
@@ -220,34 +230,36 @@ def _original(run: Run[RebuildServer], instance: Instance) -> Instance:
     return msgspec.structs.replace(instance, **run.request.before.fields())
 
 
+NOTICES = announce(
+    "rebuild", payload="InstanceActionRebuildPayload", version="1.9", exists=Phase.START, was=_original,
+    fields=lambda run, _instance: {"trusted_image_certificates": run.request.after.trusted_certs},
+    usage=lambda run, _instance: {"image_name": run.request.after.image.name if run.request.after.image else ""},
+)
+
 REBUILD = Operation(
     name="rebuild",
     action="rebuild",
     event="compute_rebuild_instance",
-    notices=announce(
-        "rebuild", payload="InstanceActionRebuildPayload", version="1.9", exists=Phase.START, was=_original,
-        fields=lambda run, _instance: {"trusted_image_certificates": run.request.after.trusted_certs},
-        usage=lambda run, _instance: {"image_name": run.request.after.image.name if run.request.after.image else ""},
-    ),
+    notices=NOTICES,
     request=RebuildServer,
-    begins=_begin,
+    begins=begin,
     steps=(
-        Here("describe guest", _describe, undo=_restore_image, undo_owed=True),
-        OnHost("prepare disks", _host, PREPARE_DISKS,
-               lambda run: PrepareArgs(guest=_guest(run), keep_ephemeral=run.request.keep_ephemeral),
-               undo=RESTORE_DISKS, undo_args=_ref, timeout=1800, undo_owed=True),
-        OnHost("power off", _host, POWER_OFF, _power_off,
+        Here("describe guest", _describe, undo=restore_image, undo_owed=True),
+        OnHost("prepare disks", host_of, PREPARE_DISKS,
+               lambda run: PrepareArgs(guest=guest_anew(run), keep_ephemeral=run.request.keep_ephemeral),
+               undo=RESTORE_DISKS, undo_args=guest_ref, timeout=1800, undo_owed=True),
+        OnHost("power off", host_of, POWER_OFF, power_off_args,
                undo=NoUndo("a guest that went off stays off; the server is in ERROR then"), timeout=900),
-        OnHost("forget guest", _host, DESTROY, _ref,
-               undo=NoUndo("a hard reboot defines it again"), recorded=_mapping),
-        OnHost("replace disks", _host, REPLACE_DISKS, lambda run: GuestArgs(_guest(run)),
-               undo=NoUndo("the undo of `prepare disks` brings the old ones back"), recorded=_spawning, timeout=1800),
-        OnHost("start guest", _host, SPAWN, lambda run: SpawnArgs(_guest(run), paused=False),
-               undo=DESTROY, undo_args=_ref, timeout=600, undo_owed=True),
-        OnHost("drop old disks", _host, DROP_OLD_DISKS, _ref,
+        OnHost("forget guest", host_of, DESTROY, guest_ref,
+               undo=NoUndo("a hard reboot defines it again"), recorded=mapping),
+        OnHost("replace disks", host_of, REPLACE_DISKS, lambda run: GuestArgs(guest_anew(run)),
+               undo=NoUndo("the undo of `prepare disks` brings the old ones back"), recorded=spawning, timeout=1800),
+        OnHost("start guest", host_of, SPAWN, lambda run: SpawnArgs(guest_anew(run), paused=False),
+               undo=DESTROY, undo_args=guest_ref, timeout=600, undo_owed=True),
+        OnHost("drop old disks", host_of, DROP_OLD_DISKS, guest_ref,
                undo=NoUndo("they are gone for good"), owed=True),
     ),
-    ends=_rebuilt,
-    fails=_failed,
-    scrub=_without_secrets,
+    ends=rebuilt,
+    fails=failed,
+    scrub=without_secrets,
 )

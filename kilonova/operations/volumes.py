@@ -40,22 +40,25 @@ def named(tx: Tx, instance: Instance, device: BlockDevice) -> BlockDevice:
     return msgspec.structs.replace(device, device_name=name)
 
 
-async def refresh_connections(env: Environment, server: str) -> None:
+async def refresh_connections(env: Environment, server: str, *, but: str = "") -> None:
     """Before the guest of a server on a host is started: ask how its volumes are reached now, and keep that. The
     attachments are read, never updated, so that the volumes stay as they are. A server without volumes costs no call.
+
+    Args:
+        but: the uuid of a block device that is passed over.
 
     Raises:
         KilonovaError: a volume of the server is not connected, and no guest is started without one of its disks.
         Spec: VOL-11, BDM-37 to BDM-39, BDM-41.
     """
     for device in await env.database.read(lambda conn: block_devices.of_server(conn, server)):
-        if device.state is AttachState.ATTACHING:
+        if device.state is AttachState.ATTACHING or device.uuid == but:
             continue
         attachment = await _attachment(env, device)
         if attachment is None or attachment.connection_info is None:
             raise KilonovaError(
                 f"Volume {device.volume_id} of server {server} is not connected to its host.",
-                hint="detach the volume, and attach it again",
+                hint="rebuild the server" if device.boot_index == 0 else "detach the volume, and attach it again",
             )
         await keep_connection(env, device.uuid, attachment)
 

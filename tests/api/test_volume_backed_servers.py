@@ -11,15 +11,19 @@ from known_volumes import KnownVolumes
 
 from kilonova.db import block_devices
 from kilonova.domain.block_device import BlockDevice
+from kilonova.domain.flavor import Flavor
 from kilonova.domain.image import Image
 from kilonova.domain.instance import Instance
 from kilonova.services.volumes import Volume
+from kilonova.shapes.image_disks import ImageDisk, properties_of
 
 VOLUME = "00000000-0000-0000-0000-000000000001"
 ROOT = BlockDevice(
     uuid="10000000-0000-0000-0000-000000000001", source_type="volume", destination_type="volume", boot_index=0,
     volume_id=VOLUME, device_name="/dev/vda",
 )
+
+SNAPSHOT = ImageDisk(source_type="snapshot", destination_type="volume", boot_index=0, snapshot_id=VOLUME)
 
 
 def volume(volumes: KnownVolumes, **fields: Any) -> None:
@@ -82,3 +86,41 @@ async def test_a_server_on_a_volume_is_rebuilt_from_its_own_image_alone(
     assert answer.status_code == 202, answer.text
     request = cloud.compute.asked[-1][2]
     assert (request.after.image, request.after.image_ref) == (server.image, "")
+
+
+@pytest.mark.spec("API-126", "API-593", "EMV-39")
+async def test_since_293_any_image_that_fits_is_written_into_the_root_volume(
+    volume_cloud: ComputeCloud, volumes: KnownVolumes
+) -> None:
+    cloud = volume_cloud
+    volume(volumes)
+    server = await on_volume(cloud)
+    large, disks = cloud.images.add(min_disk=2), cloud.images.add(properties=properties_of([SNAPSHOT]))
+    for image, why in ((large.id, "too small"), (disks.id, "consists of disks")):
+        answer = await act(cloud, server, 93, rebuild={"imageRef": image})
+        assert (answer.status_code, why in answer.text) == (400, True)
+    answer = await act(cloud, server, 93, rebuild={"imageRef": CIRROS, "trusted_image_certificates": ["one"]})
+    assert (answer.status_code, "certificates" in answer.text) == (400, True)
+    assert cloud.compute.asked == []
+    other = cloud.images.add(properties={"hw_disk_bus": "scsi"})
+    for image_id in (other.id, CIRROS):
+        answer = await act(cloud, server, 93, rebuild={"imageRef": image_id, "name": "new"})
+        assert answer.status_code == 202, answer.text
+    (kind, _, request), (_, _, again) = cloud.compute.asked
+    assert (kind, request.image_id, again.image_id) == ("rebuild-root-volume", other.id, CIRROS)
+    after = request.after
+    assert (after.image.id, after.image_ref, after.image.properties) == ("", "", {"hw_disk_bus": "scsi"})
+    assert after.system_metadata["image_hw_disk_bus"] == "scsi"
+    assert request.changes == {"display_name": "new"}
+    assert request.before.image == server.image
+
+
+async def test_a_server_on_a_volume_needs_no_disk_of_its_flavor_to_be_rebuilt(
+    volume_cloud: ComputeCloud, volumes: KnownVolumes
+) -> None:
+    cloud = volume_cloud
+    volume(volumes)
+    flavor = Flavor(flavor_id="9", name="no-disk", vcpus=1, memory_mib=512, root_gib=0)
+    server = await on_volume(cloud, flavor=flavor)
+    answer = await act(cloud, server, 93, rebuild={"imageRef": CIRROS})
+    assert answer.status_code == 202, answer.text

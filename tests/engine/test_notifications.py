@@ -12,7 +12,9 @@ from simulation.listeners import LISTENERS
 from simulation.run import ASKED
 from small_cloud import CONTEXT, IMAGE, SmallCloud, in_cloud
 
+from kilonova.db import block_devices
 from kilonova.db.outbox import cell_outbox
+from kilonova.domain.block_device import AttachState
 from kilonova.domain.errors import KilonovaError
 from kilonova.domain.image import Image
 from kilonova.domain.notification import Notification
@@ -27,6 +29,7 @@ from kilonova.operations.detach_volume import DETACH_VOLUME, DetachVolume
 from kilonova.operations.fixed_ip import REMOVE_FIXED_IP, RemoveFixedIp
 from kilonova.operations.pause import PAUSE_SERVER, PauseServer
 from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
+from kilonova.operations.rebuild_root_volume import REBUILD_ROOT_VOLUME, RebuildRootVolume
 from kilonova.operations.shelve_volumes import SHELVE_VOLUMES, ShelveOnVolumes
 from kilonova.operations.snapshot import SnapshotServer
 from kilonova.operations.snapshot_volumes import SNAPSHOT_VOLUMES
@@ -48,6 +51,18 @@ async def rebuild(cloud: SmallCloud, uuid: str) -> None:
     before = Origin.of(cloud.server(uuid))
     after = msgspec.structs.replace(before, image=OTHER_IMAGE, image_ref=OTHER_IMAGE.id)
     await cloud.act(uuid, REBUILD, RebuildServer(before=before, after=after, admin_password="secret"))
+
+
+async def rebuild_root_volume(cloud: SmallCloud, uuid: str) -> None:
+    """As if the server had been made to boot from the volume that it has."""
+    (device,) = cloud.devices(uuid)
+    now = cloud.now
+    await cloud.databases.cell.write(lambda conn: block_devices.update(
+        conn, device.uuid, now=now, was=tuple(AttachState), boot_index=0
+    ))
+    before = Origin.of(cloud.server(uuid))
+    request = RebuildRootVolume(before=before, after=before, image_id=OTHER_IMAGE.id, admin_password="secret")
+    await cloud.act(uuid, REBUILD_ROOT_VOLUME, request)
 
 
 async def detach(cloud: SmallCloud, uuid: str) -> None:
@@ -114,6 +129,7 @@ REQUESTS: dict[str, tuple[tuple[str, ...], Ask, str, str]] = {
     "add-fixed-ip": ((), asked("add address"), "", "create_ip"),
     "remove-fixed-ip": ((), remove_address, "", "delete_ip"),
     "rebuild": ((), rebuild, "rebuild", "rebuild"),
+    "rebuild-root-volume": (("attach-volume",), rebuild_root_volume, "rebuild", "rebuild"),
     "rescue": ((), asked("rescue"), "rescue", "rescue"),
     "unrescue": (("rescue",), asked("unrescue"), "unrescue", "unrescue"),
     "snapshot": ((), image, "snapshot", "snapshot"),

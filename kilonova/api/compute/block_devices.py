@@ -43,9 +43,15 @@ def requested_devices(body: dict[str, Any]) -> tuple[BlockDevice, ...]:
     check_boot_order(devices, str(body.get("imageRef") or ""))
     _check_different("device_name", [device.device_name for device in devices])
     _check_different("volume", [device.volume_id for device in devices])
-    if body.get("trusted_image_certificates") and is_volume_backed(devices):
-        raise InvalidInput("The image of a server that boots from a volume cannot be checked against certificates.")
+    if is_volume_backed(devices):
+        refuse_certificates(body)
     return devices
+
+
+def refuse_certificates(body: dict[str, Any]) -> None:
+    """Raises InvalidInput: the image of a server that boots from a volume is to be checked."""
+    if body.get("trusted_image_certificates"):
+        raise InvalidInput("The image of a server that boots from a volume cannot be checked against certificates.")
 
 
 def root_image(body: dict[str, Any], devices: Sequence[BlockDevice]) -> str:

@@ -123,7 +123,7 @@ class VolumeClient:
     async def reimage(self, volume_id: str, image_id: str) -> None:
         try:
             with _translated():
-                await self._volumes.reimage(COMPUTE, volume_id, image_id, reserved=True)
+                await self._volumes.reimage(COMPUTE, volume_id, image_id, reserved=True, join=True)
         except InvalidInput as error:
             found = await self._find(volume_id)
             if found is None or found.status is not S.DOWNLOADING:

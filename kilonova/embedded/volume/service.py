@@ -228,9 +228,12 @@ class EmbeddedVolumes:
             await self.work.reach(accepted, CREATE_IMAGE)
 
     async def reimage(
-        self, caller: RequestContext, volume_id: str, image_id: str, *, reserved: bool = False
+        self, caller: RequestContext, volume_id: str, image_id: str, *, reserved: bool = False, join: bool = False
     ) -> None:
         """Begin to replace a volume's data by an image; servers that have reserved it are told.
+
+        Args:
+            reserved: also of a volume that is reserved. join: if it is being done already, that is as good.
 
         Raises:
             VolumeNotFound, ImageNotFound. InvalidVolume. InvalidInput: the image does not fit. Spec: EMV-38, EMV-39.
@@ -241,7 +244,7 @@ class EmbeddedVolumes:
             raise InvalidInput(f"Image {image_id} is not active.")
         if max(image.min_disk * GIB, image.virtual_size or image.size) > volume.size * GIB:
             raise InvalidInput(f"Image {image_id} does not fit into volume {volume_id} of {volume.size} GiB.")
-        await self.work.begin(caller, REIMAGE, volume_id, ReimageVolume(image_id, reserved))
+        await self.work.begin(caller, REIMAGE, volume_id, ReimageVolume(image_id, reserved), join=join)
 
     # --- snapshots -------------------------------------------------------------------------------
 

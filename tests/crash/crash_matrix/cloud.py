@@ -77,6 +77,8 @@ from kilonova.hypervisor.guest import NetworkBandwidth, PacketRate
 from kilonova.operations.catalogue import API_OPERATIONS, CELL_OPERATIONS
 from kilonova.operations.environment import Environment, PlacingEnvironment
 from kilonova.operations.options import OperationOptions
+from kilonova.operations.rebuild import IMAGE_WRITTEN
+from kilonova.operations.rebuild_root_volume import REBUILD_ROOT_VOLUME, REIMAGED
 from kilonova.operations.service import ComputeOperations
 from kilonova.scheduler import service as scheduler_module
 from kilonova.scheduler.placing import Placing
@@ -269,6 +271,8 @@ class OneCloud:
             await database.close()
 
     async def _on_event(self, name: str, instance_uuid: str, *, tag: str, status: str) -> None:
+        if name == REIMAGED and self.plan.asked(f"{REBUILD_ROOT_VOLUME.name}/{IMAGE_WRITTEN}/do/event"):
+            status = "failed"
         if not await self.conductor.deliver(ExternalEvent(subject=instance_uuid, name=name, tag=tag, status=status)):
             raise NotFound(f"Instance {instance_uuid} awaits no event.")
 
@@ -401,7 +405,7 @@ class OneCloud:
             return
         for key in step.events(run):
             name, _, tag = key.partition(":")
-            if (record.round, key) in self._answered:
+            if (record.round, key) in self._answered or name == REIMAGED:  # the volume service tells of that
                 continue
             self._answered.add((record.round, key))
             if self.plan.asked(f"{record.kind}/{step.name}/do/event"):

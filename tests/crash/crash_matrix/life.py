@@ -12,7 +12,7 @@ from crash_matrix.cases import Case
 from crash_matrix.clock import FastClock
 from crash_matrix.cloud import CONTEXT, OneCloud, Stuck
 from crash_matrix.plan import Plan
-from crash_matrix.scenarios import SCENARIOS, SERVER, Scenario
+from crash_matrix.scenarios import LEADING, SCENARIOS, SERVER, Scenario
 from crash_matrix.volumes import make_volumes
 from kilonova.db import instances
 from kilonova.db.journal import api_journal, cell_journal
@@ -196,7 +196,7 @@ async def prepare(directory: Path, clock: FastClock, requests: tuple[str, ...]) 
         if not requests:
             await make_volumes(cloud.volumes, CONTEXT)
         for operation in requests[-1:]:
-            await SCENARIOS[operation].ask(cloud)
+            await (LEADING.get(operation) or SCENARIOS[operation].ask)(cloud)
         await cloud.settle()
         untold = await cloud.told()
     finally:

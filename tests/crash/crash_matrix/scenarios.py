@@ -52,6 +52,7 @@ from kilonova.operations.inject_network_info import INJECT_NETWORK_INFO, InjectN
 from kilonova.operations.password import CHANGE_PASSWORD, ChangePassword
 from kilonova.operations.pause import PAUSE_SERVER, UNPAUSE_SERVER, PauseServer, UnpauseServer
 from kilonova.operations.rebuild import REBUILD, Origin, RebuildServer
+from kilonova.operations.rebuild_root_volume import REBUILD_ROOT_VOLUME, RebuildRootVolume
 from kilonova.operations.remove_leftover import REMOVE_LEFTOVER, RemoveLeftover
 from kilonova.operations.rescue import RESCUE, RescueServer
 from kilonova.operations.resize import RESIZE, ResizeServer
@@ -105,7 +106,8 @@ class Scenario(msgspec.Struct, frozen=True):
     """How an operation comes about.
 
     Args:
-        before: the requests that lead to it, each of them done. ask: the request itself.
+        before: the requests that lead to it, of this table or of `LEADING`, each of them done.
+        ask: the request itself.
         clean_up: what makes everything go after it has failed.
         server: it is about a server that a user sees. blamed: its failure is a fault of the server.
     """
@@ -117,23 +119,33 @@ class Scenario(msgspec.Struct, frozen=True):
     blamed: bool = True
 
 
-async def _create(cloud: OneCloud, flavor: Flavor = FLAVOR, asked: Flavor | None = None) -> None:
+async def _create(
+    cloud: OneCloud, flavor: Flavor = FLAVOR, asked: Flavor | None = None, *, image: Image = IMAGE,
+    devices: tuple[BlockDevice, ...] = DEVICES,
+) -> None:
     """A server with an interface on a network and two on ports that the user brings, of which one is a device; with a
     volume that the user brings, and one that is made for it and goes with it. asked: how hosts are chosen."""
     instance = Instance(
-        uuid=SERVER, project_id=PROJECT, user_id="u", display_name="vm", flavor=flavor, image_ref=IMAGE.id,
-        image=IMAGE, created_at=cloud.clock.now(), block_devices=DEVICES,
+        uuid=SERVER, project_id=PROJECT, user_id="u", display_name="vm", flavor=flavor, image_ref=image.id,
+        image=image, created_at=cloud.clock.now(), block_devices=devices,
     )
     (network, *_) = [n for n in await cloud.networks.networks(CONTEXT) if n.name == "private"]
     spec = RequestSpec(
-        instance_uuid=SERVER, project_id=PROJECT, user_id="u", flavor=asked or flavor, image=IMAGE,
+        instance_uuid=SERVER, project_id=PROJECT, user_id="u", flavor=asked or flavor, image=image,
         requested_networks=(
             RequestedNetwork(network_id=network.id), RequestedNetwork(port_id=USERS_PORT, need=NEED),
             RequestedNetwork(port_id=DEVICE_PORT, need=DEVICE_NEEDS[DEVICE_PORT]),
         ),
-        block_devices=DEVICES,
+        block_devices=devices,
     )
     await cloud.compute.create(CONTEXT, [BuildRequest(instance=instance, spec=spec, admin_password=SECRET)])
+
+
+async def _create_on_volume(cloud: OneCloud) -> None:
+    """The same, booting from the volume that the user brings."""
+    root, other = DEVICES
+    root = msgspec.structs.replace(root, boot_index=0, device_name="/dev/vda")
+    await _create(cloud, image=msgspec.structs.replace(IMAGE, id=""), devices=(root, other))
 
 
 async def _create_accelerated(cloud: OneCloud) -> None:
@@ -236,6 +248,15 @@ async def _rebuild(cloud: OneCloud) -> None:
     await cloud.compute.ask(CONTEXT, await cloud.located(), REBUILD, request)
 
 
+async def _rebuild_root_volume(cloud: OneCloud) -> None:
+    """From another image, with a password."""
+    await cloud.images.create(NewImage(id=OTHER_IMAGE.id, name="other", owner=PROJECT))
+    await cloud.images.upload(OTHER_IMAGE.id, _data())
+    before = Origin.of((await cloud.located()).instance)
+    request = RebuildRootVolume(before=before, after=before, image_id=OTHER_IMAGE.id, admin_password=SECRET)
+    await cloud.compute.ask(CONTEXT, await cloud.located(), REBUILD_ROOT_VOLUME, request)
+
+
 async def _delete(cloud: OneCloud) -> None:
     """The record does not know the interfaces, so that they are looked for."""
     now = cloud.clock.now()
@@ -294,6 +315,9 @@ SHARE = "77777777-7777-4777-8777-777777777777"
 ATTACHED = AttachShare(share_id=SHARE, tag="data", export_location="/srv/data")
 SOFTLY = SoftDeleteServer(grace=5.0, interval=1.0)
 
+LEADING = {"build-on-volume": _create_on_volume}
+"""Further requests that lead to operations."""
+
 SCENARIOS = {
     "place": Scenario((), _create),
     "bury": Scenario((), _create_impossible),
@@ -318,6 +342,7 @@ SCENARIOS = {
     "swap-volume": Scenario(("build", "attach-volume"), _swap_volume),
     "bind-ports": Scenario(("build",), _ask(BIND_PORTS, BindPorts("host0")), blamed=False),
     "rebuild": Scenario(("build",), _rebuild),
+    "rebuild-root-volume": Scenario(("build-on-volume",), _rebuild_root_volume),
     "trigger-crash-dump": Scenario(("build",), _ask(TRIGGER_CRASH_DUMP, TriggerCrashDump())),
     "inject-network-info": Scenario(("build",), _ask(INJECT_NETWORK_INFO, InjectNetworkInfo())),
     "change-password": Scenario(("build",), _ask(CHANGE_PASSWORD, ChangePassword(key="one"))),

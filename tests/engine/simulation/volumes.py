@@ -173,7 +173,7 @@ class Volumes(Outside):
     def reimage(self, volume_id: str, image_id: str) -> None:
         if self.find(volume_id).status == "downloading":
             return
-        if self.volumes[volume_id].status not in ("reserved", "available"):
+        if self.volumes[volume_id].status not in ("reserved", "available", "error"):
             raise InvalidVolume(f"Invalid volume: {volume_id} is {self.volumes[volume_id].status}.")
         self._status(volume_id, "downloading")
         self.soon(self._reimage(volume_id, image_id))
@@ -221,6 +221,8 @@ class Volumes(Outside):
 
     def connect(self, id_: str, connector: dict[str, Any]) -> Attachment:
         before = self.attachment(id_)
+        if self.volumes[before.volume_id].status == "downloading":
+            raise InvalidVolume(f"Invalid volume: {before.volume_id} is downloading.")
         self.hosts[id_] = connector["host"]
         elsewhere = {self.hosts.get(one.id) for one in self.of_volume(before.volume_id)} - {None, connector["host"]}
         if elsewhere and not self.volumes[before.volume_id].multiattach:
