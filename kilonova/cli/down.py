@@ -24,7 +24,7 @@ def down(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With --purge: do not ask.")] = False,
 ) -> None:
-    """Stop the control plane of this machine. Guests keep running, unless --purge removes them."""
+    """Stop the control plane of this machine. Guests keep running, with their volumes, unless --purge removes them."""
     base = directory(data_dir)
     if purge:
         _confirm(base, yes=yes)

@@ -84,6 +84,10 @@ class Blocks:
         await self._daemon.alive()
         return await self._exports()
 
+    async def serves(self) -> bool:
+        """Whether the daemon has exports now. Raises KilonovaError: it does not say."""
+        return bool(await self._daemon.command_now("query-block-exports"))
+
     async def add_export(self, export: Export) -> None:
         """Raises Conflict: there is one of that id that is another."""
         async with self._doors[export.volume_id]:

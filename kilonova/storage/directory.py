@@ -19,6 +19,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import structlog
+
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import (
     Conflict,
@@ -54,6 +56,8 @@ from kilonova.storage.pool import (
     Volume,
 )
 from kilonova.storage.qemu_img import QemuImg, Readable, Writable
+
+log = structlog.get_logger(__name__)
 
 COPY = "copy"
 """Name of a snapshot in a qcow2 that is there while the volume is being read. A crash may leave it."""
@@ -96,7 +100,13 @@ class DirectoryPool:
         await asyncio.to_thread(self._files.remove_parts)
 
     async def close(self) -> None:
-        await self._daemon.close()
+        try:
+            if not await self._blocks.serves():
+                await self._daemon.stop()
+        except KilonovaError as error:
+            log.info("the daemon of a storage pool is left as it is", pool=self.name, error=error.message)
+        finally:
+            await self._daemon.close()
 
     async def stop(self) -> None:
         """End the daemon as well: the installation is being removed."""

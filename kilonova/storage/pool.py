@@ -121,7 +121,7 @@ class StoragePool(Protocol):
         ...
 
     async def close(self) -> None:
-        """Stop looking after the daemon. It runs on, and guests keep their volumes."""
+        """Stop looking after the daemon. It runs on if it serves a volume, for guests, and ends otherwise."""
         ...
 
     async def create(

@@ -157,6 +157,21 @@ async def test_a_daemon_that_runs_is_adopted(pool: DirectoryPool, tmp_path: Path
     await new.close()
 
 
+async def test_a_daemon_ends_with_the_service_if_it_serves_nothing(pool: DirectoryPool, tmp_path: Path) -> None:
+    export = await exported_volume(pool)
+    first = daemon_of(tmp_path / "pool")
+    await pool.close()
+    assert runs(first)
+    await pool.start([export])
+    assert daemon_of(tmp_path / "pool") == first
+    await pool.remove_export(export.id)
+    await pool.close()
+    assert not runs(first)
+    await pool.close()
+    await pool.start([export])
+    assert await pool.exports() == [export]
+
+
 async def test_a_daemon_that_died_with_the_service_has_its_exports_again(
     pool: DirectoryPool, tmp_path: Path
 ) -> None:
@@ -467,7 +482,7 @@ async def test_a_purge_ends_the_daemons_and_leaves_directories_of_others(tmp_pat
     for each in pools:
         pool = DirectoryPool(each.within(data), SystemClock())
         await pool.start(())
-        await pool.create(new_id(), 1)
+        await exported_volume(pool)
         await pool.close()
         processes.append(daemon_of(data / "volumes" / "own" if each is pools[0] else tmp_path / "elsewhere"))
     config = Config(data_dir=str(data), volume=VolumeOptions(pool=pools))
