@@ -15,7 +15,7 @@ from kilonova.domain.states import VmState
 from kilonova.embedded.volume import schema
 from kilonova.hypervisor.fake import FakeGuest
 from kilonova.hypervisor.fake_state import FakeVolume
-from kilonova.hypervisor.volumes import NbdSource, VolumeSource
+from kilonova.hypervisor.volumes import FileSource, VolumeSource, guest_volume
 from kilonova.services.volumes import Attachment
 
 FAILED = ("error", "error_extending")
@@ -116,19 +116,27 @@ def _wrong_mapping(server: str, mapping: BlockDevice, attachment: Attachment | N
 
 def _wrong_guest(server: Instance, guest: FakeGuest, own: list[BlockDevice]) -> Iterator[str]:
     name = f"server {server.uuid} ({server.vm_state.value})"
-    has = {id_: _exports(one) for id_, one in guest.volumes.items()}
+    has = {id_: _places(one) for id_, one in guest.volumes.items()}
     wanted = {
-        one.volume_id: {one.attachment_id} for one in own
+        one.volume_id: {_place_of(one)} for one in own
         if one.state is AttachState.ATTACHED and one.connection_info is not None
     }
+    if merging := [id_ for id_, one in guest.volumes.items() if one.merge is not None]:
+        yield f"{name} has a guest that still merges files of {merging}"
     if guest.defined and has != wanted:
         yield f"{name} has the volumes {wanted}, its guest {has}"
 
 
-def _exports(volume: FakeVolume) -> set[str | None]:
+def _place_of(mapping: BlockDevice) -> str | None:
+    """Where a guest is to have a volume from: the attachment is the name under which it is served."""
+    source = guest_volume(mapping).source
+    return source.path if isinstance(source, FileSource) else mapping.attachment_id
+
+
+def _places(volume: FakeVolume) -> set[str]:
     """Where a guest has a volume from, now and when it is started again."""
-    return {_export(one) for one in (volume.running, volume.defined, volume.target) if one is not None}
+    return {_place(one) for one in (volume.running, volume.defined, volume.target) if one is not None}
 
 
-def _export(source: VolumeSource) -> str | None:
-    return source.export if isinstance(source, NbdSource) else None
+def _place(source: VolumeSource) -> str:
+    return source.path if isinstance(source, FileSource) else source.export

@@ -16,14 +16,14 @@ from kilonova.hypervisor.fake_guests import FakeGuestCalls
 from kilonova.hypervisor.fake_interfaces import FakeInterfaceCalls
 from kilonova.hypervisor.fake_power import FakePowerCalls
 from kilonova.hypervisor.fake_state import FakeDisks, FakeGuest, FakeHypervisor, Faults
-from kilonova.hypervisor.fake_volumes import FakeVolumeCalls
+from kilonova.hypervisor.fake_volume_files import FakeVolumeFileCalls
 from kilonova.hypervisor.guest import GuestEvent, GuestOnHost, HostInventory
 from kilonova.hypervisor.uptime import uptime
 from kilonova.imaging.signatures import TRUSTED_CERTS
 from kilonova.shapes.pci import PciDevice
 
 
-class FakeDriver(FakeDiskCalls, FakeInterfaceCalls, FakePowerCalls, FakeGuestCalls, FakeVolumeCalls):
+class FakeDriver(FakeDiskCalls, FakeInterfaceCalls, FakePowerCalls, FakeGuestCalls, FakeVolumeFileCalls):
     """The driver protocol over a `FakeHypervisor`."""
 
     name = "fake"

@@ -71,10 +71,11 @@ def plugged(volumes: dict[str, FakeVolume]) -> dict[str, FakeVolume]:
 
 
 def unplugged(volumes: dict[str, FakeVolume]) -> dict[str, FakeVolume]:
-    """The same of one that ends. Copies end with it."""
+    """The same of one that ends. Copies and merges end with it."""
     return {
         id_: FakeVolume(
             device_name=one.device_name, running=None, defined=one.defined, multiattach=one.multiattach, size=one.size,
+            backing=one.backing,
         )
         for id_, one in volumes.items() if one.defined is not None
     }

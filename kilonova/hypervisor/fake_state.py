@@ -12,7 +12,7 @@ from kilonova.domain.errors import KilonovaError
 from kilonova.domain.states import GUEST_OFF, PowerState
 from kilonova.hypervisor.fake_screen import FakeScreens
 from kilonova.hypervisor.guest import GuestShare, HostDevice
-from kilonova.hypervisor.volumes import VolumeSource, VolumeUsage
+from kilonova.hypervisor.volumes import FileMerge, VolumeSource, VolumeUsage
 from kilonova.imaging.signatures import ImageSignatures
 from kilonova.shapes.host import HostTopology, Layout
 from kilonova.shapes.pci import PciDevice
@@ -63,7 +63,9 @@ class FakeVolume(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         device_name: with `/dev/`. running, defined: what the running guest has it from, and what its definition names.
         size: bytes that the running guest sees; 0 if nobody knows.
-        target: where it is being copied to. since: when that began, seconds since the epoch.
+        target: where it is being copied to. merge: of its files, which is being made. since: when either began,
+            seconds since the epoch.
+        backing: the names of the files below the one that the guest writes to, the next below first.
     """
 
     device_name: str
@@ -73,7 +75,9 @@ class FakeVolume(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 0
     usage: VolumeUsage = VolumeUsage(read_requests=0, read_bytes=0, write_requests=0, write_bytes=0)
     target: VolumeSource | None = None
+    merge: FileMerge | None = None
     since: float = 0.0
+    backing: tuple[str, ...] = ()
 
 
 class FakeGuest(msgspec.Struct, kw_only=True):
@@ -123,7 +127,7 @@ class Faults(msgspec.Struct, kw_only=True):
             device.
         fail: by call name, errors to raise, one each time. hang: names of calls that go on only when their name is
             taken away. lie: names of calls about volumes that do nothing and say that they did.
-        copying: seconds that the copy of a volume takes.
+        copying: seconds that the copy of a volume takes, or the merge of its files.
         absent: directories that the host does not have. forged: images that are not what was signed.
         booting: guests in which nothing answers yet.
     """

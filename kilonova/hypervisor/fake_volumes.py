@@ -158,10 +158,12 @@ class FakeVolumeCalls(FakeCalls):
 def defined_volumes(hypervisor: FakeHypervisor, guest: Guest) -> dict[str, FakeVolume]:
     """The volumes of a guest as it is described. Raises TooManyDisks: more than there are names."""
     free = _free_names(guest, {one.device_name for one in guest.volumes})
+    known = hypervisor.guests.get(guest.uuid)
+    backing = {one.defined: one.backing for one in known.volumes.values()} if known is not None else {}
     return {
         one.id: FakeVolume(
             device_name=one.device_name or next(free), running=None, defined=one.source,
-            multiattach=one.multiattach, size=size_of(hypervisor, one.source),
+            multiattach=one.multiattach, size=size_of(hypervisor, one.source), backing=backing.get(one.source, ()),
         )
         for one in guest.volumes
     }

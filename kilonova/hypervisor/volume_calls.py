@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Protocol
 
 from kilonova.hypervisor.guest import Guest
-from kilonova.hypervisor.volumes import GuestVolume, HeldVolume, VolumeCopy, VolumeUsage
+from kilonova.hypervisor.volumes import (
+    FileMerge,
+    FileSource,
+    GuestVolume,
+    HeldVolume,
+    MergeState,
+    VolumeCopy,
+    VolumeUsage,
+)
 
 
 class VolumeDriver(Protocol):
@@ -94,6 +102,38 @@ class VolumeDriver(Protocol):
     async def abort_copy(self, uuid: str, volume_id: str) -> None:
         """End the copy of a volume; the guest goes on with the volume that it uses. None need be made. After
         `pivot_volume` this changes nothing: ask `copy_state`."""
+        ...
+
+    async def put_file_above(self, uuid: str, volume_id: str, overlay: FileSource) -> None:
+        """Let a running guest write to another file from now on, also when it is started from its definition. The file
+        that it wrote to until now is read where the new one has nothing, and keeps what it has at this moment. If the
+        guest writes to that file already, it is left alone.
+
+        Args:
+            overlay: an empty qcow2 file whose backing file is the one that the guest writes to.
+
+        Raises:
+            Conflict: the guest does not run, or the volume is being copied or merged. NotFound: it has no such volume.
+            NotSupported: the volume is no file, or encrypted. KilonovaError: the file cannot be used; the guest goes on
+                with the old one.
+        """
+        ...
+
+    async def start_merge(self, uuid: str, volume_id: str, merge: FileMerge) -> None:
+        """Begin to merge files of a volume while the guest uses it, which it does not notice. A merge that is being
+        made, or has been, is left alone.
+
+        Raises:
+            Conflict, NotFound, NotSupported: as of `put_file_above`. InvalidInput: the volume has no such files.
+        """
+        ...
+
+    async def merge_state(self, uuid: str, volume_id: str, merge: FileMerge) -> MergeState:
+        """How far a merge is. Of a guest that is off nobody knows: NONE. Raises NotFound: it has no such volume."""
+        ...
+
+    async def abort_merge(self, uuid: str, volume_id: str) -> None:
+        """End the merge of files of a volume; the guest goes on with all files that it needs. None need be made."""
         ...
 
     async def volume_usage(self, uuid: str) -> dict[str, VolumeUsage]:

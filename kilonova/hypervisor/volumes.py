@@ -109,6 +109,28 @@ class VolumeCopy(msgspec.Struct, frozen=True, kw_only=True):
     total: int = 0
 
 
+class FileMerge(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the files of a volume is to be needed no more. They are known by their names without directory.
+
+    Args:
+        into: None: the file that the guest writes to takes over what it has from the files below it, down to `file`,
+            which stays the next below it. Otherwise `file` is merged into this one, which is below it.
+        file: with `into` None, None means that no file stays below.
+    """
+
+    file: str | None
+    into: str | None = None
+
+
+class MergeState(enum.StrEnum):
+    """How far a merge of files is."""
+
+    NONE = "none"
+    """It is not being made: it was not begun, or it failed, or was ended."""
+    RUNNING = "running"
+    DONE = "done"
+
+
 class VolumeUsage(msgspec.Struct, frozen=True, kw_only=True):
     """What a guest did with a volume since it was started or attached. Spec: VOL-32."""
 

@@ -13,6 +13,7 @@ from kilonova.operations.clean_migration import CLEAN_MIGRATION
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP
 from kilonova.operations.delete import DELETE
+from kilonova.operations.delete_volume_snapshot import DELETE_VOLUME_SNAPSHOT
 from kilonova.operations.deleted_guest import POWER_OFF_DELETED, REAP_DELETED
 from kilonova.operations.detach_interface import DETACH_INTERFACE
 from kilonova.operations.detach_share import DETACH_SHARE
@@ -42,6 +43,7 @@ from kilonova.operations.start import START
 from kilonova.operations.stop import STOP
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER
 from kilonova.operations.swap_volume import SWAP_VOLUME
+from kilonova.operations.take_volume_snapshot import TAKE_VOLUME_SNAPSHOT
 from kilonova.operations.tidy import TIDY
 from kilonova.operations.unrescue import UNRESCUE
 from kilonova.operations.unshelve_offloaded import UNSHELVE_OFFLOADED
@@ -52,6 +54,7 @@ CELL_OPERATIONS = Definitions(
     TRIGGER_CRASH_DUMP, INJECT_NETWORK_INFO,
     ATTACH_INTERFACE, DETACH_INTERFACE, ADD_FIXED_IP, REMOVE_FIXED_IP, BIND_PORTS,
     ATTACH_SHARE, DETACH_SHARE, ATTACH_VOLUME, DETACH_VOLUME, EXTEND_VOLUME, SWAP_VOLUME,
+    TAKE_VOLUME_SNAPSHOT, DELETE_VOLUME_SNAPSHOT,
     SOFT_DELETE, RESTORE,
     REBUILD, REBUILD_ROOT_VOLUME, RESCUE, UNRESCUE,
     SNAPSHOT, SNAPSHOT_VOLUMES, BACKUP,

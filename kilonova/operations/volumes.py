@@ -14,6 +14,7 @@ from kilonova.domain.errors import DeviceNameTaken, KilonovaError, Retryable, Vo
 from kilonova.domain.instance import Instance
 from kilonova.engine.operation import Tx
 from kilonova.operations.environment import Environment
+from kilonova.operations.volume_files import still_written
 from kilonova.services.volumes import Attachment
 from kilonova.shapes.disk_names import local_names, volume_name
 
@@ -60,7 +61,7 @@ async def refresh_connections(env: Environment, server: str, *, but: str = "") -
                 f"Volume {device.volume_id} of server {server} is not connected to its host.",
                 hint="rebuild the server" if device.boot_index == 0 else "detach the volume, and attach it again",
             )
-        await keep_connection(env, device.uuid, attachment)
+        await keep_connection(env, device.uuid, still_written(device.connection_info, attachment))
 
 
 async def _attachment(env: Environment, device: BlockDevice) -> Attachment | None:

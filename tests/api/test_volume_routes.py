@@ -1,6 +1,5 @@
 """Routes about volumes in a cloud without a volume service, and other things that this cloud has none of."""
 
-import json
 import uuid
 from typing import Any
 
@@ -79,18 +78,6 @@ async def test_who_may_change_an_attachment(cloud: ComputeCloud) -> None:
     for version, body, member in (("2.84", ATTACH, 403), ("2.85", ATTACH, 404), ("2.85", other, 403)):
         assert await status(cloud, "PUT", path, body, version=version) == member
         assert await status(cloud, "PUT", path, body, version=version, as_="admin") == 404
-
-
-async def test_assisted_snapshots_need_an_attached_volume(cloud: ComputeCloud) -> None:
-    path = "/os-assisted-volume-snapshots"
-    made = {"snapshot_id": "s", "type": "qcow2", "new_file": "f"}
-    body = {"snapshot": {"volume_id": VOLUME, "create_info": made}}
-    assert await status(cloud, "POST", path, body, as_="service") == 400
-    assert await status(cloud, "POST", path, body, as_="manager") == 403
-    for told, expected in ((None, 400), ("", 400), ("x", 400), ("[]", 400), ("{}", 400), ('{"volume_id": 1}', 400),
-                           (json.dumps({"volume_id": VOLUME}), 404)):
-        query = {} if told is None else {"delete_info": told}
-        assert await status(cloud, "DELETE", f"{path}/s", params=query, as_="service") == expected
 
 
 @pytest.mark.spec("API-194", "API-473", "API-578")

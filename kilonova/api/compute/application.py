@@ -11,6 +11,7 @@ from kilonova.api.compute import (
     addresses,
     aggregate_images,
     aggregates,
+    assisted_snapshots,
     availability_zones,
     baremetal_nodes,
     console_output,
@@ -82,7 +83,7 @@ from kilonova.services.volumes import VolumeService
 
 RESOURCES = (
     versions, retired, tenant_usage, usage_audit_log, external_events, topology, volumes, volume_attachments,
-    baremetal_nodes, images,
+    assisted_snapshots, baremetal_nodes, images,
     server_list, server_create, servers, server_actions, console_output, remote_consoles,
     server_metadata, server_tags, addresses, instance_actions, volumes_boot, extensions, limits, flavors, flavor_access,
     flavor_extra_specs, keypairs, aggregates, aggregate_images, availability_zones, hypervisors, services, os_hosts,

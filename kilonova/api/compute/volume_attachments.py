@@ -1,8 +1,8 @@
-"""Volumes of servers. Spec: API-176 to API-181, API-263, API-264, API-458."""
+"""Volumes of servers. Spec: API-176 to API-181, API-458."""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
@@ -17,10 +17,10 @@ from kilonova.api.microversions import LATEST
 from kilonova.api.policy import Audience, Rule
 from kilonova.api.query import Param, Query
 from kilonova.api.routes import Route
-from kilonova.api.schema import Boolean, Enum, Integer, Object, Text, nullable, optional, required
+from kilonova.api.schema import Boolean, Integer, Object, Text, nullable, optional, required
 from kilonova.db import block_devices
 from kilonova.domain.block_device import AttachState, BlockDevice
-from kilonova.domain.errors import Conflict, InvalidInput, NotFound, VolumeNotAttached
+from kilonova.domain.errors import Conflict, InvalidInput, VolumeNotAttached
 from kilonova.operations.attach_volume import ATTACH_VOLUME, CONNECT, SHELVED, STATES, AttachVolume
 from kilonova.operations.detach_volume import BEGIN_DETACHING, DETACH_VOLUME, DetachVolume
 from kilonova.services.volumes import check_attachable
@@ -42,15 +42,6 @@ CHANGE = Object({"volumeAttachment": required(Object({
     "device": optional(_DEVICE, since=85),
     "tag": optional(TAG, since=85),
     "delete_on_termination": optional(Boolean(), since=85),
-}))})
-SNAPSHOT = Object({"snapshot": required(Object({
-    "volume_id": required(Text(1, 255)),
-    "create_info": required(Object({
-        "snapshot_id": required(Text(1, 255)),
-        "type": required(Enum("qcow2")),
-        "new_file": required(Text(1, 255)),
-        "id": optional(Text(1, 255)),
-    })),
 }))})
 
 async def index(call: Call) -> Any:
@@ -187,20 +178,6 @@ async def _attached(call: Call) -> BlockDevice:
     raise VolumeNotAttached(call.path["id"], call.server.instance.uuid)
 
 
-async def create_snapshot(call: Call) -> NoReturn:
-    raise InvalidInput(f"Volume {call.body['snapshot']['volume_id']} is not attached to an instance.")
-
-
-async def delete_snapshot(call: Call) -> NoReturn:
-    try:
-        told = msgspec.json.decode(call.query.last("delete_info", ""), type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        raise InvalidInput("delete_info is missing or not a JSON object.") from error
-    if not isinstance(told.get("volume_id"), str):
-        raise InvalidInput("delete_info names no volume_id.")
-    raise NotFound(f"Volume {told['volume_id'][:255]} is not attached to an instance.")
-
-
 def _rule(name: str, audience: Audience) -> Rule:
     return Rule(f"os-volumes-attachments:{name}", audience)
 
@@ -220,9 +197,4 @@ ROUTES = [
     Route(method="PUT", path=_ONE, handler=change, look_up=find_server, rules=(SWAP, UPDATE), body=CHANGE, status=202),
     Route(method="DELETE", path=_ONE, handler=detach, look_up=find_server, rule=_rule("delete", Audience.MEMBER),
           status=202),
-    Route(method="POST", path="/os-assisted-volume-snapshots", handler=create_snapshot, body=SNAPSHOT,
-          rule=Rule("os-assisted-volume-snapshots:create", Audience.SERVICE)),
-    Route(method="DELETE", path="/os-assisted-volume-snapshots/{id}", handler=delete_snapshot, status=204,
-          rule=Rule("os-assisted-volume-snapshots:delete", Audience.SERVICE),
-          query=Query({"delete_info": Param(Text())}, strict_since=75)),
 ]

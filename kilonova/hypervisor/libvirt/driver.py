@@ -21,6 +21,7 @@ from kilonova.hypervisor.libvirt.calls.disks import DiskCalls
 from kilonova.hypervisor.libvirt.calls.guests import GuestCalls
 from kilonova.hypervisor.libvirt.calls.interfaces import InterfaceCalls
 from kilonova.hypervisor.libvirt.calls.power import PowerCalls
+from kilonova.hypervisor.libvirt.calls.volume_files import VolumeFileCalls
 from kilonova.hypervisor.libvirt.calls.volumes import VolumeCalls
 from kilonova.hypervisor.libvirt.cells import CpuSets
 from kilonova.hypervisor.libvirt.connection import Connection
@@ -48,7 +49,9 @@ LOOKS_AFTER_GAP = (0.0, 2.0, 8.0)
 that ended before it as running, and tells no event when it finds out."""
 
 
-class LibvirtDriver(DiskCalls, InterfaceCalls, VolumeCalls, PowerCalls, GuestCalls, DeviceCalls):
+class LibvirtDriver(
+    DiskCalls, InterfaceCalls, VolumeCalls, VolumeFileCalls, PowerCalls, GuestCalls, DeviceCalls
+):
     """Guests of one host.
 
     Args:

@@ -86,7 +86,7 @@ def _volumes(domain: libvirt.virDomain, which: int) -> dict[str, ET.Element]:
 
 def grow(connection: libvirt.virConnect, uuid: str, volume_id: str, size: int) -> bool:
     """Let a guest see the new size. Returns False while the volume is not served with it."""
-    found = _find_live(connection, uuid, volume_id)
+    found = find_live(connection, uuid, volume_id)
     if found is None:
         return True
     domain, disk = found
@@ -125,7 +125,7 @@ def start_copy(
     connection: libvirt.virConnect, uuid: str, volume_id: str, target: VolumeDisk, values: Mapping[LibvirtSecret, str]
 ) -> None:
     """Begin to copy a volume to another, unless that is being done or has been."""
-    domain, live, stored = _require(connection, uuid, volume_id)
+    domain, live, stored = require(connection, uuid, volume_id)
     wanted = target.element()
     if source_of(wanted) in (_source(live), _mirror(live)) or (live is None and source_of(wanted) == _source(stored)):
         return
@@ -139,7 +139,7 @@ def start_copy(
 
 def copy_state(connection: libvirt.virConnect, uuid: str, volume_id: str, target: VolumeSource) -> VolumeCopy:
     """How far a copy is."""
-    domain, live, stored = _require(connection, uuid, volume_id)
+    domain, live, stored = require(connection, uuid, volume_id)
     if target == _source(live if live is not None else stored):
         return VolumeCopy(state=CopyState.DONE)
     mirror = live.find("mirror") if live is not None else None
@@ -155,7 +155,7 @@ def copy_state(connection: libvirt.virConnect, uuid: str, volume_id: str, target
 def pivot(connection: libvirt.virConnect, uuid: str, volume_id: str, target: VolumeSource) -> None:
     """Let the guest use the target of a copy that is ready."""
     state = copy_state(connection, uuid, volume_id, target).state
-    domain, live, _ = _require(connection, uuid, volume_id)
+    domain, live, _ = require(connection, uuid, volume_id)
     if state is CopyState.DONE:
         return
     if state is not CopyState.READY or live is None:
@@ -165,7 +165,7 @@ def pivot(connection: libvirt.virConnect, uuid: str, volume_id: str, target: Vol
 
 def abort_copy(connection: libvirt.virConnect, uuid: str, volume_id: str) -> None:
     """End the copy of a volume, if one is made."""
-    found = _find_live(connection, uuid, volume_id)
+    found = find_live(connection, uuid, volume_id)
     if found is None:
         return
     domain, disk = found
@@ -174,7 +174,7 @@ def abort_copy(connection: libvirt.virConnect, uuid: str, volume_id: str) -> Non
     try:
         domain.blockJobAbort(target_in(disk))
     except libvirt.libvirtError:
-        again = _find_live(connection, uuid, volume_id)
+        again = find_live(connection, uuid, volume_id)
         if again is not None and again[1].find("mirror") is not None:  # else it ended by itself
             raise
 
@@ -198,7 +198,7 @@ def usage(connection: libvirt.virConnect, uuid: str) -> dict[str, VolumeUsage]:
     return found
 
 
-def _find_live(
+def find_live(
     connection: libvirt.virConnect, uuid: str, volume_id: str
 ) -> tuple[libvirt.virDomain, ET.Element] | None:
     """A guest that runs with the volume."""
@@ -209,7 +209,7 @@ def _find_live(
     return None if disk is None else (domain, disk)
 
 
-def _require(
+def require(
     connection: libvirt.virConnect, uuid: str, volume_id: str
 ) -> tuple[libvirt.virDomain, ET.Element | None, ET.Element | None]:
     """A guest with its disk as it runs with it and as it is defined with it. Raises NotFound: it has neither."""

@@ -21,8 +21,8 @@ from crash_matrix.cloud import (
     USERS_PORT,
     OneCloud,
 )
-from crash_matrix.volumes import NEW_VOLUME, SPARE_VOLUME, VOLUME, begin_migration
-from kilonova.db import instances
+from crash_matrix.volumes import NEW_VOLUME, SPARE_VOLUME, VOLUME, begin_migration, have_taken
+from kilonova.db import block_devices, instances
 from kilonova.db.journal import cell_journal
 from kilonova.domain.block_device import AttachState, BlockDevice
 from kilonova.domain.errors import KilonovaError
@@ -32,10 +32,11 @@ from kilonova.domain.instance import BuildRequest, Instance, RequestSpec
 from kilonova.domain.network import RequestedNetwork
 from kilonova.domain.operation import Asker, ExternalEvent
 from kilonova.domain.states import PowerState, VmState
-from kilonova.embedded.volume.states import VolumeStatus
+from kilonova.embedded.volume.states import SnapshotStatus, VolumeStatus
 from kilonova.engine import submit
 from kilonova.engine.operation import Operation, Tx
 from kilonova.hypervisor.fake import DISK, FakeGuest
+from kilonova.hypervisor.volumes import FileMerge, FileSource
 from kilonova.operations.attach_interface import ATTACH_INTERFACE, AttachInterface
 from kilonova.operations.attach_share import ATTACH_SHARE, AttachShare
 from kilonova.operations.attach_volume import ATTACH_VOLUME, AttachVolume
@@ -43,6 +44,7 @@ from kilonova.operations.bind_ports import BIND_PORTS, BindPorts
 from kilonova.operations.clean_migration import CLEAN_MIGRATION, CleanMigration
 from kilonova.operations.confirm_resize import CONFIRM_RESIZE, ConfirmResize
 from kilonova.operations.crash_dump import TRIGGER_CRASH_DUMP, TriggerCrashDump
+from kilonova.operations.delete_volume_snapshot import DELETE_VOLUME_SNAPSHOT, DeleteVolumeSnapshot
 from kilonova.operations.deleted_guest import POWER_OFF_DELETED, REAP_DELETED, DeletedGuest
 from kilonova.operations.detach_interface import DETACH_INTERFACE, DetachInterface
 from kilonova.operations.detach_share import DETACH_SHARE, DetachShare
@@ -68,6 +70,7 @@ from kilonova.operations.soft_delete import SOFT_DELETE, SoftDeleteServer
 from kilonova.operations.start import START, StartServer
 from kilonova.operations.suspend import RESUME_SERVER, SUSPEND_SERVER, ResumeServer, SuspendServer
 from kilonova.operations.swap_volume import SWAP_VOLUME, SwapVolume
+from kilonova.operations.take_volume_snapshot import TAKE_VOLUME_SNAPSHOT, TakeVolumeSnapshot
 from kilonova.operations.tidy import TIDY, TidyServer
 from kilonova.operations.told import EXTENDED
 from kilonova.operations.unrescue import UNRESCUE, UnrescueServer
@@ -86,6 +89,8 @@ IMAGE = Image(id="22222222-2222-4222-8222-222222222222")
 OTHER_IMAGE = Image(id="33333333-3333-4333-8333-333333333333")
 MADE_IMAGE = "44444444-4444-4444-8444-444444444444"
 SECRET = "s3cret-pass"
+TAKEN, DELETED = "77777777-1111-4777-8777-777777777777", "77777777-2222-4777-8777-777777777777"
+"""Snapshots of a volume."""
 DEVICES = (
     BlockDevice(
         uuid="66666666-1111-4666-8666-666666666666", source_type="volume", destination_type="volume",
@@ -239,6 +244,32 @@ async def _swap_volume(cloud: OneCloud) -> None:
     await cloud.compute.ask(CONTEXT, await cloud.located(), SWAP_VOLUME, SwapVolume(VOLUME, NEW_VOLUME))
 
 
+async def _take_volume_snapshot(cloud: OneCloud) -> None:
+    """The volume service cannot take snapshots of a volume in use, as it is a file."""
+    file = FileSource(path="/pool/base")
+    told = msgspec.json.encode({"driver_volume_type": "local", "device_path": file.path}).decode()
+    now, server = cloud.clock.now(), await cloud.located()
+    device = await cloud.cell.read(lambda conn: block_devices.of_volume(conn, SERVER, VOLUME))
+    await cloud.cell.write(lambda conn: block_devices.update(
+        conn, device.uuid, now=now, was=tuple(AttachState), connection_info=told,
+    ))
+    hypervisor = cloud.hypervisors[server.instance.host or ""]
+    guest = msgspec.structs.replace(hypervisor.guests[SERVER])
+    has = msgspec.structs.replace(guest.volumes[VOLUME], running=file, defined=file)
+    hypervisor.keep(msgspec.structs.replace(guest, volumes=guest.volumes | {VOLUME: has}))
+    await have_taken(cloud.volumes, TAKEN, SnapshotStatus.CREATING)
+    await cloud.compute.ask(CONTEXT, server, TAKE_VOLUME_SNAPSHOT, TakeVolumeSnapshot(
+        volume_id=VOLUME, snapshot_id=TAKEN, new_file="new",
+    ))
+
+
+async def _delete_volume_snapshot(cloud: OneCloud) -> None:
+    await have_taken(cloud.volumes, DELETED, SnapshotStatus.DELETING)
+    await cloud.compute.ask(CONTEXT, await cloud.located(), DELETE_VOLUME_SNAPSHOT, DeleteVolumeSnapshot(
+        volume_id=VOLUME, snapshot_id=DELETED, merge=FileMerge(file=None),
+    ))
+
+
 async def _rebuild(cloud: OneCloud) -> None:
     """From another image, with a password."""
     instance = (await cloud.located()).instance
@@ -340,6 +371,10 @@ SCENARIOS = {
     "detach-volume": Scenario(("build", "attach-volume"), _ask(DETACH_VOLUME, DetachVolume(VOLUME))),
     "extend-volume": Scenario(("build", "attach-volume"), _extend_volume),
     "swap-volume": Scenario(("build", "attach-volume"), _swap_volume),
+    "take-volume-snapshot": Scenario(("build", "attach-volume"), _take_volume_snapshot, blamed=False),
+    "delete-volume-snapshot": Scenario(
+        ("build", "attach-volume", "take-volume-snapshot"), _delete_volume_snapshot, blamed=False
+    ),
     "bind-ports": Scenario(("build",), _ask(BIND_PORTS, BindPorts("host0")), blamed=False),
     "rebuild": Scenario(("build",), _rebuild),
     "rebuild-root-volume": Scenario(("build-on-volume",), _rebuild_root_volume),

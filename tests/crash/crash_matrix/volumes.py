@@ -16,8 +16,9 @@ from kilonova.cells.registry import Cells
 from kilonova.db.database import Database
 from kilonova.domain.context import RequestContext
 from kilonova.embedded.image.service import EmbeddedImage
-from kilonova.embedded.volume import attachments, schema, volumes
+from kilonova.embedded.volume import attachments, schema, snapshots, volumes
 from kilonova.embedded.volume.client import VolumeClient
+from kilonova.embedded.volume.records import Snapshot
 from kilonova.embedded.volume.service import EmbeddedVolumes, NewVolume
 from kilonova.embedded.volume.states import (
     FAILED,
@@ -97,8 +98,8 @@ class Pool(SimulatedPool):
 
 
 class Client(VolumeClient):
-    """As compute calls a service that waits to hear that guests have seen larger volumes, as Cinder does, and that a
-    volume was migrated, which ends with that."""
+    """As compute calls a service that waits to hear that guests have seen larger volumes, as Cinder does, that a volume
+    was migrated, and that the hypervisor has done its part of a snapshot, which all end with that."""
 
     def __init__(self, of: EmbeddedVolumes) -> None:
         super().__init__(of)
@@ -122,6 +123,19 @@ class Client(VolumeClient):
 
         await self._of.database.write(unit)
         return volume_id
+
+    async def report_snapshot(self, snapshot_id: str, status: str) -> None:
+        await super().report_snapshot(snapshot_id, status)
+
+        def unit(conn: sa.Connection) -> None:
+            of = schema.snapshots.c
+            if status == "creating":
+                taken = schema.snapshots.update().where(of.id == snapshot_id, of.status == SnapshotStatus.CREATING)
+                conn.execute(taken.values(status=SnapshotStatus.AVAILABLE))
+            elif status == "deleting":
+                conn.execute(schema.snapshots.delete().where(of.id == snapshot_id))
+
+        await self._of.database.write(unit)
 
     async def give_up(self) -> None:
         """It has waited long enough."""
@@ -179,5 +193,17 @@ async def begin_migration(of: EmbeddedVolumes) -> None:
             migration_status=f"{TARGET}{VOLUME}",
         ))
         volumes.change(conn, VOLUME, old.updated_at, migration_status=MIGRATING)
+
+    await of.database.write(unit)
+
+
+async def have_taken(of: EmbeddedVolumes, snapshot_id: str, status: SnapshotStatus) -> None:
+    """A snapshot of the user's volume that the hypervisor is to take, or to delete."""
+    def unit(conn: sa.Connection) -> None:
+        volume = volumes.get(conn, VOLUME)
+        snapshots.insert(conn, Snapshot(
+            id=snapshot_id, volume_id=VOLUME, project_id=volume.project_id, user_id=volume.user_id, size=volume.size,
+            status=status,
+        ))
 
     await of.database.write(unit)

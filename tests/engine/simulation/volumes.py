@@ -20,7 +20,7 @@ from kilonova.domain.errors import (
     VolumeSnapshotNotFound,
 )
 from kilonova.domain.operation import ExternalEvent
-from kilonova.hypervisor.volumes import NbdSource, VolumeSource
+from kilonova.hypervisor.volumes import FileSource, VolumeSource
 from kilonova.services.volumes import (
     AttachedServer,
     Attachment,
@@ -65,6 +65,8 @@ class Volumes(Outside):
         self.calls: list[tuple[str, str]] = []
         self.stuck: set[str] = set()
         self.spoilt: set[str] = set()
+        self.files: set[str] = set()
+        """Volumes that are files of the hosts; the others are served."""
         self._made = 0
         self._announce = announce
         self._used = used
@@ -227,11 +229,12 @@ class Volumes(Outside):
         elsewhere = {self.hosts.get(one.id) for one in self.of_volume(before.volume_id)} - {None, connector["host"]}
         if elsewhere and not self.volumes[before.volume_id].multiattach:
             self._violations.append(f"volume {before.volume_id} is connected to {elsewhere}, too")
+        is_file, multiattach = before.volume_id in self.files, self.volumes[before.volume_id].multiattach
         self.held[id_] = msgspec.structs.replace(
             before, status="attached" if before.status == "attached" else "attaching",
-            connection_info={"driver_volume_type": "nbd", "data": {
-                "export": id_, "host": "storage", "port": 10809,
-                "multiattach": self.volumes[before.volume_id].multiattach,
+            connection_info={"driver_volume_type": "local", "device_path": f"/pool/{before.volume_id}/base"}
+            if is_file else {"driver_volume_type": "nbd", "data": {
+                "export": id_, "host": "storage", "port": 10809, "multiattach": multiattach,
             }},
         )
         self._settle(before.volume_id)
@@ -247,7 +250,11 @@ class Volumes(Outside):
 
     def served(self, host: str, source: VolumeSource) -> int | None:
         """How many bytes a volume has there, None if it is not served to this host."""
-        id_ = source.export if isinstance(source, NbdSource) else ""
+        if isinstance(source, FileSource):
+            volume_id = source.path.split("/")[2]
+            there = any(self.hosts.get(one.id) == host for one in self.of_volume(volume_id))
+            return self.volumes[volume_id].size << 30 if there else None
+        id_ = source.export
         if id_ not in self.held or self.hosts.get(id_) != host:
             return None
         return self.volumes[self.held[id_].volume_id].size << 30
@@ -295,6 +302,27 @@ class Volumes(Outside):
         if snapshot_id not in self.snapshots:
             raise VolumeSnapshotNotFound(snapshot_id)
         return self.snapshots[snapshot_id]
+
+    def have_taken(self, volume_id: str, status: str = "creating") -> str:
+        """A snapshot that the hypervisor is to take, or to delete."""
+        id_ = self._new_id("5")
+        self.snapshots[id_] = Snapshot(id=id_, volume_id=volume_id, project_id="project", status=status, size=1)
+        return id_
+
+    def report(self, snapshot_id: str, status: str) -> None:
+        """The hypervisor has done its part, or could not."""
+        if snapshot_id not in self.snapshots:
+            return
+        before = self.snapshots[snapshot_id].status
+        if before not in ("creating", "deleting"):
+            return
+        if status not in {"creating": ("creating", "error"), "deleting": ("deleting", "error_deleting")}[before]:
+            raise InvalidInput(f"Snapshot {snapshot_id} is {before} and cannot become {status}.")
+        if status == "deleting":
+            del self.snapshots[snapshot_id]
+        else:
+            after = "available" if status == "creating" else status
+            self.snapshots[snapshot_id] = msgspec.structs.replace(self.snapshots[snapshot_id], status=after)
 
     def take_snapshot(self, context: RequestContext, new: NewSnapshot) -> Snapshot:
         if new.key not in self.snapshots:
@@ -411,4 +439,4 @@ class SimVolumes:
         await self._call("delete_snapshot", snapshot_id, lambda: self._service.snapshots.pop(snapshot_id, None))
 
     async def report_snapshot(self, snapshot_id: str, status: str) -> None:
-        raise InvalidInput(f"Snapshot {snapshot_id} is not taken by a hypervisor.")
+        await self._call("report_snapshot", snapshot_id, lambda: self._service.report(snapshot_id, status))
