@@ -116,6 +116,7 @@ def test_guest_adopts_its_config_drive_and_serves(image: Path, tmp_path: Path) -
         "-chardev", f"socket,id=agent,path={tmp_path}/agent,server=on,wait=off",
         "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
         "-qmp", f"unix:{tmp_path}/qmp,server=on,wait=off",
+        "-netdev", "user,id=second,net=10.7.7.0/24", "-device", "virtio-net-pci,netdev=second",
     ]  # fmt: skip
     with machine(image, *arguments, network=f"user,id=net{forwards}") as guest:
         guest.wait_for(f"guest: config-drive device=/dev/sr0 uuid={UUID} hostname=web-one")
@@ -137,11 +138,14 @@ def test_guest_adopts_its_config_drive_and_serves(image: Path, tmp_path: Path) -
         login = ["ssh", "-q", "-i", str(tmp_path / "key"), *options, "-p", str(ssh), "root@127.0.0.1"]
         found = "blkid -t LABEL=config-2 -o device; sudo blkid -L config-2"
         made = "dd if=/dev/zero of=/tmp/fat bs=1M count=4; mkfs -t vfat /tmp/fat; dd if=/tmp/fat bs=1 skip=82 count=5"
-        commands = f"cat /etc/motd /opt/two; {found}; lsblk -lb --nodeps; ({made}) 2>/dev/null"
+        commands = f"cat /etc/motd /opt/two; {found}; lsblk -lb --nodeps; ({made}) 2>/dev/null; echo; ip route"
         seen = subprocess.run([*login, commands], capture_output=True, text=True, timeout=LIMIT, check=True).stdout
         assert seen.startswith("firstsecond/dev/sr0\n/dev/sr0\n")
-        heading, first, *_, made_there = seen.splitlines()[2:]
+        heading, first, *_, made_there, way_out, second_way = seen.partition("\n10.")[0].splitlines()[2:]
         assert made_there == "FAT32"
+        assert (way_out.split()[:5], second_way.split()[-2:]) == (
+            ["default", "via", "10.0.2.2", "dev", "eth0"], ["metric", "1"],
+        )
         assert first.split() == ["vda", "254:0", "0", "69206016", "0", "disk"]
         assert first.index("disk") == heading.index("TYPE")
 
