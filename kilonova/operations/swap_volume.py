@@ -42,8 +42,9 @@ CONNECT = "connect new volume"
 MIGRATING = "migrating"
 COPY_LIMIT = 24 * 3600.0
 """Seconds that the hypervisor may copy."""
-LONGEST_PAUSE = 5.0
-"""Seconds between looks at a copy."""
+FIRST_PAUSE, LONGEST_PAUSE, LONGER = 0.2, 5.0, 1.25
+"""Seconds between looks at a copy, and by how much each pause is longer than the one before: a copy that is complete
+waits for at most a quarter of the time that it took, beyond the first pause."""
 ANSWER_LIMIT, ANSWER_TRIES = 3600.0, 100
 """Seconds for which the volume service is asked whether it migrates the volume, and how often."""
 READS = NoUndo("changes nothing")
@@ -180,7 +181,7 @@ def _copy_args(run: Run[SwapVolume]) -> CopyArgs:
 
 
 def _pause(attempt: int) -> float:
-    return min(0.2 * math.pow(2, min(attempt, 10)), LONGEST_PAUSE)
+    return min(FIRST_PAUSE * math.pow(LONGER, min(attempt - 1, 20)), LONGEST_PAUSE)
 
 
 async def _record(env: Environment, run: Run[SwapVolume]) -> None:

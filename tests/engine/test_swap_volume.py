@@ -22,7 +22,7 @@ from kilonova.domain.errors import (
 )
 from kilonova.domain.operation import EntryState, OperationState
 from kilonova.domain.states import PowerState, VmState
-from kilonova.engine.operation import Tx
+from kilonova.engine.operation import OnHost, Tx
 from kilonova.engine.submit import cancel
 from kilonova.hypervisor.fake_state import FakeVolume
 from kilonova.hypervisor.volumes import NbdSource
@@ -234,6 +234,17 @@ def test_each_part_of_the_undo_is_tried_by_itself(call: str) -> None:
         assert cloud.volumes.find(told.old).migration_status == "error"
 
     story()
+
+
+def test_a_copy_that_is_complete_does_not_wait_for_long() -> None:
+    """It is looked at again after a quarter of the time that it has taken."""
+    copy = next(step for step in SWAP_VOLUME.steps if step.name == "copy")
+    assert isinstance(copy, OnHost) and copy.pause is not None
+    taken = 0.0
+    for attempt in range(1, 1000):
+        assert copy.pause(attempt) <= min(0.2 + taken / 4 + 1e-9, 5.0)
+        taken += copy.pause(attempt)
+    assert taken > 4000
 
 
 @pytest.mark.spec("SWP-25", "SWP-38")
