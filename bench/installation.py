@@ -199,6 +199,7 @@ class Installation:
 def installation(driver: str, hosts: int = 1, configuration: str = "") -> Iterator[Installation]:
     """One that runs during the block, and is removed without a trace. configuration: of its file `kilonova.toml`."""
     with tempfile.TemporaryDirectory(prefix="kilonova-bench-") as directory:
+        Path(directory).chmod(0o711)  # QEMU does not run as root, and passes it to the sockets of volumes
         cloud = fresh(Path(directory))
         cloud.data_dir.mkdir()
         (cloud.data_dir / "kilonova.toml").write_text(configuration)

@@ -77,7 +77,7 @@ def not_taken(device: str, uuid: str) -> DeviceDetachFailed:
 
 
 def _ask_to_let_go(connection: libvirt.virConnect, uuid: str, is_it: IsIt) -> bool:
-    """Returns whether there was anything to let go of."""
+    """Returns whether the guest has it still: most let go within the seconds that libvirt waits for them."""
     domain = find(connection, uuid)
     if domain is None or not domain.isActive():
         return False
@@ -89,7 +89,7 @@ def _ask_to_let_go(connection: libvirt.virConnect, uuid: str, is_it: IsIt) -> bo
     except libvirt.libvirtError as error:
         if error.get_error_code() not in BEING_UNPLUGGED:
             raise
-    return True
+    return has(connection, uuid, is_it)
 
 
 def _forget(connection: libvirt.virConnect, uuid: str, is_it: IsIt) -> None:
