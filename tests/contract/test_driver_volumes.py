@@ -214,8 +214,8 @@ async def test_a_guest_sees_that_a_volume_has_grown(
     grown = volume(exports.add(MIB))
     assert isinstance(grown.source, NbdSource)
     await driver.spawn(having(guest, grown))
-    monkeypatch.setattr("kilonova.hypervisor.libvirt.calls.volumes.EXTEND_LIMIT", 0.5)
-    with pytest.raises(Retryable):
+    with monkeypatch.context() as impatient, pytest.raises(Retryable):
+        impatient.setattr("kilonova.hypervisor.libvirt.calls.volumes.EXTEND_LIMIT", 0.5)
         await driver.extend_volume(guest.uuid, grown.id, 3 * MIB)
     exports.resize(grown.source, 3 * MIB)
     for _ in range(2):
