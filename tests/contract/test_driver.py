@@ -111,6 +111,7 @@ async def test_a_host_says_what_it_has(driver: Driver) -> None:
     assert 0 < inventory.memory_free_mib <= inventory.memory_mib
     assert 0 <= inventory.disk_available_gib <= inventory.local_gib
     assert inventory.supported
+    assert "COMPUTE_RESCUE_BFV" in inventory.traits
 
 
 async def test_making_disks_twice_makes_them_once(driver: Driver, guest: Guest) -> None:
