@@ -162,7 +162,7 @@ def _usual(
         "validation": {
             "run_validation": guests.ssh, "connect_method": "floating", "auth_method": "keypair",
             "ssh_key_type": "ecdsa", "image_ssh_user": "root", "image_alt_ssh_user": "root",
-            "ssh_timeout": 300, "ping_timeout": 300,
+            "ssh_timeout": 600, "ping_timeout": 600,
         },
         "scenario": {"img_file": guests.image, "img_disk_format": guests.disk_format, "dhcp_client": "udhcpc"},
     }

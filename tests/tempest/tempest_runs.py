@@ -14,7 +14,7 @@ SELECTION = r"^tempest\.(api\.compute|scenario)\."
 VOLUME_API = "tempest.api.volume"
 
 _ROW = re.compile(
-    r"^\| `(tempest\.[\w.]+)` \| (fake|libvirt|both|volumes) \| (skipped|left out) \| (\w+) \|$", re.MULTILINE
+    r"^\| `(tempest\.[\w.]+)` \| (fake|libvirt|both|volumes|attached) \| (skipped|left out) \| (\w+) \|$", re.MULTILINE
 )
 _CLASS = re.compile(r"^setUpClass \(([\w.]+)\)$")
 

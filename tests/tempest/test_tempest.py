@@ -25,8 +25,17 @@ PART = (
     r"test_server_personality|test_server_actions\.ServerActionsTestJSON\.test_change_server_password))[.[]"
 )
 """With real guests, unless more is asked for: logging in by floating IPs, metadata, files, interfaces, passwords."""
+VOLUMES_PART = (
+    "tempest.scenario.test_volume_boot_pattern.TestVolumeBootPattern.test_boot_server_from_encrypted_volume_luks",
+    "tempest.scenario.test_volume_boot_pattern.TestVolumeBootPattern.test_volume_boot_pattern",
+    "tempest.scenario.test_volume_migrate_attached.TestVolumeMigrateRetypeAttached.test_volume_retype_attached",
+)
+"""With real guests and volumes, unless more is asked for: booting from a volume, from a copy of its snapshot and from
+an encrypted one, and moving a volume while its guest runs from it."""
 
 
+POOLS_TABLE = "".join(f'[[volume.pool]]\nname = "{pool}"\n' for pool in POOLS)
+"""The configuration of an installation with storage pools."""
 LIMITS = {
     "nova": {"servers": 10, "class:VCPU": 20, "class:MEMORY_MB": 51200, "class:DISK_GB": 100},
     "glance": dict.fromkeys(
@@ -115,18 +124,40 @@ def test_each_omission_has_a_reason() -> None:
         assert used - tempest_runs.reasons() == set()
 
 
-@pytest.mark.timeout(7200)
-@pytest.mark.spec("TMP-04", "TMP-10")
-def test_with_real_guests(tempest_programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def real_guests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Guests:
+    """Guests that can be logged into, on a host that takes more of them than it has room for."""
     monkeypatch.setenv("KILONOVA__SCHEDULER__INITIAL_CPU_ALLOCATION_RATIO", "64")
     monkeypatch.setenv("KILONOVA__SCHEDULER__INITIAL_DISK_ALLOCATION_RATIO", "8")
-    guests = Guests(guestimage.build(tmp_path / "guest.qcow2"), "qcow2", 128, ssh=True)
+    return Guests(guestimage.build(tmp_path / "guest.qcow2"), "qcow2", 128, ssh=True)
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.spec("TMP-04", "TMP-10")
+def test_with_real_guests(tempest_programs: Path, tmp_path: Path, real_guests: Guests) -> None:
     selection = OWN_SELECTION or (tempest_runs.SELECTION if WHOLE else PART)
     own: Settings = {"compute-feature-enabled": {"ide_bus": False}}
     with real_cloud("libvirt") as cloud:
-        results = run("libvirt", cloud, tempest_programs, guests, tmp_path, selection, own, workers=2, limit=7000)
+        results = run("libvirt", cloud, tempest_programs, real_guests, tmp_path, selection, own, workers=2, limit=7000)
         check("libvirt", results, selection, whole=selection == tempest_runs.SELECTION)
         check_nothing_is_left(cloud)
+
+
+@pytest.mark.timeout(5400)
+@pytest.mark.spec("TMP-04", "TMP-07", "TMP-10")
+def test_with_volumes_of_real_guests(tempest_programs: Path, tmp_path: Path, real_guests: Guests) -> None:
+    names = tempest_runs.of_reason("libvirt", "attached") if WHOLE or OWN_SELECTION else VOLUMES_PART
+    names = [name for name in names if re.search(OWN_SELECTION or "", name)]
+    if not names:
+        return  # not what was selected
+    selection = f"^({'|'.join(map(re.escape, names))})[.[]"
+    with real_cloud("libvirt", configuration=POOLS_TABLE) as cloud:
+        results = run("attached", cloud, tempest_programs, real_guests, tmp_path, selection, VOLUMES, workers=2,
+                      limit=5200)
+        check("attached", results, selection, whole=WHOLE and OWN_SELECTION is None)
+        assert without_success(names, results) == []
+        check_nothing_is_left(cloud)
+        check_no_volumes_are_left(cloud)
 
 
 @pytest.mark.timeout(1200)
@@ -167,8 +198,7 @@ def test_with_storage_pools(tempest_programs: Path, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(b"disk" * (1 << 18))
     selection = f"^({'|'.join(map(re.escape, names))})[.[]"
-    pools = "".join(f'[[volume.pool]]\nname = "{pool}"\n' for pool in POOLS)
-    with real_cloud("fake", configuration=pools) as cloud:
+    with real_cloud("fake", configuration=POOLS_TABLE) as cloud:
         guests = Guests(image, "raw", 64, ssh=False)
         results = run("volumes", cloud, tempest_programs, guests, tmp_path, selection, VOLUMES, workers=4, limit=1100)
         check("volumes", results, selection, whole=OWN_SELECTION is None)
