@@ -44,6 +44,15 @@ def _files(cloud: RealCloud, volume: str) -> set[Path]:
     return found
 
 
+def _rebuild(cloud: RealCloud, server: str, image: str, shell: GuestShell) -> None:
+    """The image is written into the volume that the server boots from."""
+    shown, body = f"/compute/v2.1/servers/{server}", {"rebuild": {"imageRef": image}}
+    assert cloud.call("POST", f"{shown}/action", body, version="2.93").status_code == 202
+    wait_for("the end of the rebuild", lambda: cloud.get(shown)["server"]["status"] != "REBUILD", LIMIT)
+    assert cloud.get(shown)["server"]["status"] == "ACTIVE"
+    wait_for("the new guest's agent", shell.answers, LIMIT)
+
+
 def _volume(cloud: RealCloud, volume_id: str, status: str, size: int) -> None:
     def reached() -> bool:
         found: dict[str, Any] = cloud.get(f"{VOLUMES}/{volume_id}")["volume"]
@@ -87,9 +96,11 @@ def test_what_is_on_a_volume_stays_there(cloud: RealCloud, tmp_path: Path) -> No
     wait_for("a clean audit", lambda: not cloud.differences(), 30)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
+@pytest.mark.spec("API-126", "API-593", "RBD-38", "RBD-41", "EMV-38")
 def test_a_server_boots_from_a_volume_that_goes_with_it(cloud: RealCloud, tmp_path: Path) -> None:
-    """So does one that boots from a snapshot of that volume, taken while the first guest is held still."""
+    """A rebuild writes the volume anew. From a snapshot of it, taken while the guest is held still, another one boots.
+    """
     image = cloud.upload(
         guestimage.build(tmp_path / "guest.qcow2"), hw_qemu_guest_agent="yes", os_require_quiesce="yes"
     )
@@ -99,6 +110,12 @@ def test_a_server_boots_from_a_volume_that_goes_with_it(cloud: RealCloud, tmp_pa
     [volume] = cloud.get(VOLUMES)["volumes"]
     _volume(cloud, volume["id"], "in-use", 1)
     assert shell.run("cat /sys/block/vda/serial") == volume["id"][:20]
+    shell.run("echo lost >/data/mark && sync")
+    _rebuild(cloud, made, image, shell)
+    assert "mark" not in shell.run("ls /data")
+    root = cloud.get(f"{VOLUMES}/{volume['id']}")["volume"]
+    assert (root["status"], root["volume_image_metadata"]["image_id"]) == ("in-use", image)
+    assert [one["server_id"] for one in root["attachments"]] == [made]
     shell.run("echo known >/data/mark")  # in the guest's memory only, if it is not held still
     action = {"createImage": {"name": "still"}}
     taken = cloud.call("POST", f"/compute/v2.1/servers/{made}/action", action, version="2.45").json()["image_id"]
