@@ -174,8 +174,9 @@ def _devices(conn: sa.Connection, server: str) -> list[BlockDevice]:
 
 
 async def _abandon(env: Environment, run: AnyRun) -> None:
-    """Volumes that were made to go with the server go. If there is no record of the server any more, no delete will
-    release the others: that is done here. Spec: BDM-10, BDM-28, BLD-74, BLD-76, DEL-21, DEL-22."""
+    """Volumes that were made to go with the server go, and reservations of which no record tells, because the service
+    died before it was written. If there is no record of the server any more, no delete will release the others: that is
+    done here. Spec: BDM-10, BDM-28, BLD-74, BLD-76, DEL-21, DEL-22."""
     def find(conn: sa.Connection) -> tuple[bool, dict[str, BlockDevice]]:
         kept = {device.uuid: device for device in block_devices.of_server(conn, run.subject)}
         try:
@@ -191,8 +192,9 @@ async def _abandon(env: Environment, run: AnyRun) -> None:
     async def release(device: BlockDevice) -> None:
         device = kept.get(device.uuid, device)
         goes = device.source_type != "volume" and device.delete_on_termination
-        if goes and device.volume_id is not None:
-            await env.volumes.discard_attachments(device.volume_id, run.subject, ())
+        if device.volume_id is not None:
+            known = () if goes or gone or device.attachment_id is None else (device.attachment_id,)
+            await env.volumes.discard_attachments(device.volume_id, run.subject, known)
         if goes:
             await env.volumes.discard_volume(device.uuid)
         if gone:

@@ -11,13 +11,14 @@ from network_machine import V6, Guest, tool
 from test_network_linux import CIDR, LIMIT, PROJECT, Cloud, admin
 from test_network_routers_linux import change_router, peer_of, router
 
-from kilonova.embedded.network import networks, schema, security
+from kilonova.embedded.network import networks, security
+from kilonova.embedded.network.addressing import SLAAC, STATEFUL, STATELESS, AddressPair
 from kilonova.embedded.network.bodies import FixedIpBody, GroupBody, NetworkBody, SubnetBody
 from kilonova.embedded.network.datapath import Effects
 
 cloud, machine = test_network_linux.cloud, test_network_linux.machine
 pytestmark = pytest.mark.timeout(120)
-SLAAC, STATEFUL, STATELESS = schema.SLAAC, schema.STATEFUL, schema.STATELESS
+SLAAC, STATEFUL, STATELESS = SLAAC, STATEFUL, STATELESS
 
 
 async def network(cloud: Cloud, cidr: str, mode: str | None, *, name: str = "six", v4: str | None = None,
@@ -190,7 +191,7 @@ async def test_a_guest_cannot_speak_for_another_address(cloud: Cloud) -> None:
         assert not await liar.connects(here, 22, source=lie)
         assert await liar.connects(here, 22, source=own)
         (port,) = await cloud.network.ports_of("liar")
-        await cloud.update_port(port.id, allowed_address_pairs=[schema.AddressPair("fd77::b00/120")])
+        await cloud.update_port(port.id, allowed_address_pairs=[AddressPair("fd77::b00/120")])
         await cloud.allow(cloud.default, direction="ingress", ethertype="IPv6", protocol="tcp",
                           remote_ip_prefix="fd77::bad/128")
         assert await liar.connects(here, 22, source=lie)

@@ -18,7 +18,8 @@ from network_machine import Guest, Namespace, connects, own_machine, tool
 from kilonova.db.database import Database
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.context import RequestContext
-from kilonova.embedded.network import networks, ports, schema, security
+from kilonova.embedded.network import networks, ports, security
+from kilonova.embedded.network.addressing import AddressPair, DhcpOption
 from kilonova.embedded.network.bodies import FixedIpBody, GroupBody, PortBody, RuleBody, SubnetBody
 from kilonova.embedded.network.datapath import Effects
 from kilonova.embedded.network.linux.wiring import LinuxWiring
@@ -259,7 +260,7 @@ async def test_a_guest_cannot_speak_for_another(cloud: Cloud) -> None:
         assert not await liar.connects(address, 22, source="10.77.0.200")
         assert await liar.connects(address, 22, source=own)
         (port,) = await cloud.network.ports_of("liar")
-        await cloud.update_port(port.id, allowed_address_pairs=[schema.AddressPair("10.77.0.192/28")])
+        await cloud.update_port(port.id, allowed_address_pairs=[AddressPair("10.77.0.192/28")])
         await cloud.allow(cloud.default, direction="ingress", protocol="tcp", remote_ip_prefix="10.77.0.200/32")
         assert await liar.connects(address, 22, source="10.77.0.200")
         liar.run("ip", "link", "set", "eth0", "address", "52:54:00:00:00:01")
@@ -610,8 +611,8 @@ async def test_options_of_a_port_reach_its_guest_only(cloud: Cloud) -> None:
     guest, _ = await cloud.guest("one", net)
     other, _ = await cloud.guest("two", net)
     (port,) = await cloud.network.ports_of("one")
-    hostile = schema.DhcpOption("domain-name", "x\ndhcp-script=/bin/sh")
-    await cloud.update_port(port.id, extra_dhcp_opts=[schema.DhcpOption("mtu", "1400"), hostile])
+    hostile = DhcpOption("domain-name", "x\ndhcp-script=/bin/sh")
+    await cloud.update_port(port.id, extra_dhcp_opts=[DhcpOption("mtu", "1400"), hostile])
     for wired, mtu in ((guest, "mtu 1400"), (other, "mtu 1500")):
         wired.run("ip", "route", "flush", "dev", "eth0")
         assert mtu in await wired.dhcp()

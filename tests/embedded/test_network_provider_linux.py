@@ -21,7 +21,8 @@ from vlan_devices import Vlans
 from kilonova.audit.embedded import EmbeddedDevices
 from kilonova.domain.clock import SystemClock
 from kilonova.domain.errors import Retryable
-from kilonova.embedded.network import networks, routers, schema
+from kilonova.embedded.network import networks, routers
+from kilonova.embedded.network.addressing import Pool
 from kilonova.embedded.network.bodies import GatewayBody, InterfaceBody, NetworkBody, RouterBody, SubnetBody
 from kilonova.embedded.network.datapath import Effects
 from kilonova.embedded.network.linux import uplinks
@@ -83,7 +84,7 @@ async def outside(cloud: Cloud, tag: int | None = 100, *, dhcp: bool = True, **f
         made = networks.create_network(conn, admin(), body, 0.0)
         networks.create_subnet(conn, admin(), SubnetBody(
             network_id=made.id, cidr=CIDR, enable_dhcp=dhcp,
-            allocation_pools=[schema.Pool("10.20.0.100", "10.20.0.200")],
+            allocation_pools=[Pool("10.20.0.100", "10.20.0.200")],
         ), 0.0)
         return made.id
 

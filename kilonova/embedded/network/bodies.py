@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType, field
 
 from kilonova.domain.errors import Forbidden, InvalidInput
-from kilonova.embedded.network.schema import AddressPair, DhcpOption, HostRoute, Pool
+from kilonova.embedded.network.addressing import AddressPair, DhcpOption, HostRoute, Pool
 
 Text = str | UnsetType
 Flag = bool | UnsetType

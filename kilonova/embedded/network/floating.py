@@ -12,6 +12,7 @@ from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InvalidInput
 from kilonova.embedded.network import access, addresses, quotas, routers, schema
+from kilonova.embedded.network.addressing import version_of
 from kilonova.embedded.network.bodies import (
     FixedIpBody,
     FloatingIpBody,
@@ -104,7 +105,7 @@ def _associate(conn: sa.Connection, caller: RequestContext, floating: schema.Flo
                now: float) -> None:
     """Spec: EMN-51, EMN-52."""
     port = routers.fixed_port(conn, caller, values["port_id"])
-    held_v4 = [item for item in port.addresses if schema.version_of(item.address) == 4]
+    held_v4 = [item for item in port.addresses if version_of(item.address) == 4]
     fixed = values.get("fixed_ip_address") or held_v4[0].address
     subnet_id = next((held.subnet_id for held in held_v4 if held.address == fixed), None)
     if subnet_id is None:

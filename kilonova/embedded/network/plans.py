@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from kilonova.db.prepared import Prepared
 from kilonova.embedded.network import physical, schema
+from kilonova.embedded.network.addressing import version_of
 from kilonova.embedded.network.networks import dhcp_port_id, subnets_of
 from kilonova.embedded.network.port_records import ports_where
 from kilonova.embedded.network.security import protocol_number, rules_of
@@ -104,7 +105,7 @@ def router_plans(conn: sa.Connection) -> tuple[RouterPlan, ...]:
     plans = []
     for router in routers:
         gateways = [item.address for port in held[router.id] if port.device_owner == GATEWAY
-                    for item in port.addresses if schema.version_of(item.address) == 4]
+                    for item in port.addresses if version_of(item.address) == 4]
         plans.append(RouterPlan(
             id=router.id, works=router.admin_state_up and bool(router.scheduled),
             external_network_id=router.external_network_id,
@@ -118,7 +119,7 @@ def _joined(held: list[schema.Port], version: int) -> tuple[str, ...]:
     """The networks that a router with these ports joins for a version of IP."""
     return tuple(dict.fromkeys(
         port.network_id for port in held
-        if port.device_owner == INTERFACE and any(schema.version_of(a.address) == version for a in port.addresses)
+        if port.device_owner == INTERFACE and any(version_of(a.address) == version for a in port.addresses)
     ))
 
 

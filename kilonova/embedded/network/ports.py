@@ -14,6 +14,7 @@ from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Forbidden, InvalidInput
 from kilonova.embedded.network import access, addresses, automatic_addresses, qos, quotas, schema, security
+from kilonova.embedded.network.addressing import AddressPair
 from kilonova.embedded.network.bodies import FixedIpBody, PortBody, refuse_read_only, require_privilege, sent
 from kilonova.embedded.network.errors import (
     AddressPairAndPortSecurityRequired,
@@ -262,7 +263,7 @@ def binding(host: str | None, profile: dict[str, Any] | None, vnic_type: str, se
     return {"host": host or "", "profile": profile or {}, "vnic_type": vnic_type, "vif_type": vif_type}
 
 
-def check_security(secured: bool, groups: list[str] | tuple[str, ...], pairs: tuple[schema.AddressPair, ...],
+def check_security(secured: bool, groups: list[str] | tuple[str, ...], pairs: tuple[AddressPair, ...],
                    addressed: bool) -> None:
     """Raises a conflict for groups or address pairs on a port that cannot have them. Spec: EMN-30."""
     if groups and not (secured and addressed):
@@ -288,7 +289,7 @@ def _chosen_mac(conn: sa.Connection, network_id: str, port_id: str, wanted: str 
     return mac
 
 
-def _checked_pairs(pairs: tuple[schema.AddressPair, ...]) -> tuple[schema.AddressPair, ...]:
+def _checked_pairs(pairs: tuple[AddressPair, ...]) -> tuple[AddressPair, ...]:
     for pair in pairs:
         text, _, length = pair.ip_address.partition("/")
         longest = addresses.parse_ip(text).max_prefixlen

@@ -6,8 +6,9 @@ import ipaddress
 from typing import Any
 
 from kilonova.domain.errors import Conflict, InvalidInput
-from kilonova.embedded.network import addresses, schema
+from kilonova.embedded.network import addresses
 from kilonova.embedded.network.addresses import Cidr
+from kilonova.embedded.network.addressing import AUTOMATIC, IPV6_MODES, Pool
 
 LONGEST = {4: 30, 6: 127}
 """Lengths of the prefixes that subnets can have, by version."""
@@ -42,8 +43,8 @@ def checked_modes(values: dict[str, Any], cidr: Cidr) -> tuple[str | None, str |
     names = ("ipv6_ra_mode", "ipv6_address_mode")
     ra_mode, address_mode = (values.get(name) for name in names)
     for name in names:
-        if values.get(name) not in (None, *schema.IPV6_MODES):
-            raise InvalidInput(f"Invalid input for {name}: '{values[name]}' is not in {list(schema.IPV6_MODES)}.")
+        if values.get(name) not in (None, *IPV6_MODES):
+            raise InvalidInput(f"Invalid input for {name}: '{values[name]}' is not in {list(IPV6_MODES)}.")
         if values.get(name) and cidr.version == 4:
             raise InvalidInput(f"Invalid input for operation: {name} is not valid when ip_version is 4.")
         if values.get(name) and not values.get("enable_dhcp", True):
@@ -56,7 +57,7 @@ def checked_modes(values: dict[str, Any], cidr: Cidr) -> tuple[str | None, str |
             f"Invalid input for operation: ipv6_ra_mode set to '{ra_mode}' with ipv6_address_mode set to "
             f"'{address_mode}' is not valid. If both attributes are set, they must be the same value."
         )
-    if {ra_mode, address_mode} & set(schema.AUTOMATIC) and cidr.prefixlen != _HOST_BITS_OF_MAC:
+    if {ra_mode, address_mode} & set(AUTOMATIC) and cidr.prefixlen != _HOST_BITS_OF_MAC:
         raise InvalidInput(
             f"Invalid input for operation: Invalid CIDR {cidr} for IPv6 address mode. Addresses are built from MACs, "
             f"which requires the prefix to be /64."
@@ -83,14 +84,14 @@ def checked_dns(servers: list[str]) -> tuple[str, ...]:
     return tuple(str(addresses.parse_ip(server)) for server in servers)
 
 
-def checked_pools(pools: tuple[schema.Pool, ...] | None, cidr: Cidr, gateway: str | None) -> tuple[schema.Pool, ...]:
+def checked_pools(pools: tuple[Pool, ...] | None, cidr: Cidr, gateway: str | None) -> tuple[Pool, ...]:
     """The pools asked for, or all host addresses but the gateway."""
     at = type(cidr.network_address)
     first, last = int(cidr.network_address) + 1, int(cidr.broadcast_address) - (1 if cidr.version == 4 else 0)
     if pools is None:
         cuts = [int(addresses.parse_ip(gateway))] if gateway else []
         spans = [(first, cuts[0] - 1), (cuts[0] + 1, last)] if cuts else [(first, last)]
-        return tuple(schema.Pool(str(at(low)), str(at(high))) for low, high in spans if low <= high)
+        return tuple(Pool(str(at(low)), str(at(high))) for low, high in spans if low <= high)
     previous = 0
     ends = [(addresses.parse_ip(pool.start), addresses.parse_ip(pool.end)) for pool in pools]
     for low, high in sorted((int(start), int(end)) for start, end in ends):
@@ -101,9 +102,9 @@ def checked_pools(pools: tuple[schema.Pool, ...] | None, cidr: Cidr, gateway: st
         previous = high
     if gateway and in_pools(gateway, pools):
         raise Conflict(f"Gateway ip {gateway} conflicts with an allocation pool of the subnet.")
-    return tuple(schema.Pool(str(start), str(end)) for start, end in ends)
+    return tuple(Pool(str(start), str(end)) for start, end in ends)
 
 
-def in_pools(address: str, pools: tuple[schema.Pool, ...]) -> bool:
+def in_pools(address: str, pools: tuple[Pool, ...]) -> bool:
     number = int(addresses.parse_ip(address))
     return any(int(addresses.parse_ip(p.start)) <= number <= int(addresses.parse_ip(p.end)) for p in pools)

@@ -12,6 +12,7 @@ from kilonova.db.prepared import Prepared
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Forbidden, InvalidInput
 from kilonova.embedded.network import access, addresses, quotas, schema
+from kilonova.embedded.network.addressing import version_of
 from kilonova.embedded.network.agent_schema import NONE_DISABLED
 from kilonova.embedded.network.bodies import FixedIpBody, GatewayBody, InterfaceBody, RouterBody, refuse_read_only, sent
 from kilonova.embedded.network.errors import (
@@ -243,7 +244,7 @@ def _check_unused(conn: sa.Connection, router_id: str, subnet_id: str) -> None:
 def fixed_port(conn: sa.Connection, caller: RequestContext, id_: str) -> schema.Port:
     """A port of the caller's that a floating IP may stand for. Raises PortNotFound, InvalidInput."""
     port = access.port(conn, caller, id_)
-    if not any(schema.version_of(item.address) == 4 for item in port.addresses):
+    if not any(version_of(item.address) == 4 for item in port.addresses):
         raise InvalidInput(
             f"Bad floatingip request: Cannot add floating IP to port {id_} that has no fixed IPv4 addresses."
         )

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from kilonova.db.columns import Json, Timestamp, Uuid, new_metadata
 from kilonova.db.prepared import Prepared
 from kilonova.db.upgrade import Schema
+from kilonova.embedded.network.addressing import AUTOMATIC, AddressPair, DhcpOption, HostRoute, Pool, version_of
 
 metadata = new_metadata()
 
@@ -24,32 +25,7 @@ NETWORK = Schema("network", metadata, ("0001",))
 NAMESPACE = uuid.UUID("5f1d7a52-2f4b-5c0e-9c59-6d1c1a3c7f10")
 """Root of the ids that are derived from what they stand for, so that making them twice makes one."""
 
-SLAAC, STATEFUL, STATELESS = "slaac", "dhcpv6-stateful", "dhcpv6-stateless"
-IPV6_MODES = (SLAAC, STATEFUL, STATELESS)
-AUTOMATIC = (SLAAC, STATELESS)  # guests build their addresses themselves
-
 Strings = tuple[str, ...]
-
-
-class HostRoute(msgspec.Struct, frozen=True):
-    destination: str
-    nexthop: str
-
-
-class Pool(msgspec.Struct, frozen=True):
-    start: str
-    end: str
-
-
-class AddressPair(msgspec.Struct, frozen=True):
-    ip_address: str
-    mac_address: str | None = None
-
-
-class DhcpOption(msgspec.Struct, frozen=True):
-    opt_name: str
-    opt_value: str | None
-    ip_version: int = 4
 
 
 def stamped_columns() -> list[sa.Column[Any]]:
@@ -377,11 +353,6 @@ Record = TypeVar("Record", Network, SubnetPool, Subnet, Port, Group, Rule, Route
 def record(type_: type[Record], row: Any, **extra: Any) -> Record:
     """The record of one row; `extra` gives what lies in other tables."""
     return type_(**row._asdict(), **extra)
-
-
-def version_of(text: str) -> int:
-    """Version of IP of an address or range in text form."""
-    return 6 if ":" in text else 4
 
 
 def stamp(now: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import Forbidden, InvalidInput
 from kilonova.embedded.network import access, quotas, ranges, schema
 from kilonova.embedded.network.addresses import Cidr
+from kilonova.embedded.network.addressing import version_of
 from kilonova.embedded.network.bodies import SubnetPoolBody, refuse_read_only, require_privilege, sent
 from kilonova.embedded.network.errors import SubnetPoolInUse, SubnetPoolNotFound, SubnetPoolQuotaExceeded
 
@@ -47,7 +48,7 @@ def create(conn: sa.Connection, caller: RequestContext, body: SubnetPoolBody, no
     values = sent(body)
     _refuse_unknown_parts(values)
     prefixes = _checked_prefixes(values.get("prefixes") or [])
-    version = schema.version_of(prefixes[0])
+    version = version_of(prefixes[0])
     row: dict[str, Any] = {
         "id": str(uuid.uuid4()), "project_id": project_id, "name": values.get("name", ""),
         "description": values.get("description", ""), "tags": tuple(values.get("tags", ())), "prefixes": prefixes,

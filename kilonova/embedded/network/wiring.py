@@ -11,8 +11,8 @@ from typing import Protocol
 
 import msgspec
 
+from kilonova.embedded.network.addressing import DhcpOption, HostRoute, version_of
 from kilonova.embedded.network.physical_schema import Physical
-from kilonova.embedded.network.schema import DhcpOption, HostRoute, version_of
 
 
 class SubnetPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,7 +39,7 @@ from kilonova.db.placement.tables import inventories
 from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.db.upgrade import ensure
 from kilonova.domain.context import RequestContext
-from kilonova.domain.errors import InstanceNotFound, NotFound
+from kilonova.domain.errors import InstanceNotFound, NotFound, Unreachable
 from kilonova.domain.network import (
     BANDWIDTH,
     BANDWIDTH_CLASSES,
@@ -51,7 +51,7 @@ from kilonova.domain.network import (
     PortNeed,
     bandwidth_traits,
 )
-from kilonova.domain.operation import EntryState, ExternalEvent, OperationRecord
+from kilonova.domain.operation import EntryState, ExternalEvent, OperationRecord, OperationState
 from kilonova.domain.states import PowerState
 from kilonova.embedded.image import schema as image_schema
 from kilonova.embedded.image.service import EmbeddedImage
@@ -387,10 +387,15 @@ class OneCloud:
                 yield server.power_state is not found or found in UNFIT.get(server.vm_state, ())
 
     async def _active(self) -> list[OperationRecord]:
-        """Those of the volume service first: what it tells makes others."""
+        """Those of the volume service first: what it tells makes others. Without debts that wait for a stranded one."""
         found = await self.api.read(lambda conn: volume_journal.select(conn, states=ACTIVE))
         found += await self.api.read(lambda conn: api_journal.select(conn, states=ACTIVE))
-        return found + await self.cell.read(lambda conn: cell_journal.select(conn, states=ACTIVE))
+        found += await self.cell.read(lambda conn: cell_journal.select(conn, states=ACTIVE))
+        if found and all(_waits(record) for record in found):
+            stranded = [OperationState.STRANDED]
+            if await self.cell.read(lambda conn: cell_journal.select(conn, states=stranded)):
+                return []
+        return found
 
     async def _answer_wait(self, record: OperationRecord) -> None:
         """What an operation waits for happens, once in each life and round."""
@@ -463,6 +468,12 @@ def _reading(file: Path) -> Iterator[sa.Connection]:
             yield connection
     finally:
         engine.dispose()
+
+
+def _waits(record: OperationRecord) -> bool:
+    """Whether a debt cannot be paid before another one is."""
+    last = record.entries[-1].failure if record.entries else None
+    return record.kind == "debt" and record.resting and last is not None and last.kind == Unreachable.__name__
 
 
 async def _delete(compute: ComputeOperations, cells: Cells, server: str) -> bool:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import structlog
 
+from kilonova.embedded.network.addressing import SLAAC, STATEFUL, STATELESS, DhcpOption, version_of
 from kilonova.embedded.network.linux import releases
 from kilonova.embedded.network.linux.bridges import resolvers
 from kilonova.embedded.network.linux.command import find, run
 from kilonova.embedded.network.linux.names import METADATA_ADDRESS
-from kilonova.embedded.network.schema import SLAAC, STATEFUL, STATELESS, DhcpOption, version_of
 from kilonova.embedded.network.views import host_name
 from kilonova.embedded.network.wiring import NetworkPlan, PortPlan, SubnetPlan
 

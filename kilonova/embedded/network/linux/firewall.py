@@ -23,11 +23,11 @@ from ipaddress import ip_network
 
 import msgspec
 
+from kilonova.embedded.network.addressing import version_of
 from kilonova.embedded.network.linux import port_rules, routing, uplinks
 from kilonova.embedded.network.linux.families import FAMILIES, V4, V6, Family
 from kilonova.embedded.network.linux.names import HASH_MASK, REPLY, Names
 from kilonova.embedded.network.linux.port_rules import braces, named
-from kilonova.embedded.network.schema import version_of
 from kilonova.embedded.network.wiring import GroupPlan, NetworkPlan, PortPlan, RouterPlan, RulePlan, tap_name
 
 Key = tuple[str, str]

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 from kilonova.embedded.network.addresses import built
+from kilonova.embedded.network.addressing import version_of
 from kilonova.embedded.network.linux.families import DISCOVERY, MEMBERSHIP, V4, V6
 from kilonova.embedded.network.linux.names import METADATA_ADDRESS, METADATA_ADDRESS_V6, REPLY
-from kilonova.embedded.network.schema import version_of
 from kilonova.embedded.network.wiring import NetworkPlan, PortPlan
 
 Rules = tuple[str, ...]

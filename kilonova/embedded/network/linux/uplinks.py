@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from kilonova.domain.errors import KilonovaError, Retryable
+from kilonova.embedded.network.addressing import STATEFUL
 from kilonova.embedded.network.linux.command import find, run
 from kilonova.embedded.network.linux.links import LinkMonitor
 from kilonova.embedded.network.linux.names import METADATA_ADDRESS, METADATA_ADDRESS_V6, Names
 from kilonova.embedded.network.linux.port_rules import Rules, about
-from kilonova.embedded.network.schema import STATEFUL
 from kilonova.embedded.network.wiring import NetworkPlan
 
 

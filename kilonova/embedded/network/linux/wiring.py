@@ -15,6 +15,7 @@ import structlog
 
 from kilonova.domain.clock import Clock
 from kilonova.domain.errors import KilonovaError, Retryable
+from kilonova.embedded.network.addressing import version_of
 from kilonova.embedded.network.linux import bridges, firewall, routing
 from kilonova.embedded.network.linux.bridges import Bridges
 from kilonova.embedded.network.linux.command import find, run
@@ -22,7 +23,6 @@ from kilonova.embedded.network.linux.dhcp_servers import DhcpServers
 from kilonova.embedded.network.linux.links import LinkMonitor, TableMonitor
 from kilonova.embedded.network.linux.names import Names
 from kilonova.embedded.network.linux.uplinks import Uplinks
-from kilonova.embedded.network.schema import version_of
 from kilonova.embedded.network.tasks import begin, end
 from kilonova.embedded.network.wiring import (
     TAP,
