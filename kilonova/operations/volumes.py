@@ -36,7 +36,7 @@ def named(tx: Tx, instance: Instance, device: BlockDevice) -> BlockDevice:
     """A volume with the name that it will have in the server. Raises TooManyDisks, InvalidInput."""
     name = volume_name(
         device, block_devices.of_server(tx.conn, instance.uuid), flavor=instance.flavor, image=instance.image,
-        asked=instance.block_devices,
+        asked=instance.block_devices, config_drive=bool(instance.config_drive),
     )
     return msgspec.structs.replace(device, device_name=name)
 

@@ -15,6 +15,8 @@ from kilonova.shapes.shape import shape_of
 PREFIXES: Mapping[str, str] = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd"}
 """How the names of disks begin, by their bus."""
 _USUAL = "virtio"
+_CONFIG_DRIVE = ("sd", "hd")
+"""How the name of a config drive may begin: its bus is a matter of the host."""
 
 
 def target_of(device_name: str, bus: str) -> str | None:
@@ -43,14 +45,15 @@ def local_names(
 
 def volume_name(
     device: BlockDevice, others: Collection[BlockDevice], *, flavor: Flavor, image: Image | None,
-    asked: Collection[BlockDevice],
+    asked: Collection[BlockDevice], config_drive: bool = False,
 ) -> str:
     """The name of one more volume of a server, for example `/dev/vdb`: the one that it asks for if its bus has such
     names, else the first that is free. The root disk comes before local disks.
 
     Args:
         others: the other volumes of the server. image: that of the server. asked: the block devices that the server was
-            asked for with, its blank disks among them.
+            asked for with, its blank disks among them. config_drive: its guest has one, which is named after those
+            disks.
 
     Raises:
         TooManyDisks: there is none left. InvalidInput: the bus is not known. Spec: BDM-13, BDM-14, RBN-04.
@@ -65,6 +68,8 @@ def volume_name(
     taken = {(other.device_name or "").removeprefix("/dev/") for other in others}
     if device.boot_index != 0:
         taken |= local_names(others, flavor=flavor, image=image, asked=asked).keys()
+    if config_drive and PREFIXES[bus] in _CONFIG_DRIVE:
+        taken.add(next_device_name(PREFIXES[bus], taken))
     return "/dev/" + next_device_name(PREFIXES[bus], taken)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from simulation.world import IMAGE
 from small_cloud import CONTEXT, OPTIONS, Always, SmallCloud, in_cloud
 from test_shelve_offload import offloaded
 
@@ -198,6 +199,18 @@ async def test_names_of_devices(cloud: SmallCloud) -> None:
     with pytest.raises(Forbidden, match="26 disks"):
         await cloud.attach(uuid)
     assert len(cloud.devices(uuid)) == 24
+
+
+@pytest.mark.spec("RBN-04", "BDM-14")
+@in_cloud()
+async def test_a_volume_is_not_called_like_the_config_drive(cloud: SmallCloud) -> None:
+    """That is a disk of the same kind, which comes after those that are no volumes."""
+    scsi = msgspec.structs.replace(IMAGE, properties={"hw_disk_bus": "scsi"})
+    uuid = await cloud.build(image=scsi)
+    await cloud.change(uuid, config_drive="True")
+    volumes = [await cloud.attach(uuid), await cloud.attach(uuid)]
+    assert [one.device_name for one in cloud.devices(uuid)] == ["/dev/sdc", "/dev/sdd"]
+    agrees(cloud, uuid, *volumes)
 
 
 @pytest.mark.spec("RBN-06")

@@ -119,7 +119,7 @@ def test_with_two_simulated_hosts(
 
 
 def test_each_omission_has_a_reason() -> None:
-    for name in ("fake", "libvirt", "volumes"):
+    for name in ("fake", "libvirt", "volumes", "attached"):
         used = {omission.reason for omission in tempest_runs.omitted(name).values()}
         assert used - tempest_runs.reasons() == set()
 
