@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, wait
 from typing import Any, TypeVar
 
 import libvirt  # type: ignore[import-untyped]
@@ -27,6 +27,8 @@ GAP_LIMIT = 10.0
 """Seconds that a call waits for a lost connection to come back."""
 CALL_LIMIT = 120.0
 """Seconds that one call into libvirt may take."""
+LAST_CALLS_LIMIT = 30.0
+"""Seconds that calls on a connection may take to end when it is to be closed. A lost one ends them at once."""
 KEEPALIVE_INTERVAL, KEEPALIVE_COUNT = 5, 3
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 
@@ -38,6 +40,9 @@ BUSY = frozenset({libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_RESOURCE_BU
 
 class Connection:
     """One connection, opened again whenever it is lost.
+
+    The client library frees a connection that is closed, also from under a call that still uses it: from the moment it
+    is lost nothing begins to use it, and it is closed when the last call has ended.
 
     Args:
         workers: threads for the calls.
@@ -58,6 +63,7 @@ class Connection:
         self._on_close = on_close
         self._on_reopened = on_reopened
         self._open: libvirt.virConnect | None = None
+        self._calls: set[Future[Any]] = set()
         self._ready = asyncio.Event()
         self._reconnecting: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -83,13 +89,21 @@ class Connection:
             InstanceNotFound, TryElsewhere: from what libvirt says.
         """
         connection = await self._connection()
-        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.wait_for(loop.run_in_executor(self._workers, fn, connection), limit)
+            return await asyncio.wait_for(asyncio.wrap_future(self._begin(fn, connection)), limit)
         except libvirt.libvirtError as error:
+            if connection is not self._open:
+                raise Retryable("The connection to libvirt was lost during a call.") from error
             raise _translate(error, connection, uuid) from error
         except TimeoutError as error:
             raise Unreachable(f"libvirt did not answer within {limit:.0f} s.") from error
+
+    def _begin(self, fn: Callable[[libvirt.virConnect], T], connection: libvirt.virConnect) -> Future[T]:
+        """Call in a thread. What is no longer waited for may still be under way."""
+        calls, call = self._calls, self._workers.submit(fn, connection)
+        calls.add(call)
+        call.add_done_callback(calls.discard)
+        return call
 
     async def close(self) -> None:
         """Disconnect."""
@@ -100,7 +114,7 @@ class Connection:
         connection, self._open = self._open, None
         self._ready.clear()
         if connection is not None:
-            await asyncio.get_running_loop().run_in_executor(self._workers, self._hang_up, connection)
+            await self._hang_up(connection)
 
     async def _connection(self) -> libvirt.virConnect:
         try:
@@ -123,7 +137,7 @@ class Connection:
             ) from error
         self._open = connection
         self._ready.set()
-        if not await loop.run_in_executor(self._workers, connection.isAlive):
+        if not await asyncio.wrap_future(self._begin(_is_alive, connection)):
             self._lost(connection)  # it went before anybody could be told
 
     def _dial(self) -> libvirt.virConnect:
@@ -134,7 +148,16 @@ class Connection:
         self._on_open(connection)
         return connection
 
-    def _hang_up(self, connection: libvirt.virConnect) -> None:
+    async def _hang_up(self, connection: libvirt.virConnect) -> None:
+        """Close a connection that nobody gets any more."""
+        calls, self._calls = self._calls, set()
+        await asyncio.get_running_loop().run_in_executor(self._workers, self._close, connection, tuple(calls))
+
+    def _close(self, connection: libvirt.virConnect, calls: tuple[Future[Any], ...]) -> None:
+        left = wait(calls, LAST_CALLS_LIMIT).not_done
+        if left:
+            log.warning("calls to libvirt do not end; their connection stays open", calls=len(left))
+            return
         for step in (self._on_close, connection.unregisterCloseCallback, connection.close):
             try:
                 step()
@@ -154,7 +177,7 @@ class Connection:
         self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect(connection))
 
     async def _reconnect(self, lost: libvirt.virConnect) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._workers, self._hang_up, lost)
+        await self._hang_up(lost)
         pause = FIRST_PAUSE
         while True:
             try:
