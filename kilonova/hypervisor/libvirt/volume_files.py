@@ -45,9 +45,12 @@ def put_above(connection: libvirt.virConnect, uuid: str, volume_id: str, overlay
 
 def start_merge(connection: libvirt.virConnect, uuid: str, volume_id: str, merge: FileMerge) -> None:
     """Begin to merge, unless that is being done or has been. The names that files have of those below them stay without
-    a directory, as hosts may have them in different ones."""
+    a directory, as hosts may have them in different ones. The job is asked about first, as by `merge_state`."""
     domain, live = _require_file(connection, uuid, volume_id)
-    if _is_merged(live, merge) or domain.blockJobInfo(target_in(live), 0):
+    if domain.blockJobInfo(target_in(live), 0):
+        return
+    domain, live = _require_file(connection, uuid, volume_id)
+    if _is_merged(live, merge):
         return
     _require_idle(domain, live, volume_id)
     target, below = target_in(live), dict(_below(live))
