@@ -11,7 +11,7 @@ from simulation.network import NETWORK
 from small_cloud import CONTEXT, OPTIONS, SmallCloud, in_cloud
 
 from kilonova.agent.steps.environment import HostEnvironment
-from kilonova.agent.steps.power import CREATE_DISKS, GuestArgs
+from kilonova.agent.steps.power import CREATE_DISKS, DEVICE_TAGGING, GuestArgs
 from kilonova.api.compute.field_types import BASE64
 from kilonova.api.compute.personality import injected_files
 from kilonova.db.journal import cell_journal
@@ -202,6 +202,7 @@ def test_the_record_names_the_root_device_as_asked_or_as_the_driver_does(
 @pytest.mark.spec("BLD-30")
 async def test_a_host_that_cannot_show_tags_refuses_a_guest_that_needs_them() -> None:
     hypervisor = FakeHypervisor("host0")
+    hypervisor.traits = tuple(trait for trait in hypervisor.traits if trait != DEVICE_TAGGING)
     environment = HostEnvironment("host0", FakeDriver(hypervisor, SystemClock()), SystemClock())
     vif = Vif(id="1", mac="fa:16:3e:00:00:01", network_id=NETWORK, network_name="n", devname="tap1")
     with pytest.raises(InvalidInput, match="tags"):

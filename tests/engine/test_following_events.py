@@ -41,7 +41,7 @@ async def test_the_interface_of_a_port_that_was_deleted_leaves_record_and_guest(
     assert cloud.hypervisors["host0"].guests[uuid].devnames == (f"tap{stays[:11]}",)
     assert (cloud.server(uuid).vm_state, cloud.fault(uuid)) == (V.ACTIVE, None)
     action = (await cloud.actions(uuid))[-1]
-    assert (action.action, action.user_id) == ("detach_interface", None)
+    assert (action.action, action.user_id) == ("detach_interface", "user")
 
 
 @pytest.mark.spec("XEV-15")
