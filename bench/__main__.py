@@ -21,7 +21,7 @@ MEASURES: dict[str, tuple[Callable[[], Iterator[Result]], Callable[[], Iterator[
     "servers": (lambda: servers(50, 500), lambda: servers(5, 10)),
     "actions": (lambda: actions(30), lambda: actions(1)),
     "growth": (lambda: growth((100, 1_000, 3_000, 10_000)), lambda: growth((60, 100))),
-    "volumes": (lambda: volumes(15, 100, 10, 512), lambda: volumes(1, 4, 2, 32)),
+    "volumes": (lambda: volumes(15, 100, 10, 512, 3, 2048), lambda: volumes(1, 4, 2, 32, 1, 32)),
     "guests": (lambda: guest_up(5), lambda: guest_up(1)),
 }
 """By name: as it is meant, and quickly, to see that it works."""

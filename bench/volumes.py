@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -17,23 +18,28 @@ from kilonova.guestimage.build import build
 
 VOLUMES = "/volume/v3/volumes"
 CLIENTS = 8
+CROWDED = "[scheduler]\ninitial_cpu_allocation_ratio = 16.0\n"
+"""More servers than the processors of a small machine would get."""
 READY = b"LOGIN READY"
 
 
-def volumes(rounds: int, many: int, servers: int, mib: int) -> Iterator[Result]:
+def volumes(rounds: int, many: int, servers: int, mib: int, moves: int, moved_mib: int) -> Iterator[Result]:
     """Args: rounds: of each measurement of one volume. many: volumes that are attached at once, to so many servers.
-    mib: of data."""
+    mib: of data. moves: from pool to pool, of so many MiB."""
     with tempfile.TemporaryDirectory(prefix="kilonova-bench-image-") as directory:
         image = build(Path(directory, "guest.qcow2"))
-        with installation("libvirt", configuration=POOLS) as cloud:
+        with installation("libvirt", configuration=CROWDED + POOLS) as cloud:
             body = _request(cloud, image)
             [guest] = _booted(cloud, [_server(cloud, body)])
             yield from _one(cloud, guest, rounds)
             yield from data(cloud, new_volume(cloud), rounds, mib)
-            yield from swap(cloud, partial(_attached, cloud, guest), new_volume(cloud), mib)
+            moved = new_volume(cloud, math.ceil(moved_mib / 1024))
+            _attach(cloud, guest, moved)
+            _until(cloud, moved, "in-use")
+            yield from swap(cloud, moved, moves, moved_mib)
             others = [_server(cloud, body) for _ in range(servers - 1)]
             yield from _many(cloud, "libvirt", [guest, *_booted(cloud, others)], many)
-    with installation("fake", configuration=POOLS) as cloud:
+    with installation("fake", configuration=CROWDED + POOLS) as cloud:
         cloud.fill(cloud.prepare(), servers, CLIENTS)
         simulated = [one["id"] for one in cloud.call("GET", "/compute/v2.1/servers")["servers"]]
         yield from _many(cloud, "fake", simulated, many)
@@ -89,16 +95,16 @@ def _booted(cloud: Installation, servers: list[str], limit: float = 300.0) -> li
     for server in servers:
         console = cloud.data_dir / "guests" / "instances" / server / "console.log"
         while not console.exists() or READY not in console.read_bytes():
-            status = cloud.call("GET", f"/compute/v2.1/servers/{server}")["server"]["status"]
-            if status == "ERROR" or time.monotonic() > give_up:
-                raise RuntimeError(f"the guest did not boot and is {status}: {console}")
+            found = cloud.call("GET", f"/compute/v2.1/servers/{server}")["server"]
+            if found["status"] == "ERROR" or time.monotonic() > give_up:
+                raise RuntimeError(f"the guest did not boot and is {found['status']}: {found.get('fault', console)}")
             time.sleep(0.1)
     return servers
 
 
-def new_volume(cloud: Installation) -> str:
-    """A new one of 1 GiB."""
-    made: str = cloud.call("POST", VOLUMES, {"volume": {"size": 1}})["volume"]["id"]
+def new_volume(cloud: Installation, gib: int = 1) -> str:
+    """A new one."""
+    made: str = cloud.call("POST", VOLUMES, {"volume": {"size": gib}})["volume"]["id"]
     _until(cloud, made, "available")
     return made
 
@@ -106,11 +112,6 @@ def new_volume(cloud: Installation) -> str:
 def _attach(cloud: Installation, server: str, volume: str) -> Any:
     path = f"/compute/v2.1/servers/{server}/os-volume_attachments"
     return cloud.call("POST", path, {"volumeAttachment": {"volumeId": volume}})
-
-
-def _attached(cloud: Installation, server: str, volume: str) -> None:
-    _attach(cloud, server, volume)
-    _until(cloud, volume, "in-use")
 
 
 def _detach(cloud: Installation, server: str, volume: str) -> Any:

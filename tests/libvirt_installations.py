@@ -8,8 +8,10 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from signed_images import rules
 
@@ -17,12 +19,15 @@ from kilonova.domain.clock import SystemClock
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import ImageNotFound, NotFound
 from kilonova.domain.image import Image
+from kilonova.hypervisor.driver import Driver
 from kilonova.hypervisor.guest import Guest, GuestEvent, GuestMetadata
 from kilonova.hypervisor.libvirt.cells import CpuSets
 from kilonova.hypervisor.libvirt.daemon import PrivateDaemon
 from kilonova.hypervisor.libvirt.driver import LibvirtDriver
 from kilonova.imaging.signatures import ImageSignatures
 from kilonova.services.secrets import Purpose
+
+D = TypeVar("D", bound=Driver)
 
 
 class FileImages:
@@ -170,6 +175,18 @@ def empty_guest(**changes: object) -> Guest:
         "root_gib": 0, "metadata": metadata, "properties": {"hw_video_model": "none"},
     }
     return Guest(**(values | changes))  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def started(driver: D, listener: Listener | None = None) -> AsyncIterator[D]:
+    """A driver that runs during the block, and leaves nothing on its host."""
+    await driver.start(listener or Listener())
+    yield driver
+    for guest in await driver.guests():
+        await driver.destroy(guest.uuid)
+    for owner in await driver.disks():
+        await driver.delete_disks(owner)
+    await driver.close()
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], limit: float = 20.0) -> None:

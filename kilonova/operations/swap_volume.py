@@ -43,8 +43,7 @@ MIGRATING = "migrating"
 COPY_LIMIT = 24 * 3600.0
 """Seconds that the hypervisor may copy."""
 FIRST_PAUSE, LONGEST_PAUSE, LONGER = 0.2, 5.0, 1.25
-"""Seconds between looks at a copy, and by how much each pause is longer than the one before: a copy that is complete
-waits for at most a quarter of the time that it took, beyond the first pause."""
+"""Seconds between the steps that watch a copy, and by how much each pause is longer than the one before."""
 ANSWER_LIMIT, ANSWER_TRIES = 3600.0, 100
 """Seconds for which the volume service is asked whether it migrates the volume, and how often."""
 READS = NoUndo("changes nothing")

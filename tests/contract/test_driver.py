@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from domain_cases import local, port, vif
 from host_devices import GPUS, PORT_FUNCTIONS
-from libvirt_installations import Installation, Listener, empty_guest, make_installation, remove_installation
+from libvirt_installations import Installation, empty_guest, started
 from signed_images import Signer, elliptic, rules
 
 from kilonova.domain.clock import SystemClock
@@ -38,13 +38,6 @@ from kilonova.imaging.inspect import check
 from kilonova.shapes.quiesce import Quiesce
 
 
-@pytest.fixture(scope="module")
-def installation() -> Iterator[Installation]:
-    made = make_installation()
-    yield made
-    asyncio.run(remove_installation(made))
-
-
 @pytest.fixture
 def certificates(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Where the host finds the certificates that it knows."""
@@ -60,13 +53,8 @@ async def driver(request: pytest.FixtureRequest, certificates: Path) -> AsyncIte
         made: Driver = FakeDriver(FakeHypervisor("host", signatures=rules(certificates)), SystemClock())
     else:
         made = request.getfixturevalue("installation").driver()
-    await made.start(Listener())
-    yield made
-    for guest in await made.guests():
-        await made.destroy(guest.uuid)
-    for left in await made.disks():
-        await made.delete_disks(left)
-    await made.close()
+    async with started(made):
+        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import subprocess
 import tempfile
@@ -13,12 +12,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from libvirt_installations import (
-    Installation,
-    Listener,
     empty_guest,
     eventually,
-    make_installation,
-    remove_installation,
+    started,
 )
 
 from kilonova.domain.clock import SystemClock
@@ -32,13 +28,6 @@ from kilonova.hypervisor.volumes import FileMerge, FileSource, GuestVolume, Merg
 SIZE = "4M"
 
 
-@pytest.fixture(scope="module")
-def installation() -> Iterator[Installation]:
-    made = make_installation()
-    yield made
-    asyncio.run(remove_installation(made))
-
-
 @pytest.fixture(params=["fake", pytest.param("libvirt", marks=pytest.mark.servers)])
 async def driver(request: pytest.FixtureRequest) -> AsyncIterator[Driver]:
     made: Driver
@@ -46,13 +35,8 @@ async def driver(request: pytest.FixtureRequest) -> AsyncIterator[Driver]:
         made = FakeDriver(FakeHypervisor("host"), SystemClock())
     else:
         made = request.getfixturevalue("installation").driver()
-    await made.start(Listener())
-    yield made
-    for guest in await made.guests():
-        await made.destroy(guest.uuid)
-    for left in await made.disks():
-        await made.delete_disks(left)
-    await made.close()
+    async with started(made):
+        yield made
 
 
 class Files:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -10,12 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 import msgspec
 import pytest
 from libvirt_installations import (
-    Installation,
-    Listener,
     empty_guest,
     eventually,
-    make_installation,
-    remove_installation,
+    started,
 )
 from nbd_daemon import NbdDaemon
 
@@ -54,13 +50,6 @@ class SimulatedExports:
 Exports = SimulatedExports | NbdDaemon
 
 
-@pytest.fixture(scope="module")
-def installation() -> Iterator[Installation]:
-    made = make_installation()
-    yield made
-    asyncio.run(remove_installation(made))
-
-
 @pytest.fixture
 def exports(request: pytest.FixtureRequest) -> Iterator[Exports]:
     if "libvirt" not in request.node.name:
@@ -80,13 +69,8 @@ async def driver(request: pytest.FixtureRequest, exports: Exports) -> AsyncItera
         made = FakeDriver(hypervisor, SystemClock())
     else:
         made = request.getfixturevalue("installation").driver()
-    await made.start(Listener())
-    yield made
-    for guest in await made.guests():
-        await made.destroy(guest.uuid)
-    for left in await made.disks():
-        await made.delete_disks(left)
-    await made.close()
+    async with started(made):
+        yield made
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from libvirt_installations import FileImages, Installation, Listener, make_installation, remove_installation
+from libvirt_installations import FileImages, Installation, Listener, make_installation, remove_installation, started
 
 from kilonova.hypervisor.libvirt.driver import LibvirtDriver
 
@@ -33,14 +33,8 @@ def listener() -> Listener:
 
 @pytest.fixture
 async def driver(shared_installation: Installation, listener: Listener) -> AsyncIterator[LibvirtDriver]:
-    driver = shared_installation.driver()
-    await driver.start(listener)
-    yield driver
-    for guest in await driver.guests():
-        await driver.destroy(guest.uuid)
-    for owner in await driver.disks():
-        await driver.delete_disks(owner)
-    await driver.close()
+    async with started(shared_installation.driver(), listener) as driver:
+        yield driver
 
 
 @pytest.fixture

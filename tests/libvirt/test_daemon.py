@@ -93,9 +93,10 @@ async def test_an_orphaned_libvirtd_is_replaced(own_installation: Installation) 
     """The supervisor died and its libvirtd did not: the next start puts both in order."""
     driver = own_installation.driver()
     await driver.start(lambda _event: None)
-    orphan = own_installation.libvirtd_pid()
-    os.kill(own_installation.supervisor_pid(), signal.SIGKILL)
+    orphan, supervisor = own_installation.libvirtd_pid(), own_installation.supervisor_pid()
+    os.kill(supervisor, signal.SIGKILL)
     await driver.close()
+    await eventually(lambda: _ended(supervisor))
     assert is_alive(orphan)
 
     again = own_installation.driver()
@@ -194,6 +195,10 @@ async def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100)
     with pytest.raises(KilonovaError, match="too long"):
         await PrivateDaemon(deep, tmp_path / "guests", SystemClock()).start(None)  # type: ignore[arg-type]
+
+
+async def _ended(pid: int) -> bool:
+    return not is_alive(pid)
 
 
 def _host_uuid(installation: Installation) -> str:

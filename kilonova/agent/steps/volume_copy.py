@@ -6,9 +6,12 @@ says that it failed only if the guest uses the old one.
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from kilonova.agent.steps.environment import HostEnvironment
+from kilonova.agent.steps.watching import watch
 from kilonova.domain.errors import KilonovaError, NotFound, PastReturn, Retryable, Unfinished
 from kilonova.engine.operation import HostStep
 from kilonova.hypervisor.volumes import CopyState, GuestVolume
@@ -27,8 +30,11 @@ async def _start(host: HostEnvironment, args: CopyArgs) -> None:
 
 
 async def _await(host: HostEnvironment, args: CopyArgs) -> None:
-    """Look how far the copy is. Raises Unfinished: it goes on."""
-    found = await host.driver.copy_state(args.uuid, args.volume_id, args.target)
+    """Watch the copy. Raises Unfinished: it goes on."""
+    found = await watch(
+        host, partial(host.driver.copy_state, args.uuid, args.volume_id, args.target),
+        lambda copy: copy.state is CopyState.COPYING,
+    )
     if found.state is CopyState.NONE:
         raise KilonovaError(
             f"The copy of volume {args.volume_id} ended before it was complete.",

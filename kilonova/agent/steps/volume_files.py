@@ -6,9 +6,12 @@ the guest still writes to the old one.
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from kilonova.agent.steps.environment import HostEnvironment
+from kilonova.agent.steps.watching import watch
 from kilonova.domain.errors import Conflict, KilonovaError, PastReturn, Unfinished
 from kilonova.engine.operation import HostStep
 from kilonova.hypervisor.volumes import FileMerge, FileSource, HeldVolume, MergeState
@@ -74,8 +77,11 @@ async def _start_merge(host: HostEnvironment, args: MergeArgs) -> None:
 
 
 async def _await_merge(host: HostEnvironment, args: MergeArgs) -> None:
-    """Look how far the merge is. Raises Unfinished: it goes on."""
-    state = await host.driver.merge_state(args.uuid, args.volume_id, args.merge)
+    """Watch the merge. Raises Unfinished: it goes on."""
+    state = await watch(
+        host, partial(host.driver.merge_state, args.uuid, args.volume_id, args.merge),
+        lambda state: state is MergeState.RUNNING,
+    )
     if state is MergeState.NONE:
         raise KilonovaError(
             f"The files of volume {args.volume_id} were not merged to the end.",

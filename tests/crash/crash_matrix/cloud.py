@@ -111,6 +111,8 @@ OPTIONS = OperationOptions(
     running_deleted_instance_action="noop", instance_delete_interval=-1.0,
     shelved_offload_time=-1.0, heal_instance_info_cache_interval=0.0, volume_usage_poll_interval=1e9,
 )
+SILENCE = 600.0
+"""Seconds of the cloud after which a host counts as dead: long enough for a machine that stalls under its load."""
 LIMIT = 25.0
 """Real seconds after which an operation that has not ended counts as stuck."""
 
@@ -229,7 +231,7 @@ class OneCloud:
         await self.networks.start()
         await self.images.recover()
         await self.volumes.start()
-        placing = Placing(self.api, Scheduler(self.api, clock, random))
+        placing = Placing(self.api, Scheduler(self.api, clock, random, service_down_time=SILENCE))
         watched: Any = planting.Watched(placing, plan)
         networks: Any = planting.Watched(self.networks, plan)
         images: Any = planting.Watched(self.images, plan)
