@@ -19,8 +19,8 @@ from kilonova.notifications.sinks import envelope
 
 MESSAGE_ID = "Nats-Msg-Id"
 """The header by which streams and subscribers know a message that comes again."""
-CONNECT_LIMIT = 3
-"""Seconds."""
+CONNECT_LIMIT, PAUSE = 3, 0.1
+"""Seconds for an attempt to connect to a server, and between the two that there are at most."""
 ANSWER_LIMIT = 3.0
 """Seconds until the server has confirmed what it was sent."""
 
@@ -66,7 +66,7 @@ class NatsSink:
             self._client = await nats.connect(
                 self._servers, user=login.user if login else None, password=login.password if login else None,
                 tls=self._tls, name="kilonova notifications", allow_reconnect=False, connect_timeout=CONNECT_LIMIT,
-                error_cb=_passed_over,
+                max_reconnect_attempts=1, reconnect_time_wait=PAUSE, error_cb=_passed_over,
             )
             if self._stream:
                 self._streams = self._client.jetstream()
