@@ -10,6 +10,7 @@ again, as an operation of its own that takes over in the transaction that ends t
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -169,21 +170,21 @@ def guest_anew(run: Run[RebuildServer]) -> Guest:
     return msgspec.structs.replace(guest, metadata=metadata)
 
 
-def guest_ref(run: Run[RebuildServer]) -> GuestRef:
+def _guest_ref(run: Run[RebuildServer]) -> GuestRef:
     return GuestRef(uuid=run.subject, devnames=tuple(vif.devname for vif in run.output(Anew).guest.vifs))
 
 
-def power_off_args(run: Run[RebuildServer]) -> PowerOffArgs:
+def _power_off_args(run: Run[RebuildServer]) -> PowerOffArgs:
     anew = run.output(Anew)
     return PowerOffArgs(uuid=run.subject, grace=anew.grace, interval=anew.interval)
 
 
-def mapping(tx: Tx, run: Run[RebuildServer]) -> None:
+def _mapping(tx: Tx, run: Run[RebuildServer]) -> None:
     """Spec: RBD-46, RBD-48."""
     settle(tx, run, owned=(T.REBUILDING,), task_state=T.REBUILD_BLOCK_DEVICE_MAPPING, power_state=PowerState.NOSTATE)
 
 
-def spawning(tx: Tx, run: Run[RebuildServer]) -> None:
+def _spawning(tx: Tx, run: Run[RebuildServer]) -> None:
     settle(tx, run, owned=(T.REBUILD_BLOCK_DEVICE_MAPPING,), task_state=T.REBUILD_SPAWNING,
            root_device_name=run.output(DisksMade).root_device_name)
 
@@ -236,6 +237,33 @@ NOTICES = announce(
     usage=lambda run, _instance: {"image_name": run.request.after.image.name if run.request.after.image else ""},
 )
 
+PREPARE = OnHost(
+    "prepare disks", host_of, PREPARE_DISKS,
+    lambda run: PrepareArgs(guest=guest_anew(run), keep_ephemeral=run.request.keep_ephemeral),
+    undo=RESTORE_DISKS, undo_args=_guest_ref, timeout=1800, undo_owed=True,
+)
+"""The new disks are made beside the old ones."""
+TAKE_AWAY = (
+    OnHost("power off", host_of, POWER_OFF, _power_off_args,
+           undo=NoUndo("a guest that went off stays off; the server is in ERROR then"), timeout=900),
+    OnHost("forget guest", host_of, DESTROY, _guest_ref,
+           undo=NoUndo("a hard reboot defines it again"), recorded=_mapping),
+)
+"""The old guest goes."""
+
+
+def start_anew(guest: Callable[[Run[Any]], Guest]) -> tuple[OnHost, ...]:
+    """The new guest comes. guest: as it is to be."""
+    return (
+        OnHost("replace disks", host_of, REPLACE_DISKS, lambda run: GuestArgs(guest(run)),
+               undo=NoUndo("the undo of `prepare disks` brings the old ones back"), recorded=_spawning, timeout=1800),
+        OnHost("start guest", host_of, SPAWN, lambda run: SpawnArgs(guest(run), paused=False),
+               undo=DESTROY, undo_args=_guest_ref, timeout=600, undo_owed=True),
+        OnHost("drop old disks", host_of, DROP_OLD_DISKS, _guest_ref,
+               undo=NoUndo("they are gone for good"), owed=True),
+    )
+
+
 REBUILD = Operation(
     name="rebuild",
     action="rebuild",
@@ -245,19 +273,9 @@ REBUILD = Operation(
     begins=begin,
     steps=(
         Here("describe guest", _describe, undo=restore_image, undo_owed=True),
-        OnHost("prepare disks", host_of, PREPARE_DISKS,
-               lambda run: PrepareArgs(guest=guest_anew(run), keep_ephemeral=run.request.keep_ephemeral),
-               undo=RESTORE_DISKS, undo_args=guest_ref, timeout=1800, undo_owed=True),
-        OnHost("power off", host_of, POWER_OFF, power_off_args,
-               undo=NoUndo("a guest that went off stays off; the server is in ERROR then"), timeout=900),
-        OnHost("forget guest", host_of, DESTROY, guest_ref,
-               undo=NoUndo("a hard reboot defines it again"), recorded=mapping),
-        OnHost("replace disks", host_of, REPLACE_DISKS, lambda run: GuestArgs(guest_anew(run)),
-               undo=NoUndo("the undo of `prepare disks` brings the old ones back"), recorded=spawning, timeout=1800),
-        OnHost("start guest", host_of, SPAWN, lambda run: SpawnArgs(guest_anew(run), paused=False),
-               undo=DESTROY, undo_args=guest_ref, timeout=600, undo_owed=True),
-        OnHost("drop old disks", host_of, DROP_OLD_DISKS, guest_ref,
-               undo=NoUndo("they are gone for good"), owed=True),
+        PREPARE,
+        *TAKE_AWAY,
+        *start_anew(guest_anew),
     ),
     ends=rebuilt,
     fails=failed,

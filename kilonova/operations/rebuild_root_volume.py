@@ -15,8 +15,6 @@ from typing import Any
 import msgspec
 import structlog
 
-from kilonova.agent.steps.power import DESTROY, POWER_OFF, SPAWN, GuestArgs, SpawnArgs
-from kilonova.agent.steps.rebuild import DROP_OLD_DISKS, PREPARE_DISKS, REPLACE_DISKS, RESTORE_DISKS, PrepareArgs
 from kilonova.agent.steps.volumes import CHECK, USAGE, AbilityArgs, Connector, Used, VolumeRef
 from kilonova.db import block_devices
 from kilonova.domain.block_device import AttachState, BlockDevice
@@ -34,19 +32,18 @@ from kilonova.operations.notices import announce_part
 from kilonova.operations.rebuild import (
     IMAGE_WRITTEN,
     NOTICES,
+    PREPARE,
+    TAKE_AWAY,
     Anew,
     RebuildServer,
     begin,
     describe_anew,
     failed,
     guest_anew,
-    guest_ref,
     host_of,
-    mapping,
-    power_off_args,
     rebuilt,
     restore_image,
-    spawning,
+    start_anew,
     without_secrets,
 )
 from kilonova.operations.volume_usage import count_and_tell
@@ -222,25 +219,15 @@ REBUILD_ROOT_VOLUME = Operation(
         Here("describe guest", _describe, undo=restore_image, undo_owed=True),
         OnHost("check host", host_of, CHECK, lambda run: AbilityArgs(multiattach=run.output(Root).multiattach),
                undo=NoUndo("changes nothing")),
-        OnHost("prepare disks", host_of, PREPARE_DISKS,
-               lambda run: PrepareArgs(guest=guest_anew(run), keep_ephemeral=run.request.keep_ephemeral),
-               undo=RESTORE_DISKS, undo_args=guest_ref, timeout=1800, undo_owed=True),
+        PREPARE,
         OnHost("read usage", _counting_host, USAGE, _volume, undo=NoUndo("changes nothing"), recorded=_count),
-        OnHost("power off", host_of, POWER_OFF, power_off_args,
-               undo=NoUndo("a guest that went off stays off; the server is in ERROR then"), timeout=900),
-        OnHost("forget guest", host_of, DESTROY, guest_ref,
-               undo=NoUndo("a hard reboot defines it again"), recorded=mapping),
+        *TAKE_AWAY,
         Here(RESERVE, _reserve, undo=_connect_again, undo_owed=True),
         Here("write image", _write, undo=WRITTEN),
         Await(IMAGE_WRITTEN, _awaited, timeout=lambda run: run.output(Root).limit),
         Here("connect root volume", _connect_root, undo=WRITTEN, timeout=600, retries=100,
              pause=lambda attempt: min(0.1 * 2**attempt, 5.0)),
-        OnHost("replace disks", host_of, REPLACE_DISKS, lambda run: GuestArgs(_guest(run)),
-               undo=NoUndo("the undo of `prepare disks` brings the old ones back"), recorded=spawning, timeout=1800),
-        OnHost("start guest", host_of, SPAWN, lambda run: SpawnArgs(_guest(run), paused=False),
-               undo=DESTROY, undo_args=guest_ref, timeout=600, undo_owed=True),
-        OnHost("drop old disks", host_of, DROP_OLD_DISKS, guest_ref,
-               undo=NoUndo("they are gone for good"), owed=True),
+        *start_anew(_guest),
     ),
     ends=rebuilt,
     fails=failed,
