@@ -149,6 +149,13 @@ class Guest(Namespace):
                 if all(f"inet6 {address}" in state for address in ("fe80:", *wanted)) and "tentative" not in state:
                     return state + self.run("ip", "-6", "route")
 
+    async def routed(self, *wanted: str) -> str:
+        """As `built`, and it has heard of a router, whose announcements come when they come."""
+        async with asyncio.timeout(LIMIT):
+            while "default via fe80::1 " not in (state := await self.built(*wanted)):
+                await asyncio.sleep(0.1)
+            return state
+
     def unplug(self) -> None:
         tool("ip", "link", "delete", self.tap)
 

@@ -68,8 +68,7 @@ async def test_guests_build_their_addresses_and_are_judged_by_their_groups(cloud
     server, (here,), _ = await plugged(cloud, "server", net)
     friend, (there,), _ = await plugged(cloud, "friend", net)
     stranger, (elsewhere,), _ = await plugged(cloud, "stranger", net, ())
-    state = await server.built(here)
-    assert "default via fe80::1 " in state and "mtu 1500" in state
+    assert "mtu 1500" in await server.routed(here)
     await friend.built(there)
     await stranger.built(elsewhere)
     async with await server.listen(22, V6):
@@ -99,8 +98,8 @@ async def test_a_guest_leases_its_address(cloud: Cloud) -> None:
     other, (others,), other_mac = await plugged(cloud, "two", net)
     assert await dhcp_v6.ask(guest, mac) == dhcp_v6.Answer([address], ["2001:db8::53"])
     assert (await dhcp_v6.ask(other, other_mac)).addresses == [others]
-    state = await guest.built()
-    assert "default via fe80::1 " in state and "inet6 fd78:" not in state  # it is announced that there is DHCP
+    assert "inet6 fd78:" not in await guest.routed()  # it is announced that there is DHCP
+    await other.routed()
     guest.run("ip", "addr", "add", f"{address}/128", "dev", "eth0", "nodad")
     other.run("ip", "addr", "add", f"{others}/128", "dev", "eth0", "nodad")
     async with await guest.listen(22, V6):
