@@ -102,6 +102,11 @@ class Namespace:
         with self.socket(family=family_of(address)) as client:
             return await connects(client, address, port, source)
 
+    async def reaches(self, address: str, port: int, source: str | None = None) -> bool:
+        """As `connects`, where one is expected: it may take its time on a machine that is busy."""
+        with self.socket(family=family_of(address)) as client:
+            return await reaches(client, address, port, source)
+
     async def listen(self, port: int, family: int = V4) -> asyncio.Server:
         """An echo server."""
         return await listen(self.socket(family=family), port)
@@ -152,9 +157,9 @@ class Guest(Namespace):
     async def routed(self, *wanted: str) -> str:
         """As `built`, and it has heard of a router, whose announcements come when they come."""
         async with asyncio.timeout(LIMIT):
-            while "default via fe80::1 " not in (state := await self.built(*wanted)):
-                await asyncio.sleep(0.1)
-            return state
+            while True:
+                if "default via fe80::1 " in (state := await self.built(*wanted)):
+                    return state
 
     def unplug(self) -> None:
         tool("ip", "link", "delete", self.tap)
@@ -164,11 +169,17 @@ def family_of(address: str) -> int:
     return V6 if ":" in address else V4
 
 
-async def connects(client: socket.socket, address: str, port: int, source: str | None = None) -> bool:
+async def reaches(client: socket.socket, address: str, port: int, source: str | None = None) -> bool:
+    return await connects(client, address, port, source, LIMIT)
+
+
+async def connects(
+    client: socket.socket, address: str, port: int, source: str | None = None, limit: float = SILENCE
+) -> bool:
     if source:
         client.bind((source, 0))
     try:
-        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(client, (address, port)), SILENCE)
+        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(client, (address, port)), limit)
     except (TimeoutError, OSError):
         return False
     return True

@@ -72,7 +72,7 @@ async def test_guests_build_their_addresses_and_are_judged_by_their_groups(cloud
     await friend.built(there)
     await stranger.built(elsewhere)
     async with await server.listen(22, V6):
-        assert await friend.connects(here, 22)  # both are in the default group
+        assert await friend.reaches(here, 22)  # both are in the default group
         assert not await stranger.connects(here, 22)  # nothing lets it send
         (port,) = await cloud.network.ports_of("stranger")
         alone = str(await cloud.change(lambda conn, effects: security.create_group(
@@ -83,7 +83,7 @@ async def test_guests_build_their_addresses_and_are_judged_by_their_groups(cloud
         assert not await stranger.connects(here, 22)
         rule = await cloud.allow(cloud.default, direction="ingress", ethertype="IPv6", protocol="tcp",
                                  port_range_min=22, port_range_max=22, remote_ip_prefix="fd77::/64")
-        assert await stranger.connects(here, 22)
+        assert await stranger.reaches(here, 22)
         await cloud.forbid(rule)
         assert not await stranger.connects(here, 22)
         assert not pings(stranger, here)
@@ -103,7 +103,7 @@ async def test_a_guest_leases_its_address(cloud: Cloud) -> None:
     guest.run("ip", "addr", "add", f"{address}/128", "dev", "eth0", "nodad")
     other.run("ip", "addr", "add", f"{others}/128", "dev", "eth0", "nodad")
     async with await guest.listen(22, V6):
-        assert await other.connects(address, 22)
+        assert await other.reaches(address, 22)
 
 
 @pytest.mark.spec("EMN-08")
@@ -152,7 +152,7 @@ async def test_a_subnet_without_modes_is_left_to_its_guests(cloud: Cloud) -> Non
         wired.run("ip", "addr", "add", f"{own}/64", "dev", "eth0")
         assert "default via" not in await wired.built(own)
     async with await guest.listen(22, V6):
-        assert await other.connects(address, 22)
+        assert await other.reaches(address, 22)
     assert (await cloud.wiring.found()).dhcp_servers == ()
 
 
@@ -167,14 +167,14 @@ async def test_a_network_carries_both_versions(cloud: Cloud) -> None:
         await guest.dhcp()
         await guest.built(own)
     async with await server.listen(22), await server.listen(23, V6):
-        assert await friend.connects(v4, 22)
-        assert await friend.connects(here, 23)
+        assert await friend.reaches(v4, 22)
+        assert await friend.reaches(here, 23)
         (before,) = (await cloud.wiring.found()).dhcp_servers
         await cloud.down()
         await cloud.up()
         assert (await cloud.wiring.found()).dhcp_servers == (before,)
-        assert await friend.connects(v4, 22)
-        assert await friend.connects(here, 23)
+        assert await friend.reaches(v4, 22)
+        assert await friend.reaches(here, 23)
 
 
 @pytest.mark.spec("EMN-49")
@@ -188,12 +188,12 @@ async def test_a_guest_cannot_speak_for_another_address(cloud: Cloud) -> None:
     async with await server.listen(22, V6):
         liar.run("ip", "addr", "add", f"{lie}/64", "dev", "eth0", "nodad")
         assert not await liar.connects(here, 22, source=lie)
-        assert await liar.connects(here, 22, source=own)
+        assert await liar.reaches(here, 22, source=own)
         (port,) = await cloud.network.ports_of("liar")
         await cloud.update_port(port.id, allowed_address_pairs=[AddressPair("fd77::b00/120")])
         await cloud.allow(cloud.default, direction="ingress", ethertype="IPv6", protocol="tcp",
                           remote_ip_prefix="fd77::bad/128")
-        assert await liar.connects(here, 22, source=lie)
+        assert await liar.reaches(here, 22, source=lie)
         liar.run("ip", "link", "set", "eth0", "address", "52:54:00:00:00:01")
         assert not await liar.connects(here, 22, source=own)
 
@@ -218,8 +218,8 @@ async def test_a_guest_is_no_router_and_answers_for_itself_only(cloud: Cloud) ->
     hardware = bytes.fromhex(rogue_mac.replace(":", ""))
     advert = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
     async with await server.listen(22, V6), await rogue.listen(22, V6):
-        assert await victim.connects(here, 22)
-        assert await victim.connects(own, 22)
+        assert await victim.reaches(here, 22)
+        assert await victim.reaches(own, 22)
         before = victim.run("ip", "-6", "neigh", "show", here).split()
         claims = {address: struct.pack("!BBHI", 136, 0, 0, 0x20000000) + socket.inet_pton(V6, address) +
                   b"\x02\x01" + hardware for address in (here, own)}
@@ -256,7 +256,7 @@ async def test_a_router_joins_ipv6_networks_without_translation(cloud: Cloud) ->
         await change_router(cloud, id_, admin_state_up=False)
         assert not await one.connects(there, 22)
         await change_router(cloud, id_, admin_state_up=True)
-        assert await two.connects(here, 22)
+        assert await two.reaches(here, 22)
 
 
 async def test_guests_reach_nothing_of_the_machine_by_ipv6_but_its_services(cloud: Cloud) -> None:

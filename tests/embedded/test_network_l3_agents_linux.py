@@ -58,7 +58,7 @@ async def test_what_a_router_led_to_is_cut_off_while_no_agent_has_it(cloud: Clou
     await cloud.allow(cloud.default, direction="ingress", remote_ip_prefix="0.0.0.0/0")
     gateway = cloud.wiring._routers[0].gateway
     async with await one.listen(22), await outside.listen(80):
-        assert await outside.connects(address, 22) and await one.connects("198.51.100.9", 80)
+        assert await outside.reaches(address, 22) and await one.reaches("198.51.100.9", 80)
         assert await answers(address) and await answers(gateway)
         with outside.socket() as client:
             loop = asyncio.get_running_loop()
@@ -70,7 +70,7 @@ async def test_what_a_router_led_to_is_cut_off_while_no_agent_has_it(cloud: Clou
         assert not await outside.connects(address, 22) and not await one.connects("198.51.100.9", 80)
         assert not await answers(address) and not await answers(gateway)
         await give(cloud, id_)
-        assert await outside.connects(address, 22) and await one.connects("198.51.100.9", 80)
+        assert await outside.reaches(address, 22) and await one.reaches("198.51.100.9", 80)
         assert await answers(address) and await answers(gateway)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from network_machine import Guest, Namespace, connects, own_machine, tool
+from network_machine import Guest, Namespace, connects, own_machine, reaches, tool
 
 from kilonova.db.database import Database
 from kilonova.domain.clock import SystemClock
@@ -198,18 +198,18 @@ async def test_security_groups_decide_who_reaches_a_guest(cloud: Cloud) -> None:
     friend, _ = await cloud.guest("friend", net)
     stranger, _ = await cloud.guest("stranger", net, ("alone",))
     async with await server.listen(22), await server.listen(23):
-        assert await friend.connects(address, 22)  # both are in the default group
+        assert await friend.reaches(address, 22)  # both are in the default group
         assert not await stranger.connects(address, 22)
         (port,) = await cloud.network.ports_of("friend")
         await cloud.update_port(port.id, fixed_ips=[FixedIpBody(ip_address="10.77.0.99")])
         friend.run("ip", "addr", "add", "10.77.0.99/24", "dev", "eth0")
-        assert await friend.connects(address, 22, source="10.77.0.99")
+        assert await friend.reaches(address, 22, source="10.77.0.99")
         rule = await cloud.allow(cloud.default, direction="ingress", protocol="tcp", port_range_min=22,
                                  port_range_max=22, remote_ip_prefix=CIDR)
-        assert await stranger.connects(address, 22)
+        assert await stranger.reaches(address, 22)
         assert not await stranger.connects(address, 23)
         with stranger.socket() as client:
-            assert await connects(client, address, 22)
+            assert await reaches(client, address, 22)
             loop = asyncio.get_running_loop()
             assert await asyncio.wait_for(loop.sock_recv(client, 100), LIMIT)
             await loop.sock_sendall(client, b"once")
@@ -221,7 +221,7 @@ async def test_security_groups_decide_who_reaches_a_guest(cloud: Cloud) -> None:
         assert not await stranger.connects(address, 22)
         (port,) = await cloud.network.ports_of("stranger")
         await cloud.update_port(port.id, security_groups=[str(alone), cloud.default])
-        assert await stranger.connects(address, 22)
+        assert await stranger.reaches(address, 22)
 
 
 async def test_the_machine_is_judged_by_the_same_rules(cloud: Cloud) -> None:
@@ -234,7 +234,7 @@ async def test_the_machine_is_judged_by_the_same_rules(cloud: Cloud) -> None:
         await cloud.allow(cloud.default, direction="ingress", protocol="tcp", port_range_min=1, port_range_max=100)
         with socket.socket() as client:
             client.setblocking(False)
-            assert await connects(client, address, 22)
+            assert await reaches(client, address, 22)
 
 
 async def test_guests_reach_nothing_of_the_machine_but_its_services(cloud: Cloud) -> None:
@@ -246,7 +246,7 @@ async def test_guests_reach_nothing_of_the_machine_but_its_services(cloud: Cloud
     listener.listen()
     with listener:
         assert not await guest.connects("10.77.0.1", 8774)
-        assert await guest.connects("169.254.169.254", 80)
+        assert await guest.reaches("169.254.169.254", 80)
 
 
 @pytest.mark.spec("EMN-49")
@@ -255,14 +255,14 @@ async def test_a_guest_cannot_speak_for_another(cloud: Cloud) -> None:
     server, address = await cloud.guest("server", net)
     liar, own = await cloud.guest("liar", net)
     async with await server.listen(22):
-        assert await liar.connects(address, 22)
+        assert await liar.reaches(address, 22)
         liar.run("ip", "addr", "add", "10.77.0.200/24", "dev", "eth0")
         assert not await liar.connects(address, 22, source="10.77.0.200")
-        assert await liar.connects(address, 22, source=own)
+        assert await liar.reaches(address, 22, source=own)
         (port,) = await cloud.network.ports_of("liar")
         await cloud.update_port(port.id, allowed_address_pairs=[AddressPair("10.77.0.192/28")])
         await cloud.allow(cloud.default, direction="ingress", protocol="tcp", remote_ip_prefix="10.77.0.200/32")
-        assert await liar.connects(address, 22, source="10.77.0.200")
+        assert await liar.reaches(address, 22, source="10.77.0.200")
         liar.run("ip", "link", "set", "eth0", "address", "52:54:00:00:00:01")
         assert not await liar.connects(address, 22, source=own)
 
@@ -293,11 +293,11 @@ async def test_a_port_that_is_down_carries_nothing(cloud: Cloud) -> None:
     friend, _ = await cloud.guest("friend", net)
     (port,) = await cloud.network.ports_of("server")
     async with await server.listen(22):
-        assert await friend.connects(address, 22)
+        assert await friend.reaches(address, 22)
         await cloud.update_port(port.id, admin_state_up=False)
         assert not await friend.connects(address, 22)
         await cloud.update_port(port.id, admin_state_up=True)
-        assert await friend.connects(address, 22)
+        assert await friend.reaches(address, 22)
 
 
 async def test_networks_with_the_same_range_are_apart_and_both_reach_out(cloud: Cloud) -> None:
@@ -318,7 +318,7 @@ async def test_networks_with_the_same_range_are_apart_and_both_reach_out(cloud: 
     async with await outside.listen(80), await one.listen(22), await two.listen(22):
         for guest in (one, two):
             with guest.socket() as client:
-                assert await connects(client, "198.51.100.9", 80)
+                assert await reaches(client, "198.51.100.9", 80)
                 seen = await asyncio.wait_for(loop.sock_recv(client, 100), LIMIT)
                 assert seen == b"198.51.100.1\n"  # translated
         assert not await outside.connects(here, 22)  # nothing comes in unasked
@@ -333,7 +333,7 @@ async def test_networks_with_the_same_range_are_apart_and_both_reach_out(cloud: 
 async def test_metadata_tells_guests_apart_by_network_and_address_only(cloud: Cloud) -> None:
     async def ask(guest: Guest, headers: str = "") -> bytes:
         with guest.socket() as client:
-            assert await connects(client, "169.254.169.254", 80)
+            assert await reaches(client, "169.254.169.254", 80)
             request = f"GET /latest/meta-data/instance-id HTTP/1.1\r\nHost: x\r\n{headers}\r\n"
             loop = asyncio.get_running_loop()
             await loop.sock_sendall(client, request.encode())
@@ -417,8 +417,8 @@ async def test_lost_filters_and_bridges_come_back(cloud: Cloud) -> None:
     await cloud.until(lambda found: (found.bridges, found.firewall_tables, found.taps) == parts)
     friend, _ = await cloud.guest("friend", net)
     async with await server.listen(22):
-        assert await friend.connects(address, 22)
-        assert await friend.connects("169.254.169.254", 80)
+        assert await friend.reaches(address, 22)
+        assert await friend.reaches("169.254.169.254", 80)
 
 
 async def test_ports_may_come_while_a_bridge_gets_its_taps_back(
@@ -461,7 +461,7 @@ async def test_a_bridge_that_is_lost_while_it_is_made_again_comes_back(
     await asyncio.wait_for(lost.wait(), LIMIT)
     await cloud.until(lambda found: (found.bridges, found.taps) == (before.bridges, before.taps))
     await cloud.wiring.settle(net)
-    assert await guest.connects("169.254.169.254", 80)
+    assert await guest.reaches("169.254.169.254", 80)
 
 
 async def test_the_wiring_outlives_an_error_that_nobody_foresaw(
@@ -524,7 +524,7 @@ async def test_a_crashed_control_plane_finds_all_running_again(cloud: Cloud) -> 
     before = await cloud.wiring.found()
     with friend.socket() as client:
         async with await server.listen(22):
-            assert await connects(client, address, 22)
+            assert await reaches(client, address, 22)
             loop = asyncio.get_running_loop()
             assert await asyncio.wait_for(loop.sock_recv(client, 100), LIMIT)
             await cloud.down()  # leaves on the machine what a crash leaves

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import test_network_linux
-from network_machine import LIMIT, V6, Guest, Namespace, connects, tool
+from network_machine import LIMIT, V6, Guest, Namespace, reaches, tool
 from test_network_linux import PROJECT, Cloud, admin
 from vlan_devices import Vlans
 
@@ -113,7 +113,7 @@ async def serving(cloud: Cloud, world: World, *options: str) -> AsyncIterator[No
 async def seen_as(guest: Namespace, address: str, port: int) -> str:
     """The address that a peer sees a guest with."""
     with guest.socket() as client:
-        assert await connects(client, address, port)
+        assert await reaches(client, address, port)
         seen = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 100), LIMIT)
     return seen.decode().strip()
 
@@ -131,11 +131,11 @@ async def test_a_guest_and_a_peer_on_the_vlan_reach_each_other(cloud: Cloud, wor
         assert await seen_as(guest, ABROAD, 80) == address  # nor beyond the gateway, which is outside
         assert not await world.connects(address, 22)  # the security group lets only members in
         rule = await let_in(cloud)
-        assert await world.connects(address, 22)
-        assert await world.connects(address, 22, source=ABROAD)
+        assert await world.reaches(address, 22)
+        assert await world.reaches(address, 22, source=ABROAD)
         await cloud.forbid(rule)
         assert not await world.connects(address, 22)
-        assert await guest.connects("169.254.169.254", 80)
+        assert await guest.reaches("169.254.169.254", 80)
 
 
 async def test_other_vlans_are_apart(cloud: Cloud, world: World) -> None:
@@ -145,11 +145,11 @@ async def test_other_vlans_are_apart(cloud: Cloud, world: World) -> None:
     other, other_address = await cloud.guest("two", await outside(cloud, 200))
     await let_in(cloud)
     async with await world.listen(80), await guest.listen(22), await flat.listen(22), await other.listen(22):
-        assert await other.connects(OUTSIDE, 80)
+        assert await other.reaches(OUTSIDE, 80)
         assert not await guest.connects(OUTSIDE, 80)
         assert not await flat.connects(OUTSIDE, 80)
         assert address == flat_address == other_address  # which of them answers, is for the VLAN to say
-        assert await world.connects(other_address, 22)
+        assert await world.reaches(other_address, 22)
         world.run("ip", "link", "set", "eth0.200", "down")
         assert not await world.connects(address, 22)
 
@@ -161,14 +161,14 @@ async def test_a_flat_network_is_the_interface_itself(cloud: Cloud, world: World
     await let_in(cloud)
     async with await world.listen(80), await guest.listen(22):
         assert await seen_as(guest, OUTSIDE, 80) == address
-        assert await world.connects(address, 22)
+        assert await world.reaches(address, 22)
     # A guest that no filter holds sends frames of another VLAN, which is not its own.
     (port,) = await cloud.network.ports_of("one")
     await cloud.update_port(port.id, port_security_enabled=False, security_groups=[])
     world.vlans.add(guest, "eth0", 200, "10.30.0.2/24")
     world.vlan(200, "10.30.0.1/24")
     async with await world.listen(80):
-        assert await guest.connects(OUTSIDE, 80)
+        assert await guest.reaches(OUTSIDE, 80)
         assert not await guest.connects("10.30.0.1", 80)
     assert (await cloud.wiring.found()).uplinks == ()
 
@@ -226,14 +226,14 @@ async def test_wiring_that_was_torn_down_comes_back(cloud: Cloud, world: World) 
             tool("ip", *damage)
             await cloud.until(lambda found: not is_whole(found))
             await cloud.until(is_whole)
-            assert await guest.connects(OUTSIDE, 80)
+            assert await guest.reaches(OUTSIDE, 80)
         tool("ip", "link", "delete", "wire")
         await cloud.until(lambda found: found.uplinks == ())
         world.lay_wire()
         world.vlan(100, f"{OUTSIDE}/24")
         await cloud.until(is_whole)
         guest.run("ip", "neigh", "flush", "dev", "eth0")
-        assert await guest.connects(OUTSIDE, 80)
+        assert await guest.reaches(OUTSIDE, 80)
 
 
 @pytest.mark.spec("EMN-63")
@@ -245,7 +245,7 @@ async def test_a_crashed_control_plane_finds_the_wire_again(cloud: Cloud, world:
     index = cloud.wiring._links.by_name["kut1-1"].index
     async with await world.listen(80):
         with guest.socket() as client:
-            assert await connects(client, OUTSIDE, 80)
+            assert await reaches(client, OUTSIDE, 80)
             loop = asyncio.get_running_loop()
             assert await asyncio.wait_for(loop.sock_recv(client, 100), LIMIT)
             await cloud.down()
@@ -265,7 +265,7 @@ async def test_a_crashed_control_plane_finds_the_wire_again(cloud: Cloud, world:
             await cloud.up()
             await cloud.wiring.settle(net)
             guest.run("ip", "neigh", "flush", "dev", "eth0")
-            assert await guest.connects(OUTSIDE, 81)
+            assert await guest.reaches(OUTSIDE, 81)
         second.vlans.close()
         second.close()
 
@@ -376,7 +376,7 @@ async def test_a_router_may_be_the_gateway_outside(cloud: Cloud, world: World) -
         await cloud.change(route)
         assert await seen_as(near, far_address, 22) == near_address
         world.run("ip", "route", "add", "10.77.0.0/24", "via", OUTSIDE)
-        assert await world.connects(far_address, 22)
+        assert await world.reaches(far_address, 22)
         assert await seen_as(far, "10.20.0.9", 80) == far_address
 
 
@@ -404,7 +404,7 @@ async def test_a_router_outside_announces_itself_to_guests_by_ipv6(cloud: Cloud,
     async with serving(cloud, world, *announcing), await world.listen(80, V6), await guest.listen(22, V6):
         link = world.run("ip", "-6", "addr", "show", "dev", "eth0.100", "scope", "link").split("inet6 ")[1]
         assert f"default via {link.partition('/')[0]} " in await guest.built(address)
-        assert await guest.connects("2001:db8:20::1", 80)
+        assert await guest.reaches("2001:db8:20::1", 80)
         assert not await world.connects(address, 22)
         await cloud.allow(cloud.default, direction="ingress", ethertype="IPv6", remote_ip_prefix="::/0")
-        assert await world.connects(address, 22)
+        assert await world.reaches(address, 22)

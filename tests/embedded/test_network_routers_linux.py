@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import test_network_linux
-from network_machine import Guest, Namespace, connects, family_of, tool
+from network_machine import Guest, Namespace, family_of, reaches, tool
 from test_network_linux import CIDR, LIMIT, PROJECT, Cloud, admin
 
 from kilonova.embedded.network import floating, networks, routers
@@ -88,7 +88,7 @@ async def change_router(cloud: Cloud, id_: str, **fields: object) -> None:
 async def peer_of(guest: Namespace, address: str, port: int) -> str:
     """Who the server at the other end takes the guest for."""
     with guest.socket(family=family_of(address)) as client:
-        assert await connects(client, address, port)
+        assert await reaches(client, address, port)
         seen = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 100), LIMIT)
         return seen.decode().strip()
 
@@ -113,7 +113,7 @@ async def test_a_router_joins_its_networks_while_it_is_up(cloud: Cloud) -> None:
         await change_router(cloud, id_, admin_state_up=False)
         assert not await one.connects(there, 22)
         await change_router(cloud, id_, admin_state_up=True)
-        assert await two.connects(here, 22)
+        assert await two.reaches(here, 22)
 
 
 @pytest.mark.spec("EMN-13", "EMN-14")
@@ -130,7 +130,7 @@ async def test_a_gateway_leads_outside(cloud: Cloud, outside: Namespace) -> None
         await change_router(cloud, id_, external_gateway_info=GatewayBody(network_id=public, enable_snat=False))
         assert not await one.connects("198.51.100.9", 80)
         await change_router(cloud, id_, external_gateway_info=GatewayBody(network_id=public, enable_snat=True))
-        assert await one.connects("198.51.100.9", 80)
+        assert await one.reaches("198.51.100.9", 80)
         await change_router(cloud, id_, admin_state_up=False)
         assert not await one.connects("198.51.100.9", 80)
 
@@ -218,10 +218,10 @@ async def test_networks_of_one_range_have_floating_ips_apart(cloud: Cloud, outsi
     _, ones = await float_to(cloud, public, "one")
     _, twos = await float_to(cloud, public, "two")
     async with await one.listen(22):
-        assert await outside.connects(ones, 22)
+        assert await outside.reaches(ones, 22)
         assert not await outside.connects(twos, 22)
     async with await two.listen(22):
-        assert await outside.connects(twos, 22)
+        assert await outside.reaches(twos, 22)
         assert not await outside.connects(ones, 22)
         assert await peer_of(one, twos, 22) == ones
 
@@ -236,7 +236,7 @@ async def test_a_floating_ip_serves_its_next_owner_at_once(cloud: Cloud, outside
     await cloud.allow(cloud.default, direction="ingress", remote_ip_prefix="0.0.0.0/0")
     id_, address = await float_to(cloud, public, "one")
     async with await one.listen(22):
-        assert await outside.connects(address, 22)
+        assert await outside.reaches(address, 22)
 
     def unit(conn: object, effects: Effects) -> None:
         effects.routers = True
@@ -246,8 +246,8 @@ async def test_a_floating_ip_serves_its_next_owner_at_once(cloud: Cloud, outside
     assert not await outside.connects(address, 22)
     await float_to(cloud, public, "two", floating_ip_address=address)
     async with await two.listen(22):
-        assert await outside.connects(address, 22)
+        assert await outside.reaches(address, 22)
     await cloud.down()
     await cloud.up()  # a restart finds all of it again
     async with await two.listen(22):
-        assert await outside.connects(address, 22)
+        assert await outside.reaches(address, 22)
