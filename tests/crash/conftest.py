@@ -1,4 +1,4 @@
-"""Which cases of the crash matrix a run has: a fifth of them, others for each commit.
+"""Which cases of the crash matrix a run has: an eighth of them, others for each commit.
 
 `KILONOVA_CRASH_SHARE` sets the part (1 for all). Cases that are named (`-k`, or by their ids) always run.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-SHARE = float(os.environ.get("KILONOVA_CRASH_SHARE", "0.2"))
+SHARE = float(os.environ.get("KILONOVA_CRASH_SHARE", "0.125"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,6 +1,6 @@
 """Thousands of seeded clouds in virtual time, with everything going wrong, and what must hold afterwards.
 
-`KILONOVA_SIMULATION_SEEDS` sets how many seeds are run (default 4,000), `KILONOVA_SIMULATION_FIRST` the first one.
+`KILONOVA_SIMULATION_SEEDS` sets how many seeds are run (default 3,000), `KILONOVA_SIMULATION_FIRST` the first one.
 A failing seed is printed; `KILONOVA_SIMULATION_SEEDS=1 KILONOVA_SIMULATION_FIRST=<seed>` replays it exactly.
 """
 
@@ -22,7 +22,7 @@ from kilonova.engine.operation import Definitions, HostStep
 from kilonova.operations.build import BUILD
 from kilonova.operations.catalogue import CELL_OPERATIONS
 
-SEEDS = int(os.environ.get("KILONOVA_SIMULATION_SEEDS", "4000"))
+SEEDS = int(os.environ.get("KILONOVA_SIMULATION_SEEDS", "3000"))
 FIRST = int(os.environ.get("KILONOVA_SIMULATION_FIRST", "0"))
 TOLD = 16
 """Of so many seeds one has listeners."""
