@@ -19,7 +19,7 @@ VOLUMES = "/volume/v3/volumes"
 SNAPSHOTS = "/volume/v3/snapshots"
 VERSION = {"OpenStack-API-Version": "volume 3.71"}
 EXTEND = {"os-extend": {"new_size": 2}}
-LIMIT = 120.0
+LIMIT = 300.0
 
 
 @pytest.fixture(scope="module")
