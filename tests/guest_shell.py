@@ -40,6 +40,11 @@ class GuestShell:
         assert done.get("exitcode") == 0, (script, said, complained)
         return said
 
+    def sees(self, device: str) -> None:
+        """Wait until the guest has found a disk that was plugged in: whoever writes to its name before makes a file in
+        the guest's memory, which stays there in its place."""
+        self.run(f"until [ -b {device} ]; do sleep 0.1; done")
+
     def _state(self, pid: int) -> dict[str, Any]:
         try:
             found: dict[str, Any] = self._ask("guest-exec-status", {"pid": pid})

@@ -71,6 +71,7 @@ def test_what_is_on_a_volume_stays_there(cloud: RealCloud, tmp_path: Path) -> No
     _volume(cloud, made, "available", 1)
     run("server", "add", "volume", server, made)
     _volume(cloud, made, "in-use", 1)
+    shell.sees("/dev/vdb")
     shell.run("mkfs.ext4 -q /dev/vdb && mount -t ext2 /dev/vdb /mnt && echo kept >/mnt/file && sync")
     daemon = cloud.directory / "volumes/one/daemon/daemon.pid"
     killed = int(daemon.read_text())
@@ -85,6 +86,7 @@ def test_what_is_on_a_volume_stays_there(cloud: RealCloud, tmp_path: Path) -> No
     _volume(cloud, made, "available", 2)
     assert "vdb" not in shell.run("ls /sys/block")
     run("server", "add", "volume", server, made)
+    shell.sees("/dev/vdb")
     assert shell.run("cat /sys/block/vdb/size").strip() == str(2 << 21)
     assert shell.run("mount -t ext2 /dev/vdb /mnt && cat /mnt/file") == "kept\nand more\nand yet more\n"
     taken = cloud.call("DELETE", f"/compute/v2.1/servers/{server}/os-volume_attachments/{made}")
@@ -148,6 +150,7 @@ def test_an_encrypted_volume_is_open_in_the_guest_alone(cloud: RealCloud, tmp_pa
     _volume(cloud, volume, "available", 1)
     cloud.openstack("server", "add", "volume", server, volume)
     _volume(cloud, volume, "in-use", 1)
+    shell.sees("/dev/vdb")
     shell.run("yes 'known text' | head -c 65536 >/dev/vdb && sync")
     assert shell.run("head -c 11 /dev/vdb") == "known text\n"
     cloud.openstack("server", "reboot", "--hard", "--wait", server)
