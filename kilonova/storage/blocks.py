@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 NODE_DIGITS = 30
 """Hexadecimal digits of a UUID that fit into the 31 characters that QEMU allows, with a letter in front."""
+VOLUME, FILE = "v", "f"
+"""Letters in front: of what is in a volume, and of its file below that, which comes and goes with it."""
 POLL = 0.005
 JOB_POLL = 0.05
 GONE_LIMIT = 30.0
@@ -45,6 +47,8 @@ class Blocks:
         """By volume, what is being done to it through its node."""
         self._doors: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """By volume: whoever opens, closes, exports it, or needs it closed."""
+        self._filled: set[str] = set()
+        """Volumes whose data go past the cache of the host when they are opened."""
         self._daemons = 0
         """How many were found or started."""
 
@@ -62,7 +66,7 @@ class Blocks:
         self._daemons += 1
         await self._end_jobs()
         nodes = await self._daemon.command_now("query-named-block-nodes", {"flat": True})
-        opened = {each["node-name"] for each in nodes if not each["node-name"].startswith("#")}
+        opened = {each["node-name"] for each in nodes if each["node-name"][0] not in ("#", FILE)}
         there = {export.id: export for export in await self._exports()}
         used = {node_of(export.volume_id) for export in there.values()}
         for node in opened - used:
@@ -108,6 +112,24 @@ class Blocks:
             await self._remove(known, "hard" if force else "safe")
             self._wanted.pop(export_id, None)
             await self._close_if_unused(known.volume_id)
+
+    def begin_filling(self, volume_id: str) -> None:
+        """For when it is opened next: nobody who has it open would know how to read and write now."""
+        self._filled.add(volume_id)
+
+    async def end_filling(self, volume: VolumeFile) -> None:
+        """Now: what holds for data past the cache holds for others, too."""
+        async with self._doors[volume.volume_id]:
+            self.forget_filling(volume.volume_id)
+            try:
+                await self._daemon.command("blockdev-reopen", {"options": [self._file(volume)]})
+            except DaemonRefused as error:
+                if "Failed to find node" not in error.message:  # it is closed
+                    raise
+
+    def forget_filling(self, volume_id: str) -> None:
+        """A volume that is gone, or closed."""
+        self._filled.discard(volume_id)
 
     @asynccontextmanager
     async def opened(self, volume: VolumeFile) -> AsyncIterator[str]:
@@ -243,14 +265,31 @@ class Blocks:
             await self._clock.sleep(POLL)
 
     async def _open_node(self, volume: VolumeFile) -> None:
+        """Through the cache of the host where its file system knows no other way."""
+        try:
+            await self._open_file(volume)
+        except DaemonRefused as error:
+            if "O_DIRECT" not in error.message:
+                raise
+            self.forget_filling(volume.volume_id)
+            await self._open_file(volume)
+
+    async def _open_file(self, volume: VolumeFile) -> None:
         try:
             await self._daemon.command_now("blockdev-add", {
                 "driver": volume.format, "node-name": node_of(volume.volume_id), "discard": "unmap",
-                "file": {"driver": "file", "filename": str(volume.path), "discard": "unmap"},
+                "file": self._file(volume),
             })
         except DaemonRefused as error:
             if "Duplicate nodes" not in error.message:  # it is open
                 raise
+
+    def _file(self, volume: VolumeFile) -> dict[str, object]:
+        """How the file of a volume is opened."""
+        return {
+            "driver": "file", "node-name": FILE + node_of(volume.volume_id)[1:], "filename": str(volume.path),
+            "discard": "unmap", "cache": {"direct": volume.volume_id in self._filled},
+        }
 
     async def _close_if_unused(self, volume_id: str) -> None:
         if self._users[volume_id] or any(export.volume_id == volume_id for export in await self._exports()):
@@ -267,7 +306,7 @@ class Blocks:
 
 def node_of(volume_id: str) -> str:
     """The name of the node of a volume."""
-    return f"v{uuid.UUID(volume_id).hex[:NODE_DIGITS]}"
+    return f"{VOLUME}{uuid.UUID(volume_id).hex[:NODE_DIGITS]}"
 
 
 def _name(export: Export) -> str:

@@ -142,6 +142,7 @@ class DirectoryPool:
                 if await self._call(self._files.snapshots, volume):
                     raise Conflict(f"Volume {volume_id} has snapshots.", hint="delete them first")
                 await self._call(volume.path.unlink)
+                self._blocks.forget_filling(volume_id)
 
     async def extend(self, volume_id: str, size: int) -> None:
         async with self._insides[volume_id]:
@@ -210,6 +211,13 @@ class DirectoryPool:
 
     async def remove_export(self, export_id: str, *, force: bool = False) -> None:
         await self._blocks.remove_export(export_id, force=force)
+
+    async def begin_filling(self, volume_id: str) -> None:
+        await self._call(self._files.volume, volume_id)
+        self._blocks.begin_filling(volume_id)
+
+    async def end_filling(self, volume_id: str) -> None:
+        await self._blocks.end_filling(await self._call(self._files.volume, volume_id))
 
     async def volumes(self) -> list[Volume]:
         return list(await self._call(lambda: list(self._files.volumes())))

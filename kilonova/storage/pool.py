@@ -188,6 +188,15 @@ class StoragePool(Protocol):
         """Serve it no longer. force: cut its clients off. Raises ExportInUse: without force, a client is connected."""
         ...
 
+    async def begin_filling(self, volume_id: str) -> None:
+        """A volume that is not served yet will be written from its beginning to its end by whom it is served to. That
+        goes faster past the cache of the host, which would keep it all and write it to the disk in the end."""
+        ...
+
+    async def end_filling(self, volume_id: str) -> None:
+        """It is served as others are from now on, also to those who use it."""
+        ...
+
     async def volumes(self) -> list[Volume]:
         """All volumes that are there, for the audit."""
         ...

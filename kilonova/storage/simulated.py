@@ -227,6 +227,14 @@ class SimulatedPool:
             self.storage.exports.pop(export_id, None)
             self.storage.clients.discard(export_id)
 
+    async def begin_filling(self, volume_id: str) -> None:
+        async with self._call("begin_filling"):
+            self._volume(volume_id)
+
+    async def end_filling(self, volume_id: str) -> None:
+        async with self._call("end_filling"):
+            self._volume(volume_id)
+
     async def volumes(self) -> list[Volume]:
         async with self._call("volumes"):
             return [

@@ -382,6 +382,29 @@ async def test_two_writers_see_each_other(storage: Storage, pool: StoragePool) -
     assert await one.read() == "b"
 
 
+async def test_a_volume_is_filled_while_it_is_served(storage: Storage, pool: StoragePool) -> None:
+    """Its reader keeps the connection when it is filled. A second word of it, and one before it was ever served, change
+    nothing."""
+    volume, never = new_id(), new_id()
+    for one in (volume, never):
+        await pool.create(one, 1)
+        await pool.begin_filling(one)
+        await pool.begin_filling(one)
+    writer, reader = [storage.guest(pool, (await exported(pool, volume)).id) for _ in range(2)]
+    await reader.connect()
+    await writer.write("a")
+    await pool.end_filling(volume)
+    await writer.write("b")
+    await reader.disconnect()
+    for one in (volume, never):
+        await pool.end_filling(one)
+    assert await contents(storage, pool, volume) == "b"
+    await pool.delete(never)
+    for call in (pool.begin_filling, pool.end_filling):
+        with pytest.raises(VolumeNotFound):
+            await call(never)
+
+
 async def test_an_export_is_one_thing(pool: StoragePool) -> None:
     volume, other = new_id(), new_id()
     await pool.create(volume, 1)

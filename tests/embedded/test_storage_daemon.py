@@ -234,6 +234,63 @@ async def test_a_copy_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     await pool.stop()
 
 
+async def past_cache(pool: DirectoryPool) -> list[bool]:
+    """Of each file of a volume that is open, whether its data go past the cache of the host."""
+    nodes = await pool._daemon.command("query-named-block-nodes", {"flat": True})
+    return [one["cache"]["direct"] for one in nodes if one["drv"] == "file"]
+
+
+async def test_a_volume_that_is_being_filled_goes_past_the_cache(pool: DirectoryPool, tmp_path: Path) -> None:
+    """Whoever dies meanwhile: the daemon, whose successor opens it the same way, or the service, whose successor ends
+    what it has not begun."""
+    volume, export = new_id(), new_id()
+    await pool.create(volume, 1)
+    await pool.begin_filling(volume)
+    await pool.add_export(Export(id=export, volume_id=volume, writable=True))
+    assert await past_cache(pool) == [True]
+    os.kill(daemon_of(tmp_path / "pool"), signal.SIGKILL)
+    guest = NbdGuest(pool.address, export)
+    assert len(await asyncio.wait_for(_exports_of(pool), 30)) == 1
+    await guest.write("a")
+    assert await past_cache(pool) == [True]
+    await pool.close()
+    again = DirectoryPool(options(tmp_path / "pool"), SystemClock())
+    await again.start(())
+    assert await past_cache(again) == [True]
+    for _ in range(2):
+        await again.end_filling(volume)
+        assert await past_cache(again) == [False]
+    assert await guest.read() == "a"
+    await again.remove_export(export)
+    assert await again._daemon.command("query-named-block-nodes", {"flat": True}) == []
+    await again.stop()
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> Iterator[Path]:
+    """A file system that is nothing but cache."""
+    path = tmp_path / "cached"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "ramfs", "ramfs", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+async def test_a_file_system_that_always_uses_the_cache(cached: Path) -> None:
+    pool = DirectoryPool(options(cached, "raw"), SystemClock())
+    await pool.start(())
+    try:
+        volume, export = new_id(), new_id()
+        await pool.create(volume, 1)
+        await pool.begin_filling(volume)
+        await pool.add_export(Export(id=export, volume_id=volume, writable=True))
+        await NbdGuest(pool.address, export).write("a")
+        assert await past_cache(pool) == [False]
+        await pool.end_filling(volume)
+    finally:
+        await pool.stop()
+
+
 async def test_what_was_cancelled_while_it_was_told_is_done_again(pool: DirectoryPool, tmp_path: Path) -> None:
     """Whether the daemon did it is not known then."""
     volume, export = new_id(), new_id()

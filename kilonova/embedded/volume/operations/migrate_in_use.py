@@ -6,10 +6,12 @@ go. If compute cannot do it, the target goes. Spec: EMV-30, EMV-32, EMV-33, EMV-
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 
 import msgspec
 
+from kilonova.domain.errors import VolumeNotFound
 from kilonova.domain.operation import event_key
 from kilonova.embedded.volume import attachments, volumes
 from kilonova.embedded.volume.errors import InvalidVolume
@@ -73,9 +75,9 @@ def _drop_target(tx: Tx, run: Run[MigrateVolume]) -> None:
 
 
 async def _make_data(environment: VolumeEnvironment, run: Run[MigrateVolume]) -> None:
-    there, target = run.output(Whereabouts), run.output(Target)
-    passphrase = environment.passphrase(there.key_id)
-    await environment.pool(run.request.host).create(target.id, there.size, passphrase=passphrase)
+    there, target, pool = run.output(Whereabouts), run.output(Target), environment.pool(run.request.host)
+    await pool.create(target.id, there.size, passphrase=environment.passphrase(there.key_id))
+    await pool.begin_filling(target.id)
 
 
 async def _drop_data(environment: VolumeEnvironment, run: Run[MigrateVolume]) -> None:
@@ -114,6 +116,11 @@ def _swap(tx: Tx, run: Run[MigrateVolume]) -> Old:
     return Old(there.host, there.name_id)
 
 
+async def _end_filling(environment: VolumeEnvironment, run: Run[MigrateVolume]) -> None:
+    with contextlib.suppress(VolumeNotFound):  # a user has deleted the volume since
+        await environment.pool(run.request.host).end_filling(run.output(Target).id)
+
+
 MIGRATE_IN_USE = Operation(
     name="migrate volume in use",
     about="volume",
@@ -128,6 +135,7 @@ MIGRATE_IN_USE = Operation(
         Here("ask compute", _ask, undo=_withdraw, undone=_withdrawn),
         Await("swap", lambda run: (event_key(SWAPPED, run.output(Target).id),), timeout=lambda _run: SWAP_LIMIT),
         Record("swap identities", _swap, undo=NoUndo("nothing after it fails")),
+        Here("end filling", _end_filling, undo=NoUndo("changes no data"), owed=True),
         Here("delete old data", delete_old, undo=NoUndo("the volume has its new data"), owed=True),
     ),
     ends=migrated,
