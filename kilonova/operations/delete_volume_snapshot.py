@@ -9,11 +9,10 @@ touched: the volume service asks, and is told.
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from kilonova.agent.steps.volume_files import ABORT_MERGE, AWAIT_MERGE, START_MERGE, MergeArgs
+from kilonova.agent.steps.watching import between_watches
 from kilonova.domain.errors import InvalidInput
 from kilonova.domain.operation import Failure
 from kilonova.engine.operation import Here, NoUndo, OnHost, Operation, Record, Tx
@@ -24,8 +23,6 @@ from kilonova.operations.volume_files import VolumeFile, file_of, report, requir
 
 MERGE_LIMIT = 24 * 3600.0
 """Seconds that the hypervisor may merge."""
-LONGEST_PAUSE = 5.0
-"""Seconds between looks at a merge."""
 
 
 class DeleteVolumeSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,10 +63,6 @@ def _args(run: Run[DeleteVolumeSnapshot]) -> MergeArgs:
     return MergeArgs(run.subject, run.request.volume_id, run.request.merge)
 
 
-def _pause(attempt: int) -> float:
-    return min(0.2 * math.pow(2, min(attempt, 10)), LONGEST_PAUSE)
-
-
 async def _tell(env: Environment, run: Run[DeleteVolumeSnapshot]) -> None:
     """Spec: EMV-41."""
     await report(env, run.request.snapshot_id, "deleting")
@@ -94,7 +87,7 @@ DELETE_VOLUME_SNAPSHOT = Operation(
         Record("look", _look, undo=NoUndo("changes nothing")),
         OnHost("start merge", _host, START_MERGE, _args, undo=ABORT_MERGE),
         OnHost("merge", _host, AWAIT_MERGE, _args, undo=NoUndo("the merge is ended as a whole"), timeout=MERGE_LIMIT,
-               retries=2**31, pause=_pause),
+               retries=2**31, pause=between_watches),
         Here("tell volume service", _tell, undo=NoUndo("the files are merged"), owed=True),
     ),
     ends=_deleted,

@@ -9,7 +9,6 @@ of the new volume the name of the old one afterwards, so that the server keeps t
 from __future__ import annotations
 
 import contextlib
-import math
 import uuid
 from typing import Any
 
@@ -17,6 +16,7 @@ import msgspec
 
 from kilonova.agent.steps.volume_copy import ABORT_COPY, AWAIT_COPY, PIVOT, START_COPY, CopyArgs
 from kilonova.agent.steps.volumes import CHECK, AbilityArgs, Connector
+from kilonova.agent.steps.watching import between_watches
 from kilonova.db import block_devices, instances
 from kilonova.db.journal import cell_journal
 from kilonova.domain.block_device import AttachState
@@ -42,8 +42,6 @@ CONNECT = "connect new volume"
 MIGRATING = "migrating"
 COPY_LIMIT = 24 * 3600.0
 """Seconds that the hypervisor may copy."""
-FIRST_PAUSE, LONGEST_PAUSE, LONGER = 0.2, 5.0, 1.25
-"""Seconds between the steps that watch a copy, and by how much each pause is longer than the one before."""
 ANSWER_LIMIT, ANSWER_TRIES = 3600.0, 100
 """Seconds for which the volume service is asked whether it migrates the volume, and how often."""
 READS = NoUndo("changes nothing")
@@ -179,10 +177,6 @@ def _copy_args(run: Run[SwapVolume]) -> CopyArgs:
     return CopyArgs(run.subject, run.request.volume_id, run.output(Target).volume)
 
 
-def _pause(attempt: int) -> float:
-    return min(FIRST_PAUSE * math.pow(LONGER, min(attempt - 1, 20)), LONGEST_PAUSE)
-
-
 async def _record(env: Environment, run: Run[SwapVolume]) -> None:
     """The first thing after the guest has changed over, in one transaction: by what it is reached now. Until then the
     operation has the server to itself. Spec: SWP-03, SWP-14, SWP-20, SWP-28, SWP-37."""
@@ -253,7 +247,7 @@ SWAP_VOLUME = Operation(
         Here(CONNECT, _connect, undo=_disconnect, undo_owed=True),
         OnHost("start copy", _host, START_COPY, _copy_args, undo=ABORT_COPY),
         OnHost("copy", _host, AWAIT_COPY, _copy_args, undo=NoUndo("the copy is ended as a whole"), timeout=COPY_LIMIT,
-               retries=2**31, pause=_pause),
+               retries=2**31, pause=between_watches),
         OnHost("pivot", _host, PIVOT, _copy_args, timeout=FOREVER, retries=2**31,
                undo=NoUndo("the undo of the copy finds out which volume the guest uses")),
         Here("record new volume", _record, undo=FORWARD, persistent=True),

@@ -10,6 +10,8 @@ from kilonova.agent.steps.environment import HostEnvironment
 T = TypeVar("T")
 WATCH = 10.0
 """Seconds after which a step says that the work goes on."""
+BETWEEN = 1.0
+"""Seconds from one step that watches to the next."""
 FIRST_PAUSE, LONGEST_PAUSE, LONGER = 0.02, 0.25, 1.2
 """Seconds between looks, and by how much each pause is longer than the one before."""
 
@@ -28,3 +30,8 @@ async def watch(host: HostEnvironment, look: Callable[[], Awaitable[T]], goes_on
         await host.clock.sleep(pause)
         pause = min(pause * LONGER, LONGEST_PAUSE)
     return found
+
+
+def between_watches(_attempt: int) -> float:
+    """The pause of a step that watches, which is tried again for as long as the work goes on."""
+    return BETWEEN
