@@ -24,7 +24,7 @@ from kilonova.operations.options import OperationOptions
 from kilonova.services.cinder import VolumeServiceOptions
 from kilonova.services.cyborg import AcceleratorOptions
 from kilonova.shapes.pci_requests import PciOptions
-from kilonova.storage.options import VolumeOptions
+from kilonova.storage.options import PoolOptions, VolumeOptions
 
 PREFIX = "KILONOVA__"
 
@@ -218,6 +218,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def directory(self) -> Path:
         return Path(self.data_dir or "/var/lib/kilonova").absolute()
+
+    @property
+    def pools(self) -> tuple[PoolOptions, ...]:
+        """The storage pools of this process: those that are configured, or one of its own if all that could use it is
+        on this machine."""
+        if self.volume.pool:
+            return self.volume.pool
+        alone = self.agent.driver == "libvirt" and not self.bus.servers and not self.volume_service.endpoint
+        return (PoolOptions(name="local"),) if alone and self.volume.default_pool else ()
 
     def database_url(self, which: Literal["api", "cell"]) -> str:
         """URL of a database, SQLite in the data directory unless given."""

@@ -78,9 +78,9 @@ def all_checks(config: Config) -> Iterator[tuple[str, Callable[[], Check]]]:
         yield "kvm", lambda: _kvm(config.directory)
         yield "filters", _filters
     needed = TOOLS if config.agent.driver == "libvirt" else {}
-    for tool, package in (needed | POOL_TOOLS if config.volume.pool else needed).items():
+    for tool, package in (needed | POOL_TOOLS if config.pools else needed).items():
         yield tool, partial(_tool, tool, package)
-    if config.agent.driver == "libvirt" and config.volume.pool:
+    if config.agent.driver == "libvirt" and config.pools:
         yield "pools", lambda: _pools(config)
     yield "memory", _memory
     yield "disk", lambda: _disk(config.directory)
@@ -141,7 +141,7 @@ def _pools(config: Config) -> Check:
     """Guests run as another user, and connect to a socket in the directory of a pool."""
     from kilonova.hypervisor.libvirt.account import closed_to_guests
 
-    for pool in config.volume.pool:
+    for pool in config.pools:
         directory = Path(pool.within(config.directory).directory)
         closed = None if pool.listen else closed_to_guests(directory)
         if closed is not None:

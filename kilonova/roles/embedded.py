@@ -75,7 +75,7 @@ async def start(
     """Start the services; the stack stops them."""
     directory = ground.config.directory
     identity = EmbeddedIdentity(
-        ground.api, directory / "token-keys", ground.clock, url, volumes=bool(ground.config.volume.pool)
+        ground.api, directory / "token-keys", ground.clock, url, volumes=bool(ground.config.pools)
     )
     stack.callback(identity.close)
     progress("identity", "prepare")
@@ -101,7 +101,7 @@ async def start(
         stack.push_async_callback(listener.close)
     await networks.start(listener)
     stack.push_async_callback(networks.close)
-    if ground.config.volume.pool:
+    if ground.config.pools:
         progress("volume", "start storage pools")
     found = await volumes.start(ground, wakes, images, events.deliver, stack)
     calls = volumes.calls(ground.config, found)

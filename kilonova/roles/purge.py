@@ -19,7 +19,7 @@ from kilonova.roles.assembly import Progress
 from kilonova.roles.volumes import DIRECTORY as VOLUME_SERVICE
 from kilonova.services.secrets import NoSecrets
 from kilonova.storage.directory import DirectoryPool
-from kilonova.storage.options import VOLUMES
+from kilonova.storage.options import VOLUMES, PoolOptions
 
 OWN = (
     "kilonova.db*", "agent.db*", "images", "guests", "libvirt", "network", "fake", VOLUMES, VOLUME_SERVICE,
@@ -62,14 +62,22 @@ async def purge(config: Config, progress: Progress) -> list[str]:
         if (directory / "guests").exists():
             progress("guests", "remove")
             await _remove_guests(config, made)
-        for pool in config.volume.pool:
+        for pool in _pools(config):
             progress("volumes", f"end the daemon of pool {pool.name}")
-            await DirectoryPool(pool.within(directory), SystemClock()).stop()
+            await DirectoryPool(pool, SystemClock()).stop()
         if (directory / "network").exists():
             progress("network", "remove")
             await _remove_network(config, made)
         progress("data", "remove")
         return await asyncio.to_thread(_remove_data, directory)
+
+
+def _pools(config: Config) -> list[PoolOptions]:
+    """Those that are configured, and those in the data directory that were once: a daemon ends only when told to."""
+    found = {one.directory: one for one in (pool.within(config.directory) for pool in config.pools)}
+    for path in sorted((config.directory / VOLUMES).glob("*/")):
+        found.setdefault(str(path), PoolOptions(name=path.name, directory=str(path)))
+    return list(found.values())
 
 
 def _hold(lock: IO[str], directory: Path) -> None:

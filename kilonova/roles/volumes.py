@@ -80,16 +80,16 @@ async def start(
 ) -> EmbeddedVolumes | None:
     """Start the service, if pools are configured; the stack stops it. deliver: takes events of servers."""
     config = ground.config
-    if not config.volume.pool:
+    if not config.pools:
         return None
     host = assembly.own_host(config)
-    if not all(one.directory for one in config.volume.pool):
+    if not all(one.directory for one in config.pools):
         (config.directory / VOLUMES).mkdir(exist_ok=True)
         (config.directory / VOLUMES).chmod(PASSABLE)
     group = guest_group() if config.agent.driver == "libvirt" else None
     pools = {
         f"{host}@{one.name}#{one.name}": DirectoryPool(one.within(config.directory), ground.clock, group=group)
-        for one in config.volume.pool
+        for one in config.pools
     }
     service = EmbeddedVolumes(
         ground.api, pools, config.directory / DIRECTORY, ground.clock, images,

@@ -51,6 +51,9 @@ class VolumeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     pool: tuple[PoolOptions, ...] = ()
     """Places that keep volumes, each in a table `[[volume.pool]]` with `name`, `directory` (empty for one in the data
     directory), `format` (`qcow2` or `raw`), and to serve other hosts `listen`, `port` and `tls`."""
+    default_pool: bool = True
+    """Whether `kilonova up` with real guests has the pool `local` in the data directory when no pool is configured, and
+    no `volume_service`."""
     default_volume_type: str = "__DEFAULT__"
     """Name of the type of volumes that are made without one. Projects may have another one for that."""
 

@@ -131,3 +131,17 @@ def make_server(cloud: RealCloud) -> str:
     server: str = cloud.call("POST", "/compute/v2.1/servers", {"server": body}, version="2.37").json()["server"]["id"]
     wait_for("server", lambda: cloud.get(f"/compute/v2.1/servers/{server}")["server"]["status"] == "ACTIVE", 60)
     return server
+
+
+def test_nothing_of_a_pool_that_was_configured_once_outlives_the_installation(cloud: RealCloud) -> None:
+    """Its daemon serves a volume, and so goes on when the service stops."""
+    made = make(cloud)["id"]
+    daemon = int((cloud.directory / "volumes/fast/daemon/daemon.pid").read_text())
+    attachment = {"volume_uuid": made, "instance_uuid": made, "connector": {"host": "h"}}
+    answer = cloud.call("POST", "/volume/v3/attachments", {"attachment": attachment}, headers=VERSION)
+    assert answer.status_code == 200
+    cloud.kilonova("down")
+    assert Path(f"/proc/{daemon}").exists()
+    (cloud.directory / "kilonova.toml").write_text(POOL.replace("fast", "other"))
+    cloud.purge()
+    wait_for("the end of the daemon", lambda: not Path(f"/proc/{daemon}").exists(), 10)

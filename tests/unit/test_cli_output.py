@@ -265,7 +265,8 @@ class TestDoctor:
             return [name for name, _ in checks.all_checks(load(None, {}, {"agent.driver": driver, **pools}))]
 
         with_pool = names(**{"volume.pool": [{"name": "a"}]})
-        assert "qemu-storage-daemon" in with_pool and "qemu-storage-daemon" not in names()
+        without = names(**{"volume.default_pool": False})
+        assert "qemu-storage-daemon" in with_pool and "qemu-storage-daemon" not in without
         assert len(with_pool) == len(set(with_pool))
 
     @pytest.mark.parametrize("listen", ["", "127.0.0.1"])

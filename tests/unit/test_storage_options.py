@@ -34,3 +34,15 @@ def test_pools_are_tables(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         load(configured(tmp_path, f"[[volume.pool]]\n{text}\n"), {})
+
+
+@pytest.mark.parametrize(("text", "names"), [
+    ("", ["local"]),
+    ("[volume]\ndefault_pool = false", []),
+    ('[[volume.pool]]\nname = "a"', ["a"]),
+    ('[agent]\ndriver = "fake"', []),
+    ('[volume_service]\nendpoint = "http://192.0.2.1:8776"', []),
+    ('[bus]\nservers = ["nats://192.0.2.1"]', []),
+])
+def test_one_machine_has_a_pool_without_being_told(tmp_path: Path, text: str, names: list[str]) -> None:
+    assert [pool.name for pool in load(configured(tmp_path, text), {}).pools] == names
