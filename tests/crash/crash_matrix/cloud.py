@@ -18,7 +18,7 @@ from host_cells import TWO_CELLS
 from host_devices import GPUS, PORT_FUNCTIONS, SPECS
 from invariants import ACTIVE, Cloud, look
 
-from crash_matrix import planting, volumes
+from crash_matrix import planting, users_ports, volumes
 from crash_matrix.accelerators import Accelerators
 from crash_matrix.bus import CutBus
 from crash_matrix.clock import FastClock
@@ -40,31 +40,11 @@ from kilonova.db.schema import api_metadata, cell_metadata
 from kilonova.db.upgrade import ensure
 from kilonova.domain.context import RequestContext
 from kilonova.domain.errors import InstanceNotFound, NotFound, Unreachable
-from kilonova.domain.network import (
-    BANDWIDTH,
-    BANDWIDTH_CLASSES,
-    PACKET_RATE,
-    PACKET_RATE_CLASSES,
-    PACKET_RATE_TRAITS,
-    PortDevice,
-    PortGroup,
-    PortNeed,
-    bandwidth_traits,
-)
 from kilonova.domain.operation import EntryState, ExternalEvent, OperationRecord, OperationState
 from kilonova.domain.states import PowerState
 from kilonova.embedded.image import schema as image_schema
 from kilonova.embedded.image.service import EmbeddedImage
-from kilonova.embedded.network import networks, ports, qos, schema
-from kilonova.embedded.network.bodies import (
-    BandwidthRuleBody,
-    NetworkBody,
-    PacketRateRuleBody,
-    PolicyBody,
-    PortBody,
-    SubnetBody,
-)
-from kilonova.embedded.network.qos_schema import MINIMUM_BANDWIDTH, MINIMUM_PACKET_RATE
+from kilonova.embedded.network import schema
 from kilonova.embedded.network.service import EmbeddedNetwork
 from kilonova.embedded.network.wiring import FakeWiring
 from kilonova.embedded.volume import attachments
@@ -73,7 +53,6 @@ from kilonova.engine.host import host_metadata
 from kilonova.engine.journaling import Moves
 from kilonova.engine.operation import Await
 from kilonova.hypervisor.fake import FakeDriver, FakeHypervisor
-from kilonova.hypervisor.guest import NetworkBandwidth, PacketRate
 from kilonova.operations.catalogue import API_OPERATIONS, CELL_OPERATIONS
 from kilonova.operations.environment import Environment, PlacingEnvironment
 from kilonova.operations.options import OperationOptions
@@ -91,20 +70,6 @@ CELL = "cell1"
 HOSTS = ("host0", "host1")
 HOST_STEPS = agent_module.ALL
 PROJECT = "11111111111141118111111111111111"
-USERS_PORT = "33333333-3333-4333-8333-333333333333"
-BANDWIDTHS = (NetworkBandwidth(egress_kbps=1000, ingress_kbps=0),)
-RATE = PacketRate(kpps=1000)
-NEED = PortNeed(port_id=USERS_PORT, groups=(
-    PortGroup(name=BANDWIDTH, resources={BANDWIDTH_CLASSES["egress"]: 100}, traits=bandwidth_traits("")),
-    PortGroup(name=PACKET_RATE, resources={PACKET_RATE_CLASSES["any"]: 10}, traits=PACKET_RATE_TRAITS),
-))
-"""A port that the user made and gives to the server: it is never deleted."""
-DEVICE_PORT, SPARE_PORT = "34343434-3434-4434-8434-343434343434", "35353535-3535-4535-8535-353535353535"
-DEVICE_NEEDS = {
-    port: PortNeed(port_id=port, device=PortDevice(vnic_type="direct", physical_network="physnet1"))
-    for port in (DEVICE_PORT, SPARE_PORT)
-}
-"""Ports of the user's that are PCI devices; the server gets the first."""
 CONTEXT = RequestContext(request_id="req-crash", user_id="u", project_id=PROJECT, is_admin=True)
 OPTIONS = OperationOptions(
     shutdown_timeout=20.0, wait_soft_reboot_seconds=15.0, vif_plugging_timeout=300.0, max_attempts=2,
@@ -184,7 +149,7 @@ class OneCloud:
     # --- life ------------------------------------------------------------------------------------
 
     async def create_tables(self) -> str:
-        """Make the databases of a new cloud, with a port of the user's; returns its network."""
+        """Make the databases of a new cloud, with the ports of the user's; returns the network of the first."""
         await self.api.write(api_metadata.create_all)
         await self.cell.write(cell_metadata.create_all)
         await self._hosts_journal.write(host_metadata.create_all)
@@ -192,38 +157,8 @@ class OneCloud:
         await ensure(self.api, image_schema.IMAGE)
         await self.networks.bootstrap(PROJECT)
         other = await self.networks.bootstrap(PROJECT, name="other", cidr="10.9.0.0/24")
-        caller = RequestContext(request_id="", user_id="u", project_id=PROJECT, roles=("member",))
-        body = PortBody(network_id=other, project_id=PROJECT)
-        await self.api.write(
-            lambda conn: ports.create_port(conn, caller, body, self.clock.now(), lambda _host: True, USERS_PORT)
-        )
-        await self.api.write(self._guarantee)
-        await self.api.write(self._bring_devices)
+        await self.api.write(lambda conn: users_ports.make(conn, PROJECT, other, self.clock.now()))
         return other
-
-    def _guarantee(self, conn: sa.Connection) -> None:
-        """The user's port is guaranteed a bandwidth and a packet rate."""
-        admin = RequestContext(request_id="", user_id="a", project_id=PROJECT, roles=("admin",), is_admin=True)
-        policy = qos.create(conn, admin, PolicyBody(name="guaranteed"), self.clock.now())
-        qos.create_rule(conn, admin, MINIMUM_BANDWIDTH, policy.id, BandwidthRuleBody(amount=100))
-        rate = PacketRateRuleBody(direction="any", amount=10)
-        qos.create_rule(conn, admin, MINIMUM_PACKET_RATE, policy.id, rate)
-        qos.set_policy(conn, admin, USERS_PORT, policy.id)
-
-    def _bring_devices(self, conn: sa.Connection) -> None:
-        """The user has ports on a physical network."""
-        admin = RequestContext(request_id="", user_id="a", project_id=PROJECT, roles=("admin",), is_admin=True)
-        now = self.clock.now()
-        network = networks.create_network(conn, admin, NetworkBody(
-            name="outside", shared=True, provider_network_type="vlan", provider_physical_network="physnet1",
-            provider_segmentation_id=100,
-        ), now)
-        networks.create_subnet(conn, admin, SubnetBody(
-            network_id=network.id, ip_version=4, cidr="10.20.0.0/24", enable_dhcp=False
-        ), now)
-        for port in DEVICE_NEEDS:
-            body = PortBody(network_id=network.id, project_id=PROJECT, vnic_type="direct")
-            ports.create_port(conn, admin, body, now, lambda _host: True, port)
 
     async def start(self) -> None:
         """Start everything, in the order of one-machine mode."""
@@ -261,7 +196,7 @@ class OneCloud:
         images: Any = planting.Watched(self.images, self.plan)
         return Agent(
             host, driver, self.bus, self._hosts_journal, self.clock, images=images, report_interval=20.0,
-            device_specs=SPECS, bandwidths=BANDWIDTHS, packet_rate=RATE,
+            device_specs=SPECS, bandwidths=users_ports.BANDWIDTHS, packet_rate=users_ports.RATE,
             checkpoint=lambda _place: self.plan.here("effect"),
         )
 

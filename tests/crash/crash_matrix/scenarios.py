@@ -11,16 +11,8 @@ from accelerated import asks_for
 from host_cells import DEDICATED
 from host_devices import with_devices
 
-from crash_matrix.cloud import (
-    CONTEXT,
-    DEVICE_NEEDS,
-    DEVICE_PORT,
-    NEED,
-    PROJECT,
-    SPARE_PORT,
-    USERS_PORT,
-    OneCloud,
-)
+from crash_matrix.cloud import CONTEXT, PROJECT, OneCloud
+from crash_matrix.users_ports import DEVICE_NEEDS, DEVICE_PORT, NEED, SPARE_PORT, USERS_PORT
 from crash_matrix.volumes import NEW_VOLUME, SPARE_VOLUME, VOLUME, begin_migration, have_taken
 from kilonova.db import block_devices, instances
 from kilonova.db.journal import cell_journal
