@@ -73,11 +73,12 @@ async def purge(config: Config, progress: Progress) -> list[str]:
 
 
 def _pools(config: Config) -> list[PoolOptions]:
-    """Those that are configured, and those in the data directory that were once: a daemon ends only when told to."""
+    """Those that have begun, of those that are configured, and of those in the data directory that were once: their
+    daemons end only when told to."""
     found = {one.directory: one for one in (pool.within(config.directory) for pool in config.pools)}
-    for path in sorted((config.directory / VOLUMES).glob("*/")):
+    for path in (config.directory / VOLUMES).glob("*/"):
         found.setdefault(str(path), PoolOptions(name=path.name, directory=str(path)))
-    return list(found.values())
+    return [one for directory, one in sorted(found.items()) if Path(directory).exists()]
 
 
 def _hold(lock: IO[str], directory: Path) -> None:
