@@ -36,6 +36,12 @@ def _status(cloud: RealCloud, name: str) -> str:
     return status
 
 
+def _volume_status(cloud: RealCloud) -> str:
+    (volume,) = cloud.get("/volume/v3/volumes/detail")["volumes"]
+    status: str = volume["status"]
+    return status
+
+
 def _booted(cloud: RealCloud, server: str, times: int) -> None:
     """Wait until the guest has booted so often, as its console tells."""
     path = f"/compute/v2.1/servers/{server}/action"
@@ -94,8 +100,16 @@ def test_the_openstack_command(cloud: RealCloud, image: Path) -> None:
     assert "compute__do_build_and_run_instance" in shown
     assert "Success" in shown
 
+    run("volume", "create", "--size", "1", "data")  # in the pool of an installation that was told of none
+    wait_for("the volume", lambda: _volume_status(cloud) == "available", 30)
+    run("server", "add", "volume", "first", "data")
+    wait_for("the guest to get it", lambda: _volume_status(cloud) == "in-use", 60)
+
     run("server", "delete", "--wait", "first")
     assert run("server", "list", "-f", "value") == ""
+    wait_for("the volume to be left", lambda: _volume_status(cloud) == "available", 30)
+    run("volume", "delete", "data")
+    wait_for("the volume to go", lambda: not cloud.get("/volume/v3/volumes")["volumes"], 30)
     for thing in (("network", "mine"), ("keypair", "mine"), ("image", "guest")):
         run(thing[0], "delete", thing[1])
     assert cloud.differences() == []

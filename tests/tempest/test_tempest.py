@@ -36,6 +36,8 @@ an encrypted one, and moving a volume while its guest runs from it."""
 
 POOLS_TABLE = "".join(f'[[volume.pool]]\nname = "{pool}"\n' for pool in POOLS)
 """The configuration of an installation with storage pools."""
+NO_POOL = "[volume]\ndefault_pool = false\n"
+"""Of one that has no volumes."""
 LIMITS = {
     "nova": {"servers": 10, "class:VCPU": 20, "class:MEMORY_MB": 51200, "class:DISK_GB": 100},
     "glance": dict.fromkeys(
@@ -137,7 +139,7 @@ def real_guests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Guests:
 def test_with_real_guests(tempest_programs: Path, tmp_path: Path, real_guests: Guests) -> None:
     selection = OWN_SELECTION or (tempest_runs.SELECTION if WHOLE else PART)
     own: Settings = {"compute-feature-enabled": {"ide_bus": False}}
-    with real_cloud("libvirt") as cloud:
+    with real_cloud("libvirt", configuration=NO_POOL) as cloud:
         results = run("libvirt", cloud, tempest_programs, real_guests, tmp_path, selection, own, workers=2, limit=7000)
         check("libvirt", results, selection, whole=selection == tempest_runs.SELECTION)
         check_nothing_is_left(cloud)
@@ -178,7 +180,7 @@ def test_with_other_settings(tempest_programs: Path, tmp_path: Path, monkeypatch
         "compute": {"fixed_network_name": "private"},
         "compute-feature-enabled": {"unified_limits": True, "spice_console": True},
     }
-    with real_cloud("libvirt") as cloud:
+    with real_cloud("libvirt", configuration=NO_POOL) as cloud:
         register_limits(cloud, LIMITS)
         results = run("settings", cloud, tempest_programs, guests, tmp_path, selection, own, workers=2, limit=900)
         check("settings", results, selection, whole=OWN_SELECTION is None)
